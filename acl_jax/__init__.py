@@ -1,0 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A chat model that answers speech as it answers text."""
+
+__version__ = '0.1.0'

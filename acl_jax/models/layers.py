@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the towers share. The letters, here and in every einsum of the project:
+
+b batch, t query time, s key time, d model width, n query heads, k key/value heads,
+g query heads per key/value head, h head width, f feed-forward width, v vocabulary,
+m mel bins, l layers, a audio clips.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+
+def param(
+  rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str, ...], scale: float = 0.02
+) -> nnx.Param:
+  """A normal parameter of standard deviation `scale`, its axes named for sharding."""
+  return nnx.Param(rngs.params.normal(shape) * scale, axes=axes)
+
+
+def ones(size: int, axis: str = 'embed') -> nnx.Param:
+  """The scale of a norm."""
+  return nnx.Param(jnp.ones(size), axes=(axis,))
+
+
+def zeros(size: int, axis: str = 'embed') -> nnx.Param:
+  """A bias."""
+  return nnx.Param(jnp.zeros(size), axes=(axis,))
+
+
+def project(x: Float[Array, 'b t d'], w: nnx.Param) -> Float[Array, 'b t n h']:
+  """A linear map from the model width to heads, in the dtype of `x`."""
+  return jnp.einsum('btd,dnh->btnh', x, w[...].astype(x.dtype))
+
+
+def rms_norm(
+  x: Float[Array, '*b d'], scale: Float[Array, ' d'], eps: float
+) -> Float[Array, '*b d']:
+  """Scales every vector to unit root mean square, then by `scale`."""
+  y = x.astype(jnp.float32)  # float32: squares overflow or vanish in less
+  y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
+  return (y * jnp.broadcast_to(scale, y.shape)).astype(x.dtype)
+
+
+def layer_norm(
+  x: Float[Array, '*b d'],
+  scale: Float[Array, ' d'],
+  bias: Float[Array, ' d'],
+  eps: float,
+) -> Float[Array, '*b d']:
+  """Standardises every vector, then applies `scale` and `bias`."""
+  y = x.astype(jnp.float32)  # float32: differences of close numbers
+  y = y - jnp.mean(y, axis=-1, keepdims=True)
+  y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
+  y = y * jnp.broadcast_to(scale, y.shape) + jnp.broadcast_to(bias, y.shape)
+  return y.astype(x.dtype)
+
+
+def rope(
+  x: Float[Array, 'b t n h'], positions: Int[Array, 'b t'], theta: float
+) -> Float[Array, 'b t n h']:
+  """Rotary position embedding; a pair is (i, i + h/2), as in Hugging Face's Llama."""
+  half = x.shape[-1] // 2
+  # float32: an angle of thousands of radians has no fraction left in bfloat16
+  frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  angle = positions.astype(jnp.float32)[:, :, None, None] * frequency[None, None, None]
+  cos, sin = jnp.cos(angle), jnp.sin(angle)
+  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  y = (first * cos - second * sin, second * cos + first * sin)
+  return jnp.concatenate(y, axis=-1).astype(x.dtype)
+
+
+def attention(
+  query: Float[Array, 'b t n h'],
+  key: Float[Array, 'b s k h'],
+  value: Float[Array, 'b s k h'],
+  mask: Bool[Array, 'b t s'],
+) -> Float[Array, 'b t n h']:
+  """Scaled dot-product attention; n/k query heads share each key/value head.
+
+  A query whose mask is all False gets an arbitrary finite answer, never NaN.
+  """
+  b, t, n, h = query.shape
+  k = key.shape[2]
+  query = query.reshape(b, t, k, n // k, h)
+  # float32: scores and softmax
+  scores = jnp.einsum(
+    'btkgh,bskh->bkgts', query * h**-0.5, key, preferred_element_type=jnp.float32
+  )
+  scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
+  weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+  return jnp.einsum('bkgts,bskh->btkgh', weights, value).reshape(b, t, n, h)

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Llama-2 and its relatives (7B, 13B, 70B, SmolLM2: configuration only), over embeddings.
+
+Positions, mask and key/value cache are explicit, so that packing, mixed modalities and
+decoding are the caller's matter. Parameters are named as Hugging Face names them.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from acl_jax.models.layers import attention, ones, param, project, rms_norm, rope
+
+# What the backward pass may keep of a layer instead of computing it again.
+REMAT = {
+  'full': jax.checkpoint_policies.nothing_saveable,
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """The numbers that define a model, by Hugging Face's names."""
+
+  vocab_size: int
+  hidden_size: int
+  intermediate_size: int
+  num_hidden_layers: int
+  num_attention_heads: int
+  num_key_value_heads: int
+  head_dim: int
+  rope_theta: float
+  rms_norm_eps: float
+  tie_word_embeddings: bool
+  max_position_embeddings: int
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      number = (int, float) if field.type is float else field.type
+      if not isinstance(value, number) or (field.type is not bool and not value > 0):
+        raise ValueError(f'{field.name} = {value!r} is not a positive {field.type.__name__}')
+    if self.num_attention_heads % self.num_key_value_heads:
+      raise ValueError(
+        f'num_attention_heads = {self.num_attention_heads} is not a multiple of'
+        f' num_key_value_heads = {self.num_key_value_heads}'
+      )
+    if self.head_dim % 2:
+      raise ValueError(f'head_dim = {self.head_dim} is odd; rotations need pairs')
+
+
+class Cache(NamedTuple):
+  """The keys and values of every layer, rotated and ready to attend to."""
+
+  key: Float[Array, 'l b s k h']
+  value: Float[Array, 'l b s k h']
+
+
+class Attention(nnx.Module):
+  """Grouped-query self-attention with rotary positions."""
+
+  def __init__(self, config: Config, *, rngs: nnx.Rngs):
+    d, h = config.hidden_size, config.head_dim
+    n, k = config.num_attention_heads, config.num_key_value_heads
+    self.theta = config.rope_theta
+    self.q_proj = param(rngs, (d, n, h), ('embed', 'heads', 'head_dim'))
+    self.k_proj = param(rngs, (d, k, h), ('embed', 'kv_heads', 'head_dim'))
+    self.v_proj = param(rngs, (d, k, h), ('embed', 'kv_heads', 'head_dim'))
+    self.o_proj = param(rngs, (n, h, d), ('heads', 'head_dim', 'embed'))
+
+  def __call__(self, x, positions, mask, cache, index):
+    query = rope(project(x, self.q_proj), positions, self.theta)
+    key = rope(project(x, self.k_proj), positions, self.theta)
+    value = project(x, self.v_proj)
+    if cache is not None:
+      key = jax.lax.dynamic_update_slice_in_dim(cache.key, key, index, axis=1)
+      value = jax.lax.dynamic_update_slice_in_dim(cache.value, value, index, axis=1)
+    y = attention(query, key, value, mask)
+    y = jnp.einsum('btnh,nhd->btd', y, self.o_proj[...].astype(x.dtype))
+    return y, Cache(key, value)
+
+
+class MLP(nnx.Module):
+  """The gated feed-forward layer, SwiGLU."""
+
+  def __init__(self, config: Config, *, rngs: nnx.Rngs):
+    d, f = config.hidden_size, config.intermediate_size
+    self.gate_proj = param(rngs, (d, f), ('embed', 'mlp'))
+    self.up_proj = param(rngs, (d, f), ('embed', 'mlp'))
+    self.down_proj = param(rngs, (f, d), ('mlp', 'embed'))
+
+  def __call__(self, x):
+    gate, up, down = (
+      w[...].astype(x.dtype) for w in (self.gate_proj, self.up_proj, self.down_proj)
+    )
+    y = jax.nn.silu(jnp.einsum('btd,df->btf', x, gate))
+    y = y * jnp.einsum('btd,df->btf', x, up)
+    return jnp.einsum('btf,fd->btd', y, down)
+
+
+class Block(nnx.Module):
+  """One layer: attention and feed-forward, each normed before and added after."""
+
+  def __init__(self, config: Config, *, rngs: nnx.Rngs):
+    self.eps = config.rms_norm_eps
+    self.input_layernorm = ones(config.hidden_size)
+    self.self_attn = Attention(config, rngs=rngs)
+    self.post_attention_layernorm = ones(config.hidden_size)
+    self.mlp = MLP(config, rngs=rngs)
+
+  def __call__(self, x, positions, mask, cache=None, index=0):
+    y = rms_norm(x, self.input_layernorm[...], self.eps)
+    y, cache = self.self_attn(y, positions, mask, cache, index)
+    x = x + y
+    y = rms_norm(x, self.post_attention_layernorm[...], self.eps)
+    return x + self.mlp(y), cache
+
+
+class Llama(nnx.Module):
+  """The transformer between `embed` and `logits`."""
+
+  def __init__(self, config: Config, *, rngs: nnx.Rngs):
+    d, v = config.hidden_size, config.vocab_size
+    self.config = config
+    self.embed_tokens = param(rngs, (v, d), ('vocab', 'embed'))
+    keys = jax.random.split(rngs.params(), config.num_hidden_layers)
+    self.layers = jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
+    self.norm = ones(d)
+    if not config.tie_word_embeddings:
+      self.lm_head = param(rngs, (d, v), ('embed', 'vocab'))
+
+  def embed(self, tokens: Int[Array, 'b t']) -> Float[Array, 'b t d']:
+    """The embedding of every token, in the dtype of the table."""
+    return self.embed_tokens[...][tokens]
+
+  def logits(self, x: Float[Array, 'b t d']) -> Float[Array, 'b t v']:
+    """The next token's scores, float32."""
+    if self.config.tie_word_embeddings:
+      w, letters = self.embed_tokens, 'btd,vd->btv'
+    else:
+      w, letters = self.lm_head, 'btd,dv->btv'
+    w = w[...].astype(x.dtype)
+    # float32: the loss subtracts large numbers
+    return jnp.einsum(letters, x, w, preferred_element_type=jnp.float32)
+
+  def __call__(
+    self,
+    x: Float[Array, 'b t d'],
+    positions: Int[Array, 'b t'],
+    mask: Bool[Array, 'b t s'],
+    cache: Cache | None = None,
+    index: int | Int[Array, ''] = 0,
+    remat: str | None = None,
+  ) -> tuple[Float[Array, 'b t d'], Cache]:
+    """Embeddings -> (hidden states after the final norm, keys and values).
+
+    mask: which of the s keys a query sees; without `cache` these are the t inputs,
+      and the cache returned is theirs. With it they are the cache's slots, of which
+      the inputs take index..index+t.
+    remat: None keeps every activation for the backward pass; else a key of `REMAT`.
+    Computes in the dtype of `x`.
+    """
+
+    def layer(x, inputs):
+      block, cache = inputs
+      return block(x, positions, mask, cache, index)
+
+    if remat is not None:
+      layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=False)
+    x, cache = jax.lax.scan(layer, x, (self.layers, cache))
+    return rms_norm(x, self.norm[...], self.config.rms_norm_eps), cache
+
+  def empty_cache(self, batch: int, length: int, dtype: jnp.dtype) -> Cache:
+    """A cache of `length` slots, none of them written."""
+    c = self.config
+    shape = (c.num_hidden_layers, batch, length, c.num_key_value_heads, c.head_dim)
+    return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))

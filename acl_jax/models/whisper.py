@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whisper's audio encoder (Radford et al. 2022): two convolutions, then a pre-norm transformer.
+
+It runs on the true length of the audio or on audio padded to 30 s, as the caller likes.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from acl_jax.models.layers import attention, layer_norm, ones, param, zeros
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Sizes, named as Transformers' `WhisperConfig` names them."""
+
+  num_mel_bins: int
+  d_model: int
+  encoder_layers: int
+  encoder_attention_heads: int
+  encoder_ffn_dim: int
+  max_source_positions: int
+
+
+LAYER_NORM_EPS = 1e-5  # PyTorch's default, which Whisper uses
+
+
+class Norm(nnx.Module):
+  """Layer norm with scale and bias."""
+
+  def __init__(self, width: int):
+    self.weight = ones(width)
+    self.bias = zeros(width)
+
+  def __call__(self, x: Float[Array, 'b t d']) -> Float[Array, 'b t d']:
+    return layer_norm(x, self.weight[...], self.bias[...], LAYER_NORM_EPS)
+
+
+class Linear(nnx.Module):
+  """A dense map with bias; `axes` names the input and output."""
+
+  def __init__(self, shape, axes, *, rngs: nnx.Rngs):
+    self.weight = param(rngs, shape, axes)
+    self.bias = zeros(shape[1], axes[1])
+
+  def __call__(self, x: Float[Array, 'b t i']) -> Float[Array, 'b t o']:
+    y = x @ self.weight[...].astype(x.dtype)
+    return y + jnp.broadcast_to(self.bias[...].astype(x.dtype), y.shape)
+
+
+class Block(nnx.Module):
+  """One layer: self-attention and feed-forward, each normed before and added after."""
+
+  def __init__(self, config: Config, *, rngs: nnx.Rngs):
+    width, wide = config.d_model, config.encoder_ffn_dim
+    self.num_heads = config.encoder_attention_heads
+    self.self_attn_layer_norm = Norm(width)
+    self.q_proj = Linear((width, width), ('embed', 'heads'), rngs=rngs)
+    self.k_proj = param(rngs, (width, width), ('embed', 'heads'))  # no bias, alone
+    self.v_proj = Linear((width, width), ('embed', 'heads'), rngs=rngs)
+    self.out_proj = Linear((width, width), ('heads', 'embed'), rngs=rngs)
+    self.final_layer_norm = Norm(width)
+    self.fc1 = Linear((width, wide), ('embed', 'mlp'), rngs=rngs)
+    self.fc2 = Linear((wide, width), ('mlp', 'embed'), rngs=rngs)
+
+  def __call__(
+    self, x: Float[Array, 'b t d'], mask: Bool[Array, 'b t t']
+  ) -> Float[Array, 'b t d']:
+    heads = (*x.shape[:2], self.num_heads, -1)
+    y = self.self_attn_layer_norm(x)
+    k = (y @ self.k_proj[...].astype(x.dtype)).reshape(heads)
+    q, v = self.q_proj(y).reshape(heads), self.v_proj(y).reshape(heads)
+    x = x + self.out_proj(attention(q, k, v, mask).reshape(x.shape))
+    y = self.fc1(self.final_layer_norm(x))
+    return x + self.fc2(jax.nn.gelu(y, approximate=False))
+
+
+class Conv(nnx.Module):
+  """A convolution over time of width 3, zero-padded by one frame on either side."""
+
+  def __init__(self, inputs: int, outputs: int, stride: int, *, rngs: nnx.Rngs):
+    self.stride = stride
+    self.weight = param(rngs, (3, inputs, outputs), ('conv', 'mels', 'embed'))
+    self.bias = zeros(outputs)
+
+  def __call__(self, x: Float[Array, 'b t i']) -> Float[Array, 'b u o']:
+    y = jax.lax.conv_general_dilated(
+      x,
+      self.weight[...].astype(x.dtype),
+      window_strides=(self.stride,),
+      padding=[(1, 1)],
+      dimension_numbers=('NWC', 'WIO', 'NWC'),
+    )
+    return y + jnp.broadcast_to(self.bias[...].astype(x.dtype), y.shape)
+
+
+class Whisper(nnx.Module):
+  """log-mel frames (10 ms) -> hidden frames (20 ms)."""
+
+  def __init__(self, config: Config, *, rngs: nnx.Rngs):
+    self.config = config
+    self.conv1 = Conv(config.num_mel_bins, config.d_model, stride=1, rngs=rngs)
+    self.conv2 = Conv(config.d_model, config.d_model, stride=2, rngs=rngs)
+    shape = (config.max_source_positions, config.d_model)
+    self.embed_positions = param(rngs, shape, ('positions', 'embed'))
+    keys = jax.random.split(rngs.params(), config.encoder_layers)
+    self.layers = jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
+    self.layer_norm = Norm(config.d_model)
+
+  def __call__(
+    self, log_mel: Float[Array, 'b t m'], valid: Bool[Array, 'b t']
+  ) -> tuple[Float[Array, 'b u d'], Bool[Array, 'b u']]:
+    """Hidden frames and which of them are signal; u is t / 2, rounded up."""
+    limit = 2 * self.config.max_source_positions
+    if log_mel.shape[1] > limit:
+      raise ValueError(
+        f'audio has {log_mel.shape[1]} frames; Whisper hears {limit} at most'
+      )
+    # What is not signal is zeroed before each convolution mixes it into what is.
+    x = jax.nn.gelu(self.conv1(log_mel * valid[..., None]), approximate=False)
+    x = jax.nn.gelu(self.conv2(x * valid[..., None]), approximate=False)
+    valid = valid[:, ::2]
+    positions = self.embed_positions[...][None, : x.shape[1]]
+    x = x + jnp.broadcast_to(positions.astype(x.dtype), x.shape)
+    mask = jnp.broadcast_to(valid[:, None, :], (*x.shape[:2], x.shape[1]))
+    x, _ = jax.lax.scan(lambda x, block: (block(x, mask), None), x, self.layers)
+    return self.layer_norm(x), valid

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text in and out of the language model: tokenizers and chat templates."""

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Modal-invariance training: (recording, response) -> an adapter through which a frozen
+LLM answers speech as it answers text.
+
+  python -m acl_jax.train --config=configs/smol.py --workdir=runs/smol
+
+Two stages from one config, each resumable: `ctc` teaches a CTC adapter to recognise the
+LLM's own tokens (a stride adapter has no such stage); `response` teaches the LLM's answers.
+Run it again to continue. Exit code 42: preempted after saving.
+"""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import ml_collections
+import numpy as np
+from absl import flags, logging
+from flax import nnx
+from ml_collections import config_flags
+
+from acl_jax import assembly, program
+from acl_jax.assembly import Text
+from acl_jax.decoding.targets import Targets
+from acl_jax.models.adapters import CTC
+from acl_jax.models.speech_llm import SpeechLLM
+from acl_jax.training import stages, step
+from acl_jax.training.checkpoint import Checkpoints, start_distributed
+from acl_jax.training.frames import Frames, encode_dataset
+from acl_jax.training.metrics import Metrics, Pace
+from acl_jax.training.optimizer import make_optimizer
+from acl_jax.weights.adapter import load_adapter, save_adapter
+from data_pipeline.augment import Augmentation
+from data_pipeline.batches import Buckets
+from data_pipeline.loader import load
+from data_pipeline.records import Dataset
+
+
+def train(config: ml_collections.ConfigDict, workdir: Path) -> SpeechLLM:
+  """Both stages; leaves `workdir/adapter.safetensors` and returns the model."""
+  text = assembly.load_text(config)
+  encoder, llama = assembly.load_encoder(config), assembly.load_frozen_llama(config)
+  frames = encode(config, encoder, workdir)
+  labels = stages.Labels.of_corpus(frames.texts, text.tokenizer.encode)
+  if config.init_from:
+    adapter = load_adapter(assembly.find_adapter(config, config.init_from))
+  else:
+    sizes = encoder.config.d_model, llama.config.hidden_size
+    adapter = assembly.new_adapter(config, *sizes, labels.vocabulary)
+  if isinstance(adapter, CTC):
+    labels = stages.Labels(np.asarray(adapter.vocabulary[...]).tolist())
+  model = SpeechLLM(encoder, adapter, llama)
+  sounds = stages.SoundBatches(
+    frames, labels, text.tokenizer.encode, adapter.config.stack
+  )
+  if isinstance(adapter, CTC) and config.ctc.steps:
+    model = run_ctc(config, workdir, model, sounds)
+  if config.response.steps:
+    model = run_response(config, workdir, model, sounds, text)
+  save_adapter(workdir / assembly.ADAPTER_FILE, model.adapter)
+  print(f'train: {workdir / assembly.ADAPTER_FILE}', flush=True)
+  return model
+
+
+def encode(config, encoder, workdir: Path) -> Frames:
+  """What the frozen encoder makes of the corpus; see `training.frames`."""
+  how = config.augmentation
+  return encode_dataset(
+    encoder,
+    Dataset(config.data.train),
+    workdir / 'frames',
+    augmentation=Augmentation(**how) if how else None,
+    copies=config.data.copies,
+    seed=config.seed,
+  )
+
+
+def run_ctc(config, workdir: Path, model: SpeechLLM, sounds) -> SpeechLLM:
+  """The stage that needs no LLM pass."""
+  order = Buckets(
+    sounds.source.lengths, config.data.buckets, config.ctc.frames_per_batch, config.seed
+  )
+  loss = functools.partial(step.ctc_loss, encoder_trains=False)
+  return run_stage('ctc', config.ctc, config, workdir, model, order, sounds, loss)
+
+
+def run_response(config, workdir: Path, model, sounds, text: Text) -> SpeechLLM:
+  """The stage that imitates the responses."""
+  targets = Targets(config.data.targets)
+  known = np.asarray([id in targets for id in sounds.source.ids])
+  if not known.any():
+    raise ValueError(
+      f'{config.data.targets}: no response to any recording of the corpus'
+    )
+  lengths = np.where(known, sounds.source.lengths, max(config.data.buckets) + 1)
+  budget = config.response.frames_per_batch
+  order = Buckets(lengths, config.data.buckets, budget, config.seed + 1)
+  how = config.response
+  weights = step.ResponseLoss(how.kl_weight, how.ctc_weight, how.remat)
+  assemble = stages.ResponseBatches(
+    sounds, text, targets, config.targets.top_k if how.kl_weight else 0
+  )
+  loss = functools.partial(step.response_loss, encoder_trains=False, how=weights)
+  return run_stage('response', how, config, workdir, model, order, assemble, loss)
+
+
+def run_stage(
+  name: str,
+  stage: ml_collections.ConfigDict,
+  config: ml_collections.ConfigDict,
+  workdir: Path,
+  model: SpeechLLM,
+  order: Buckets,
+  assemble: Callable,
+  loss: Callable,
+) -> SpeechLLM:
+  """Trains for `stage.steps` steps, from the newest sound checkpoint on."""
+  graphdef, trainable, frozen = nnx.split(model, step.is_trainable(False), ...)
+  optimizer = make_optimizer(stage)
+  state = step.State(trainable, optimizer.init(trainable))
+  checkpoints = Checkpoints(workdir / name, stage.save_every)
+  metrics, pace = Metrics(workdir, name), Pace()
+  start = 0
+  if found := checkpoints.restore(state):
+    start, state = found
+    print(f'{name}: continues at step {start} of {stage.steps}', flush=True)
+  metrics.forget_after(start)
+  if len(order.too_long):
+    logging.info('%s: %d recordings without a place', name, len(order.too_long))
+  update = functools.partial(
+    step.train_step, frozen=frozen, graphdef=graphdef, optimizer=optimizer, loss=loss
+  )
+  key = jax.random.key(config.seed)
+  for number, batch in enumerate(
+    load(order, assemble, range(start, stage.steps)), start + 1
+  ):
+    state, values = update(state, batch, jax.random.fold_in(key, number))
+    pace.add(batch)
+    if number % stage.log_every == 0 or number == stage.steps:
+      metrics.write(number, stage.steps, jax.tree.map(float, values) | pace.take())
+    checkpoints.save(number, state, force=number == stage.steps)
+    if checkpoints.preempted(number):
+      checkpoints.save(number, state, force=True)
+      raise program.Preempted(f'{name} at step {number}')
+  checkpoints.close()
+  metrics.close()
+  return nnx.merge(graphdef, state.trainable, frozen)
+
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'the experiment')
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'folder for everything that training makes'
+)
+
+
+def main(_):
+  if _CONFIG.value is None or not _WORKDIR.value:
+    raise ValueError('--config and --workdir are needed')
+  start_distributed()
+  train(_CONFIG.value, Path(_WORKDIR.value))
+
+
+if __name__ == '__main__':
+  program.run(main)

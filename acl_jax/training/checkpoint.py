@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints by Orbax, with checksums of our own: Orbax does not notice a flipped bit."""
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+
+
+def start_distributed() -> None:
+  """Joins the cluster, or makes one of this process alone.
+
+  Always: it is JAX's coordinator that turns SIGTERM into a last checkpoint.
+  """
+  if jax.distributed.is_initialized():
+    return
+  if os.environ.get('JAX_COORDINATOR_ADDRESS') or os.environ.get(
+    'TPU_WORKER_HOSTNAMES'
+  ):
+    jax.distributed.initialize()
+    return
+  with socket.socket() as free:
+    free.bind(('127.0.0.1', 0))
+    address = f'127.0.0.1:{free.getsockname()[1]}'
+  jax.distributed.initialize(address, num_processes=1, process_id=0)
+
+
+class Checkpoints:
+  """The checkpoints of one stage of training, newest first when it comes to restoring."""
+
+  def __init__(self, folder: str | Path, every: int):
+    self.folder = Path(folder).absolute()
+    self.folder.mkdir(parents=True, exist_ok=True)
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=2, save_interval_steps=every, enable_async_checkpointing=False
+    )
+    self.manager = ocp.CheckpointManager(self.folder, options=options)
+
+  def save(self, step: int, state: Any, *, force: bool = False) -> bool:
+    """Saves when it is time, when forced, or when the machine is about to go."""
+    if force and self.manager.latest_step() == step:
+      return False
+    saved = self.manager.save(step, args=ocp.args.StandardSave(state), force=force)
+    if saved:
+      self.manager.wait_until_finished()
+      self._note(step).write_text(json.dumps(_checksums(self.folder / str(step))))
+    return saved
+
+  def preempted(self, step: int) -> bool:
+    """Whether this machine was told to stop; every process must ask at every step."""
+    return self.manager.reached_preemption(step)
+
+  def restore(self, state: Any) -> tuple[int, Any] | None:
+    """The newest sound checkpoint, in the structure and sharding of `state`."""
+    shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+    for step in sorted(self.manager.all_steps(), reverse=True):
+      if broken := self._broken(step):
+        logging.warning('checkpoint %d of %s: %s; set aside', step, self.folder, broken)
+        self._set_aside(step)
+        continue
+      restored = self.manager.restore(step, args=ocp.args.StandardRestore(shapes))
+      return step, restored
+    return None
+
+  def close(self) -> None:
+    self.manager.close()
+
+  def _note(self, step: int) -> Path:
+    return self.folder / f'checksums-{step}.json'
+
+  def _broken(self, step: int) -> str | None:
+    note = self._note(step)
+    if not note.exists():
+      return 'it has no checksums, so its saving did not end'
+    now = _checksums(self.folder / str(step))
+    for name, checksum in json.loads(note.read_text()).items():
+      if name not in now:
+        return f'file {name} is missing'
+      if now[name] != checksum:
+        return f'file {name} has changed since it was saved'
+    return None
+
+  def _set_aside(self, step: int) -> None:
+    aside = self.folder.parent / f'{self.folder.name}-broken'
+    aside.mkdir(exist_ok=True)
+    shutil.move(self.folder / str(step), aside / f'{step}-{os.getpid()}')
+    self.manager.reload()
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+  return {
+    str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in sorted(folder.rglob('*'))
+    if path.is_file()
+  }

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a frozen encoder makes of a corpus, computed once and kept.
+
+Each recording is encoded `copies` times, each time augmented differently; training then
+reads frames and never runs the encoder. A finished shard is kept by an interrupted run.
+"""
+
+import dataclasses
+import hashlib
+import json
+import operator
+import os
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, SupportsIndex
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from acl_jax.models.whisper import Whisper
+from data_pipeline.augment import Augmentation, augment
+from data_pipeline.container import pack, unpack
+from data_pipeline.features import whisper_log_mel
+from data_pipeline.records import Dataset, Shards, write_shard
+
+SHARD_SIZE = 1_000  # recordings
+BUCKET = 200  # log-mel frames; a batch is padded to a multiple, to compile few shapes
+
+
+class Frames(Sequence[dict[str, Any]]):
+  """Encoded recordings: `.ids .texts .lengths` (frames) of all, and each one by index."""
+
+  def __init__(self, folder: str | Path):
+    folder = Path(folder)
+    self.info = json.loads((folder / 'frames.json').read_text())
+    index = [json.loads(line) for line in (folder / 'index.jsonl').open()]
+    self.ids = [line['id'] for line in index]
+    self.texts = [line['text'] for line in index]
+    self.lengths = np.asarray([line['frames'] for line in index], np.int32)
+    self._shards = Shards(folder, 'frames')
+
+  def __len__(self) -> int:
+    return len(self.ids)
+
+  def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
+    """id, text, and frames: float16 [t d]."""
+    return self.__getitems__([operator.index(index)])[0]
+
+  def __getitems__(self, indices: Collection[SupportsIndex]) -> list[dict[str, Any]]:
+    found = (unpack(record) for record in self._shards.__getitems__(indices))
+    return [header | arrays for header, arrays in found]
+
+
+def encode_dataset(
+  encoder: Whisper,
+  dataset: Dataset,
+  output: str | Path,
+  *,
+  augmentation: Augmentation | None,
+  copies: int = 1,
+  seed: int = 0,
+  batch_seconds: float = 60.0,
+) -> Frames:
+  """Encodes every recording that is not encoded yet; returns all of them.
+
+  Copy 0 is the recording itself; the others are augmented, or all are if `copies` is 1.
+  """
+  output = Path(output)
+  output.mkdir(parents=True, exist_ok=True)
+  info = {
+    'source': hashlib.sha256('\n'.join(dataset.ids).encode()).hexdigest(),
+    'encoder': fingerprint(encoder),
+    'augmentation': augmentation and dataclasses.asdict(augmentation),
+    'copies': copies,
+    'seed': seed,
+  }
+  info = json.loads(json.dumps(info))
+  _same_or_new(output / 'frames.json', info)
+  jobs = [(copy, i) for copy in range(copies) for i in range(len(dataset))]
+  shards = -(-len(jobs) // SHARD_SIZE)
+  for shard in range(shards):
+    path = output / f'frames-{shard:05d}-of-{shards:05d}.array_record'
+    notes = path.with_suffix('.jsonl')
+    if notes.exists():
+      continue
+    mine = jobs[shard * SHARD_SIZE : (shard + 1) * SHARD_SIZE]
+    done = _encode(encoder, dataset, mine, augmentation, copies, seed, batch_seconds)
+    write_shard(
+      path,
+      [pack({'id': r['id'], 'text': r['text']}, {'frames': r['frames']}) for r in done],
+    )
+    lines = (
+      json.dumps({'id': r['id'], 'text': r['text'], 'frames': len(r['frames'])})
+      for r in done
+    )
+    _write(notes, ''.join(line + '\n' for line in lines))
+    print(f'encode: shard {shard + 1} of {shards}', flush=True)
+  notes = sorted(output.glob('frames-*.jsonl'))
+  _write(output / 'index.jsonl', ''.join(note.read_text() for note in notes))
+  return Frames(output)
+
+
+def fingerprint(module: nnx.Module) -> str:
+  """The sha256 of a module's parameters."""
+  digest = hashlib.sha256()
+  for leaf in jax.tree.leaves(nnx.state(module)):
+    digest.update(np.ascontiguousarray(leaf).tobytes())
+  return digest.hexdigest()
+
+
+def _encode(encoder, dataset, jobs, augmentation, copies, seed, batch_seconds):
+  """The recordings of one shard, in order."""
+  mels = []
+  utterances = dataset.__getitems__([index for _, index in jobs])
+  for (copy, index), utterance in zip(jobs, utterances, strict=True):
+    sound = utterance['audio']
+    if augmentation is not None and (copy or copies == 1):
+      rng = np.random.default_rng([seed, copy, index])
+      sound = augment(sound, augmentation, rng)
+    mels.append(whisper_log_mel(sound))
+  frames: dict[int, np.ndarray] = {}
+  for rows, batch in _batches([len(mel) for mel in mels], int(batch_seconds * 100)):
+    heard = run_encoder(encoder, [mels[i] for i in batch], rows)
+    frames |= zip(batch, heard, strict=True)
+  return [
+    {'id': u['id'], 'text': u['text'], 'frames': frames[i].astype(np.float16)}
+    for i, u in enumerate(utterances)
+  ]
+
+
+def run_encoder(
+  encoder: Whisper, mels: Sequence[np.ndarray], rows: int
+) -> list[np.ndarray]:
+  """The frames of each log-mel spectrogram, without padding; computed as `rows` rows."""
+  length = -(-max(map(len, mels)) // BUCKET) * BUCKET
+  length = min(length, 2 * encoder.config.max_source_positions)
+  padded = np.zeros((rows, length, mels[0].shape[1]), np.float32)
+  for row, mel in zip(padded, mels, strict=False):
+    row[: len(mel)] = mel
+  lengths = np.asarray([len(mel) for mel in mels] + [0] * (rows - len(mels)))
+  hidden, valid = _forward(encoder, padded, np.arange(length) < lengths[:, None])
+  counts = np.asarray(valid).sum(axis=1)[: len(mels)]
+  return [row[:count] for row, count in zip(np.asarray(hidden), counts, strict=False)]
+
+
+_forward = jax.jit(lambda encoder, log_mel, valid: encoder(jnp.asarray(log_mel), valid))
+
+
+def _batches(lengths: Sequence[int], budget: int) -> Iterator[tuple[int, list[int]]]:
+  """Recordings of like length together: how many rows `budget` frames hold, and which."""
+  buckets: dict[int, list[int]] = {}
+  for i in np.argsort(lengths, kind='stable').tolist():
+    buckets.setdefault(-(-lengths[i] // BUCKET) * BUCKET, []).append(i)
+  for length, members in buckets.items():
+    rows = max(1, budget // length)
+    yield from ((rows, members[i : i + rows]) for i in range(0, len(members), rows))
+
+
+def _same_or_new(path: Path, info: dict[str, Any]) -> None:
+  if not path.exists():
+    return _write(path, json.dumps(info, indent=1))
+  before = json.loads(path.read_text())
+  for key, value in info.items():
+    if before.get(key) != value:
+      raise ValueError(
+        f'{path.parent} was made with {key} {before.get(key)!r}, not {value!r}'
+      )
+
+
+def _write(path: Path, text: str) -> None:
+  unfinished = path.with_suffix('.unfinished')
+  unfinished.write_text(text)
+  os.replace(unfinished, path)

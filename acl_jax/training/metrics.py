@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics: one JSON object per log step, TensorBoard beside it, a line on the console."""
+
+import json
+import math
+import time
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+
+
+FRAME_SECONDS = 0.02  # of an encoder frame
+
+
+class Metrics:
+  """Writes `workdir/metrics.jsonl`, which an interrupted run continues."""
+
+  def __init__(self, workdir: str | Path, stage: str):
+    workdir = Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    self.path = workdir / 'metrics.jsonl'
+    self.stage = stage
+    self.board = SummaryWriter(str(workdir / 'tensorboard' / stage))
+
+  def forget_after(self, step: int) -> None:
+    """Drops what was written beyond the checkpoint that a run continues from."""
+    if not self.path.exists():
+      return
+    entries = [json.loads(line) for line in self.path.read_text().splitlines()]
+    kept = [e for e in entries if e['stage'] != self.stage or e['step'] <= step]
+    self.path.write_text(''.join(json.dumps(entry) + '\n' for entry in kept))
+
+  def write(self, step: int, total: int, values: dict[str, float]) -> None:
+    """Writes everywhere, then raises if the loss is not a number."""
+    entry = {'stage': self.stage, 'step': step, **values}
+    with self.path.open('a') as file:
+      file.write(json.dumps(entry) + '\n')
+    for name, value in values.items():
+      self.board.add_scalar(name, value, step)
+    shown = '  '.join(f'{name} {value:.4g}' for name, value in values.items())
+    print(f'{self.stage} {step}/{total}  {shown}', flush=True)
+    if not math.isfinite(values['loss']):
+      raise FloatingPointError(
+        f'the loss of stage {self.stage} is {values["loss"]} at step {step};'
+        ' the last checkpoint is kept'
+      )
+
+  def close(self) -> None:
+    self.board.close()
+
+
+class Pace:
+  """How much speech passed since the last log line, and how much of it was padding."""
+
+  def __init__(self):
+    self.start, self.frames, self.places = time.monotonic(), 0, 0
+
+  def add(self, batch) -> None:
+    """Counts a batch: a `Sound`, or a tuple that begins with one."""
+    valid = batch.valid if hasattr(batch, 'valid') else batch[0].valid
+    self.frames += int(valid.sum())
+    self.places += valid.size
+
+  def take(self) -> dict[str, float]:
+    """The rates since the last call."""
+    seconds = max(time.monotonic() - self.start, 1e-9)
+    rates = {
+      'audio_hours_per_second': self.frames * FRAME_SECONDS / 3600 / seconds,
+      'padding_waste': 1 - self.frames / max(self.places, 1),
+    }
+    self.__init__()
+    return rates

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The optimizer: Adam with decoupled weight decay, warmed up, then decayed to zero."""
+
+import ml_collections
+import optax
+
+
+def schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
+  """Linear warm-up to `peak_lr`, then a cosine to zero at `steps`."""
+  return optax.warmup_cosine_decay_schedule(
+    0.0, config.peak_lr, config.warmup_steps, max(config.steps, config.warmup_steps + 1)
+  )
+
+
+def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
+  """Gradients are clipped by their global norm first; vectors are not decayed."""
+  return optax.chain(
+    optax.clip_by_global_norm(config.clip_norm),
+    optax.adamw(
+      schedule(config), b2=0.98, weight_decay=config.weight_decay, mask=_matrices
+    ),
+  )
+
+
+def _matrices(params):
+  import jax
+
+  return jax.tree.map(lambda p: p.ndim > 1, params)

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two stages' batches: recordings with transcripts, recordings with responses."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from acl_jax.assembly import Text
+from acl_jax.decoding.targets import Targets
+from acl_jax.models.adapters import BLANK
+from acl_jax.models.speech_llm import Prompt
+from acl_jax.training.step import Response, Sound
+from data_pipeline.batches import NO_AUDIO, Batch, lay_out, pad
+
+MULTIPLE = 8  # a row's length is a multiple of it
+UNLIKELY = -30.0  # log-probability of what the teacher does not name
+
+
+class Labels:
+  """Transcripts as CTC classes over the tokens that occur in a corpus."""
+
+  def __init__(self, vocabulary: Sequence[int]):
+    self.vocabulary = list(vocabulary)
+    self._class = {token: i + 1 for i, token in enumerate(self.vocabulary)}
+
+  @classmethod
+  def of_corpus(cls, texts: Sequence[str], encode: Callable[[str], list[int]]):
+    return cls(sorted({token for text in texts for token in encode(text)}))
+
+  def __call__(self, tokens: Sequence[int]) -> list[int]:
+    """The classes of a transcript; a token that the vocabulary lacks is left out."""
+    return [self._class[token] for token in tokens if token in self._class]
+
+
+def frames_needed(labels: Sequence[int]) -> int:
+  """The fewest frames that CTC can write labels in: a repeat needs a blank between."""
+  return len(labels) + sum(a == b for a, b in zip(labels, labels[1:], strict=False))
+
+
+class SoundBatches:
+  """Assembles the CTC stage's batches.
+
+  source: records by index, with `frames` [t d] and `text`.
+  """
+
+  def __init__(self, source, labels: Labels, encode, stack: int):
+    self.source, self.labels, self.encode, self.stack = source, labels, encode, stack
+
+  def __call__(self, batch: Batch) -> Sound:
+    records = self.source.__getitems__(batch.indices)
+    frames = [record['frames'] for record in records]
+    width, slots = frames[0].shape[1], -(-batch.length // self.stack)
+    padded = np.zeros((batch.rows, batch.length, width), np.float32)
+    valid = np.zeros((batch.rows, batch.length), bool)
+    for row, seen, heard in zip(padded, valid, frames, strict=False):
+      row[: len(heard)], seen[: len(heard)] = heard, True
+    labels = [self.labels(self.encode(record['text'])) for record in records]
+    return Sound(padded, valid, pad(labels, (batch.rows, slots), BLANK, np.int32))
+
+
+class ResponseBatches:
+  """Assembles the response stage's batches: one recording and its response a row."""
+
+  def __init__(self, sounds: SoundBatches, text: Text, targets: Targets, top_k: int):
+    self.sounds, self.targets, self.top_k = sounds, targets, top_k
+    self.prompt = text.spoken()
+    self.max_response = targets.max_new_tokens
+
+  def __call__(self, batch: Batch) -> tuple[Sound, Response]:
+    sound = self.sounds(batch)
+    ids = [self.sounds.source.ids[i] for i in batch.indices]
+    found = [self.targets[id] for id in ids]
+    responses = [list(map(int, target['response'])) for target in found]
+    return sound, self._lay_out(responses, found, batch.rows, sound.labels.shape[1])
+
+  def _lay_out(self, responses, found, rows: int, slots: int) -> Response:
+    laid = [lay_out(self.prompt, clip, slots) for clip in range(rows)]
+    start = len(laid[0].tokens)
+    length = -(-(start + self.max_response) // MULTIPLE) * MULTIPLE
+    tokens = [
+      row.tokens + response[:-1] for row, response in zip(laid, responses, strict=False)
+    ]
+    valid = (
+      np.arange(length)
+      < np.asarray([len(t) for t in tokens] + [0] * (rows - len(tokens)))[:, None]
+    )
+    prompt = Prompt(
+      tokens=pad(tokens, (rows, length), 0, np.int32),
+      place=pad([row.place for row in laid], (rows, length), NO_AUDIO, np.int32),
+      valid=valid,
+    )
+    shape = (rows, self.max_response)
+    index = np.broadcast_to(np.arange(self.max_response) + start - 1, shape)
+    weight = (
+      np.arange(self.max_response)
+      < np.asarray([len(r) for r in responses] + [0] * (rows - len(responses)))[:, None]
+    )
+    return Response(
+      prompt,
+      pad(responses, shape, 0, np.int32),
+      index.astype(np.int32),
+      weight.astype(np.float32),
+      *self._teacher(found, shape),
+    )
+
+  def _teacher(self, found: Sequence[dict[str, Any]], shape):
+    ids = np.zeros((*shape, self.top_k), np.int32)
+    log_probs = np.full((*shape, self.top_k), UNLIKELY, np.float16)
+    for i, target in enumerate(found):
+      if self.top_k:
+        u = len(target['response'])
+        ids[i, :u] = target['top_ids'][:, : self.top_k]
+        log_probs[i, :u] = target['top_log_probs'][:, : self.top_k]
+    return ids, log_probs

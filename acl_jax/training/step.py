@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One update of what trains. Only the trainable sub-tree is differentiated: the frozen LLM
+costs its forward pass and the gradient of its inputs, never that of its weights.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from acl_jax.models.adapters import CTC
+from acl_jax.models.speech_llm import Prompt, SpeechLLM
+from acl_jax.training import losses
+
+
+class State(NamedTuple):
+  """What a checkpoint keeps."""
+
+  trainable: nnx.State
+  optimizer: optax.OptState
+
+
+class Sound(NamedTuple):
+  """Recordings of a batch: log-mel frames, or what a frozen encoder made of them."""
+
+  frames: Float[Array, 'a t d']
+  valid: Bool[Array, 'a t']
+  labels: Int[Array, 'a u']  # CTC classes of the transcript
+
+
+class Response(NamedTuple):
+  """Prompts of a batch and the responses to imitate.
+
+  index: the position in the row whose hidden state predicts each target.
+  top_ids, top_log_probs: the teacher's k likeliest tokens at each target; k may be 0.
+  """
+
+  prompt: Prompt
+  targets: Int[Array, 'b u']
+  index: Int[Array, 'b u']
+  weight: Float[Array, 'b u']
+  top_ids: Int[Array, 'b u k']
+  top_log_probs: Float[Array, 'b u k']
+
+
+class ResponseLoss(NamedTuple):
+  """How the parts of the response stage's loss are weighed."""
+
+  kl_weight: float
+  ctc_weight: float
+  remat: str | None
+
+
+def is_trainable(encoder_trains: bool) -> Callable:
+  """The filter of what trains: the adapter's parameters, and the encoder's if asked."""
+  towers = ('adapter', 'encoder') if encoder_trains else ('adapter',)
+  return lambda path, leaf: path[0] in towers and issubclass(leaf.type, nnx.Param)
+
+
+def frames_of(model: SpeechLLM, sound: Sound, encoder_trains: bool):
+  """Encoder frames: computed here where the encoder trains."""
+  if encoder_trains:
+    return model.encoder(sound.frames, sound.valid)
+  return sound.frames.astype(jnp.float32), sound.valid
+
+
+def ctc_loss(model: SpeechLLM, batch: Sound, key: Array, *, encoder_trains: bool):
+  """The CTC stage: recognise the transcript in the LLM's own tokens."""
+  frames, valid = frames_of(model, batch, encoder_trains)
+  table = model.llama.embed_tokens[...]
+  logits, valid = model.adapter.logits(frames, valid, table, key)
+  loss = losses.ctc(logits, valid, batch.labels)
+  return loss, {}
+
+
+def response_loss(
+  model: SpeechLLM,
+  batch: tuple[Sound, Response],
+  key: Array,
+  *,
+  encoder_trains: bool,
+  how: ResponseLoss,
+):
+  """The response stage: answer the recording as the transcript was answered."""
+  sound, response = batch
+  frames, valid = frames_of(model, sound, encoder_trains)
+  x, seen = model.splice(response.prompt, *model.adapt(frames, valid))
+  hidden = model.read(x, seen, how.remat)
+  at_targets = jnp.take_along_axis(hidden, response.index[..., None], axis=1)
+  logits = model.llama.logits(at_targets)
+  loss = nll = losses.cross_entropy(logits, response.targets, response.weight)
+  parts = {'response_nll': nll}
+  if how.kl_weight:
+    kl = losses.top_k_kl(
+      logits, response.top_ids, response.top_log_probs, response.weight
+    )
+    loss += how.kl_weight * kl
+    parts['kl'] = kl
+  if how.ctc_weight and isinstance(model.adapter, CTC):
+    auxiliary, _ = ctc_loss(model, sound, key, encoder_trains=encoder_trains)
+    loss += how.ctc_weight * auxiliary
+    parts['ctc'] = auxiliary
+  return loss, parts
+
+
+@functools.partial(
+  jax.jit, static_argnames=('graphdef', 'optimizer', 'loss'), donate_argnames='state'
+)
+def train_step(state: State, batch, key, frozen, *, graphdef, optimizer, loss):
+  """One update; returns the new state and the metrics of this step."""
+
+  def of(trainable):
+    return loss(nnx.merge(graphdef, trainable, frozen), batch, key)
+
+  (value, parts), gradient = jax.value_and_grad(of, has_aux=True)(state.trainable)
+  update, opt = optimizer.update(gradient, state.optimizer, state.trainable)
+  trainable = optax.apply_updates(state.trainable, update)
+  metrics = {'loss': value, 'grad_norm': optax.global_norm(gradient), **parts}
+  return State(trainable, opt), metrics

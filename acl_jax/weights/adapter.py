@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trained adapter as one safetensors file, with its configuration in the header."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from acl_jax.models import adapters
+
+KINDS = {
+  'ctc': (adapters.CTC, adapters.CTCConfig),
+  'stride': (adapters.Stride, adapters.StrideConfig),
+}
+
+
+def save_adapter(
+  path: str | Path, adapter: adapters.CTC | adapters.Stride, dtype=np.float32
+) -> None:
+  """Writes every parameter by its path; floating numbers as `dtype`."""
+  state = nnx.to_flat_state(nnx.state(adapter))
+  tensors = {}
+  for name, variable in state:
+    array = np.asarray(variable[...])
+    if np.issubdtype(array.dtype, np.floating):
+      array = array.astype(dtype)
+      if not np.isfinite(array).all():
+        raise ValueError(f'{path}: {"/".join(name)} is not finite as {np.dtype(dtype)}')
+    tensors['/'.join(map(str, name))] = array
+  kind = 'ctc' if isinstance(adapter, adapters.CTC) else 'stride'
+  config = {'kind': kind, **dataclasses.asdict(adapter.config)}
+  save_file(tensors, path, metadata={'adapter': json.dumps(config)})
+
+
+def load_adapter(path: str | Path) -> adapters.CTC | adapters.Stride:
+  """The adapter in a file of `save_adapter`, in float32. Every tensor is used once."""
+  try:
+    with safe_open(path, 'np') as file:
+      config = json.loads((file.metadata() or {}).get('adapter', 'null'))
+      tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+  except (SafetensorError, OSError) as error:
+    raise ValueError(f'{path}: not a readable safetensors file ({error})') from None
+  if not isinstance(config, dict) or config.get('kind') not in KINDS:
+    raise ValueError(f'{path}: its header describes no adapter')
+  make, configure = KINDS[config.pop('kind')]
+  try:
+    settings = configure(**config)
+  except TypeError as error:
+    raise ValueError(f'{path}: its header and this version disagree: {error}') from None
+  abstract = jax.eval_shape(lambda: make(settings, rngs=nnx.Rngs(0)))
+  graphdef, state = nnx.split(abstract)
+  filled = {}
+  for name, variable in nnx.to_flat_state(state):
+    key = '/'.join(map(str, name))
+    if key not in tensors:
+      raise ValueError(f'{path}: {key} is missing')
+    array = tensors.pop(key)
+    if array.shape != variable.shape:
+      raise ValueError(f'{path}: {key} has shape {array.shape}, not {variable.shape}')
+    filled[name] = variable.replace(jnp.asarray(array, variable.dtype))
+  if tensors:
+    raise ValueError(f'{path}: nothing takes {sorted(tensors)}')
+  return nnx.merge(graphdef, nnx.from_flat_state(filled))

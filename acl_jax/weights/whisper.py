@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whisper's encoder from a Hugging Face folder or a CTranslate2 folder."""
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from acl_jax.models import whisper
+from acl_jax.weights import table
+from acl_jax.weights.table import Tensor
+
+# d and e are the width, c the kernel, o the output of a convolution.
+_LAYER = (
+  ('self_attn.q_proj.weight', 'q_proj/weight', 'e d -> d e'),
+  ('self_attn.q_proj.bias', 'q_proj/bias', 'd -> d'),
+  ('self_attn.k_proj.weight', 'k_proj', 'e d -> d e'),
+  ('self_attn.v_proj.weight', 'v_proj/weight', 'e d -> d e'),
+  ('self_attn.v_proj.bias', 'v_proj/bias', 'd -> d'),
+  ('self_attn.out_proj.weight', 'out_proj/weight', 'e d -> d e'),
+  ('self_attn.out_proj.bias', 'out_proj/bias', 'd -> d'),
+  ('self_attn_layer_norm.weight', 'self_attn_layer_norm/weight', 'd -> d'),
+  ('self_attn_layer_norm.bias', 'self_attn_layer_norm/bias', 'd -> d'),
+  ('fc1.weight', 'fc1/weight', 'f d -> d f'),
+  ('fc1.bias', 'fc1/bias', 'f -> f'),
+  ('fc2.weight', 'fc2/weight', 'd f -> f d'),
+  ('fc2.bias', 'fc2/bias', 'd -> d'),
+  ('final_layer_norm.weight', 'final_layer_norm/weight', 'd -> d'),
+  ('final_layer_norm.bias', 'final_layer_norm/bias', 'd -> d'),
+)
+HUGGING_FACE = (
+  ('conv1.weight', 'conv1/weight', 'o m c -> c m o'),
+  ('conv1.bias', 'conv1/bias', 'd -> d'),
+  ('conv2.weight', 'conv2/weight', 'o d c -> c d o'),
+  ('conv2.bias', 'conv2/bias', 'd -> d'),
+  ('embed_positions.weight', 'embed_positions', 'p d -> p d'),
+  *((f'layers.{{}}.{name}', f'layers/{path}', layout) for name, path, layout in _LAYER),
+  ('layer_norm.weight', 'layer_norm/weight', 'd -> d'),
+  ('layer_norm.bias', 'layer_norm/bias', 'd -> d'),
+)
+# CTranslate2's name of a part -> Hugging Face's. Its linear_0 holds q, k and v.
+_CTRANSLATE2 = {
+  'position_encodings.encodings': 'embed_positions.weight',
+  'self_attention.layer_norm': 'self_attn_layer_norm',
+  'self_attention.linear_1': 'self_attn.out_proj',
+  'ffn.layer_norm': 'final_layer_norm',
+  'ffn.linear_0': 'fc1',
+  'ffn.linear_1': 'fc2',
+  'gamma': 'weight',
+  'beta': 'bias',
+}
+_DTYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
+
+
+def load_whisper(folder: Path, dtype: jnp.dtype = jnp.float32) -> whisper.Whisper:
+  """The encoder in a folder with `config.json` + safetensors, or with `model.bin`."""
+  folder = Path(folder)
+  if (folder / 'model.bin').is_file():
+    source = folder / 'model.bin'
+    tensors, num_heads = _read_ctranslate2(source)
+    config = _config_of_shapes(tensors, num_heads, source)
+  elif (folder / 'config.json').is_file():
+    source = folder
+    tensors = {
+      name.split('encoder.', 1)[1]: tensor
+      for name, tensor in safetensors.read(folder).items()
+      if name.startswith(('encoder.', 'model.encoder.'))
+    }
+    config = _config_of_folder(folder / 'config.json')
+  else:
+    raise FileNotFoundError(f'{folder} holds neither config.json nor model.bin')
+  model = jax.eval_shape(lambda: whisper.Whisper(config, rngs=nnx.Rngs(0)))
+  return table.fill(
+    model, HUGGING_FACE, tensors, _sizes(config), source=str(source), dtype=dtype
+  )
+
+
+def _sizes(config: whisper.Config) -> dict[str, int]:
+  d = config.d_model
+  return {
+    **{'d': d, 'e': d, 'o': d, 'f': config.encoder_ffn_dim, 'c': 3},
+    **{'m': config.num_mel_bins, 'p': config.max_source_positions},
+    'l': config.encoder_layers,
+  }
+
+
+def _config_of_folder(path: Path) -> whisper.Config:
+  raw = json.loads(path.read_text())
+  if raw.get('model_type') != 'whisper':
+    raise ValueError(f"{path}: model_type is {raw.get('model_type')!r}, not 'whisper'")
+  if (activation := raw.get('activation_function', 'gelu')) != 'gelu':
+    raise ValueError(f"{path}: activation_function is {activation!r}, not 'gelu'")
+  names = whisper.Config.__dataclass_fields__
+  if missing := names - raw.keys():
+    raise ValueError(f'{path}: {sorted(missing)} missing')
+  return whisper.Config(**{name: raw[name] for name in names})
+
+
+def _config_of_shapes(tensors, num_heads: int, source: Path) -> whisper.Config:
+  try:
+    return whisper.Config(
+      num_mel_bins=tensors['conv1.weight'].shape[1],
+      d_model=tensors['conv1.weight'].shape[0],
+      encoder_layers=sum(name.endswith('.fc1.bias') for name in tensors),
+      encoder_attention_heads=num_heads,
+      encoder_ffn_dim=tensors['layers.0.fc1.bias'].shape[0],
+      max_source_positions=tensors['embed_positions.weight'].shape[0],
+    )
+  except (KeyError, IndexError) as error:
+    raise ValueError(f'{source}: no Whisper encoder in it ({error} missing)') from None
+
+
+def _read_ctranslate2(path: Path) -> tuple[dict[str, Tensor], int]:
+  """The encoder's tensors by Hugging Face's names, and the number of heads."""
+  tensors, num_heads = {}, 0
+  for name, tensor in _scan_ctranslate2(path):
+    if not name.startswith('encoder/'):
+      continue
+    name = (
+      name.removeprefix('encoder/').replace('/', '.').replace('layer_', 'layers.', 1)
+    )
+    name = name.replace('layers.norm', 'layer_norm', 1)
+    if name == 'num_heads':
+      num_heads = int(tensor.read())
+    elif '.self_attention.linear_0.' in name:
+      tensors |= _split_qkv(name, tensor, path)
+    else:
+      for theirs, ours in _CTRANSLATE2.items():
+        name = name.replace(theirs, ours)
+      tensors[name] = tensor
+  return tensors, num_heads
+
+
+def _split_qkv(name: str, tensor: Tensor, path: Path) -> dict[str, Tensor]:
+  prefix, _, kind = name.partition('.self_attention.linear_0.')
+  width = tensor.shape[0] // 3
+
+  def part(i: int) -> Tensor:
+    read = lambda: tensor.read()[i * width : (i + 1) * width]  # noqa: E731
+    return Tensor((width, *tensor.shape[1:]), read)
+
+  if kind == 'bias' and np.any(part(1).read()):
+    raise ValueError(f'{path}: {name} biases the keys, which Whisper does not')
+  names = 'qkv' if kind == 'weight' else 'qv'
+  return {f'{prefix}.self_attn.{n}_proj.{kind}': part('qkv'.index(n)) for n in names}
+
+
+def _scan_ctranslate2(path: Path) -> Iterator[tuple[str, Tensor]]:
+  """Every variable of a CTranslate2 `model.bin`, version 6; nothing is read yet."""
+  size = path.stat().st_size
+  with path.open('rb') as file:
+
+    def number(code: str) -> int:
+      data = file.read(struct.calcsize(code))
+      if len(data) < struct.calcsize(code):
+        raise ValueError(f'{path}: ends at byte {size}, in the middle of a header')
+      return struct.unpack(code, data)[0]
+
+    def string() -> str:
+      data = file.read(number('<H'))
+      return data.rstrip(b'\0').decode('ascii', errors='replace')
+
+    if (version := number('<I')) != 6:
+      raise ValueError(f'{path}: binary version {version}; only 6 is known')
+    if (spec := string()) != 'WhisperSpec':
+      raise ValueError(f'{path}: holds a {spec!r}, not a WhisperSpec')
+    number('<I')  # revision of the spec
+    for _ in range(number('<I')):
+      name = string()
+      shape = tuple(number('<I') for _ in range(number('<B')))
+      code, length, start = number('<B'), number('<I'), file.tell()
+      if code not in _DTYPES:
+        raise ValueError(f'{path}: {name} has dtype code {code}; known are 0 to 4')
+      dtype = np.dtype(_DTYPES[code])
+      elements = int(np.prod(shape, dtype=object))
+      if elements * dtype.itemsize != length or start + length > size:
+        raise ValueError(
+          f'{path}: {name} takes {length} bytes at byte {start}, its shape'
+          f' {list(shape)} needs {elements * dtype.itemsize}, the file has {size}'
+        )
+      yield name, Tensor(shape, _reader(path, dtype, start, shape))
+      file.seek(start + length)
+
+
+def _reader(path: Path, dtype: np.dtype, start: int, shape: tuple[int, ...]):
+  return lambda: np.memmap(path, dtype, 'r', start, shape or (1,)).reshape(shape)

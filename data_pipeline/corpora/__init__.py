@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Readers of speech corpora, one per layout, all yielding the same thing.
+
+A reader streams in a fixed order and opens no audio. What is wrong with one utterance
+does not end the corpus: it is yielded as a `BadUtterance`.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from data_pipeline.corpora import folder, librispeech, manifest
+from data_pipeline.corpora.utterance import BadUtterance, Item, Utterance
+
+CORPORA = {
+  'folder': folder.read,
+  'librispeech': librispeech.read,
+  'manifest': manifest.read,
+}
+
+
+def open_corpus(kind: str, path: str | Path) -> Iterator[Item]:
+  """Reads the corpus at `path`, laid out as `kind` (a key of CORPORA), ids unique."""
+  if kind not in CORPORA:
+    raise ValueError(f'corpus {kind!r} is not one of {", ".join(CORPORA)}')
+  if not Path(path).exists():
+    raise FileNotFoundError(f'{path}: the corpus does not exist')
+  return _unique(CORPORA[kind](Path(path)))
+
+
+def _unique(items: Iterable[Item]) -> Iterator[Item]:
+  """Later utterances with an id that was there before become bad ones."""
+  seen = set()
+  for item in items:
+    if isinstance(item, Utterance) and item.id in seen:
+      reason = f'{item.audio_filepath}: id {item.id!r} is not the first of this name'
+      yield BadUtterance(item.id, 'id', reason)
+    else:
+      yield item
+    seen.add(item.id)

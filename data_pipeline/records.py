@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records on disk: containers in ArrayRecord shards, and prepared folders of speech.
+
+A folder of speech holds `data-00000-of-0000N.array_record`, `index.jsonl` (one line per
+record, in order: id, seconds, text) and `dataset.json` (counts, checksums, skips).
+"""
+
+import bisect
+import contextlib
+import itertools
+import json
+import operator
+import pathlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, SupportsIndex
+
+import numpy as np
+from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
+from jaxtyping import Float
+
+from data_pipeline.container import RecordError, pack, unpack
+
+SCHEMA_VERSION = 1
+SAMPLE_RATE = 16_000
+UTTERANCE = ('id', 'text', 'speaker', 'lang', 'response')
+
+_DIGITS = '[0-9]' * 5
+
+
+def shard_name(name: str, index: int, total: int) -> str:
+  """The file name of one shard of `total`."""
+  return f'{name}-{index:05d}-of-{total:05d}.array_record'
+
+
+@contextlib.contextmanager
+def _writing(path: pathlib.Path):
+  try:
+    yield
+  except RuntimeError as error:  # what the writer raises, a full disk included
+    raise OSError(f'{path}: cannot be written ({error})') from None
+
+
+def write_shard(path: str | pathlib.Path, records: Iterable[bytes]) -> int:
+  """Writes one shard, whole or not at all; returns the number of records."""
+  path = pathlib.Path(path)
+  temporary = path.with_name(path.name + '.tmp')
+  # Group size 1: any record can be read alone. PCM hardly compresses.
+  options = 'group_size:1,uncompressed'
+  with _writing(path):
+    writer = array_record_module.ArrayRecordWriter(str(temporary), options)
+  count = 0
+  for record in records:
+    with _writing(path):
+      writer.write(record)
+    count += 1
+  with _writing(path):
+    writer.close()
+  temporary.replace(path)
+  return count
+
+
+class Shards(Sequence[bytes]):
+  """Random access to the records of `folder/name-?????-of-?????.array_record`."""
+
+  def __init__(self, folder: str | pathlib.Path, name: str = 'data'):
+    folder = pathlib.Path(folder)
+    self._paths = sorted(folder.glob(f'{name}-{_DIGITS}-of-{_DIGITS}.array_record'))
+    if not self._paths:
+      raise FileNotFoundError(f'{folder}: no shards {name}-*-of-*.array_record')
+    total = int(self._paths[0].name[-18:-13])
+    expected = {folder / shard_name(name, index, total) for index in range(total)}
+    for odd in sorted(expected.symmetric_difference(self._paths)):
+      state = 'is missing' if odd in expected else f'is not one of the {total} shards'
+      raise RecordError(f'{odd}: {state}')
+    self._readers = [self._open(path) for path in self._paths]
+    counts = (reader.num_records() for reader in self._readers)
+    self._starts = list(itertools.accumulate(counts, initial=0))
+
+  @staticmethod
+  def _open(path: pathlib.Path) -> array_record_module.ArrayRecordReader:
+    # Without read-ahead: neighbours of a record read at random are not wanted.
+    options = 'readahead_buffer_size:0'
+    reader = array_record_module.ArrayRecordReader(str(path), options=options)
+    if not reader.ok():  # it does not raise
+      raise RecordError(f'{path}: not an ArrayRecord file, or a truncated one')
+    return reader
+
+  def __len__(self) -> int:
+    return self._starts[-1]
+
+  def __getitem__(self, index: SupportsIndex) -> bytes:
+    return self.__getitems__([index])[0]
+
+  def __getitems__(self, indices: Collection[SupportsIndex]) -> list[bytes]:
+    """Many records at once: much faster than one by one."""
+    wanted: dict[int, dict[int, int]] = {}  # shard -> place in the answer -> row
+    for place, index in enumerate(indices):
+      shard, row = self._find(operator.index(index))
+      wanted.setdefault(shard, {})[place] = row
+    records = [b''] * len(indices)
+    for shard, rows in wanted.items():
+      found = self._read(shard, list(rows.values()))
+      for place, record in zip(rows, found, strict=True):
+        records[place] = record
+    return records
+
+  def _find(self, index: int) -> tuple[int, int]:
+    """Which shard holds the record, and in which row."""
+    if not 0 <= index < len(self):
+      raise IndexError(f'record {index} of {len(self)}')
+    shard = bisect.bisect_right(self._starts, index) - 1
+    return shard, index - self._starts[shard]
+
+  def locate(self, index: SupportsIndex) -> str:
+    """The shard and record of an index, for messages."""
+    shard, row = self._find(operator.index(index))
+    return f'{self._paths[shard]}: record {row}'
+
+  def _read(self, shard: int, rows: list[int]) -> list[bytes]:
+    try:
+      return self._readers[shard].read(rows)
+    except (RuntimeError, IndexError) as error:
+      if len(rows) > 1:  # one by one, to name the one that is broken
+        return [self._read(shard, [row])[0] for row in rows]
+      reason = str(error).split(' (')[0]
+      raise RecordError(f'{self._paths[shard]}: record {rows[0]}: {reason}') from None
+
+  def __getstate__(self):
+    return self._paths, self._starts
+
+  def __setstate__(self, state):
+    # Readers are not picklable: a worker process opens its own.
+    self._paths, self._starts = state
+    self._readers = [self._open(path) for path in self._paths]
+
+
+class Dataset(Sequence[dict[str, Any]]):
+  """A prepared folder: `.ids .seconds .texts` of all, and each utterance by index."""
+
+  def __init__(self, folder: str | pathlib.Path):
+    folder = pathlib.Path(folder)
+    self.info = _read_info(folder / 'dataset.json')
+    index = folder / 'index.jsonl'
+    try:
+      lines = [json.loads(line) for line in index.read_text().splitlines()]
+      self.ids = [line['id'] for line in lines]
+      self.texts = [line['text'] for line in lines]
+      self.seconds = np.asarray([line['seconds'] for line in lines], np.float32)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+      raise RecordError(f'{index}: cannot be read ({error})') from None
+    self._shards = Shards(folder)
+    if not len(self._shards) == len(lines) == self.info['examples']:
+      raise RecordError(
+        f'{folder}: {len(self._shards)} records, {len(lines)} lines of index.jsonl and '
+        f'{self.info["examples"]} examples of dataset.json should be the same number'
+      )
+
+  def __len__(self) -> int:
+    return len(self.ids)
+
+  def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
+    """id, text, speaker, lang, response, and audio: float32 [samples] at 16 kHz."""
+    return self.__getitems__([index])[0]
+
+  def __getitems__(self, indices: Collection[SupportsIndex]) -> list[dict[str, Any]]:
+    records = self._shards.__getitems__(indices)
+    places = map(operator.index, indices)
+    return [self._decode(i, record) for i, record in zip(places, records, strict=True)]
+
+  def _decode(self, index: int, record: bytes) -> dict[str, Any]:
+    try:
+      header, arrays = unpack(record)
+      audio = arrays['audio']
+      utterance = {key: header.get(key) for key in UTTERANCE}
+    except (RecordError, KeyError) as error:
+      raise RecordError(f'{self._shards.locate(index)}: {error}') from None
+    if utterance['id'] != self.ids[index]:
+      raise RecordError(
+        f'{self._shards.locate(index)}: id is {utterance["id"]!r}, '
+        f'but {self.ids[index]!r} in index.jsonl'
+      )
+    return utterance | {'audio': audio.astype(np.float32) / 32768}
+
+
+def pack_utterance(
+  utterance: Mapping[str, Any], audio: Float[np.ndarray, 'samples']
+) -> bytes:
+  """The record of one utterance; `audio` in -1..1 at 16 kHz is kept as int16."""
+  pcm = np.clip(np.round(audio * 32768), -32768, 32767).astype(np.int16)
+  header = {key: utterance[key] for key in UTTERANCE if utterance[key] is not None}
+  return pack(header, {'audio': pcm})
+
+
+def _read_info(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    info = json.loads(path.read_text())
+    version, info['examples'] = info['schema_version'], int(info['examples'])
+  except FileNotFoundError:
+    raise FileNotFoundError(f'{path}: not found; is this a prepared folder?') from None
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise RecordError(f'{path}: cannot be read ({error!r})') from None
+  if version != SCHEMA_VERSION:
+    raise RecordError(
+      f'{path}: schema_version is {version!r}, this program reads {SCHEMA_VERSION}'
+    )
+  return info

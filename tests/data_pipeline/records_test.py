@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+from data_pipeline import records
+from data_pipeline.prepare import Settings, prepare
+from data_pipeline.records import Dataset, RecordError, Shards, shard_name, write_shard
+
+
+@pytest.fixture
+def shards(tmp_path):
+  """Three shards of 5, 0 and 3 records of different lengths."""
+  for shard, names in enumerate(['abcde', '', 'fgh']):
+    content = [name.encode() * (1_000 + 7 * i) for i, name in enumerate(names)]
+    assert write_shard(tmp_path / shard_name('x', shard, 3), content) == len(names)
+  return tmp_path
+
+
+def test_random_access(shards):
+  found = Shards(shards, 'x')
+  assert len(found) == 8
+  assert ''.join(chr(record[0]) for record in found) == 'abcdefgh'
+  assert len(found[4]) == 1_028
+  many = found.__getitems__(np.array([7, 0, 7, 4]))
+  assert [record[:1] for record in many] == [b'h', b'a', b'h', b'e']
+  for index in (8, -1):
+    with pytest.raises(IndexError, match=f'record {index} of 8'):
+      found[index]
+
+
+def test_a_worker_process_can_have_it(shards):
+  assert pickle.loads(pickle.dumps(Shards(shards, 'x')))[5][:1] == b'f'
+
+
+def test_missing_and_surplus_shards(shards):
+  with pytest.raises(FileNotFoundError, match='no shards y-'):
+    Shards(shards, 'y')
+  (shards / shard_name('x', 1, 3)).unlink()
+  with pytest.raises(RecordError, match='x-00001-of-00003.array_record: is missing'):
+    Shards(shards, 'x')
+  write_shard(shards / shard_name('x', 1, 3), [])
+  write_shard(shards / shard_name('x', 0, 4), [])
+  with pytest.raises(RecordError, match='00000-of-00004.array_record: is not one of'):
+    Shards(shards, 'x')
+
+
+def test_a_truncated_shard(shards):
+  path = shards / shard_name('x', 0, 3)
+  path.write_bytes(path.read_bytes()[:50_000])
+  with pytest.raises(RecordError, match='x-00000-of-00003.*truncated'):
+    Shards(shards, 'x')
+
+
+def test_an_interrupted_write_leaves_the_old_shard(tmp_path):
+  path = tmp_path / shard_name('x', 0, 1)
+  write_shard(path, [b'old'])
+
+  def interrupted():
+    yield b'new'
+    raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    write_shard(path, interrupted())
+  assert list(Shards(tmp_path, 'x')) == [b'old']
+  with pytest.raises(OSError, match='cannot be written'):
+    write_shard(tmp_path / 'none' / 'x', [])
+
+
+@pytest.fixture
+def folder(corpus, tmp_path):
+  prepare('manifest', corpus, tmp_path / 'out', settings=Settings(shard_size=3))
+  return tmp_path / 'out'
+
+
+def test_dataset(folder):
+  data = pickle.loads(pickle.dumps(Dataset(folder)))
+  assert len(data) == 7 and data.ids[6] == 'u6' and data.texts[6] == 'Grüße 6'
+  np.testing.assert_allclose(data.seconds, 0.1 + 0.05 * np.arange(7))
+  last, first = data.__getitems__([6, 0])
+  audio = last.pop('audio')
+  assert last == {
+    'id': 'u6',
+    'text': 'Grüße 6',
+    'speaker': 'anna',
+    'lang': 'de',
+    'response': 'Antwort 6',
+  }
+  assert audio.dtype == np.float32 and audio.shape == (6_400,)
+  assert first['audio'].shape == (1_600,)
+
+
+def test_a_flipped_bit_is_named(folder):
+  path = folder / shard_name('data', 1, 3)
+  content = bytearray(path.read_bytes())
+  # In the sound of its second record: index 4 of the dataset.
+  at = content.index(b'"u4"') + 2_000
+  content[at] ^= 1
+  path.write_bytes(content)
+  data = Dataset(folder)
+  assert data[3]['id'] == 'u3' and data[5]['id'] == 'u5'
+  for indices in ([4], [0, 3, 4, 5]):
+    with pytest.raises(
+      RecordError, match='data-00001-of-00003.array_record: record 1:'
+    ):
+      data.__getitems__(indices)
+
+
+def test_a_folder_that_does_not_fit_together(folder):
+  with pytest.raises(FileNotFoundError, match='dataset.json: not found'):
+    Dataset(folder / 'progress')
+  index = folder / 'index.jsonl'
+  lines = index.read_text().splitlines(keepends=True)
+  index.write_text(''.join(lines[:-1]))
+  with pytest.raises(RecordError, match='7 records, 6 lines'):
+    Dataset(folder)
+  index.write_text(''.join(lines[::-1]))
+  with pytest.raises(RecordError, match="record 0: id is 'u0', but 'u6' in index"):
+    Dataset(folder)[0]
+  index.write_text('{')
+  with pytest.raises(RecordError, match='index.jsonl: cannot be read'):
+    Dataset(folder)
+
+
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    ({'schema_version': 2}, 'schema_version is 2, this program reads 1'),
+    ({'examples': 'many'}, 'cannot be read'),
+  ],
+)
+def test_a_wrong_dataset_json(folder, change, message):
+  path = folder / 'dataset.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | change))
+  with pytest.raises(RecordError, match=message):
+    Dataset(folder)
+
+
+def test_pcm_is_kept_exactly_and_overshoot_is_cut():
+  pcm = np.array([-32_768, -1, 0, 1, 32_767], np.int16)
+  utterance = dict.fromkeys(records.UTTERANCE)
+  kept = records.pack_utterance(utterance, pcm.astype(np.float32) / 32_768)
+  np.testing.assert_array_equal(records.unpack(kept)[1]['audio'], pcm)
+  loud = records.pack_utterance(utterance, np.array([1.5, -1.5], np.float32))
+  assert records.unpack(loud)[1]['audio'].tolist() == [32_767, -32_768]

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The budgets and bans of the house, executed: sizes, headers, who may import whom."""
+
+import ast
+import functools
+import importlib.metadata
+import importlib.util
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ('acl_jax', 'data_pipeline', 'configs', 'launch')
+SPDX = '# SPDX-License-Identifier: Apache-2.0'
+FILE_LINES, FUNCTION_LINES, ARGUMENTS = 250, 60, 8
+# The loop is read from top to bottom, so it may be longer than what it calls.
+LONGER_FUNCTIONS = {'acl_jax/train.py:main': 120}
+# Names that say nothing about what is inside.
+EMPTY_NAMES = {'utils', 'util', 'common', 'base', 'helpers', 'misc'}
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+class Source(NamedTuple):
+  """A file: its path from the root, its text, its syntax tree."""
+
+  path: str
+  text: str
+  tree: ast.Module
+
+  @property
+  def module(self) -> str:
+    return self.path.removesuffix('.py').removesuffix('/__init__').replace('/', '.')
+
+  @property
+  def is_program(self) -> bool:
+    """Whether it ends in `if __name__ == '__main__'`."""
+    tests = [ast.dump(node.test) for node in self.tree.body if isinstance(node, ast.If)]
+    return any("'__main__'" in test for test in tests)
+
+  def functions(self) -> Iterator[Function]:
+    return (node for node in ast.walk(self.tree) if isinstance(node, Function))
+
+
+@functools.cache
+def read(pattern: str) -> tuple[Source, ...]:
+  paths = [path for path in sorted(ROOT.glob(pattern)) if path.is_file()]
+  texts = [path.read_text() for path in paths]
+  return tuple(
+    Source(path.relative_to(ROOT).as_posix(), text, ast.parse(text))
+    for path, text in zip(paths, texts, strict=True)
+  )
+
+
+def packages() -> list[Source]:
+  return [source for name in PACKAGES for source in read(f'{name}/**/*.py')]
+
+
+def sources() -> list[Source]:
+  return [*packages(), *read('benchmarks/**/*.py'), *read('*.py')]
+
+
+@functools.cache
+def imports(source: Source) -> frozenset[str]:
+  """Dotted names of what is imported, in functions too; with a.b.c also a.b and a."""
+  names = set()
+  for node in ast.walk(source.tree):
+    if isinstance(node, ast.Import):
+      names |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      where = f'{source.path}:{node.lineno}'
+      assert node.level == 0, f'{where}: import from acl_jax, not from a dot'
+      names |= {f'{node.module}.{alias.name}' for alias in node.names}
+  parts = [name.split('.') for name in names]
+  return frozenset('.'.join(p[:end]) for p in parts for end in range(1, len(p) + 1))
+
+
+def test_every_file_says_its_licence_and_what_it_is():
+  faults = []
+  for source in [*sources(), *read('tests/**/*.py')]:
+    if not source.text.startswith(SPDX + '\n'):
+      faults.append(f'{source.path}: the first line must be {SPDX}')
+  for source in sources():
+    if not ast.get_docstring(source.tree):
+      faults.append(f'{source.path}: a module docstring is missing')
+  assert not faults, faults
+
+
+def test_files_are_short_and_named_for_what_they_hold():
+  faults = []
+  for source in sources():
+    if (lines := source.text.count('\n')) > FILE_LINES:
+      faults.append(f'{source.path}: {lines} lines, at most {FILE_LINES}')
+    if Path(source.path).stem in EMPTY_NAMES:
+      faults.append(f'{source.path}: the name says nothing')
+  assert not faults, faults
+
+
+def test_functions_are_short():
+  faults = []
+  for source in sources():
+    for function in source.functions():
+      name = f'{source.path}:{function.name}'
+      lines = (function.end_lineno or 0) - function.lineno + 1
+      if lines > (limit := LONGER_FUNCTIONS.get(name, FUNCTION_LINES)):
+        faults.append(f'{name}: {lines} lines, at most {limit}')
+  assert not faults, faults
+
+
+def test_signatures_are_short():
+  faults = []
+  for source in sources():
+    for function in source.functions():
+      a = function.args
+      names = {x.arg for x in (*a.posonlyargs, *a.args, *a.kwonlyargs)}
+      if (count := len(names - {'self', 'cls'})) > ARGUMENTS:
+        faults.append(f'{source.path}:{function.name}: {count} arguments')
+  assert not faults, faults
+
+
+def test_folders_of_modules_are_packages():
+  folders = {Path(source.path).parent for source in packages()}
+  missing = {str(f) for f in folders if not (ROOT / f / '__init__.py').exists()}
+  # Configs are files that a program is given, not modules that it imports.
+  assert missing <= {'configs'}, f'setup.py would leave out {missing}'
+
+
+def test_setup_names_all_that_is_imported():
+  (setup,) = read('setup.py')
+  strings = {n.value for n in ast.walk(setup.tree) if isinstance(n, ast.Constant)}
+  named = {normal(re.split(r'[\[<>=]', s)[0]) for s in strings if isinstance(s, str)}
+  known = importlib.metadata.packages_distributions()
+  faults = set()
+  for source in packages():
+    for name in {n.split('.')[0] for n in imports(source)} - set(PACKAGES):
+      if name not in sys.stdlib_module_names:
+        if not named & {normal(project) for project in known.get(name, [name])}:
+          faults.add(f'{source.path}: {name}')
+  assert not faults, faults
+
+
+def normal(project: str) -> str:
+  """The one way to write the name of a project."""
+  return re.sub(r'[-_.]+', '-', project).lower()
+
+
+def test_nothing_imports_a_program():
+  programs = {source.module for source in packages() if source.is_program}
+  faults = {s.path: imports(s) & programs for s in packages() if imports(s) & programs}
+  assert not faults, faults
+
+
+def test_the_data_pipeline_knows_neither_flax_nor_acl_jax():
+  faults = {}
+  for source in read('data_pipeline/**/*.py'):
+    wrong = {n for n in imports(source) if n.split('.')[0] in ('flax', 'acl_jax')}
+    if source.is_program:  # it ends as all programs do
+      wrong -= {'acl_jax', 'acl_jax.program', 'acl_jax.program.run'}
+    if wrong:
+      faults[source.path] = wrong
+  assert not faults, faults
+
+
+def test_models_know_neither_config_nor_data_nor_programs():
+  outside = {'absl', 'data_pipeline', 'configs', 'grain', 'ml_collections', 'orbax'}
+  faults = {}
+  for source in read('acl_jax/models/**/*.py'):
+    ours = {name for name in imports(source) if name.startswith('acl_jax.')}
+    wrong = {name for name in ours if not name.startswith('acl_jax.models')}
+    wrong |= imports(source) & outside
+    if wrong:
+      faults[source.path] = wrong
+  assert not faults, faults
+
+
+@pytest.mark.parametrize('module', ['acl_jax.train', 'data_pipeline.loader'])
+def test_training_imports_neither_torch_nor_tensorflow(module):
+  if importlib.util.find_spec(module) is None:
+    pytest.skip(f'there is no {module}')
+  code = (
+    f'import sys, {module}; print(*(sys.modules.keys() & {{"torch", "tensorflow"}}))'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.split() == []
