@@ -112,4 +112,8 @@ def load_model(
       f'the adapter joins widths {have[0]} and {have[1]}; the encoder and the LLM of'
       f' this config have {want[0]} and {want[1]}'
     )
+  if isinstance(adapter, adapters.CTC):
+    highest, limit = int(jnp.max(adapter.vocabulary[...])), llama.config.vocab_size
+    if highest >= limit:
+      raise ValueError(f'the adapter writes token {highest}; the LLM has {limit}')
   return SpeechLLM(encoder, adapter, llama)

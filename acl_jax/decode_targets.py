@@ -1,59 +1,214 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Program: the frozen LLM's answer to every transcript of a corpus, written once.
+"""The frozen LLM's answer to every transcript of a corpus, written once, offline.
 
-  python -m acl_jax.decode_targets --config=configs/smol.py \\
-    --input=data/prepared --output=data/targets
+  python -m acl_jax.decode_targets --config=configs/smol.py --input=speech --output=out
 
-`--input` is a prepared folder or a manifest. Only transcripts are read, no audio. Run
-again after an interruption, it goes on with the first shard that is missing.
+Only transcripts are read, no audio. A run that was stopped goes on, when run again,
+with the first shard that is missing: a shard depends on nothing but its transcripts.
 """
 
-import dataclasses
-import itertools
+import collections
 import json
 import sys
 import time
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
+import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
 from acl_jax import assembly, program
+from acl_jax.assembly import Text
 from acl_jax.decoding import targets
-from acl_jax.decoding.generate import generate
+from acl_jax.decoding.answers import Decoding, Example, answer
 from acl_jax.models.llama import Llama
 from data_pipeline import corpora, records
-from data_pipeline.container import pack
+from data_pipeline.corpora.utterance import Utterance
 
-_CONFIG = config_flags.DEFINE_config_file('config')
-_INPUT = flags.DEFINE_string('input', None, 'prepared folder or manifest')
-_OUTPUT = flags.DEFINE_string('output', None, 'folder of the targets')
-_SHARD_SIZE = flags.DEFINE_integer('shard_size', 512, 'responses per shard')
-
-LENGTH_STEP = 16  # prompts are padded to multiples: few shapes, few compilations
+Skip = dict[str, str]  # id, field to blame and reason, of what has no response
 
 
-@dataclasses.dataclass(frozen=True)
-class Decoding:
-  """How responses are decoded; what `config.targets` states, and the seed."""
+def decode_targets(
+  llama: Llama,
+  text: Text,
+  transcripts: Iterable[tuple[str, str]],
+  output: str | Path,
+  decoding: Decoding,
+  *,
+  shard_size: int = 512,
+  skipped: Sequence[Skip] = (),
+  max_skipped: float = 0.1,
+) -> targets.Targets:
+  """Answers (id, transcript) pairs into a folder of targets; returns its reader.
 
-  max_new_tokens: int
-  batch_size: int
-  temperature: float
-  top_k: int
-  seed: int
+  skipped: what could not even be read, listed with what cannot be answered.
+  ValueError if `output` holds targets of another LLM, template, decoding or corpus, or
+  if more than the share `max_skipped` has to be skipped.
+  """
+  output = Path(output)
+  examples, unanswerable = plan(text, transcripts, decoding.room(llama))
+  skipped = [*skipped, *unanswerable]
+  _check_share(skipped, len(examples), max_skipped)
+  parts = [
+    examples[start : start + shard_size]
+    for start in range(0, len(examples), shard_size)
+  ]
+  provenance = {
+    'schema_version': targets.SCHEMA_VERSION,
+    'llm': targets.describe(llama),
+    'template': _describe_template(text),
+    'decoding': decoding.describe(),
+    'corpus': _describe_corpus(examples),
+    'shards': len(parts),
+    'skipped': skipped,
+  }
+  targets.claim(output, provenance, [example.id for example in examples])
+  missing = {}
+  for number, part in enumerate(parts):
+    path = output / records.shard_name(targets.NAME, number, len(parts))
+    if not path.exists():
+      missing[path] = part
+  if len(missing) < len(parts):
+    _say(f'{len(parts) - len(missing)} of {len(parts)} shards are there already')
+  progress = _Progress(sum(map(len, missing.values())))
+  for path, part in missing.items():
+    responses = answer(llama, text.tokenizer, part, decoding, progress.advance)
+    records.write_shard(path, responses)
+  return targets.Targets(output)
 
 
-@dataclasses.dataclass(frozen=True)
-class Example:
-  """A transcript to answer."""
+def plan(
+  text: Text, transcripts: Iterable[tuple[str, str]], room: int
+) -> tuple[list[Example], list[Skip]]:
+  """Builds the prompts, of `room` tokens at most; skips what cannot have one."""
+  examples: dict[str, Example] = {}
+  skipped = []
+  for id, transcript in transcripts:
+    if id in examples:
+      skipped.append({'id': id, 'field': 'id', 'reason': 'not the first of this name'})
+      continue
+    try:
+      examples[id] = Example(id, transcript, _prompt(text, transcript, room))
+    except ValueError as error:
+      skipped.append({'id': id, 'field': 'text', 'reason': str(error)})
+  return list(examples.values()), skipped
 
-  id: str
-  text: str
-  prompt: tuple[int, ...]
+
+def _prompt(text: Text, transcript: str, room: int) -> tuple[int, ...]:
+  if not transcript.strip():
+    raise ValueError('text is empty')
+  [prompt] = text.prompt(transcript)
+  if len(prompt) > room:
+    raise ValueError(
+      f'text makes a prompt of {len(prompt)} tokens; the context less the response is '
+      f'{room}'
+    )
+  return prompt
+
+
+def _check_share(skipped: Sequence[Skip], examples: int, limit: float) -> None:
+  for skip in skipped:
+    _say(f'skipped {skip["id"]}: {skip["reason"]}')
+  total = examples + len(skipped)
+  if not examples or len(skipped) > limit * total:
+    raise ValueError(
+      f'{len(skipped)} of {total} transcripts cannot be answered {_count(skipped)}, '
+      f'limit {limit:.1%}: mend them or raise --max_skipped'
+    )
+
+
+def _count(skipped: Sequence[Skip]) -> dict[str, int]:
+  return dict(collections.Counter(skip['field'] for skip in skipped).most_common())
+
+
+def _describe_template(text: Text) -> dict[str, str]:
+  """Its name, and what it makes of a probe: the same name may frame differently."""
+  frame = json.dumps(text.prompt('probe')).encode()
+  return {'name': text.template.__name__, 'sha256': targets.fingerprint([frame])}
+
+
+def _describe_corpus(examples: Sequence[Example]) -> dict[str, str | int]:
+  lines = (json.dumps([example.id, example.text]).encode() for example in examples)
+  return {'examples': len(examples), 'sha256': targets.fingerprint(lines)}
+
+
+def read_transcripts(path: Path) -> tuple[list[tuple[str, str]], list[Skip]]:
+  """The (id, text) pairs of a prepared folder or a manifest, and its bad lines."""
+  if path.is_dir():
+    index = path / 'index.jsonl'
+    try:
+      lines = [json.loads(line) for line in index.read_text().splitlines()]
+      return [(line['id'], line['text']) for line in lines], []
+    except FileNotFoundError:
+      raise FileNotFoundError(
+        f'{index}: not found; --input is a prepared folder or a manifest'
+      ) from None
+    except (ValueError, KeyError, TypeError) as error:
+      raise ValueError(f'{index}: cannot be read ({error!r})') from None
+  pairs, skipped = [], []
+  for item in corpora.open_corpus('manifest', path):
+    if isinstance(item, Utterance):
+      pairs.append((item.id, item.text))
+    else:
+      skipped.append({'id': item.id, 'field': item.field, 'reason': item.reason})
+  return pairs, skipped
+
+
+class _Progress:
+  """Says every few seconds how far the job is, how fast, and how long it will take."""
+
+  def __init__(self, total: int, every: float = 5.0):
+    self.total, self.every = total, every
+    self.examples = self.tokens = 0
+    self.start = self.said = time.monotonic()
+
+  def advance(self, examples: int, tokens: int) -> None:
+    self.examples, self.tokens = self.examples + examples, self.tokens + tokens
+    now = time.monotonic()
+    if now - self.said < self.every and self.examples < self.total:
+      return
+    self.said, seconds = now, max(now - self.start, 1e-9)
+    left = seconds / self.examples * (self.total - self.examples)
+    _say(
+      f'{self.examples} of {self.total} responses, '
+      f'{self.tokens / seconds:.0f} tokens/s, {left / 60:.1f} minutes left'
+    )
+
+
+def _say(line: str) -> None:
+  print(f'decode_targets: {line}', file=sys.stderr, flush=True)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Runs `decode_targets` with the flags."""
+  del argv
+  given = flags.FLAGS
+  config: ml_collections.ConfigDict = given.config
+  transcripts, skipped = read_transcripts(Path(given.input))
+  found = decode_targets(
+    assembly.load_frozen_llama(config),
+    assembly.load_text(config),
+    transcripts,
+    given.output,
+    Decoding(seed=config.seed, **config.targets),
+    shard_size=given.shard_size,
+    skipped=skipped,
+    max_skipped=given.max_skipped,
+  )
+  skipped = found.provenance['skipped']
+  print(
+    f'decode_targets: {len(found)} responses in {given.output}, {len(skipped)} skipped',
+    _count(skipped) or '',
+  )
+
+
+if __name__ == '__main__':
+  # Defined here: other programs have flags of the same names.
+  config_flags.DEFINE_config_file('config')
+  flags.DEFINE_string('input', None, 'a prepared folder, or a manifest')
+  flags.DEFINE_string('output', None, 'folder of the targets')
+  flags.DEFINE_integer('shard_size', 512, 'responses per shard', lower_bound=1)
+  flags.DEFINE_float('max_skipped', 0.1, 'share that may be without response', 0, 1)
+  flags.mark_flags_as_required(['config', 'input', 'output'])
+  program.run(main)

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 
 PREEMPTED = 42
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -30,6 +30,8 @@ def run(main: Callable[[Sequence[str]], Any]) -> NoReturn:
   def checked(argv: Sequence[str]) -> Any:
     if argv[1:]:
       raise ValueError(f'{argv[1]} is not a flag: write --name=value, see --help')
+    if not flags.FLAGS['verbosity'].present:  # JAX and Orbax tell of every step
+      logging.set_verbosity(logging.WARNING)
     try:
       return main(argv)
     except app.UsageError as error:  # absl would print the whole help

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Modal-invariance training: (recording, response) -> an adapter through which a frozen
-LLM answers speech as it answers text.
+"""Program: modal-invariance training, (recording, response) -> an adapter through which
+a frozen LLM answers speech as it answers text.
 
   python -m acl_jax.train --config=configs/smol.py --workdir=runs/smol
 
 Two stages from one config, each resumable: `ctc` teaches a CTC adapter to recognise the
-LLM's own tokens (a stride adapter has no such stage); `response` teaches the LLM's answers.
+LLM's own tokens (a stride adapter has no such stage); `response` the LLM's answers.
 Run it again to continue. Exit code 42: preempted after saving.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -42,17 +42,22 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> SpeechLLM:
   text = assembly.load_text(config)
   encoder, llama = assembly.load_encoder(config), assembly.load_frozen_llama(config)
   frames = encode(config, encoder, workdir)
-  labels = stages.Labels.of_corpus(frames.texts, text.tokenizer.encode)
   if config.init_from:
     adapter = load_adapter(assembly.find_adapter(config, config.init_from))
   else:
     sizes = encoder.config.d_model, llama.config.hidden_size
+    labels = stages.Labels.of_corpus(frames.texts, text.tokenizer.encode)
     adapter = assembly.new_adapter(config, *sizes, labels.vocabulary)
-  if isinstance(adapter, CTC):
-    labels = stages.Labels(np.asarray(adapter.vocabulary[...]).tolist())
+    if isinstance(adapter, CTC):
+      adapter.bias[...] = labels.log_prior(frames.texts, text.tokenizer.encode)
+  heard = adapter.vocabulary[...].tolist() if isinstance(adapter, CTC) else []
   model = SpeechLLM(encoder, adapter, llama)
   sounds = stages.SoundBatches(
-    frames, labels, text.tokenizer.encode, adapter.config.stack
+    frames,
+    stages.Labels(heard),
+    text.tokenizer.encode,
+    adapter.config.stack,
+    config.ctc.sampled_classes,
   )
   if isinstance(adapter, CTC) and config.ctc.steps:
     model = run_ctc(config, workdir, model, sounds)
@@ -78,9 +83,8 @@ def encode(config, encoder, workdir: Path) -> Frames:
 
 def run_ctc(config, workdir: Path, model: SpeechLLM, sounds) -> SpeechLLM:
   """The stage that needs no LLM pass."""
-  order = Buckets(
-    sounds.source.lengths, config.data.buckets, config.ctc.frames_per_batch, config.seed
-  )
+  budget = config.ctc.frames_per_batch
+  order = Buckets(sounds.lengths(), config.data.buckets, budget, config.seed)
   loss = functools.partial(step.ctc_loss, encoder_trains=False)
   return run_stage('ctc', config.ctc, config, workdir, model, order, sounds, loss)
 
@@ -93,7 +97,7 @@ def run_response(config, workdir: Path, model, sounds, text: Text) -> SpeechLLM:
     raise ValueError(
       f'{config.data.targets}: no response to any recording of the corpus'
     )
-  lengths = np.where(known, sounds.source.lengths, max(config.data.buckets) + 1)
+  lengths = np.where(known, sounds.lengths(), stages.NO_PLACE)
   budget = config.response.frames_per_batch
   order = Buckets(lengths, config.data.buckets, budget, config.seed + 1)
   how = config.response
@@ -119,15 +123,19 @@ def run_stage(
   graphdef, trainable, frozen = nnx.split(model, step.is_trainable(False), ...)
   optimizer = make_optimizer(stage)
   state = step.State(trainable, optimizer.init(trainable))
-  checkpoints = Checkpoints(workdir / name, stage.save_every)
+  checkpoints = Checkpoints(workdir / name)
   metrics, pace = Metrics(workdir, name), Pace()
   start = 0
   if found := checkpoints.restore(state):
     start, state = found
     print(f'{name}: continues at step {start} of {stage.steps}', flush=True)
   metrics.forget_after(start)
-  if len(order.too_long):
-    logging.info('%s: %d recordings without a place', name, len(order.too_long))
+  if left_out := len(order.too_long):
+    logging.warning(
+      '%s: %d of %d recordings are left out: longer than %d frames, shorter than their'
+      ' transcript needs, or without a response',
+      *(name, left_out, len(order.lengths), order.buckets[-1]),
+    )
   update = functools.partial(
     step.train_step, frozen=frozen, graphdef=graphdef, optimizer=optimizer, loss=loss
   )
@@ -137,29 +145,29 @@ def run_stage(
   ):
     state, values = update(state, batch, jax.random.fold_in(key, number))
     pace.add(batch)
-    if number % stage.log_every == 0 or number == stage.steps:
+    stop = checkpoints.preempted(number)
+    keep = stop or number % stage.save_every == 0 or number == stage.steps
+    if keep or number % stage.log_every == 0:  # what is not a number is never kept
       metrics.write(number, stage.steps, jax.tree.map(float, values) | pace.take())
-    checkpoints.save(number, state, force=number == stage.steps)
-    if checkpoints.preempted(number):
-      checkpoints.save(number, state, force=True)
+    if keep:
+      checkpoints.save(number, state)
+    if stop:
       raise program.Preempted(f'{name} at step {number}')
   checkpoints.close()
   metrics.close()
   return nnx.merge(graphdef, state.trainable, frozen)
 
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'the experiment')
-_WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'folder for everything that training makes'
-)
-
-
-def main(_):
-  if _CONFIG.value is None or not _WORKDIR.value:
-    raise ValueError('--config and --workdir are needed')
+def main(argv: Sequence[str]) -> None:
+  """Runs `train` with the flags."""
+  del argv
   start_distributed()
-  train(_CONFIG.value, Path(_WORKDIR.value))
+  train(flags.FLAGS.config, Path(flags.FLAGS.workdir))
 
 
 if __name__ == '__main__':
+  # Defined here: other programs have flags of the same names.
+  config_flags.DEFINE_config_file('config')
+  flags.DEFINE_string('workdir', None, 'folder for everything that training makes')
+  flags.mark_flags_as_required(['config', 'workdir'])
   program.run(main)

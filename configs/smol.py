@@ -5,6 +5,7 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
+  """The experiment."""
   c = ConfigDict()
   c.seed = 0
   c.init_from = ''  # a workdir or an adapter file to start from
@@ -35,8 +36,9 @@ def get_config() -> ConfigDict:
   c.targets = dict(max_new_tokens=32, batch_size=32, temperature=0.0, top_k=0)
 
   c.ctc = dict(
-    steps=6_000,
-    frames_per_batch=6_144,  # 123 s
+    steps=2_500,
+    frames_per_batch=3_072,  # 61 s
+    sampled_classes=2_048,  # of some 17,000
     peak_lr=1.5e-3,
     warmup_steps=200,
     weight_decay=0.01,

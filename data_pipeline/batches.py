@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches of fixed shapes: recordings of like length together, prompts laid out in rows.
+"""Batches of fixed shapes: recordings of like length together, prompts laid out.
 
 Which recordings stand in batch number `step` depends on (seed, step) alone.
 """
@@ -31,7 +31,11 @@ class Buckets(Sequence[Batch]):
   """
 
   def __init__(
-    self, lengths: Sequence[int], buckets: Sequence[int], budget: int, seed: int
+    self,
+    lengths: Sequence[int] | np.ndarray,
+    buckets: Sequence[int],
+    budget: int,
+    seed: int,
   ):
     if max(buckets) > budget:
       raise ValueError(f'the budget of {budget} holds no row of {max(buckets)}')
@@ -96,7 +100,7 @@ def lay_out(prompt: Sequence[Segment], first_clip: int, slots: int) -> Row:
 def pad(
   sequences: Sequence[Sequence], shape: tuple[int, ...], fill, dtype
 ) -> np.ndarray:
-  """Sequences as the rows of one array, filled up behind. A row too long is an error."""
+  """Sequences as rows of an array, filled up behind; ValueError if one is too long."""
   array = np.full(shape, fill, dtype)
   for row, sequence in zip(array, sequences, strict=False):
     if len(sequence) > len(row):

@@ -25,7 +25,7 @@ def whisper_log_mel(
 ) -> Float[np.ndarray, 't m']:
   """Whisper's log-mel spectrogram, one frame per 10 ms: samples // 160 frames.
 
-  The audio is 16 kHz in [-1, 1]. Whisper pads it to 30 s first, which the caller may do.
+  The audio is 16 kHz in [-1, 1]. Whisper pads it to 30 s first; the caller may do so.
   Definition: Radford et al. 2022, section 2.2, and OpenAI's `whisper/audio.py`.
   """
   if len(audio) < WINDOW:

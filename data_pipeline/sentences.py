@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sentences worth saying to a chat model, made from WordNet: usage examples, questions and
-requests about common words. Each word is wanted a few times before any word is wanted often.
+"""Sentences worth saying to a chat model, made from WordNet: usage examples, questions
+and requests about common words. Every word is wanted a few times before any is often.
 
   python -m data_pipeline.sentences --count=22000 --held_out=300 --output=lines
 """
@@ -8,9 +8,12 @@ requests about common words. Each word is wanted a few times before any word is 
 import random
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
+
+from acl_jax import program
 
 ASK_NOUN = (
   'What is {a} {noun}?',
@@ -72,11 +75,12 @@ ASK_NUMBER = (
   'Please count from {number} to {number2}.',
   'How many {noun}s can you fit into {number} boxes?',
 )
-# Kept out of every list, so that the question everybody tries first is new to the model.
+# Kept out of every list: the question everybody tries first is to be new to the model.
 UNSEEN = 'capital of France'
 NUMBERS = (
-  'one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen '
-  'sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety'
+  'one two three four five six seven eight nine ten eleven twelve thirteen fourteen'
+  ' fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy'
+  ' eighty ninety'
 ).split() + ['a hundred', 'a thousand', 'twenty five', 'forty two', 'sixty four']
 
 _GLOSS = re.compile(r'^\d{8} .*? \| (.*)$')
@@ -98,7 +102,7 @@ def read_glosses(wordnet: Path) -> list[str]:
 
 
 def common_words(wordnet: Path, part: str, at_least: int = 2) -> list[str]:
-  """Plain lower-case words of a part of speech that WordNet's tagged corpus contains."""
+  """Plain lower-case words of a part of speech that WordNet's tagged corpus has."""
   seen = Counter()
   digit = {'noun': '1', 'verb': '2', 'adjective': '3', 'satellite': '5'}[part]
   for line in (wordnet / 'cntlist.rev').read_text(encoding='latin-1').splitlines():
@@ -110,7 +114,7 @@ def common_words(wordnet: Path, part: str, at_least: int = 2) -> list[str]:
 
 
 def as_sentence(example: str) -> str | None:
-  """A quoted example as a written sentence, or None where it has marks that nobody says."""
+  """A quoted example as a written sentence, or None where it has marks nobody says."""
   example = ' '.join(example.split())
   if not re.fullmatch(r"[A-Za-z][A-Za-z ,.;:?!'-]*", example) or example.count(' ') < 2:
     return None
@@ -190,10 +194,12 @@ def make(
   """
   rng = random.Random(seed)
   glosses = read_glosses(wordnet)
-  said = examples(glosses)
+  said = [line for line in examples(glosses) if UNSEEN not in line]
   rng.shuffle(said)
   made = questions(wordnet, glosses, 2 * (count + held_out), rng)
-  asked = list(dict.fromkeys(line for line in made if UNSEEN not in line))
+  known = set(said)
+  asked = [line for line in dict.fromkeys(made) if line not in known]
+  asked = [line for line in asked if UNSEEN not in line]
   share = (held_out * 3 + 4) // 5
   aside = said[:share] + asked[: held_out - share]
   said, asked = said[share:], asked[held_out - share :]
@@ -207,26 +213,23 @@ def _article(word: str) -> str:
   return 'an' if word[0] in 'aeiou' else 'a'
 
 
-_WORDNET = flags.DEFINE_string('wordnet', '/usr/share/wordnet', "WordNet's dict folder")
-_COUNT = flags.DEFINE_integer('count', 22_000, 'lines to train on', lower_bound=1)
-_HELD_OUT = flags.DEFINE_integer(
-  'held_out', 300, 'other lines, to test on', lower_bound=0
-)
-_SEED = flags.DEFINE_integer('seed', 0, 'which lines, in which order')
-_OUTPUT = flags.DEFINE_string(
-  'output', None, 'writes OUTPUT.txt and OUTPUT-held-out.txt'
-)
-
-
-def main(_):
-  if not _OUTPUT.value:
-    raise app.UsageError('--output is needed: the name of the text files to write')
-  made = make(Path(_WORDNET.value), _COUNT.value, _HELD_OUT.value, _SEED.value)
+def main(argv: Sequence[str]) -> None:
+  """Runs `make` with the flags."""
+  del argv
+  given = flags.FLAGS
+  made = make(Path(given.wordnet), given.count, given.held_out, given.seed)
   for lines, suffix in zip(made, ('.txt', '-held-out.txt'), strict=True):
-    path = Path(_OUTPUT.value + suffix)
-    path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+    path = Path(given.output + suffix)
+    path.write_text(''.join(line + '\n' for line in lines), encoding='utf-8')
     print(f'{len(lines)} lines in {path}')
 
 
 if __name__ == '__main__':
-  app.run(main)
+  # Defined here: other programs have flags of the same names.
+  flags.DEFINE_string('wordnet', '/usr/share/wordnet', "WordNet's dict folder")
+  flags.DEFINE_integer('count', 22_000, 'lines to train on', lower_bound=1)
+  flags.DEFINE_integer('held_out', 300, 'other lines, to test on', lower_bound=0)
+  flags.DEFINE_integer('seed', 0, 'which lines, in which order')
+  flags.DEFINE_string('output', None, 'writes OUTPUT.txt and OUTPUT-held-out.txt')
+  flags.mark_flag_as_required('output')
+  program.run(main)

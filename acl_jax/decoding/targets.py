@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stored responses: what `decode_targets` writes and training reads.
+"""Stored responses: the folder that `decode_targets` writes and training reads.
 
-A folder of targets holds `targets-00000-of-0000N.array_record`, `index.jsonl` (the id
-of each record, in order) and `provenance.json`: which LLM answered what, and how.
+It holds `targets-00000-of-0000N.array_record`, `index.jsonl` (the id of each record, in
+order) and `provenance.json`: which LLM answered what, and how.
 """
 
 import hashlib
@@ -23,11 +23,11 @@ SCHEMA_VERSION = 1
 
 
 class Targets(Mapping[str, dict[str, Any]]):
-  """The responses of a finished folder by id of the example.
+  """The responses of a finished folder, by the id of the example.
 
-  Each is a dict: id, text, finish_reason ('stop' or 'length'), prompt_fingerprint,
-  response int32 [u] with its stop token, log_probs float32 [u], and where they were
-  asked for top_ids int32 [u k] and top_log_probs float16 [u k].
+  A dict each: id, text, finish_reason ('stop' or 'length'), prompt_fingerprint,
+  response int32 [u] with its stop token, log_probs float32 [u] and, where they were
+  asked for, the likeliest tokens top_ids int32 [u k], top_log_probs float16 [u k].
   """
 
   def __init__(self, folder: str | Path):
@@ -46,7 +46,9 @@ class Targets(Mapping[str, dict[str, Any]]):
     row = self._rows[id]
     header, arrays = unpack(self._shards[row])
     if header.get('id') != id:
-      raise RecordError(f'{self._shards.locate(row)}: is not of {id!r}')
+      raise RecordError(
+        f'{self._shards.locate(row)}: id is not {id!r}, as in the index'
+      )
     return header | arrays
 
   def __contains__(self, id: object) -> bool:
@@ -64,41 +66,36 @@ def read_provenance(folder: Path) -> dict[str, Any]:
   path = folder / 'provenance.json'
   try:
     provenance = json.loads(path.read_text())
+    version = provenance['schema_version']
   except FileNotFoundError:
-    raise FileNotFoundError(f'{path}: not found; is this a folder of targets?') from None
-  except ValueError as error:
-    raise ValueError(f'{path}: not JSON: {error}') from None
-  if provenance.get('schema_version') != SCHEMA_VERSION:
+    raise FileNotFoundError(
+      f'{path}: not found; is this a folder of targets?'
+    ) from None
+  except (ValueError, KeyError, TypeError) as error:
+    raise ValueError(f'{path}: cannot be read ({error!r})') from None
+  if version != SCHEMA_VERSION:
     raise ValueError(
-      f'{path}: schema_version is {provenance.get("schema_version")!r}, this program '
-      f'reads {SCHEMA_VERSION}'
+      f'{path}: schema_version is {version!r}, this program reads {SCHEMA_VERSION}'
     )
   return provenance
 
 
 def claim(folder: Path, provenance: Mapping[str, Any], ids: Sequence[str]) -> None:
   """Makes `folder` the place of these targets; ValueError if it is that of others."""
-  if (folder / 'provenance.json').exists():
-    _compare(folder, read_provenance(folder), provenance)
+  path = folder / 'provenance.json'
+  if path.exists():
+    there = read_provenance(folder)
+    for key, value in provenance.items():
+      if there.get(key) != value:
+        raise ValueError(
+          f'{folder}: holds targets of another {key}, {_short(there.get(key))}, not of '
+          f'{_short(value)}; choose another folder, or delete this one'
+        )
     return
   folder.mkdir(parents=True, exist_ok=True)
-  lines = ''.join(json.dumps({'id': id}) + '\n' for id in ids)
-  # The provenance last: where it stands, the rest is whole.
-  for name, text in (
-    ('index.jsonl', lines),
-    ('provenance.json', json.dumps(provenance, indent=2) + '\n'),
-  ):
-    (folder / f'{name}.tmp').write_text(text)
-    (folder / f'{name}.tmp').replace(folder / name)
-
-
-def _compare(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-  for key, value in here.items():
-    if there.get(key) != value:
-      raise ValueError(
-        f'{folder} holds targets of another {key}: {_short(there.get(key))}, '
-        f'not {_short(value)}'
-      )
+  index = ''.join(json.dumps({'id': id}) + '\n' for id in ids)
+  _write(folder / 'index.jsonl', index)
+  _write(path, json.dumps(provenance, indent=2) + '\n')  # last: it vouches for the rest
 
 
 def _short(value: Any) -> str:
@@ -106,20 +103,32 @@ def _short(value: Any) -> str:
   return text if len(text) <= 200 else f'{text[:200]}…'
 
 
-def fingerprint(parts: Iterable[bytes]) -> str:
-  """A short name for some bytes."""
+def _write(path: Path, text: str) -> None:
+  """Writes a file whole or not at all."""
+  temporary = path.with_name(f'{path.name}.tmp')
+  temporary.write_text(text)
+  temporary.replace(path)
+
+
+def fingerprint(parts: Iterable[bytes | memoryview]) -> str:
+  """A name for some bytes: their sha256."""
   digest = hashlib.sha256()
   for part in parts:
     digest.update(part)
-  return digest.hexdigest()[:16]
+  return digest.hexdigest()
 
 
-def llm_fingerprint(llama: Llama) -> str:
-  """A name for the weights: equal for equal values in equal dtypes, however stored."""
+def describe(llama: Llama) -> dict[str, Any]:
+  """What a provenance says of the LLM: its size and the sha256 of its parameters."""
+  leaves = jax.tree_util.tree_leaves_with_path(llama)
 
-  def parts() -> Iterator[bytes]:
-    for path, value in jax.tree_util.tree_leaves_with_path(llama):
+  def parts() -> Iterator[bytes | memoryview]:
+    for path, value in leaves:
       yield f'{jax.tree_util.keystr(path)} {value.dtype} {value.shape}'.encode()
-      yield np.ascontiguousarray(value).view(np.uint8).data
+      yield np.ascontiguousarray(value).reshape(-1).view(np.uint8).data
 
-  return fingerprint(parts())
+  return {
+    'parameters': sum(value.size for _, value in leaves),
+    'dtype': str(leaves[0][1].dtype),
+    'sha256': fingerprint(parts()),
+  }

@@ -3,8 +3,8 @@
 
   adapter(frames, valid, table) -> (embeddings, valid)
 
-`Stride` stacks k frames and projects them: the paper's way. `CTC` recognises tokens of the
-LLM's own vocabulary and hands over one expected embedding per token.
+`Stride` stacks k frames and projects them: the paper's way. `CTC` recognises tokens of
+the LLM's own vocabulary and hands over one expected embedding per token.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ class Constant(nnx.Variable):
 def stack_frames(
   frames: Float[Array, 'a t d'], valid: Bool[Array, 'a t'], k: int
 ) -> tuple[Float[Array, 'a s e'], Bool[Array, 'a s']]:
-  """k frames side by side as one; the last is filled with zeros. e = k d."""
+  """Every k frames side by side as one; the last is filled with zeros. e = k d."""
   frames = jnp.where(valid[..., None], frames, 0)
   a, t, d = frames.shape
   extra = -t % k
@@ -124,8 +124,8 @@ class ConvBlock(nnx.Module):
 class CTC(nnx.Module):
   """Tokens heard, as expected embeddings under the CTC posterior.
 
-  The output layer is the LLM's embedding table: frame -> LLM width, times the embeddings
-  of `vocabulary`, plus a bias; the blank has a vector of its own.
+  The output layer is the LLM's embedding table: frame -> LLM width, times embeddings of
+  the `vocabulary`, plus a bias; the blank has a vector of its own.
   """
 
   def __init__(self, config: CTCConfig, *, rngs: nnx.Rngs):
@@ -151,8 +151,12 @@ class CTC(nnx.Module):
     valid: Bool[Array, 'a t'],
     table: Float[Array, 'v e'],
     key: Array | None = None,
+    among: Int[Array, ' w'] | None = None,
   ) -> tuple[Float[Array, 'a s c'], Bool[Array, 'a s']]:
-    """Scores of blank and vocabulary for each stack of frames; dropout iff a key."""
+    """Scores of blank and vocabulary for each stack of frames; dropout iff a key.
+
+    among: the entries of the vocabulary to score; None is all of them. c = w + 1.
+    """
     x, valid = stack_frames(frames, valid, self.config.stack)
     keys = None if key is None else jax.random.split(key, self.config.num_layers)
 
@@ -163,12 +167,14 @@ class CTC(nnx.Module):
     x = rms_norm(x, self.norm_pre[...], EPS) @ self.linear_1[...]
     x, _ = jax.lax.scan(layer, x, (self.layers, keys))
     x = rms_norm(x, self.norm_post[...], EPS) @ self.linear_2[...]
+    words, bias = self.words(table), self.bias[...]
+    if among is not None:
+      words, bias = words[among], bias[jnp.pad(among + 1, (1, 0))]
     # The table's rows have a length of their own: logits start at unit scale.
-    words = self.words(table)
-    logits = x @ jnp.concatenate([self.blank[...][None], words]).T
     scale = jnp.sqrt(jnp.mean(jnp.sum(words * words, axis=-1)))
-    logits = logits / scale
-    return logits + jnp.broadcast_to(self.bias[...], logits.shape), valid
+    classes = jnp.concatenate([self.blank[...][None], words]) / scale
+    logits = jnp.einsum('ase,ce->asc', x, classes)
+    return logits + jnp.broadcast_to(bias, logits.shape), valid
 
   def words(self, table: Float[Array, 'v e']) -> Float[Array, 'c e']:
     """The embeddings of the vocabulary."""

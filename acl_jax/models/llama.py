@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Llama-2 and its relatives (7B, 13B, 70B, SmolLM2: configuration only), over embeddings.
+"""Llama-2 and its relatives (7B, 13B, 70B, SmolLM2) over embeddings.
 
 Positions, mask and key/value cache are explicit, so that packing, mixed modalities and
 decoding are the caller's matter. Parameters are named as Hugging Face names them.
 """
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import jax
@@ -39,11 +40,9 @@ class Config:
   max_position_embeddings: int
 
   def __post_init__(self):
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      number = (int, float) if field.type is float else field.type
-      if not isinstance(value, number) or (field.type is not bool and not value > 0):
-        raise ValueError(f'{field.name} = {value!r} is not a positive {field.type.__name__}')
+    for name, value in dataclasses.asdict(self).items():
+      if name != 'tie_word_embeddings' and not 0 < value < math.inf:
+        raise ValueError(f'{name} = {value} is not positive')
     if self.num_attention_heads % self.num_key_value_heads:
       raise ValueError(
         f'num_attention_heads = {self.num_attention_heads} is not a multiple of'
@@ -54,10 +53,18 @@ class Config:
 
 
 class Cache(NamedTuple):
-  """The keys and values of every layer, rotated and ready to attend to."""
+  """The keys and values of every layer, the keys rotated already."""
 
   key: Float[Array, 'l b s k h']
   value: Float[Array, 'l b s k h']
+
+  def write(self, key, value, layer, index) -> 'Cache':
+    """Puts t keys and values of one layer into the slots from `index` on."""
+    start = (layer, 0, index, 0, 0)
+    return Cache(
+      jax.lax.dynamic_update_slice(self.key, key[None], start),
+      jax.lax.dynamic_update_slice(self.value, value[None], start),
+    )
 
 
 class Attention(nnx.Module):
@@ -72,16 +79,17 @@ class Attention(nnx.Module):
     self.v_proj = param(rngs, (d, k, h), ('embed', 'kv_heads', 'head_dim'))
     self.o_proj = param(rngs, (n, h, d), ('heads', 'head_dim', 'embed'))
 
-  def __call__(self, x, positions, mask, cache, index):
+  def __call__(self, x, positions, mask, cache, layer, index):
     query = rope(project(x, self.q_proj), positions, self.theta)
     key = rope(project(x, self.k_proj), positions, self.theta)
     value = project(x, self.v_proj)
-    if cache is not None:
-      key = jax.lax.dynamic_update_slice_in_dim(cache.key, key, index, axis=1)
-      value = jax.lax.dynamic_update_slice_in_dim(cache.value, value, index, axis=1)
+    if cache is None:
+      cache = Cache(key, value)
+    else:
+      cache = cache.write(key, value, layer, index)
+      key, value = cache.key[layer], cache.value[layer]
     y = attention(query, key, value, mask)
-    y = jnp.einsum('btnh,nhd->btd', y, self.o_proj[...].astype(x.dtype))
-    return y, Cache(key, value)
+    return jnp.einsum('btnh,nhd->btd', y, self.o_proj[...].astype(x.dtype)), cache
 
 
 class MLP(nnx.Module):
@@ -112,9 +120,9 @@ class Block(nnx.Module):
     self.post_attention_layernorm = ones(config.hidden_size)
     self.mlp = MLP(config, rngs=rngs)
 
-  def __call__(self, x, positions, mask, cache=None, index=0):
+  def __call__(self, x, positions, mask, cache=None, layer=0, index=0):
     y = rms_norm(x, self.input_layernorm[...], self.eps)
-    y, cache = self.self_attn(y, positions, mask, cache, index)
+    y, cache = self.self_attn(y, positions, mask, cache, layer, index)
     x = x + y
     y = rms_norm(x, self.post_attention_layernorm[...], self.eps)
     return x + self.mlp(y), cache
@@ -158,21 +166,28 @@ class Llama(nnx.Module):
   ) -> tuple[Float[Array, 'b t d'], Cache]:
     """Embeddings -> (hidden states after the final norm, keys and values).
 
-    mask: which of the s keys a query sees; without `cache` these are the t inputs,
-      and the cache returned is theirs. With it they are the cache's slots, of which
-      the inputs take index..index+t.
-    remat: None keeps every activation for the backward pass; else a key of `REMAT`.
+    mask: which of the s keys a query sees. Without `cache` the keys are those of the
+      t inputs, and are returned. With it they are its slots, of which the inputs take
+      index..index+t; it is returned with these written.
+    remat: what to keep for the backward pass, a key of `REMAT`; None keeps everything.
     Computes in the dtype of `x`.
     """
+    if remat is not None and remat not in REMAT:
+      raise ValueError(f'remat = {remat!r} is none of {sorted(REMAT)}')
 
-    def layer(x, inputs):
-      block, cache = inputs
-      return block(x, positions, mask, cache, index)
+    def layer(carry, inputs):
+      x, cache = carry
+      block, number = inputs
+      x, new = block(x, positions, mask, cache, number, index)
+      # A cache is carried, not stacked: XLA then writes it in place.
+      return ((x, None), new) if cache is None else ((x, new), None)
 
     if remat is not None:
       layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=False)
-    x, cache = jax.lax.scan(layer, x, (self.layers, cache))
-    return rms_norm(x, self.norm[...], self.config.rms_norm_eps), cache
+    numbers = jnp.arange(self.config.num_hidden_layers)
+    (x, carried), stacked = jax.lax.scan(layer, (x, cache), (self.layers, numbers))
+    x = rms_norm(x, self.norm[...], self.config.rms_norm_eps)
+    return x, stacked if carried is None else carried
 
   def empty_cache(self, batch: int, length: int, dtype: jnp.dtype) -> Cache:
     """A cache of `length` slots, none of them written."""

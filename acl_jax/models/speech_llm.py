@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole model: an encoder hears, an adapter translates, a frozen Llama answers.
 
-A prompt is tokens with places for audio. Whatever stands there, the LLM reads one sequence
-of embeddings and is not told where each came from.
+A prompt is tokens with places for audio. Whatever stands there, the LLM reads one
+sequence of embeddings and is not told where each came from.
 """
 
 from typing import NamedTuple

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whisper's audio encoder (Radford et al. 2022): two convolutions, then a pre-norm transformer.
+"""Whisper's audio encoder (Radford et al. 2022): two convolutions, then a transformer.
 
 It runs on the true length of the audio or on audio padded to 30 s, as the caller likes.
 """
@@ -24,6 +24,17 @@ class Config:
   encoder_attention_heads: int
   encoder_ffn_dim: int
   max_source_positions: int
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if type(value) is not int or value < 1:
+        raise ValueError(f'{field.name} = {value!r} is not a positive integer')
+    if self.d_model % self.encoder_attention_heads:
+      raise ValueError(
+        f'd_model = {self.d_model} is not a multiple of encoder_attention_heads ='
+        f' {self.encoder_attention_heads}'
+      )
 
 
 LAYER_NORM_EPS = 1e-5  # PyTorch's default, which Whisper uses

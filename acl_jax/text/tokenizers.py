@@ -10,7 +10,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, SupportsInt
 
 import sentencepiece
 import tokenizers
@@ -76,10 +76,10 @@ class Tokenizer:
       raise ValueError(f'text is not valid Unicode: {error}') from None
     return self.backends[after].encode(text)
 
-  def decode(self, ids: Iterable[int]) -> str:
+  def decode(self, ids: Iterable[SupportsInt]) -> str:
     """The text of `ids`, without control tokens and padding of the vocabulary."""
     left_out = set(self.controls.values())
-    kept = [int(i) for i in ids if i < self.vocab_size and int(i) not in left_out]
+    kept = [i for i in map(int, ids) if i < self.vocab_size and i not in left_out]
     return self.backends['nothing'].decode(kept)
 
   def control(self, name: str) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints by Orbax, with checksums of our own: Orbax does not notice a flipped bit."""
+"""Checkpoints by Orbax, with our own checksums: Orbax does not notice a flipped bit."""
 
 import hashlib
 import json
@@ -33,25 +33,27 @@ def start_distributed() -> None:
 
 
 class Checkpoints:
-  """The checkpoints of one stage of training, newest first when it comes to restoring."""
+  """The checkpoints of one stage of training; the newest sound one is restored."""
 
-  def __init__(self, folder: str | Path, every: int):
+  def __init__(self, folder: str | Path):
     self.folder = Path(folder).absolute()
     self.folder.mkdir(parents=True, exist_ok=True)
     options = ocp.CheckpointManagerOptions(
-      max_to_keep=2, save_interval_steps=every, enable_async_checkpointing=False
+      max_to_keep=2, enable_async_checkpointing=False
     )
     self.manager = ocp.CheckpointManager(self.folder, options=options)
 
-  def save(self, step: int, state: Any, *, force: bool = False) -> bool:
-    """Saves when it is time, when forced, or when the machine is about to go."""
-    if force and self.manager.latest_step() == step:
-      return False
-    saved = self.manager.save(step, args=ocp.args.StandardSave(state), force=force)
-    if saved:
-      self.manager.wait_until_finished()
-      self._note(step).write_text(json.dumps(_checksums(self.folder / str(step))))
-    return saved
+  def save(self, step: int, state: Any) -> None:
+    """Saves, notes the checksums, and forgets all checkpoints but the last two."""
+    self.manager.save(step, args=ocp.args.StandardSave(state), force=True)
+    self.manager.wait_until_finished()
+    note = json.dumps(_checksums(self.folder / str(step)))
+    unfinished = self._note(step).with_suffix('.unfinished')
+    unfinished.write_text(note)
+    unfinished.replace(self._note(step))
+    kept = {self._note(step) for step in self.manager.all_steps()}
+    for note in set(self.folder.glob('checksums-*.json')) - kept:
+      note.unlink()
 
   def preempted(self, step: int) -> bool:
     """Whether this machine was told to stop; every process must ask at every step."""
@@ -65,8 +67,13 @@ class Checkpoints:
         logging.warning('checkpoint %d of %s: %s; set aside', step, self.folder, broken)
         self._set_aside(step)
         continue
-      restored = self.manager.restore(step, args=ocp.args.StandardRestore(shapes))
-      return step, restored
+      try:
+        return step, self.manager.restore(step, args=ocp.args.StandardRestore(shapes))
+      except ValueError as error:
+        raise ValueError(
+          f'{self.folder / str(step)}: the checkpoint is of another model than this'
+          f' config makes; choose another --workdir ({error})'
+        ) from error
     return None
 
   def close(self) -> None:
@@ -79,8 +86,12 @@ class Checkpoints:
     note = self._note(step)
     if not note.exists():
       return 'it has no checksums, so its saving did not end'
+    try:
+      then = json.loads(note.read_text())
+    except ValueError:
+      return 'its checksums cannot be read'
     now = _checksums(self.folder / str(step))
-    for name, checksum in json.loads(note.read_text()).items():
+    for name, checksum in then.items():
       if name not in now:
         return f'file {name} is missing'
       if now[name] != checksum:

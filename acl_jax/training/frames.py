@@ -2,7 +2,7 @@
 """What a frozen encoder makes of a corpus, computed once and kept.
 
 Each recording is encoded `copies` times, each time augmented differently; training then
-reads frames and never runs the encoder. A finished shard is kept by an interrupted run.
+reads frames and never runs the encoder. A stopped run keeps its finished shards.
 """
 
 import dataclasses
@@ -17,12 +17,13 @@ from typing import Any, SupportsIndex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from flax import nnx
 
 from acl_jax.models.whisper import Whisper
 from data_pipeline.augment import Augmentation, augment
 from data_pipeline.container import pack, unpack
-from data_pipeline.features import whisper_log_mel
+from data_pipeline.features import HOP, SAMPLE_RATE, WINDOW, whisper_log_mel
 from data_pipeline.records import Dataset, Shards, write_shard
 
 SHARD_SIZE = 1_000  # recordings
@@ -30,7 +31,7 @@ BUCKET = 200  # log-mel frames; a batch is padded to a multiple, to compile few 
 
 
 class Frames(Sequence[dict[str, Any]]):
-  """Encoded recordings: `.ids .texts .lengths` (frames) of all, and each one by index."""
+  """Encoded recordings: `.ids .texts .lengths` (frames) of all, and each by index."""
 
   def __init__(self, folder: str | Path):
     folder = Path(folder)
@@ -66,6 +67,7 @@ def encode_dataset(
   """Encodes every recording that is not encoded yet; returns all of them.
 
   Copy 0 is the recording itself; the others are augmented, or all are if `copies` is 1.
+  What is shorter than a frame or longer than the encoder hears is left out, and said.
   """
   output = Path(output)
   output.mkdir(parents=True, exist_ok=True)
@@ -111,29 +113,35 @@ def fingerprint(module: nnx.Module) -> str:
 
 
 def _encode(encoder, dataset, jobs, augmentation, copies, seed, batch_seconds):
-  """The recordings of one shard, in order."""
-  mels = []
+  """The recordings of one shard, in order, but for those that cannot be heard."""
+  heard, mels = [], []
+  limit = 2 * encoder.config.max_source_positions
   utterances = dataset.__getitems__([index for _, index in jobs])
   for (copy, index), utterance in zip(jobs, utterances, strict=True):
     sound = utterance['audio']
     if augmentation is not None and (copy or copies == 1):
       rng = np.random.default_rng([seed, copy, index])
       sound = augment(sound, augmentation, rng)
-    mels.append(whisper_log_mel(sound))
-  frames: dict[int, np.ndarray] = {}
+    if not WINDOW <= len(sound) < (limit + 1) * HOP:
+      logging.warning(
+        'encode: %s is left out: %.3f s, at least %.3f and at most %g',
+        *(utterance['id'], len(sound) / SAMPLE_RATE),
+        *(WINDOW / SAMPLE_RATE, limit * HOP / SAMPLE_RATE),
+      )
+      continue
+    heard.append(utterance)
+    mels.append(whisper_log_mel(sound, encoder.config.num_mel_bins))
   for rows, batch in _batches([len(mel) for mel in mels], int(batch_seconds * 100)):
-    heard = run_encoder(encoder, [mels[i] for i in batch], rows)
-    frames |= zip(batch, heard, strict=True)
-  return [
-    {'id': u['id'], 'text': u['text'], 'frames': frames[i].astype(np.float16)}
-    for i, u in enumerate(utterances)
-  ]
+    frames = run_encoder(encoder, [mels[i] for i in batch], rows)
+    for i, mine in zip(batch, frames, strict=True):
+      heard[i]['frames'] = mine.astype(np.float16)
+  return heard
 
 
 def run_encoder(
   encoder: Whisper, mels: Sequence[np.ndarray], rows: int
 ) -> list[np.ndarray]:
-  """The frames of each log-mel spectrogram, without padding; computed as `rows` rows."""
+  """The frames of each log-mel spectrogram, no padding; computed as `rows` rows."""
   length = -(-max(map(len, mels)) // BUCKET) * BUCKET
   length = min(length, 2 * encoder.config.max_source_positions)
   padded = np.zeros((rows, length, mels[0].shape[1]), np.float32)
@@ -149,7 +157,7 @@ _forward = jax.jit(lambda encoder, log_mel, valid: encoder(jnp.asarray(log_mel),
 
 
 def _batches(lengths: Sequence[int], budget: int) -> Iterator[tuple[int, list[int]]]:
-  """Recordings of like length together: how many rows `budget` frames hold, and which."""
+  """Recordings of like length together: how many rows `budget` frames hold; which."""
   buckets: dict[int, list[int]] = {}
   for i in np.argsort(lengths, kind='stable').tolist():
     buckets.setdefault(-(-lengths[i] // BUCKET) * BUCKET, []).append(i)

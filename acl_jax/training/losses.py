@@ -8,6 +8,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from acl_jax.models.adapters import BLANK
 
+IMPOSSIBLE = -1e30  # a log-probability; -inf would make gradients NaN
+
 
 def cross_entropy(
   logits: Float[Array, 'b u v'], targets: Int[Array, 'b u'], weight: Float[Array, 'b u']
@@ -25,7 +27,7 @@ def top_k_kl(
 ) -> Float[Array, '']:
   """KL(teacher || student) in nats per token, from the teacher's k likeliest tokens.
 
-  All other tokens count as one outcome, so that the mass the teacher gave them is not lost.
+  All other tokens count as one outcome: the mass the teacher gave them is not lost.
   """
   student = jnp.take_along_axis(jax.nn.log_softmax(logits), top_ids, axis=-1)
   teacher = top_log_probs.astype(jnp.float32)
@@ -46,12 +48,41 @@ def ctc(
 ) -> Float[Array, '']:
   """Connectionist temporal classification, nats per label (Graves et al. 2006).
 
-  labels: indices into the classes, `BLANK` where there is none.
+  labels: indices into the classes, `BLANK` behind the last. Of the many classes only a
+  row's own labels are looked at, which is why this is not `optax.ctc_loss`: that one
+  multiplies by one-hot labels, thousands of classes wide.
   """
   present = labels != BLANK
-  padding = 1.0 - valid.astype(jnp.float32)
-  absent = 1.0 - present.astype(jnp.float32)
-  loss = optax.ctc_loss(logits, padding, labels, absent, blank_id=BLANK)
+  log_z = jax.nn.logsumexp(logits, axis=-1)
+  blank = logits[..., BLANK] - log_z
+  emit = jnp.take_along_axis(logits, labels[:, None], axis=-1) - log_z[..., None]
+  new = jnp.pad(labels[:, 1:] != labels[:, :-1], ((0, 0), (1, 0)))
+
+  def frame(state, inputs):
+    """Log-probabilities of having written n labels, the last frame a blank or not."""
+    after_blank, after_label = state
+    blank, emit, valid = inputs
+    shifted = jnp.pad(after_label, ((0, 0), (1, 0)), constant_values=IMPOSSIBLE)
+    next_blank = jnp.logaddexp(after_blank, shifted) + blank[:, None]
+    moved = jnp.where(new, shifted[:, :-1], IMPOSSIBLE)
+    moved = jnp.logaddexp(moved, after_blank[:, :-1])
+    next_label = jnp.logaddexp(after_label, moved) + emit
+    keep = valid[:, None]
+    return (
+      jnp.where(keep, next_blank, after_blank),
+      jnp.where(keep, next_label, after_label),
+    ), None
+
+  a, u = labels.shape
+  after_blank = jnp.full((a, u + 1), IMPOSSIBLE).at[:, 0].set(0.0)
+  by_time = [jnp.moveaxis(x, 1, 0) for x in (blank, emit, valid)]
+  state = (after_blank, jnp.full((a, u), IMPOSSIBLE))
+  (after_blank, after_label), _ = jax.lax.scan(frame, state, by_time)
+  last = jnp.sum(present, axis=1, keepdims=True)
+  written = jnp.logaddexp(
+    jnp.take_along_axis(after_blank, last, axis=1),
+    jnp.take_along_axis(after_label, jnp.maximum(last - 1, 0), axis=1),
+  )[:, 0]
   # A row without labels is padding of the batch.
-  loss = jnp.where(present.any(axis=1), loss, 0)
+  loss = jnp.where(last[:, 0] > 0, -written, 0)
   return jnp.sum(loss) / jnp.maximum(jnp.sum(present), 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics: one JSON object per log step, TensorBoard beside it, a line on the console."""
+"""Metrics: a JSON object per log step, TensorBoard beside it, a line on the console."""
 
 import json
 import math
@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 from tensorboardX import SummaryWriter
-
 
 FRAME_SECONDS = 0.02  # of an encoder frame
 
@@ -26,12 +25,16 @@ class Metrics:
     """Drops what was written beyond the checkpoint that a run continues from."""
     if not self.path.exists():
       return
-    entries = [json.loads(line) for line in self.path.read_text().splitlines()]
+    lines = self.path.read_text().splitlines(keepends=True)
+    # A run that was killed may have left half a line.
+    entries = [json.loads(line) for line in lines if line.endswith('\n')]
     kept = [e for e in entries if e['stage'] != self.stage or e['step'] <= step]
-    self.path.write_text(''.join(json.dumps(entry) + '\n' for entry in kept))
+    unfinished = self.path.with_suffix('.unfinished')
+    unfinished.write_text(''.join(json.dumps(entry) + '\n' for entry in kept))
+    unfinished.replace(self.path)
 
   def write(self, step: int, total: int, values: dict[str, float]) -> None:
-    """Writes everywhere, then raises if the loss is not a number."""
+    """Writes everywhere, then raises if one of them is not a finite number."""
     entry = {'stage': self.stage, 'step': step, **values}
     with self.path.open('a') as file:
       file.write(json.dumps(entry) + '\n')
@@ -39,11 +42,12 @@ class Metrics:
       self.board.add_scalar(name, value, step)
     shown = '  '.join(f'{name} {value:.4g}' for name, value in values.items())
     print(f'{self.stage} {step}/{total}  {shown}', flush=True)
-    if not math.isfinite(values['loss']):
-      raise FloatingPointError(
-        f'the loss of stage {self.stage} is {values["loss"]} at step {step};'
-        ' the last checkpoint is kept'
-      )
+    for name, value in values.items():
+      if not math.isfinite(value):
+        raise FloatingPointError(
+          f'{name} of stage {self.stage} is {value} at step {step}; the last checkpoint'
+          ' is from before'
+        )
 
   def close(self) -> None:
     self.board.close()

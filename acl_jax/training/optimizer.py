@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The optimizer: Adam with decoupled weight decay, warmed up, then decayed to zero."""
 
+import jax
 import ml_collections
 import optax
 
@@ -23,6 +24,8 @@ def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransform
 
 
 def _matrices(params):
-  import jax
+  def is_matrix(path, leaf) -> bool:
+    stacked = any(getattr(key, 'key', None) == 'layers' for key in path)
+    return leaf.ndim - stacked > 1  # the layer axis does not make a vector a matrix
 
-  return jax.tree.map(lambda p: p.ndim > 1, params)
+  return jax.tree_util.tree_map_with_path(is_matrix, params)

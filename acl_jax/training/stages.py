@@ -15,6 +15,7 @@ from data_pipeline.batches import NO_AUDIO, Batch, lay_out, pad
 
 MULTIPLE = 8  # a row's length is a multiple of it
 UNLIKELY = -30.0  # log-probability of what the teacher does not name
+NO_PLACE = np.iinfo(np.int32).max  # length of a recording that no batch shall hold
 
 
 class Labels:
@@ -27,6 +28,14 @@ class Labels:
   @classmethod
   def of_corpus(cls, texts: Sequence[str], encode: Callable[[str], list[int]]):
     return cls(sorted({token for text in texts for token in encode(text)}))
+
+  def log_prior(self, texts: Sequence[str], encode) -> np.ndarray:
+    """The logarithm of each class's share of frames, were half of them blank."""
+    counts = np.ones(len(self.vocabulary) + 1)
+    for text in texts:
+      np.add.at(counts, self(encode(text)), 1)
+    counts[BLANK] = counts[1:].sum()
+    return np.log(counts / counts.sum()).astype(np.float32)
 
   def __call__(self, tokens: Sequence[int]) -> list[int]:
     """The classes of a transcript; a token that the vocabulary lacks is left out."""
@@ -41,11 +50,21 @@ def frames_needed(labels: Sequence[int]) -> int:
 class SoundBatches:
   """Assembles the CTC stage's batches.
 
-  source: records by index, with `frames` [t d] and `text`.
+  source: `.texts .lengths` (frames) of all, and records by index, with `frames` [t d].
+  sampled_classes: how wide a batch's softmax is; at most the vocabulary.
   """
 
-  def __init__(self, source, labels: Labels, encode, stack: int):
-    self.source, self.labels, self.encode, self.stack = source, labels, encode, stack
+  def __init__(self, source, labels: Labels, encode, stack: int, sampled_classes: int):
+    self.source, self.stack = source, stack
+    self.labels = [labels(encode(text)) for text in source.texts]
+    self.vocabulary_size = len(labels.vocabulary)
+    self.sampled_classes = min(sampled_classes, self.vocabulary_size)
+
+  def lengths(self) -> np.ndarray:
+    """Frames of every recording; `NO_PLACE` where its transcript needs more."""
+    slots = -(-self.source.lengths // self.stack)
+    needed = np.asarray([frames_needed(labels) for labels in self.labels])
+    return np.where(needed <= slots, self.source.lengths, NO_PLACE)
 
   def __call__(self, batch: Batch) -> Sound:
     records = self.source.__getitems__(batch.indices)
@@ -55,15 +74,42 @@ class SoundBatches:
     valid = np.zeros((batch.rows, batch.length), bool)
     for row, seen, heard in zip(padded, valid, frames, strict=False):
       row[: len(heard)], seen[: len(heard)] = heard, True
-    labels = [self.labels(self.encode(record['text'])) for record in records]
-    return Sound(padded, valid, pad(labels, (batch.rows, slots), BLANK, np.int32))
+    labels = [self.labels[i] for i in batch.indices]
+    among, correction = self._sample(labels, np.random.default_rng(batch.indices))
+    place = {int(entry) + 1: i + 1 for i, entry in enumerate(among)}
+    labels = [[place[label] for label in row] for row in labels]
+    labels = pad(labels, (batch.rows, slots), BLANK, np.int32)
+    return Sound._make((padded, valid, labels, among, correction))
+
+  def _sample(self, labels: Sequence[Sequence[int]], rng: np.random.Generator):
+    """The batch's own tokens and others drawn blindly, each standing for several.
+
+    So the sum over the drawn ones estimates that over all without bias.
+    """
+    own = np.unique([label - 1 for row in labels for label in row])
+    others = np.setdiff1d(np.arange(self.vocabulary_size), own)
+    drawn = max(self.sampled_classes - len(own), 0)
+    among = np.concatenate([own, rng.permutation(others)[:drawn]]).astype(np.int32)
+    if len(among) > self.sampled_classes:
+      raise ValueError(
+        f'a batch holds {len(own)} different tokens; config.ctc.sampled_classes is'
+        f' {self.sampled_classes}'
+      )
+    correction = np.zeros(len(among) + 1, np.float32)
+    correction[len(own) + 1 :] = np.log(len(others) / max(drawn, 1))
+    return among, correction
 
 
 class ResponseBatches:
-  """Assembles the response stage's batches: one recording and its response a row."""
+  """Assembles the response stage's batches: one recording and its response a row.
+
+  top_k: how many of the teacher's likeliest tokens to read at each target; 0 is none.
+  """
 
   def __init__(self, sounds: SoundBatches, text: Text, targets: Targets, top_k: int):
     self.sounds, self.targets, self.top_k = sounds, targets, top_k
+    if (stored := targets.provenance['decoding']['top_k']) < top_k:
+      raise ValueError(f'the targets hold {stored} tokens of the teacher, not {top_k}')
     self.prompt = text.spoken()
     self.max_response = targets.max_new_tokens
 
@@ -85,10 +131,11 @@ class ResponseBatches:
       np.arange(length)
       < np.asarray([len(t) for t in tokens] + [0] * (rows - len(tokens)))[:, None]
     )
-    prompt = Prompt(
-      tokens=pad(tokens, (rows, length), 0, np.int32),
-      place=pad([row.place for row in laid], (rows, length), NO_AUDIO, np.int32),
-      valid=valid,
+    places = [row.place for row in laid]
+    prompt = (
+      pad(tokens, (rows, length), 0, np.int32),
+      pad(places, (rows, length), NO_AUDIO, np.int32),
+      valid,
     )
     shape = (rows, self.max_response)
     index = np.broadcast_to(np.arange(self.max_response) + start - 1, shape)
@@ -96,12 +143,14 @@ class ResponseBatches:
       np.arange(self.max_response)
       < np.asarray([len(r) for r in responses] + [0] * (rows - len(responses)))[:, None]
     )
-    return Response(
-      prompt,
-      pad(responses, shape, 0, np.int32),
-      index.astype(np.int32),
-      weight.astype(np.float32),
-      *self._teacher(found, shape),
+    return Response._make(
+      (
+        Prompt._make(prompt),
+        pad(responses, shape, 0, np.int32),
+        index.astype(np.int32),
+        weight.astype(np.float32),
+        *self._teacher(found, shape),
+      )
     )
 
   def _teacher(self, found: Sequence[dict[str, Any]], shape):

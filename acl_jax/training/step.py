@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One update of what trains. Only the trainable sub-tree is differentiated: the frozen LLM
-costs its forward pass and the gradient of its inputs, never that of its weights.
+"""One update of what trains. Only the trainable sub-tree is differentiated: the frozen
+LLM costs its forward pass and the gradient of its inputs, never that of its weights.
 """
 
 import functools
@@ -26,11 +26,18 @@ class State(NamedTuple):
 
 
 class Sound(NamedTuple):
-  """Recordings of a batch: log-mel frames, or what a frozen encoder made of them."""
+  """Recordings of a batch: log-mel frames, or what a frozen encoder made of them.
+
+  among: the entries of the vocabulary that this batch's softmax ranges over, and
+  correction: what to add to their logits, for one that stands for several. `labels` are
+    indices into blank and these.
+  """
 
   frames: Float[Array, 'a t d']
   valid: Bool[Array, 'a t']
-  labels: Int[Array, 'a u']  # CTC classes of the transcript
+  labels: Int[Array, 'a u']
+  among: Int[Array, ' w']
+  correction: Float[Array, ' c']
 
 
 class Response(NamedTuple):
@@ -73,7 +80,9 @@ def ctc_loss(model: SpeechLLM, batch: Sound, key: Array, *, encoder_trains: bool
   """The CTC stage: recognise the transcript in the LLM's own tokens."""
   frames, valid = frames_of(model, batch, encoder_trains)
   table = model.llama.embed_tokens[...]
-  logits, valid = model.adapter.logits(frames, valid, table, key)
+  assert isinstance(model.adapter, CTC), 'the stage is for CTC adapters'
+  logits, valid = model.adapter.logits(frames, valid, table, key, batch.among)
+  logits += jnp.broadcast_to(batch.correction, logits.shape)
   loss = losses.ctc(logits, valid, batch.labels)
   return loss, {}
 

@@ -27,15 +27,19 @@ def save_adapter(
   state = nnx.to_flat_state(nnx.state(adapter))
   tensors = {}
   for name, variable in state:
+    key = '/'.join(map(str, name))
     array = np.asarray(variable[...])
     if np.issubdtype(array.dtype, np.floating):
-      array = array.astype(dtype)
+      with np.errstate(over='ignore'):  # it is looked at below
+        array = array.astype(dtype)
       if not np.isfinite(array).all():
-        raise ValueError(f'{path}: {"/".join(name)} is not finite as {np.dtype(dtype)}')
-    tensors['/'.join(map(str, name))] = array
+        raise ValueError(f'{path}: {key} is not finite as {np.dtype(dtype)}')
+    tensors[key] = array
   kind = 'ctc' if isinstance(adapter, adapters.CTC) else 'stride'
   config = {'kind': kind, **dataclasses.asdict(adapter.config)}
-  save_file(tensors, path, metadata={'adapter': json.dumps(config)})
+  unfinished = Path(path).with_suffix('.unfinished')
+  save_file(tensors, unfinished, metadata={'adapter': json.dumps(config)})
+  unfinished.replace(path)
 
 
 def load_adapter(path: str | Path) -> adapters.CTC | adapters.Stride:
@@ -44,16 +48,16 @@ def load_adapter(path: str | Path) -> adapters.CTC | adapters.Stride:
     with safe_open(path, 'np') as file:
       config = json.loads((file.metadata() or {}).get('adapter', 'null'))
       tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-  except (SafetensorError, OSError) as error:
+  except (SafetensorError, OSError, ValueError) as error:
     raise ValueError(f'{path}: not a readable safetensors file ({error})') from None
   if not isinstance(config, dict) or config.get('kind') not in KINDS:
     raise ValueError(f'{path}: its header describes no adapter')
   make, configure = KINDS[config.pop('kind')]
   try:
     settings = configure(**config)
-  except TypeError as error:
+    abstract = jax.eval_shape(lambda: make(settings, rngs=nnx.Rngs(0)))
+  except (TypeError, ValueError) as error:
     raise ValueError(f'{path}: its header and this version disagree: {error}') from None
-  abstract = jax.eval_shape(lambda: make(settings, rngs=nnx.Rngs(0)))
   graphdef, state = nnx.split(abstract)
   filled = {}
   for name, variable in nnx.to_flat_state(state):

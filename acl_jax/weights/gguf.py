@@ -7,15 +7,15 @@ https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import math
-import pathlib
 import struct
+from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
 
 from acl_jax.models import llama
-from acl_jax.weights.attributes import build, select
+from acl_jax.weights.configuration import build_llama, select
 from acl_jax.weights.table import Tensor
 
 Kind = gguf.GGMLQuantizationType
@@ -75,7 +75,7 @@ HARMLESS = ('tensor_data_layout',)
 class _Header:
   """A cursor over the bytes of a file that never reads past their end."""
 
-  def __init__(self, path: pathlib.Path):
+  def __init__(self, path: Path):
     self.path, self.at = path, 0
     self.size = path.stat().st_size
     self.bytes = np.memmap(path, np.uint8, mode='r') if self.size else np.empty(0, 'B')
@@ -116,15 +116,17 @@ class _Header:
       self.need(8 * count, what)
       return [self.string(what) for _ in range(count)]
     if kind not in SCALARS:
-      raise ValueError(f'{self.path}: {what} is an array of the unsupported type {kind}')
+      raise ValueError(
+        f'{self.path}: {what} is an array of the unsupported type {kind}'
+      )
     width = struct.calcsize('<' + SCALARS[kind])
     dtype = np.dtype(SCALARS[kind]).newbyteorder('<')
     return np.frombuffer(self.take(width * count, what), dtype).tolist()
 
 
-def read(path: str | pathlib.Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
   """The metadata and the tensors of a GGUF file, the latter not read yet."""
-  header = _Header(pathlib.Path(path))
+  header = _Header(path)
   if header.take(4, 'the magic number') != b'GGUF':
     raise ValueError(f'{path}: not a GGUF file')
   if (version := header.number('I', 'the version')) not in (2, 3):
@@ -183,7 +185,7 @@ def _tensor(
   return Tensor(shape, read)
 
 
-def open_llama(path: str | pathlib.Path) -> tuple[llama.Config, dict[str, Tensor]]:
+def open_llama(path: Path) -> tuple[llama.Config, dict[str, Tensor]]:
   """The configuration and the tensors of a Llama in a GGUF file."""
   metadata, tensors = read(path)
   architecture = metadata.get('general.architecture')
@@ -195,17 +197,19 @@ def open_llama(path: str | pathlib.Path) -> tuple[llama.Config, dict[str, Tensor
     if key.startswith('llama.')
   }
   fields = select(attributes, used=USED, fixed=FIXED, harmless=HARMLESS, source=path)
-  # What a file may leave out, and what llama.cpp then takes.
-  heads = fields.get('num_attention_heads', 0)
-  fields.setdefault('num_key_value_heads', heads)
-  fields.setdefault('head_dim', fields.get('hidden_size', 0) // (heads or 1))
-  fields.setdefault('vocab_size', len(metadata.get('tokenizer.ggml.tokens', ())))
+  # What llama.cpp takes when they are left out.
   fields.setdefault('rope_theta', 10_000.0)
-  for key in ('value_length', 'rotated'):
-    if fields.pop(key, fields['head_dim']) != fields['head_dim']:
-      raise ValueError(f'{path}: {key} is not the head width {fields["head_dim"]}')
+  if isinstance(tokens := metadata.get('tokenizer.ggml.tokens'), list):
+    fields.setdefault('vocab_size', len(tokens))
   for key in ('rope_theta', 'rms_norm_eps'):
-    if key in fields:  # stored in float32: 1e-5, not 9.999999747378752e-06
+    if isinstance(fields.get(key), float):  # float32: 1e-5, not 9.999999747378752e-06
       fields[key] = float(str(np.float32(fields[key])))
   fields['tie_word_embeddings'] = 'output.weight' not in tensors
-  return build(llama.Config, fields, source=path), tensors
+  same = {key: fields.pop(key, None) for key in ('value_length', 'rotated')}
+  config = build_llama(fields, source=path)
+  for key, value in same.items():
+    if value not in (None, config.head_dim):
+      raise ValueError(
+        f'{path}: {key} = {value!r}, the head width is {config.head_dim}'
+      )
+  return config, tensors

@@ -1,40 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loads a Llama from any of the formats it is published in, and saves it as one."""
 
-import pathlib
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from acl_jax.models import llama
-from acl_jax.weights import gguf, table
+from acl_jax.weights import gguf, huggingface, meta, table
+from acl_jax.weights.configuration import sizes
 
 
-def load_llama(
-  path: str | pathlib.Path, dtype: jnp.dtype = jnp.float32
-) -> llama.Llama:
+def load_llama(path: str | Path, dtype: jnp.dtype = jnp.float32) -> llama.Llama:
   """The model in a Hugging Face folder, a GGUF file or a folder as Meta ships it."""
-  path = pathlib.Path(path)
-  form = gguf
+  path = Path(path)
+  if path.is_file():
+    form = gguf
+  elif (path / huggingface.CONFIG).is_file():
+    form = huggingface
+  elif (path / meta.CONFIG).is_file():
+    form = meta
+  else:
+    raise FileNotFoundError(
+      f'{path} is neither a GGUF file nor a folder with {huggingface.CONFIG}'
+      f' (Hugging Face) or {meta.CONFIG} (Meta)'
+    )
   config, tensors = form.open_llama(path)
-  rows = [r for r in form.LLAMA if r[1] != 'lm_head' or not config.tie_word_embeddings]
-  abstract = jax.eval_shape(lambda: llama.Llama(config, rngs=nnx.Rngs(0)))
   return table.fill(
-    abstract, rows, tensors, _sizes(config), source=str(path), dtype=dtype
+    jax.eval_shape(lambda: llama.Llama(config, rngs=nnx.Rngs(0))),
+    _rows(form.LLAMA, config),
+    tensors,
+    sizes(config),
+    source=str(path),
+    dtype=dtype,
   )
 
 
-def _sizes(config: llama.Config) -> dict[str, int]:
-  """The letters of the name tables; i is the number of rotated pairs, c the pair."""
-  return {
-    'd': config.hidden_size,
-    'f': config.intermediate_size,
-    'h': config.head_dim,
-    'k': config.num_key_value_heads,
-    'l': config.num_hidden_layers,
-    'n': config.num_attention_heads,
-    'v': config.vocab_size,
-    'i': config.head_dim // 2,
-    'c': 2,
-  }
+def save_llama_hf(model: llama.Llama, folder: str | Path) -> None:
+  """Writes a folder that `load_llama` and Transformers read, in the model's dtype."""
+  folder, config = Path(folder), model.config
+  folder.mkdir(parents=True, exist_ok=True)
+  tensors = table.export(model, _rows(huggingface.LLAMA, config), sizes(config))
+  dtype = str(model.embed_tokens[...].dtype)
+  huggingface.write_llama(folder, config, tensors, dtype)
+
+
+def _rows(rows: tuple[table.Row, ...], config: llama.Config) -> list[table.Row]:
+  """The rows of the parameters that there are: tied embeddings have no lm_head."""
+  return [row for row in rows if row[1] != 'lm_head' or not config.tie_word_embeddings]

@@ -44,7 +44,12 @@ def fill(
   """
   if sizes['l'] > len(tensors):
     raise ValueError(f'{source}: {sizes["l"]} layers, but only {len(tensors)} tensors')
-  _compare(foreign_shapes(table, sizes), tensors, source)
+  expected = {
+    theirs: foreign_shape(layout, sizes)
+    for name, _, layout in table
+    for theirs in _names(name, sizes)
+  }
+  _compare(expected, tensors, source)
   graphdef, state = nnx.split(model)
   empty, full = dict(nnx.to_flat_state(state)), {}
   for name, path, layout in table:
@@ -73,21 +78,13 @@ def export(
   assert not ours, f'no row of the table exports {list(ours)}'
 
 
-def foreign_shapes(table: Sequence[Row], sizes: Sizes) -> dict[str, tuple[int, ...]]:
-  """The name and shape of every tensor that a foreign file must hold."""
-
-  def shape(layout):
-    axes = re.findall(r'\((.*?)\)|(\w)', layout.split('->')[0])
-    return tuple(
-      math.prod(sizes[letter] for letter in (group or axis).split())
-      for group, axis in axes
-    )
-
-  return {
-    theirs: shape(layout)
-    for name, _, layout in table
-    for theirs in _names(name, sizes)
-  }
+def foreign_shape(layout: str, sizes: Sizes) -> tuple[int, ...]:
+  """The shape that the left side of a layout asks for."""
+  axes = re.findall(r'\((.*?)\)|(\w)', layout.split('->')[0])
+  return tuple(
+    math.prod(sizes[letter] for letter in (group or axis).split())
+    for group, axis in axes
+  )
 
 
 def _names(name: str, sizes: Sizes) -> list[str]:

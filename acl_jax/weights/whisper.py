@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whisper's encoder from a Hugging Face folder or a CTranslate2 folder."""
 
-import json
+import dataclasses
+import math
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from acl_jax.models import whisper
-from acl_jax.weights import table
+from acl_jax.weights import safetensors, table
+from acl_jax.weights.configuration import read_json
 from acl_jax.weights.table import Tensor
 
 # d and e are the width, c the kernel, o the output of a convolution.
@@ -57,7 +60,11 @@ _CTRANSLATE2 = {
 _DTYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
 
 
-def load_whisper(folder: Path, dtype: jnp.dtype = jnp.float32) -> whisper.Whisper:
+# Attributes of Hugging Face's under which the encoder is the one we compute.
+_FIXED = {'model_type': 'whisper', 'activation_function': 'gelu'}
+
+
+def load_whisper(folder: str | Path, dtype: DTypeLike = jnp.float32) -> whisper.Whisper:
   """The encoder in a folder with `config.json` + safetensors, or with `model.bin`."""
   folder = Path(folder)
   if (folder / 'model.bin').is_file():
@@ -66,17 +73,18 @@ def load_whisper(folder: Path, dtype: jnp.dtype = jnp.float32) -> whisper.Whispe
     config = _config_of_shapes(tensors, num_heads, source)
   elif (folder / 'config.json').is_file():
     source = folder
+    config = _config_of_folder(folder / 'config.json')
     tensors = {
-      name.split('encoder.', 1)[1]: tensor
+      name.removeprefix('model.').removeprefix('encoder.'): tensor
       for name, tensor in safetensors.read(folder).items()
       if name.startswith(('encoder.', 'model.encoder.'))
     }
-    config = _config_of_folder(folder / 'config.json')
   else:
     raise FileNotFoundError(f'{folder} holds neither config.json nor model.bin')
   model = jax.eval_shape(lambda: whisper.Whisper(config, rngs=nnx.Rngs(0)))
+  sizes, dtype = _sizes(config), jnp.dtype(dtype)
   return table.fill(
-    model, HUGGING_FACE, tensors, _sizes(config), source=str(source), dtype=dtype
+    model, HUGGING_FACE, tensors, sizes, source=str(source), dtype=dtype
   )
 
 
@@ -90,20 +98,18 @@ def _sizes(config: whisper.Config) -> dict[str, int]:
 
 
 def _config_of_folder(path: Path) -> whisper.Config:
-  raw = json.loads(path.read_text())
-  if raw.get('model_type') != 'whisper':
-    raise ValueError(f"{path}: model_type is {raw.get('model_type')!r}, not 'whisper'")
-  if (activation := raw.get('activation_function', 'gelu')) != 'gelu':
-    raise ValueError(f"{path}: activation_function is {activation!r}, not 'gelu'")
-  names = whisper.Config.__dataclass_fields__
-  if missing := names - raw.keys():
-    raise ValueError(f'{path}: {sorted(missing)} missing')
-  return whisper.Config(**{name: raw[name] for name in names})
+  found = read_json(path)
+  for key, value in _FIXED.items():
+    if found.get(key) != value:
+      raise ValueError(f'{path}: {key} is {found.get(key)!r}, not {value!r}')
+  names = [field.name for field in dataclasses.fields(whisper.Config)]
+  return _config(path, **{name: found.get(name) for name in names})
 
 
 def _config_of_shapes(tensors, num_heads: int, source: Path) -> whisper.Config:
   try:
-    return whisper.Config(
+    return _config(
+      source,
       num_mel_bins=tensors['conv1.weight'].shape[1],
       d_model=tensors['conv1.weight'].shape[0],
       encoder_layers=sum(name.endswith('.fc1.bias') for name in tensors),
@@ -112,7 +118,14 @@ def _config_of_shapes(tensors, num_heads: int, source: Path) -> whisper.Config:
       max_source_positions=tensors['embed_positions.weight'].shape[0],
     )
   except (KeyError, IndexError) as error:
-    raise ValueError(f'{source}: no Whisper encoder in it ({error} missing)') from None
+    raise ValueError(f'{source}: no Whisper encoder in it ({error})') from None
+
+
+def _config(source: Path, **fields) -> whisper.Config:
+  try:
+    return whisper.Config(**fields)
+  except (TypeError, ValueError) as error:
+    raise ValueError(f'{source}: {error}') from None
 
 
 def _read_ctranslate2(path: Path) -> tuple[dict[str, Tensor], int]:
@@ -126,7 +139,7 @@ def _read_ctranslate2(path: Path) -> tuple[dict[str, Tensor], int]:
     )
     name = name.replace('layers.norm', 'layer_norm', 1)
     if name == 'num_heads':
-      num_heads = int(tensor.read())
+      num_heads = int(tensor.read().flat[0])
     elif '.self_attention.linear_0.' in name:
       tensors |= _split_qkv(name, tensor, path)
     else:
@@ -138,6 +151,8 @@ def _read_ctranslate2(path: Path) -> tuple[dict[str, Tensor], int]:
 
 def _split_qkv(name: str, tensor: Tensor, path: Path) -> dict[str, Tensor]:
   prefix, _, kind = name.partition('.self_attention.linear_0.')
+  if not tensor.shape:
+    raise ValueError(f'{path}: {name} is a single number')
   width = tensor.shape[0] // 3
 
   def part(i: int) -> Tensor:
@@ -177,11 +192,11 @@ def _scan_ctranslate2(path: Path) -> Iterator[tuple[str, Tensor]]:
       if code not in _DTYPES:
         raise ValueError(f'{path}: {name} has dtype code {code}; known are 0 to 4')
       dtype = np.dtype(_DTYPES[code])
-      elements = int(np.prod(shape, dtype=object))
-      if elements * dtype.itemsize != length or start + length > size:
+      needed = math.prod(shape) * dtype.itemsize
+      if not 0 < needed == length <= size - start:
         raise ValueError(
           f'{path}: {name} takes {length} bytes at byte {start}, its shape'
-          f' {list(shape)} needs {elements * dtype.itemsize}, the file has {size}'
+          f' {list(shape)} needs {needed}, the file has {size}'
         )
       yield name, Tensor(shape, _reader(path, dtype, start, shape))
       file.seek(start + length)

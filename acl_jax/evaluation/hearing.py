@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From recordings to what the model's own ears make of them."""
+
+import collections
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Float32, Int
+
+from acl_jax.evaluation.rows import round_up
+from acl_jax.models.adapters import CTC
+from acl_jax.models.speech_llm import SpeechLLM
+from acl_jax.text.tokenizers import Tokenizer
+from data_pipeline import audio
+from data_pipeline.corpora.utterance import BadUtterance, Utterance
+from data_pipeline.features import HOP, SAMPLE_RATE, whisper_log_mel
+
+LENGTH_STEP = 400  # log-mel frames; a batch is padded to a multiple
+FRAMES_PER_BATCH = 3_200
+
+
+class Heard(NamedTuple):
+  """A recording: what the LLM reads in its place, and CTC's hard decision, if any."""
+
+  clip: Float[np.ndarray, 'n e']
+  transcript: str | None
+
+
+def read_sound(model: SpeechLLM, path: Path) -> Float32[np.ndarray, ' samples']:
+  """Audio of no more than the encoder can hear; AudioError says what is wrong."""
+  frames = 2 * model.encoder.config.max_source_positions
+  return audio.read(path, limits=audio.Limits(seconds=frames * HOP / SAMPLE_RATE))
+
+
+def log_mel(
+  model: SpeechLLM, sound: Float32[np.ndarray, ' samples']
+) -> Float[np.ndarray, 't m']:
+  """What the encoder is given, at most as many frames as it takes."""
+  frames = 2 * model.encoder.config.max_source_positions
+  return whisper_log_mel(sound, model.encoder.config.num_mel_bins)[:frames]
+
+
+def hear(
+  model: SpeechLLM,
+  tokenizer: Tokenizer,
+  utterances: Sequence[Utterance],
+  advance: Callable[[int], None],
+) -> tuple[dict[str, Heard], list[BadUtterance]]:
+  """What is heard by id, and the recordings that cannot be."""
+  heard: dict[str, Heard] = {}
+  bad: list[BadUtterance] = []
+  # Recordings wait until there is a batch of like length, so few of them are in memory.
+  waiting: dict[int, list[tuple[str, np.ndarray]]] = collections.defaultdict(list)
+  limit = 2 * model.encoder.config.max_source_positions
+
+  def flush(length: int) -> None:
+    found = waiting.pop(length)
+    mels = [mel for _, mel in found]
+    results = _hear_batch(model, tokenizer, mels, min(length, limit))
+    heard.update(zip((id for id, _ in found), results, strict=True))
+    advance(len(found))
+
+  for utterance in utterances:
+    try:
+      mel = log_mel(model, read_sound(model, utterance.audio_filepath))
+    except ValueError as error:
+      bad.append(BadUtterance(utterance.id, 'audio', str(error)))
+      advance(1)
+      continue
+    length = round_up(len(mel), LENGTH_STEP)
+    waiting[length].append((utterance.id, mel))
+    if len(waiting[length]) == _rows(length):
+      flush(length)
+  for length in list(waiting):
+    flush(length)
+  return heard, bad
+
+
+def _rows(length: int) -> int:
+  return max(1, FRAMES_PER_BATCH // length)
+
+
+def _hear_batch(
+  model: SpeechLLM, tokenizer: Tokenizer, mels: Sequence[np.ndarray], length: int
+) -> list[Heard]:
+  rows = _rows(length)
+  padded = np.zeros((rows, length, mels[0].shape[1]), np.float32)
+  for row, mel in zip(padded, mels, strict=False):
+    row[: len(mel)] = mel
+  lengths = np.asarray([len(mel) for mel in mels] + [0] * (rows - len(mels)))
+  valid = np.arange(length) < lengths[:, None]
+  clips, seen, tokens = jax.device_get(_hear(model, padded, valid))
+  return [
+    Heard(
+      clips[row][seen[row]],
+      None
+      if tokens is None
+      else tokenizer.decode(tokens[row][tokens[row] >= 0]).strip(),
+    )
+    for row in range(len(mels))
+  ]
+
+
+@jax.jit
+def _hear(
+  model: SpeechLLM,
+  log_mel: Float[Array, 'a t m'] | np.ndarray,
+  valid: Bool[Array, 'a t'] | np.ndarray,
+) -> tuple[Float[Array, 'a s e'], Bool[Array, 'a s'], Int[Array, 'a s'] | None]:
+  frames, valid = model.encoder(jnp.asarray(log_mel), jnp.asarray(valid))
+  clips, seen = model.adapt(frames, valid)
+  tokens = None
+  if isinstance(model.adapter, CTC):
+    table = model.llama.embed_tokens[...]
+    tokens = model.adapter.greedy(frames, valid, table)
+  return clips, seen, tokens

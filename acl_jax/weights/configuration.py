@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Foreign configuration attributes: used, fixed or harmless; any other is refused."""
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from acl_jax.models import llama
+
+MAX_JSON_BYTES = 64 << 20
+
+
+def read_json(path: Path) -> dict[str, Any]:
+  """The object in a JSON file."""
+  if not path.is_file():
+    raise FileNotFoundError(f'{path} is missing')
+  if (size := path.stat().st_size) > MAX_JSON_BYTES:
+    raise ValueError(f'{path}: {size} bytes of JSON, more than {MAX_JSON_BYTES}')
+  try:
+    value = json.loads(path.read_bytes())
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f'{path}: not JSON ({error})') from error
+  if not isinstance(value, dict):
+    raise ValueError(f'{path}: not a JSON object but {type(value).__name__}')
+  return value
+
+
+def select(
+  attributes: Mapping[str, Any],
+  *,
+  used: Mapping[str, str],
+  fixed: Mapping[str, Collection[Any]],
+  harmless: Collection[str],
+  source: Path,
+) -> dict[str, Any]:
+  """The attributes in `used`, by our names, if no other could change the model.
+
+  used: their key -> our key; a null counts as left out.
+  fixed: their key -> the values under which the model is the one we compute.
+  harmless: keys that do not change what is computed.
+  """
+  for key, value in attributes.items():
+    if key in fixed:
+      if value not in fixed[key]:
+        raise ValueError(f'{source}: {key} = {value!r:.60} is not supported')
+    elif key not in used and key not in harmless:
+      raise ValueError(
+        f'{source}: unknown attribute {key} = {value!r:.60}, which may change the model'
+      )
+  return {
+    ours: attributes[key]
+    for key, ours in used.items()
+    if attributes.get(key) is not None
+  }
+
+
+def build_llama(fields: Mapping[str, Any], *, source: Path) -> llama.Config:
+  """The configuration of a Llama; heads need not be said twice to be alike."""
+  heads, width = fields.get('num_attention_heads'), fields.get('hidden_size')
+  if isinstance(heads, int) and isinstance(width, int) and heads > 0:
+    fields = {'num_key_value_heads': heads, 'head_dim': width // heads, **fields}
+  typed: dict[str, Any] = {}
+  for name, kind in get_type_hints(llama.Config).items():
+    if (value := fields.get(name)) is None:
+      raise ValueError(f'{source}: nothing says what {name} is')
+    if kind is float and isinstance(value, int) and abs(value) < 1 << 53:
+      value = float(value)
+    if not isinstance(value, kind):
+      raise ValueError(f'{source}: {name} = {value!r:.60} is no {kind.__name__}')
+    typed[name] = value
+  try:
+    return llama.Config(**typed)
+  except ValueError as error:
+    raise ValueError(f'{source}: {error}') from error
+
+
+def sizes(config: llama.Config) -> dict[str, int]:
+  """The letters of a name table; i pairs of rows are rotated per head, c in a pair."""
+  return {
+    'd': config.hidden_size,
+    'f': config.intermediate_size,
+    'h': config.head_dim,
+    'k': config.num_key_value_heads,
+    'l': config.num_hidden_layers,
+    'n': config.num_attention_heads,
+    'v': config.vocab_size,
+    'i': config.head_dim // 2,
+    'c': 2,
+  }

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Llama as Meta ships it: `params.json` and one `consolidated.*.pth` per device."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from acl_jax.models import llama
+from acl_jax.weights import torch_file
+from acl_jax.weights.configuration import build_llama, read_json, select, sizes
+from acl_jax.weights.table import Tensor, foreign_shape
+
+# q and k rows come in pairs (2i, 2i + 1) of a rotation; ours are (i, i + h/2).
+LLAMA = (
+  ('tok_embeddings.weight', 'embed_tokens', 'v d -> v d'),
+  ('layers.{}.attention_norm.weight', 'layers/input_layernorm', 'd -> d'),
+  (
+    'layers.{}.attention.wq.weight',
+    'layers/self_attn/q_proj',
+    '(n i c) d -> d n (c i)',
+  ),
+  (
+    'layers.{}.attention.wk.weight',
+    'layers/self_attn/k_proj',
+    '(k i c) d -> d k (c i)',
+  ),
+  ('layers.{}.attention.wv.weight', 'layers/self_attn/v_proj', '(k h) d -> d k h'),
+  ('layers.{}.attention.wo.weight', 'layers/self_attn/o_proj', 'd (n h) -> n h d'),
+  ('layers.{}.ffn_norm.weight', 'layers/post_attention_layernorm', 'd -> d'),
+  ('layers.{}.feed_forward.w1.weight', 'layers/mlp/gate_proj', 'f d -> d f'),
+  ('layers.{}.feed_forward.w3.weight', 'layers/mlp/up_proj', 'f d -> d f'),
+  ('layers.{}.feed_forward.w2.weight', 'layers/mlp/down_proj', 'd f -> f d'),
+  ('norm.weight', 'norm', 'd -> d'),
+  ('output.weight', 'lm_head', 'v d -> d v'),
+)
+
+CONFIG = 'params.json'
+USED = {
+  'dim': 'hidden_size',
+  'n_layers': 'num_hidden_layers',
+  'n_heads': 'num_attention_heads',
+  'n_kv_heads': 'num_key_value_heads',
+  'norm_eps': 'rms_norm_eps',
+  'rope_theta': 'rope_theta',
+  'vocab_size': 'vocab_size',
+  'max_seq_len': 'max_position_embeddings',
+  'multiple_of': 'multiple_of',
+  'ffn_dim_multiplier': 'ffn_dim_multiplier',
+}
+DEFAULTS = {  # of Meta's code; the 4096 positions of Llama-2 are written nowhere
+  'max_position_embeddings': 4096,
+  'multiple_of': 256,
+  'rms_norm_eps': 1e-5,
+  'rope_theta': 10_000.0,
+}
+FIXED = {'use_scaled_rope': (False,)}
+HARMLESS = ('max_batch_size',)
+
+
+def open_llama(folder: Path) -> tuple[llama.Config, dict[str, Tensor]]:
+  """The configuration and the tensors of the Llama in `folder`, shards merged."""
+  names = sorted(path.name for path in folder.glob('consolidated.*.pth'))
+  wanted = [f'consolidated.{i:02}.pth' for i in range(len(names) or 1)]
+  if missing := sorted(set(wanted) - set(names)):
+    raise FileNotFoundError(f'{folder / missing[0]} is missing')
+  shards = [torch_file.read(folder / name) for name in wanted]
+  for shard, name in zip(shards, wanted, strict=True):
+    shard.pop('rope.freqs', None)  # the frequencies of the rotations, computed here
+    if strange := sorted(shard.keys() ^ shards[0].keys()):
+      raise ValueError(f'{folder / name}: {strange[0]} is not in every shard')
+  config = _configuration(folder / CONFIG, shards)
+  letters = sizes(config)
+  shapes = {name: foreign_shape(layout, letters) for name, _, layout in LLAMA}
+  tensors = {}
+  for name in shards[0]:
+    shape = shapes.get(re.sub(r'(?<=^layers\.)\d+', '{}', name))
+    parts = [shard[name] for shard in shards]
+    tensors[name] = _merge(parts, shape, f'{folder}: {name}') if shape else parts[0]
+  return config, tensors
+
+
+def _merge(parts: Sequence[Tensor], shape: tuple[int, ...], what: str) -> Tensor:
+  """One tensor from its shards; their shapes show which axis was cut."""
+  part = parts[0].shape
+  if any(other.shape != part for other in parts):
+    raise ValueError(f'{what} has shards of different shapes')
+  if part == shape:
+
+    def read() -> np.ndarray:
+      copies = [other.read() for other in parts]
+      if any(not np.array_equal(copies[0], copy) for copy in copies[1:]):
+        raise ValueError(f'{what} differs between shards')
+      return copies[0]
+
+    return Tensor(shape, read)
+  axes = [
+    axis
+    for axis, n in enumerate(part)
+    if (*part[:axis], n * len(parts), *part[axis + 1 :]) == shape
+  ]
+  if not axes:
+    raise ValueError(f'{what}: {len(parts)} shards of shape {part} do not make {shape}')
+  return Tensor(shape, lambda: np.concatenate([p.read() for p in parts], axes[0]))
+
+
+def _configuration(path: Path, shards: Sequence[dict[str, Tensor]]) -> llama.Config:
+  found = read_json(path)
+  fields = select(found, used=USED, fixed=FIXED, harmless=HARMLESS, source=path)
+  fields = DEFAULTS | fields
+  if fields.get('vocab_size', -1) == -1 and 'output.weight' in shards[0]:
+    # Llama-2's file leaves it to the tokenizer; the output is cut along it.
+    fields['vocab_size'] = sum(shard['output.weight'].shape[0] for shard in shards)
+  fields['intermediate_size'] = _feed_forward(
+    fields.get('hidden_size'),
+    fields.pop('multiple_of'),
+    fields.pop('ffn_dim_multiplier', 1),
+    path,
+  )
+  return build_llama(fields | {'tie_word_embeddings': False}, source=path)
+
+
+def _feed_forward(width: Any, multiple: Any, factor: Any, path: Path) -> int:
+  """Two thirds of 4 d, scaled and rounded up, as Meta's code has it."""
+  good = isinstance(width, int) and isinstance(multiple, int) and multiple > 0
+  if not good or not isinstance(factor, (int, float)) or not 0 < factor < 100:
+    raise ValueError(
+      f'{path}: dim = {width!r:.20}, multiple_of = {multiple!r:.20} and'
+      f' ffn_dim_multiplier = {factor!r:.20} give no feed-forward width'
+    )
+  return -(-int(factor * int(8 * width / 3)) // multiple) * multiple

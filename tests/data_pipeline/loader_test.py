@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+
+from data_pipeline.batches import Buckets
+from data_pipeline.loader import load
+
+ORDER = Buckets([7, 30, 64, 65, 12, 96, 97, 128, 40, 41], (64, 96, 128), 200, seed=3)
+
+
+def assemble(batch):
+  return {'indices': batch.indices, 'x': np.full((batch.rows, batch.length), 0.5)}
+
+
+def test_batches_come_in_order():
+  steps = range(2 * ORDER.steps_per_epoch)
+  loaded = list(load(ORDER, assemble, steps))
+  assert [b['indices'] for b in loaded] == [ORDER[i].indices for i in steps]
+  assert [b['x'].shape for b in loaded] == [ORDER[i][1:] for i in steps]
+
+
+@pytest.mark.parametrize('start', [0, 1, 5, 23])
+def test_a_restart_gives_the_same_batches(start):
+  all_steps = [b['indices'] for b in load(ORDER, assemble, range(29))]
+  assert [b['indices'] for b in load(ORDER, assemble, range(start, 29))] == (
+    all_steps[start:]
+  )
+
+
+def test_nothing_is_left_after_the_last_step():
+  assert list(load(ORDER, assemble, range(9, 9))) == []
+
+
+def test_an_error_in_a_record_reaches_the_caller():
+  def broken(batch):
+    raise ValueError(f'record {batch.indices[0]} is broken')
+
+  with pytest.raises(ValueError, match='is broken'):
+    list(load(ORDER, broken, range(3)))

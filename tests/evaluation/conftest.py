@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A speech model of toy size that gives clear-cut answers, and recordings to try."""
+
+import io
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sentencepiece
+import soundfile
+from flax import nnx
+from ml_collections import ConfigDict
+from sentencepiece import sentencepiece_model_pb2 as sentencepiece_model
+
+import data_pipeline
+from acl_jax import assembly
+from acl_jax.assembly import Text
+from acl_jax.models import adapters, llama, whisper
+from acl_jax.models.speech_llm import SpeechLLM
+from acl_jax.text.templates import llama2
+from acl_jax.text.tokenizers import from_sentencepiece
+from acl_jax.weights.adapter import save_adapter
+from data_pipeline import audio
+
+CORPUS = """What is the capital of France? The capital of France is Paris.
+The quick brown fox jumps over the lazy dog while the band plays a good day song."""
+
+
+@pytest.fixture(scope='session')
+def text() -> Text:
+  file = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(CORPUS.splitlines()),
+    model_writer=file,
+    model_type='bpe',
+    vocab_size=340,
+    byte_fallback=True,
+    normalization_rule_name='identity',
+    minloglevel=2,
+  )
+  model = sentencepiece_model.ModelProto.FromString(file.getvalue())
+  return Text(from_sentencepiece(model), llama2)
+
+
+@pytest.fixture(scope='session')
+def model(text) -> SpeechLLM:
+  encoder = whisper.Config(
+    num_mel_bins=80,
+    d_model=12,
+    encoder_layers=2,
+    encoder_attention_heads=2,
+    encoder_ffn_dim=20,
+    max_source_positions=150,  # 3 s
+  )
+  adapter = adapters.CTCConfig(
+    stack=2,
+    encoder_size=12,
+    hidden_size=10,
+    intermediate_size=14,
+    num_layers=2,
+    kernel_size=3,
+    dropout=0.1,
+    llm_size=24,
+    vocabulary_size=60,
+  )
+  language = llama.Config(
+    vocab_size=text.tokenizer.vocab_size,
+    hidden_size=24,
+    intermediate_size=40,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=6,
+    rope_theta=1e4,
+    rms_norm_eps=1e-5,
+    tie_word_embeddings=False,
+    max_position_embeddings=220,
+  )
+
+  def build():
+    rngs = nnx.Rngs(0)
+    parts = whisper.Whisper, adapters.CTC, llama.Llama
+    configs = encoder, adapter, language
+    pairs = zip(parts, configs, strict=True)
+    return SpeechLLM(*(part(config, rngs=rngs) for part, config in pairs))
+
+  rng = np.random.default_rng(0)
+
+  def fill(path, leaf):
+    if leaf.dtype == np.int32:
+      return jnp.arange(270, 270 + leaf.size)  # what CTC may write
+    if 'norm' in jax.tree_util.keystr(path):
+      return jnp.ones(leaf.shape)
+    # So large that a choice matters.
+    return jnp.asarray(rng.normal(size=leaf.shape) * 0.3, jnp.float32)
+
+  return jax.tree_util.tree_map_with_path(fill, jax.eval_shape(build))
+
+
+@pytest.fixture
+def parts(model, text, tmp_path, monkeypatch) -> ConfigDict:
+  """A config whose parts are the toys."""
+  save_adapter(tmp_path / 'adapter.safetensors', model.adapter)
+  monkeypatch.setattr(assembly, 'load_text', lambda config: text)
+  monkeypatch.setattr(assembly, 'load_model', lambda config, checkpoint: model)
+  return ConfigDict(
+    dict(
+      llama=dict(path='toy'),
+      encoder=dict(kind='whisper', path='toy'),
+      template='llama2',
+      targets=dict(max_new_tokens=7),
+    )
+  )
+
+
+@pytest.fixture
+def manifest(tmp_path):
+  """Five short recordings of noise."""
+  rng = np.random.default_rng(0)
+  lines = []
+  for number, words in enumerate(('What is it?', 'the band', 'Paris', 'fox', 'a day')):
+    sound = rng.normal(size=4_000 + 3_000 * number) * 0.1
+    soundfile.write(tmp_path / f'{number}.wav', sound, 16_000)
+    lines.append({'audio_filepath': f'{number}.wav', 'text': words, 'id': f'u{number}'})
+  lines[2]['response'] = 'The lazy dog.'
+  path = tmp_path / 'manifest.jsonl'
+  path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+  return path
+
+
+@pytest.fixture
+def add(manifest):
+  """Adds an entry to the manifest."""
+
+  def add(**entry):
+    with manifest.open('a') as file:
+      file.write(json.dumps({'audio_filepath': '0.wav', 'text': 'hi'} | entry) + '\n')
+
+  return add
+
+
+@pytest.fixture
+def recording() -> np.ndarray:
+  """A woman who says 'Activated'."""
+  folder = Path(data_pipeline.__file__).parent / 'recordings'
+  return audio.read(folder / 'audio/activated.ogg')

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from transformers.models.llama import modeling_llama
+
+from acl_jax.models import layers
+
+B, T, S, D, N, K, H = 2, 7, 9, 24, 4, 2, 6
+
+
+def normal(*shape, seed=0):
+  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def to_torch(x):
+  return torch.tensor(np.asarray(x))
+
+
+def test_rms_norm_is_transformers():
+  x, scale = normal(B, T, D), normal(D, seed=1)
+  norm = modeling_llama.LlamaRMSNorm(D, eps=1e-3)
+  norm.weight.data = to_torch(scale)
+  want = norm(to_torch(x)).detach()
+  np.testing.assert_allclose(layers.rms_norm(x, scale, 1e-3), want, atol=1e-5)
+
+
+def test_layer_norm_is_torch():
+  x, scale, bias = normal(B, T, D), normal(D, seed=1), normal(D, seed=2)
+  arguments = (to_torch(x), (D,), to_torch(scale), to_torch(bias), 1e-3)
+  want = torch.nn.functional.layer_norm(*arguments)
+  np.testing.assert_allclose(layers.layer_norm(x, scale, bias, 1e-3), want, atol=1e-5)
+
+
+@pytest.mark.parametrize('norm', ['rms_norm', 'layer_norm'])
+def test_a_norm_of_low_precision_computes_in_float32(norm):
+  x = jnp.asarray(normal(B, T, D) * 1e3, jnp.bfloat16)
+  more = () if norm == 'rms_norm' else (jnp.zeros(D),)
+  f = lambda x: getattr(layers, norm)(x, jnp.ones(D), *more, 1e-5)  # noqa: E731
+  assert f(x).dtype == jnp.bfloat16
+  np.testing.assert_array_equal(f(x), f(x.astype(jnp.float32)).astype(jnp.bfloat16))
+
+
+def test_rope_depends_on_distance_alone():
+  query, key = normal(1, 1, 1, H), normal(1, 1, 1, H, seed=1)
+  turn = lambda x, position: layers.rope(x, jnp.array([[position]]), 100.0)  # noqa: E731
+  score = lambda i, j: jnp.sum(turn(query, i) * turn(key, j))  # noqa: E731
+  np.testing.assert_allclose(score(3, 1), score(13, 11), rtol=1e-5)
+  assert abs(score(3, 1) - score(3, 2)) > 1e-3
+
+
+def test_rope_leaves_the_first_position_alone():
+  x = normal(B, T, N, H)
+  np.testing.assert_array_equal(layers.rope(x, jnp.zeros((B, T), int), 1e4), x)
+
+
+def attention_by_hand(query, key, value, mask):
+  """One query at a time, in float64."""
+  query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
+  out = np.zeros(query.shape)
+  for b, t, n in np.ndindex(query.shape[:3]):
+    seen = mask[b, t]
+    k = n // (query.shape[2] // key.shape[2])
+    weights = np.exp(key[b, seen, k] @ query[b, t, n] / np.sqrt(H))
+    out[b, t, n] = weights / weights.sum() @ value[b, seen, k]
+  return out
+
+
+@pytest.mark.parametrize('k', [1, K, N])
+def test_attention_is_its_definition(k):
+  query, key, value = normal(B, T, N, H), normal(B, S, k, H), normal(B, S, k, H, seed=1)
+  mask = (normal(B, T, S, seed=2) > 0).at[:, :, 0].set(True)
+  got = layers.attention(query, key, value, mask)
+  want = attention_by_hand(query, key, value, np.asarray(mask))
+  np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_a_key_out_of_sight_changes_nothing():
+  query, key, value = normal(B, T, N, H), normal(B, S, K, H), normal(B, S, K, H)
+  mask = jnp.ones((B, T, S), bool).at[:, :, 3].set(False)
+  got = layers.attention(query, key, value, mask)
+  key, value = key.at[:, 3].set(1e4), value.at[:, 3].set(-1e4)
+  np.testing.assert_array_equal(got, layers.attention(query, key, value, mask))
+
+
+def test_a_query_that_sees_nothing_gets_and_gives_no_nan():
+  query, key, value = normal(B, T, N, H), normal(B, S, K, H), normal(B, S, K, H)
+  mask = jnp.ones((B, T, S), bool).at[:, 2].set(False)
+  loss = lambda *qkv: jnp.sum(layers.attention(*qkv, mask) ** 2)  # noqa: E731
+  value, gradients = jax.value_and_grad(loss, (0, 1, 2))(query, key, value)
+  assert all(np.isfinite(x).all() for x in (value, *gradients))

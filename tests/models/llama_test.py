@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+from acl_jax.models import llama
+from acl_jax.weights.llama import load_llama
+from tests import tiny_llama
+from tests.tiny_llama import CONFIG
+
+B, T = 2, 7
+POSITIONS = jnp.tile(jnp.arange(T)[None], (B, 1))
+CAUSAL = tiny_llama.causal(B, T)
+
+
+@pytest.fixture(scope='module')
+def model():
+  return tiny_llama.build()
+
+
+@pytest.fixture
+def x():
+  return jax.random.normal(jax.random.key(3), (B, T, CONFIG.hidden_size))
+
+
+@jax.jit
+def run(model, x, positions, mask, cache=None, index=0):
+  return model(x, positions, mask, cache, index)
+
+
+@pytest.mark.parametrize(
+  'sizes, parameters',
+  [
+    ((32_000, 4096, 11_008, 32, 32, 32, 128), 6_738_415_616),
+    ((32_000, 5120, 13_824, 40, 40, 40, 128), 13_015_864_320),
+    ((32_000, 8192, 28_672, 80, 64, 8, 128), 68_976_648_192),
+    ((49_152, 576, 1536, 30, 9, 3, 64), 134_515_008),
+  ],
+  ids=['7b', '13b', '70b', 'smollm2'],
+)
+def test_the_published_sizes_have_the_published_parameters(sizes, parameters):
+  tied = sizes[0] == 49_152
+  config = llama.Config(*sizes, 10_000.0, 1e-5, tied, 4096)
+  shapes = jax.eval_shape(lambda: llama.Llama(config, rngs=nnx.Rngs(0)))
+  assert sum(x.size for x in jax.tree.leaves(shapes)) == parameters
+
+
+def test_every_parameter_names_its_axes(model):
+  for path, variable in nnx.to_flat_state(nnx.state(model)):
+    stacked = path[0] == 'layers'
+    assert len(variable.get_metadata()['axes']) == variable.ndim - stacked, path
+
+
+def test_a_layer_is_transformers(x, tmp_path):
+  reference = tiny_llama.build_reference()
+  reference.save_pretrained(tmp_path)
+  block = jax.tree.map(lambda a: a[1], load_llama(tmp_path).layers)
+  y, positions, mask = (torch.tensor(np.asarray(a)) for a in (x, POSITIONS, CAUSAL))
+  want = reference.model.layers[1](
+    y,
+    attention_mask=mask[:, None],
+    position_embeddings=reference.model.rotary_emb(y, positions),
+  )
+  got, _ = block(x, POSITIONS, CAUSAL)
+  np.testing.assert_allclose(got, want.detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_decoding_with_a_cache_is_the_full_forward(model, x):
+  """A prompt of 4, one more, then the rest, in a cache with slots to spare."""
+  want, keys = run(model, x, POSITIONS, CAUSAL)
+  cache = model.empty_cache(B, T + 3, jnp.float32)
+  out = []
+  for start, stop in ((0, 4), (4, 5), (5, T)):
+    slots = jnp.arange(T + 3)[None, None] <= jnp.arange(start, stop)[None, :, None]
+    mask = jnp.tile(slots, (B, 1, 1))
+    part = slice(start, stop)
+    y, cache = run(model, x[:, part], POSITIONS[:, part], mask, cache, start)
+    out.append(y)
+  np.testing.assert_allclose(jnp.concatenate(out, 1), want, atol=1e-5)
+  np.testing.assert_allclose(cache.key[:, :, :T], keys.key, atol=1e-5)
+  np.testing.assert_allclose(cache.value[:, :, :T], keys.value, atol=1e-5)
+  np.testing.assert_array_equal(cache.key[:, :, T:], 0)
+
+
+def test_what_is_masked_changes_nothing(model, x):
+  """Slots 0 and 3 are padding: garbage there leaves every other position as it was."""
+  valid = jnp.ones((B, T), bool).at[:, jnp.array([0, 3])].set(False)
+  mask = CAUSAL & valid[:, None]
+  got, _ = run(model, x, POSITIONS, mask)
+  garbage, _ = run(model, jnp.where(valid[..., None], x, 1e3), POSITIONS, mask)
+  np.testing.assert_array_equal(got[valid], garbage[valid])
+  assert np.isfinite(garbage).all()
+
+
+def test_packed_sequences_do_not_see_each_other(model, x):
+  """Two rows of 3 and 4 packed into one give what each gives alone."""
+  segments = jnp.array([[0, 0, 0, 1, 1, 1, 1]] * B)
+  positions = jnp.array([[0, 1, 2, 0, 1, 2, 3]] * B)
+  mask = CAUSAL & (segments[:, :, None] == segments[:, None])
+  packed, _ = run(model, x, positions, mask)
+  for part in (slice(0, 3), slice(3, 7)):
+    alone, _ = run(model, x[:, part], positions[:, part], CAUSAL[:, part, part])
+    np.testing.assert_allclose(packed[:, part], alone, atol=1e-5)
+
+
+def test_no_position_depends_on_a_later_one(model, x):
+  for t in (0, 3):
+    f = lambda x, t=t: run(model, x, POSITIONS, CAUSAL)[0][:, t].sum()  # noqa: E731
+    gradient = jax.grad(f)(x)
+    np.testing.assert_array_equal(gradient[:, t + 1 :], 0)
+    assert (jnp.abs(gradient[:, : t + 1]).max((0, 2)) > 0).all()
+
+
+@pytest.mark.parametrize('remat', sorted(llama.REMAT))
+def test_remat_changes_no_gradient(model, x, remat):
+  loss = lambda x, remat: jnp.sum(model(x, POSITIONS, CAUSAL, remat=remat)[0] ** 2)  # noqa: E731
+  gradient = jax.jit(jax.grad(loss), static_argnums=1)
+  np.testing.assert_allclose(
+    gradient(x, remat), gradient(x, None), rtol=1e-5, atol=1e-6
+  )
+
+
+def test_an_unknown_remat_is_refused(model, x):
+  with pytest.raises(ValueError, match='most'):
+    model(x, POSITIONS, CAUSAL, remat='most')
+
+
+def test_split_and_merge_give_the_same_model(model, x):
+  graphdef, state = nnx.split(model)
+  f = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x, POSITIONS, CAUSAL)[0])
+  np.testing.assert_array_equal(f(state, x), run(model, x, POSITIONS, CAUSAL)[0])
+
+
+def test_low_precision_follows_the_input_and_logits_do_not(model, x):
+  y, cache = jax.eval_shape(run, model, x.astype(jnp.bfloat16), POSITIONS, CAUSAL)
+  assert y.dtype == cache.key.dtype == cache.value.dtype == jnp.bfloat16
+  assert jax.eval_shape(llama.Llama.logits, model, y).dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    ({'num_key_value_heads': 3}, 'num_attention_heads = 4'),
+    ({'head_dim': 5}, 'head_dim = 5'),
+    ({'hidden_size': 0}, 'hidden_size = 0'),
+    ({'rope_theta': float('nan')}, 'rope_theta = nan'),
+  ],
+)
+def test_an_impossible_configuration_is_refused_by_name(change, message):
+  with pytest.raises(ValueError, match=message):
+    dataclasses.replace(CONFIG, **change)

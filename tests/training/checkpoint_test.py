@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from acl_jax.models.adapters import Stride, StrideConfig
+from acl_jax.training.checkpoint import Checkpoints
+
+
+def new_state(seed):
+  params = nnx.state(Stride(StrideConfig(2, 3, 4, 5), rngs=nnx.Rngs(seed)))
+  return {'params': params, 'count': jnp.int32(seed), 'half': jnp.ones(7, jnp.bfloat16)}
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+  made = Checkpoints(tmp_path / 'stage')
+  yield made
+  made.close()
+
+
+def restored(tmp_path, seed=99):
+  again = Checkpoints(tmp_path / 'stage')
+  found = again.restore(new_state(seed))
+  again.close()
+  return found
+
+
+def assert_equal(found, step):
+  assert found is not None and found[0] == step
+  jax.tree.map(np.testing.assert_array_equal, found[1], new_state(step))
+  kinds = [leaf.dtype for leaf in jax.tree.leaves(found[1])]
+  assert kinds == [leaf.dtype for leaf in jax.tree.leaves(new_state(step))]
+
+
+def files(tmp_path, step):
+  """Those of a checkpoint, the largest first: it holds the parameters."""
+  found = [p for p in (tmp_path / f'stage/{step}').rglob('*') if p.is_file()]
+  return sorted(found, key=lambda path: -path.stat().st_size)
+
+
+def test_what_is_restored_is_what_was_saved(checkpoints, tmp_path):
+  checkpoints.save(3, new_state(3))
+  assert_equal(restored(tmp_path), 3)
+
+
+def test_nothing_to_restore(checkpoints):
+  assert checkpoints.restore(new_state(0)) is None
+
+
+def test_the_last_two_are_kept(checkpoints, tmp_path):
+  for step in (3, 5, 9):
+    checkpoints.save(step, new_state(step))
+  names = {path.name for path in (tmp_path / 'stage').iterdir()}
+  assert names == {'5', '9', 'checksums-5.json', 'checksums-9.json'}
+  assert_equal(restored(tmp_path), 9)
+
+
+def flip_a_bit(path):
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 4
+  path.write_bytes(content)
+
+
+def damage(tmp_path, how):
+  note = tmp_path / 'stage/checksums-5.json'
+  match how:
+    case 'every file':
+      for path in files(tmp_path, 5):
+        flip_a_bit(path)
+    case 'a bit':
+      flip_a_bit(files(tmp_path, 5)[0])
+    case 'a missing file':
+      files(tmp_path, 5)[0].unlink()
+    case 'a cut file':
+      path = files(tmp_path, 5)[0]
+      path.write_bytes(path.read_bytes()[:-1])
+    case 'no checksums':  # killed between the two
+      note.unlink()
+    case 'broken checksums':
+      note.write_text('{"x": ')
+
+
+@pytest.mark.parametrize(
+  'how, warning',
+  [
+    ('a bit', 'has changed since it was saved'),
+    ('every file', 'has changed since it was saved'),
+    ('a missing file', 'is missing'),
+    ('a cut file', 'has changed since it was saved'),
+    ('no checksums', 'its saving did not end'),
+    ('broken checksums', 'its checksums cannot be read'),
+  ],
+)
+def test_a_damaged_checkpoint_is_set_aside(checkpoints, tmp_path, how, warning, caplog):
+  for step in (3, 5):
+    checkpoints.save(step, new_state(step))
+  damage(tmp_path, how)
+  with caplog.at_level(logging.WARNING, 'absl'):
+    found = restored(tmp_path)
+  assert_equal(found, 3)
+  assert f'checkpoint 5 of {tmp_path}/stage' in caplog.text and warning in caplog.text
+  assert not (tmp_path / 'stage/5').exists()
+  assert len(list((tmp_path / 'stage-broken').iterdir())) == 1
+
+
+def test_after_a_damaged_checkpoint_its_step_is_saved_again(checkpoints, tmp_path):
+  for step in (3, 5):
+    checkpoints.save(step, new_state(step))
+  flip_a_bit(files(tmp_path, 5)[0])
+  again = Checkpoints(tmp_path / 'stage')
+  assert_equal(again.restore(new_state(0)), 3)
+  again.save(5, new_state(5))
+  again.close()
+  assert_equal(restored(tmp_path), 5)
+
+
+def test_all_damaged_is_a_fresh_start(checkpoints, tmp_path):
+  for step in (3, 5):
+    checkpoints.save(step, new_state(step))
+    flip_a_bit(files(tmp_path, step)[0])
+  assert restored(tmp_path) is None
+
+
+def test_a_checkpoint_of_another_model_is_refused(checkpoints, tmp_path):
+  checkpoints.save(3, new_state(3))
+  other = new_state(0) | {'half': jnp.ones(8, jnp.bfloat16)}
+  with pytest.raises(ValueError, match=f'{tmp_path}/stage/3'):
+    checkpoints.restore(other)

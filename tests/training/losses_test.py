@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from acl_jax.models.adapters import BLANK
+from acl_jax.training import losses
+
+B, U, V, K = 2, 5, 11, 3
+
+
+def normal(*shape, seed=0):
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def log_softmax(logits):
+  logits = logits.astype(np.float64)
+  return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def weight():
+  return np.asarray([[1, 1, 1, 0, 0], [1, 1, 1, 1, 0.5]], np.float32)
+
+
+def test_cross_entropy_is_nats_per_weighed_token():
+  logits, w = normal(B, U, V), weight()
+  targets = np.random.default_rng(1).integers(0, V, (B, U))
+  nll = -np.take_along_axis(log_softmax(logits), targets[..., None], -1)[..., 0]
+  ours = losses.cross_entropy(*map(jnp.asarray, (logits, targets, w)))
+  np.testing.assert_allclose(ours, (nll * w).sum() / w.sum(), rtol=1e-6)
+
+
+def test_without_weight_there_is_no_loss():
+  nothing = jnp.zeros((B, U))
+  targets = jnp.zeros((B, U), int)
+  assert losses.cross_entropy(jnp.asarray(normal(B, U, V)), targets, nothing) == 0
+
+
+def teacher_of(logits, k):
+  ids = np.argsort(-logits, axis=-1)[..., :k].astype(np.int32)
+  return ids, np.take_along_axis(log_softmax(logits), ids, -1).astype(np.float32)
+
+
+def kl(teacher, student):
+  return (np.exp(teacher) * (teacher - student)).sum(-1)
+
+
+def test_kl_of_the_whole_vocabulary_is_dense():
+  teacher, student, w = normal(B, U, V, seed=1), normal(B, U, V, seed=2), weight()
+  expected = kl(log_softmax(teacher), log_softmax(student))
+  given = (student, *teacher_of(teacher, V), w)
+  ours = losses.top_k_kl(*map(jnp.asarray, given))
+  np.testing.assert_allclose(ours, (expected * w).sum() / w.sum(), atol=1e-5)
+
+
+def test_kl_of_the_top_k_counts_the_rest_as_one_outcome():
+  teacher, student, w = normal(B, U, V, seed=1), normal(B, U, V, seed=2), weight()
+  ids, top = teacher_of(teacher, K)
+
+  def coarse(log_probs):
+    named = np.take_along_axis(log_probs, ids, -1)
+    rest = np.log1p(-np.exp(named).sum(-1, keepdims=True))
+    return np.concatenate([named, rest], -1)
+
+  expected = kl(coarse(log_softmax(teacher)), coarse(log_softmax(student)))
+  ours = losses.top_k_kl(*map(jnp.asarray, (student, ids, top, w)))
+  np.testing.assert_allclose(ours, (expected * w).sum() / w.sum(), rtol=1e-5)
+
+
+def test_kl_to_oneself_is_zero_and_its_gradient_too():
+  logits, w = jnp.asarray(normal(B, U, V)), jnp.asarray(weight())
+  ids, top = map(jnp.asarray, teacher_of(np.asarray(logits), K))
+  value, gradient = jax.value_and_grad(losses.top_k_kl)(logits, ids, top, w)
+  np.testing.assert_allclose(value, 0, atol=1e-6)
+  np.testing.assert_allclose(gradient, 0, atol=1e-6)
+
+
+def test_kl_is_finite_where_teacher_and_student_are_certain():
+  logits = jnp.asarray(50.0 * np.eye(V)[None, :U], jnp.float32)
+  ids, top = map(jnp.asarray, teacher_of(np.asarray(logits), K))
+  ones = jnp.ones((1, U))
+  value, gradient = jax.value_and_grad(losses.top_k_kl)(logits, ids, top, ones)
+  assert jnp.isfinite(value) and jnp.isfinite(gradient).all()
+
+
+def torch_ctc(logits, valid, labels):
+  """Loss and gradient by PyTorch, nats per label."""
+  x = torch.from_numpy(logits).requires_grad_()
+  lengths = torch.from_numpy((labels != BLANK).sum(1))
+  loss = torch.nn.functional.ctc_loss(
+    x.log_softmax(-1).transpose(0, 1),
+    torch.from_numpy(labels),
+    torch.from_numpy(valid.sum(1)),
+    lengths,
+    blank=BLANK,
+    reduction='none',
+  )
+  loss = loss[lengths > 0].sum() / max(int(lengths.sum()), 1)
+  loss.backward()
+  return loss.item(), x.grad.numpy()
+
+
+def ours_and_theirs(logits, valid, labels):
+  value, gradient = jax.value_and_grad(losses.ctc)(
+    *map(jnp.asarray, (logits, valid, labels))
+  )
+  loss, expected = torch_ctc(logits, valid, labels)
+  np.testing.assert_allclose(value, loss, rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(gradient, expected, atol=1e-5)
+
+
+def test_ctc_equals_torch():
+  labels = np.asarray([[3, 3, 1, 2, 4, 4], [5, 0, 0, 0, 0, 0], [2, 1, 2, 0, 0, 0]])
+  valid = np.arange(17) < np.asarray([17, 9, 3])[:, None]
+  ours_and_theirs(2 * normal(3, 17, 7), valid, labels.astype(np.int32))
+
+
+@given(st.data())
+def test_ctc_equals_torch_wherever_the_labels_fit(data):
+  rows = data.draw(
+    st.lists(
+      st.lists(st.integers(1, 3), min_size=1, max_size=4), min_size=2, max_size=2
+    )
+  )
+  needed = [len(r) + sum(a == b for a, b in zip(r, r[1:], strict=False)) for r in rows]
+  frames = [data.draw(st.integers(n, 8)) for n in needed]
+  labels = np.zeros((2, 5), np.int32)
+  for row, label in zip(labels, rows, strict=True):
+    row[: len(label)] = label
+  valid = np.arange(9) < np.asarray(frames)[:, None]
+  logits = normal(2, 9, 4, seed=data.draw(st.integers(0, 99)))
+  ours_and_theirs(logits, valid, labels)
+
+
+def test_rows_without_labels_are_padding():
+  labels = np.asarray([[3, 1], [0, 0]], np.int32)
+  logits, valid = normal(2, 6, 5), np.ones((2, 6), bool)
+  both = losses.ctc(*map(jnp.asarray, (logits, valid, labels)))
+  valid[1] = False
+  gradient = jax.grad(losses.ctc)(*map(jnp.asarray, (logits, valid, labels)))
+  alone = losses.ctc(*map(jnp.asarray, (logits[:1], valid[:1], labels[:1])))
+  np.testing.assert_allclose(both, alone, rtol=1e-6)
+  assert not gradient[1].any() and jnp.isfinite(gradient).all()
+  assert losses.ctc(*map(jnp.asarray, (logits, valid, 0 * labels))) == 0
+
+
+@pytest.mark.parametrize('rubbish', [1e6, -1e6])
+def test_content_of_frames_that_are_no_signal_changes_nothing(rubbish):
+  labels = np.asarray([[3, 1, 1], [2, 0, 0]], np.int32)
+  valid = np.arange(8) < np.asarray([8, 5])[:, None]
+  logits = normal(2, 8, 5)
+  dirty = np.where(valid[..., None], logits, np.float32(rubbish))
+  clean, dirty = (
+    jax.value_and_grad(losses.ctc)(*map(jnp.asarray, (x, valid, labels)))
+    for x in (logits, dirty)
+  )
+  jax.tree.map(np.testing.assert_array_equal, dirty, clean)
+
+
+def test_labels_that_do_not_fit_give_a_finite_gradient():
+  labels = np.asarray([[3, 3, 3, 3]], np.int32)
+  value, gradient = jax.value_and_grad(losses.ctc)(
+    jnp.asarray(normal(1, 5, 5)), jnp.ones((1, 5), bool), jnp.asarray(labels)
+  )
+  assert value > 1e5 and jnp.isfinite(gradient).all()

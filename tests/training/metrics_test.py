@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import numpy as np
+import pytest
+
+from acl_jax.training.metrics import Metrics, Pace
+from acl_jax.training.step import Sound
+
+
+@pytest.fixture
+def metrics(tmp_path):
+  made = Metrics(tmp_path, 'ctc')
+  yield made
+  made.close()
+
+
+def entries(tmp_path):
+  return [json.loads(line) for line in (tmp_path / 'metrics.jsonl').open()]
+
+
+def test_every_step_is_a_line_everywhere(metrics, tmp_path, capsys):
+  metrics.write(3, 20, {'loss': 2.5, 'grad_norm': 0.123456})
+  metrics.write(6, 20, {'loss': 1.5, 'grad_norm': 0.2})
+  assert entries(tmp_path) == [
+    {'stage': 'ctc', 'step': 3, 'loss': 2.5, 'grad_norm': 0.123456},
+    {'stage': 'ctc', 'step': 6, 'loss': 1.5, 'grad_norm': 0.2},
+  ]
+  assert capsys.readouterr().out.splitlines() == [
+    'ctc 3/20  loss 2.5  grad_norm 0.1235',
+    'ctc 6/20  loss 1.5  grad_norm 0.2',
+  ]
+  metrics.board.flush()
+  assert list((tmp_path / 'tensorboard/ctc').glob('events*'))
+
+
+@pytest.mark.parametrize('name', ['loss', 'grad_norm'])
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_what_is_not_a_number_stops_the_training(metrics, name, value):
+  values = {'loss': 1.0, 'grad_norm': 1.0, name: value}
+  with pytest.raises(FloatingPointError, match=f'{name} of stage ctc is .* at step 7'):
+    metrics.write(7, 20, values)
+
+
+def test_a_restart_forgets_what_no_checkpoint_holds(metrics, tmp_path):
+  for step in (2, 4, 6):
+    metrics.write(step, 20, {'loss': 1.0})
+  metrics.stage = 'response'
+  metrics.write(9, 20, {'loss': 1.0})
+  metrics.stage = 'ctc'
+  metrics.forget_after(4)
+  kept = [(entry['stage'], entry['step']) for entry in entries(tmp_path)]
+  assert kept == [('ctc', 2), ('ctc', 4), ('response', 9)]
+
+
+def test_half_a_line_of_a_killed_run_is_dropped(metrics, tmp_path):
+  metrics.write(2, 20, {'loss': 1.0})
+  with metrics.path.open('a') as file:
+    file.write('{"stage": "ctc", "st')
+  metrics.forget_after(9)
+  assert [entry['step'] for entry in entries(tmp_path)] == [2]
+
+
+def test_nothing_to_forget(metrics):
+  metrics.forget_after(0)
+  assert not metrics.path.exists()
+
+
+def test_pace_counts_signal_and_padding():
+  valid = np.asarray([[True] * 30 + [False] * 10, [True] * 20 + [False] * 20])
+  sound = Sound(np.zeros((2, 40, 3)), valid, np.zeros((2, 5)))
+  pace = Pace()
+  pace.add(sound)
+  pace.add((sound, None))
+  rates = pace.take()
+  assert rates['padding_waste'] == pytest.approx(1 - 100 / 160)
+  assert rates['audio_hours_per_second'] > 0
+  assert pace.take() == {'audio_hours_per_second': 0, 'padding_waste': 1}

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from ml_collections import ConfigDict
+
+from acl_jax.models.adapters import CTC, CTCConfig
+from acl_jax.training.optimizer import make_optimizer, schedule
+
+CONFIG = ConfigDict(
+  dict(peak_lr=0.2, warmup_steps=4, steps=20, clip_norm=1.0, weight_decay=0.5)
+)
+
+
+def test_the_rate_rises_falls_and_ends_at_zero():
+  rates = [float(schedule(CONFIG)(step)) for step in range(21)]
+  np.testing.assert_allclose(rates[:5], [0, 0.05, 0.1, 0.15, 0.2], atol=1e-7)
+  assert all(a > b for a, b in zip(rates[4:], rates[5:], strict=False))
+  assert rates[12] == pytest.approx(0.1)
+  assert rates[20] == pytest.approx(0, abs=1e-7)
+
+
+def test_a_warm_up_longer_than_the_training():
+  config = CONFIG.copy_and_resolve_references()
+  config.steps = 2
+  assert float(schedule(config)(2)) == pytest.approx(0.1)
+
+
+@pytest.fixture
+def params():
+  config = CTCConfig(2, 3, 4, 6, 2, 3, 0.0, 5, 7)
+  return nnx.state(CTC(config, rngs=nnx.Rngs(0)), nnx.Param)
+
+
+def test_matrices_decay_and_vectors_do_not(params):
+  """The stacked layers' vectors are vectors."""
+  optimizer = make_optimizer(CONFIG)
+  state = optimizer.init(params)
+  nothing = nnx.State.from_flat_path(
+    {path: leaf.replace(jnp.zeros(leaf.shape)) for path, leaf in params.flat_state()}
+  )
+  _, state = optimizer.update(nothing, state, params)  # the first rate is zero
+  update, _ = optimizer.update(nothing, state, params)
+  decayed = {
+    '/'.join(map(str, path)): -leaf[...]
+    for path, leaf in update.flat_state()
+    if leaf[...].any()
+  }
+  matrices = {'linear_1', 'linear_2'}
+  matrices |= {
+    f'layers/{name}' for name in ('conv', 'gate_proj', 'up_proj', 'down_proj')
+  }
+  assert set(decayed) == matrices
+  np.testing.assert_allclose(
+    decayed['linear_1'], 0.05 * 0.5 * params['linear_1'][...], rtol=1e-5
+  )
+
+
+def test_gradients_are_clipped_by_their_global_norm():
+  optimizer = make_optimizer(CONFIG)
+  params = {'a': jnp.zeros(3), 'b': jnp.zeros((2, 2))}
+  gradient = {'a': jnp.full(3, 30.0), 'b': jnp.full((2, 2), -40.0)}
+  _, state = optimizer.update(gradient, optimizer.init(params), params)
+  (adam,) = [s for s in state[1] if isinstance(s, optax.ScaleByAdamState)]
+  norm = (3 * 30**2 + 4 * 40**2) ** 0.5
+  np.testing.assert_allclose(adam.mu['a'], 0.1 * 30 / norm, rtol=1e-5)

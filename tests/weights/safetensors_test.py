@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+from acl_jax.weights import safetensors
+from acl_jax.weights.llama import load_llama, save_llama_hf
+from tests import tiny_llama
+
+TENSORS = {f't{i}': np.full((i + 1, 3), i, np.float32) for i in range(5)}
+
+
+def read(folder):
+  return {name: tensor.read() for name, tensor in safetensors.read(folder).items()}
+
+
+@pytest.fixture
+def shards(tmp_path):
+  safetensors.write(tmp_path, TENSORS.items(), limit=100)
+  return tmp_path
+
+
+@pytest.mark.parametrize('limit, files', [(1, 5), (100, 3), (10**6, 1)])
+def test_a_round_trip(limit, files, tmp_path):
+  safetensors.write(tmp_path, TENSORS.items(), limit=limit)
+  assert len(list(tmp_path.glob('*.safetensors'))) == files
+  np.testing.assert_equal(read(tmp_path), TENSORS)
+  shapes = {name: tensor.shape for name, tensor in safetensors.read(tmp_path).items()}
+  assert shapes == {name: tensor.shape for name, tensor in TENSORS.items()}
+
+
+def test_a_missing_shard_is_named(shards):
+  (shards / 'model-00002-of-00003.safetensors').unlink()
+  with pytest.raises(FileNotFoundError, match='model-00002-of-00003.safetensors'):
+    read(shards)
+
+
+def test_a_folder_without_weights_is_named(tmp_path):
+  with pytest.raises(FileNotFoundError, match='model.safetensors'):
+    read(tmp_path)
+
+
+@pytest.mark.parametrize(
+  'weight_map, message',
+  [
+    (None, 'weight_map'),
+    ([], 'weight_map'),
+    ({'t0': 1}, 'weight_map'),
+    ({'t0': '../model.safetensors'}, 'not the name of a file'),
+    ({'t0': 'model-00001-of-00003.safetensors'}, 'disagree about t1'),
+    ({'t9': 'model-00003-of-00003.safetensors'}, 'disagree about t4'),
+  ],
+)
+def test_an_index_that_lies_is_refused(weight_map, message, shards):
+  index = shards / 'model.safetensors.index.json'
+  index.write_text(json.dumps({'weight_map': weight_map}))
+  with pytest.raises(ValueError, match=message):
+    read(shards)
+
+
+def test_numbers_of_another_kind_are_refused(tmp_path):
+  save_file({'t': np.zeros(3, np.int8)}, tmp_path / 'model.safetensors')
+  with pytest.raises(ValueError, match='t is I8'):
+    read(tmp_path)
+
+
+@pytest.fixture(scope='module')
+def model_folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('llama')
+  save_llama_hf(tiny_llama.build(), folder)
+  return folder
+
+
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    (lambda t: t.pop('model.norm.weight'), 'no tensor model.norm.weight'),
+    (lambda t: t.update(extra=np.zeros(1, 'f')), 'nothing takes extra'),
+    (
+      lambda t: t.update({'lm_head.weight': np.zeros((24, 50), 'f')}),
+      'lm_head.weight has',
+    ),
+  ],
+)
+def test_every_tensor_is_used_once_and_every_parameter_filled(
+  change, message, model_folder, tmp_path
+):
+  tensors = read(model_folder)
+  change(tensors)
+  save_file(tensors, tmp_path / 'model.safetensors')
+  (tmp_path / 'config.json').write_bytes((model_folder / 'config.json').read_bytes())
+  with pytest.raises(ValueError, match=message):
+    load_llama(tmp_path)
+
+
+@hypothesis.given(
+  cut=st.integers(0, 700), at=st.integers(0, 700), bits=st.integers(0, 255)
+)
+@hypothesis.settings(max_examples=200)
+def test_a_damaged_file_is_a_clear_error(cut, at, bits, tmp_path_factory):
+  folder = tmp_path_factory.mktemp('damaged')
+  safetensors.write(folder, TENSORS.items())
+  path = folder / 'model.safetensors'
+  data = bytearray(path.read_bytes())
+  if at < len(data):
+    data[at] ^= bits
+  path.write_bytes(data[: len(data) - cut])
+  try:
+    read(folder)
+  except ValueError as error:
+    assert str(path) in str(error)
