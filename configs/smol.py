@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
   c.augmentation = dict(
     speed=0.1, noise_share=0.5, noise_snr=(5.0, 30.0), telephone_share=0.25
   )
-  c.targets = dict(max_new_tokens=32, batch_size=32, temperature=0.0, top_k=0)
+  c.targets = dict(max_new_tokens=32, batch_size=32, temperature=0.0, top_k=16)
 
   c.ctc = dict(
     steps=2_500,
@@ -47,16 +47,16 @@ def get_config() -> ConfigDict:
     save_every=250,
   )
   c.response = dict(
-    steps=200,
+    steps=60,
     frames_per_batch=2_048,  # 41 s
-    peak_lr=1e-4,
-    warmup_steps=20,
+    peak_lr=2e-4,
+    warmup_steps=10,
     weight_decay=0.0,
     clip_norm=1.0,
-    kl_weight=0.0,
+    kl_weight=1.0,
     ctc_weight=0.5,
     remat=None,
     log_every=5,
-    save_every=25,
+    save_every=20,
   )
   return c.lock()

@@ -19,6 +19,8 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 flags.FLAGS.mark_as_parsed()
 
+pytest_plugins = ('tests.tiny_world',)  # the fixture of that name
+
 # The same examples every time; the first of them may have to wait for a compilation.
 hypothesis.settings.register_profile(
   'acl_jax', deadline=None, derandomize=True, database=None

@@ -42,7 +42,7 @@ class Recogniser:
         str(folder),
         device='cpu',
         compute_type='float32',
-        cpu_threads=min(8, os.cpu_count() or 1),
+        cpu_threads=min(8, _count_cores()),
         local_files_only=True,
       )
     except RuntimeError as error:
@@ -59,6 +59,13 @@ class Recogniser:
       condition_on_previous_text=False,
     )
     return ''.join(segment.text for segment in segments).strip()
+
+
+def _count_cores() -> int:
+  """Those that this process may use: a thread too many would make all of them wait."""
+  if hasattr(os, 'sched_getaffinity'):  # Linux
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
 
 
 def transcribe(

@@ -168,10 +168,10 @@ class CTC(nnx.Module):
     x, _ = jax.lax.scan(layer, x, (self.layers, keys))
     x = rms_norm(x, self.norm_post[...], EPS) @ self.linear_2[...]
     words, bias = self.words(table), self.bias[...]
-    if among is not None:
-      words, bias = words[among], bias[jnp.pad(among + 1, (1, 0))]
     # The table's rows have a length of their own: logits start at unit scale.
     scale = jnp.sqrt(jnp.mean(jnp.sum(words * words, axis=-1)))
+    if among is not None:
+      words, bias = words[among], bias[jnp.pad(among + 1, (1, 0))]
     classes = jnp.concatenate([self.blank[...][None], words]) / scale
     logits = jnp.einsum('ase,ce->asc', x, classes)
     return logits + jnp.broadcast_to(bias, logits.shape), valid

@@ -7,11 +7,12 @@ decoding are the caller's matter. Parameters are named as Hugging Face names the
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from acl_jax.models.layers import attention, ones, param, project, rms_norm, rope
@@ -175,7 +176,7 @@ class Llama(nnx.Module):
     if remat is not None and remat not in REMAT:
       raise ValueError(f'remat = {remat!r} is none of {sorted(REMAT)}')
 
-    def layer(carry, inputs):
+    def layer(carry, inputs) -> tuple[Any, Any]:
       x, cache = carry
       block, number = inputs
       x, new = block(x, positions, mask, cache, number, index)
@@ -189,7 +190,7 @@ class Llama(nnx.Module):
     x = rms_norm(x, self.norm[...], self.config.rms_norm_eps)
     return x, stacked if carried is None else carried
 
-  def empty_cache(self, batch: int, length: int, dtype: jnp.dtype) -> Cache:
+  def empty_cache(self, batch: int, length: int, dtype: DTypeLike) -> Cache:
     """A cache of `length` slots, none of them written."""
     c = self.config
     shape = (c.num_hidden_layers, batch, length, c.num_key_value_heads, c.head_dim)

@@ -25,7 +25,7 @@ KINDS = (
 )
 # Type numbers of the format: struct codes of the fixed-width ones, then the others.
 SCALARS = dict(enumerate('BbHhIif?')) | {10: 'Q', 11: 'q', 12: 'd'}
-STRING, ARRAY = 8, 9
+FLOAT32, STRING, ARRAY = 6, 8, 9
 MAX_DIMENSIONS = 4
 
 # q and k rows come in pairs (2i, 2i + 1) of a rotation, i of them per head;
@@ -105,6 +105,8 @@ class _Header:
 
   def value(self, kind: int, what: str) -> Any:
     """A metadata value; arrays of arrays, which no model has, are refused."""
+    if kind == FLOAT32:  # 1e-5, not 9.999999747378752e-06
+      return float(str(np.float32(self.number('f', what))))
     if kind in SCALARS:
       return self.number(SCALARS[kind], what)
     if kind == STRING:
@@ -201,9 +203,6 @@ def open_llama(path: Path) -> tuple[llama.Config, dict[str, Tensor]]:
   fields.setdefault('rope_theta', 10_000.0)
   if isinstance(tokens := metadata.get('tokenizer.ggml.tokens'), list):
     fields.setdefault('vocab_size', len(tokens))
-  for key in ('rope_theta', 'rms_norm_eps'):
-    if isinstance(fields.get(key), float):  # float32: 1e-5, not 9.999999747378752e-06
-      fields[key] = float(str(np.float32(fields[key])))
   fields['tie_word_embeddings'] = 'output.weight' not in tensors
   same = {key: fields.pop(key, None) for key in ('value_length', 'rotated')}
   config = build_llama(fields, source=path)

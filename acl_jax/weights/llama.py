@@ -6,13 +6,14 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from acl_jax.models import llama
 from acl_jax.weights import gguf, huggingface, meta, table
 from acl_jax.weights.configuration import sizes
 
 
-def load_llama(path: str | Path, dtype: jnp.dtype = jnp.float32) -> llama.Llama:
+def load_llama(path: str | Path, dtype: DTypeLike = jnp.float32) -> llama.Llama:
   """The model in a Hugging Face folder, a GGUF file or a folder as Meta ships it."""
   path = Path(path)
   if path.is_file():

@@ -15,6 +15,7 @@ import einops
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 Row = tuple[str, str, str]
 Sizes = Mapping[str, int]
@@ -35,7 +36,7 @@ def fill(
   sizes: Sizes,
   *,
   source: str,
-  dtype: jnp.dtype,
+  dtype: DTypeLike,
 ) -> Model:
   """Fills an abstract model: every tensor is used once, no parameter is left empty.
 

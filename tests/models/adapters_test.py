@@ -47,6 +47,11 @@ def heard(frames=T):
   return jnp.asarray(x), jnp.asarray(valid), jnp.asarray(normal(V, E, seed=2))
 
 
+run = jax.jit(lambda adapter, *inputs: adapter(*inputs))
+score = jax.jit(CTC.logits)
+find_segments = jax.jit(segments)
+
+
 @pytest.fixture(scope='module')
 def ctc():
   adapter = CTC(CONFIG, rngs=nnx.Rngs(3))
@@ -108,7 +113,7 @@ class Projector(torch.nn.Module):
 def test_stride_is_the_projector_of_ultravox():
   adapter = stride(hidden=14)
   frames, valid, table = heard()
-  embeddings, kept = adapter(frames, valid, table)
+  embeddings, kept = run(adapter, frames, valid, table)
   assert embeddings.shape == (A, 8, E) and kept.sum(1).tolist() == [8, 5, 0]
   masked = torch.from_numpy(np.array(frames * valid[..., None]))
   expected = Projector(adapter)(masked, 3).numpy()
@@ -118,7 +123,7 @@ def test_stride_is_the_projector_of_ultravox():
 def test_stride_without_a_hidden_layer_is_linear():
   adapter = stride(hidden=None)
   frames, valid, table = heard()
-  embeddings, _ = adapter(frames, valid, table)
+  embeddings, _ = run(adapter, frames, valid, table)
   stacked, _ = stack_frames(frames, valid, 3)
   np.testing.assert_allclose(embeddings, stacked @ adapter.linear[...], atol=1e-6)
   assert len(jax.tree.leaves(adapter)) == 1
@@ -129,9 +134,9 @@ def test_stride_without_a_hidden_layer_is_linear():
 def test_content_of_the_padding_changes_nothing(ctc, kind, rubbish):
   adapter = ctc if kind == 'ctc' else stride(None if kind == 'linear' else 14)
   frames, valid, table = heard()
-  expected, kept = adapter(frames, valid, table)
+  expected, kept = run(adapter, frames, valid, table)
   dirty = jnp.where(valid[..., None], frames, rubbish)
-  actual, also_kept = adapter(dirty, valid, table)
+  actual, also_kept = run(adapter, dirty, valid, table)
   assert kept.any() and not kept[2].any()
   np.testing.assert_array_equal(kept, also_kept)
   assert jnp.abs((actual - expected)[kept]).max() == 0.0
@@ -139,9 +144,10 @@ def test_content_of_the_padding_changes_nothing(ctc, kind, rubbish):
 
 def test_amount_of_padding_changes_nothing(ctc):
   frames, valid, table = heard()
-  expected, kept = ctc(frames, valid, table)
+  expected, kept = run(ctc, frames, valid, table)
   more = jnp.pad(frames, ((0, 0), (0, 10), (0, 0)))
-  actual, also_kept = ctc(more, jnp.pad(valid, ((0, 0), (0, 10))), table)
+  more_valid = jnp.pad(valid, ((0, 0), (0, 10)))
+  actual, also_kept = run(ctc, more, more_valid, table)
   np.testing.assert_array_equal(kept, also_kept[:, : kept.shape[1]])
   assert not also_kept[:, kept.shape[1] :].any()
   actual = actual[:, : kept.shape[1]]
@@ -153,20 +159,19 @@ def collapse(classes):
   return [c for c, _ in itertools.groupby(classes) if c != BLANK]
 
 
-paths = st.lists(st.integers(0, 3), min_size=1, max_size=12)
+S = 9  # slots
+paths = st.lists(st.integers(0, 3), max_size=S)
 
 
-@given(st.lists(paths, min_size=1, max_size=4))
+@given(st.lists(paths, min_size=A, max_size=A))
 def test_segments_follow_the_rule(clips):
-  length = max(map(len, clips)) + 2
-  logits = normal(len(clips), length, 4, seed=length)
-  valid = np.zeros((len(clips), length), bool)
+  logits, valid = normal(A, S, 4), np.zeros((A, S), bool)
   for clip, path in enumerate(clips):
     logits[clip, np.arange(len(path)), path] += 10
     valid[clip, : len(path)] = True
-  start, segment = segments(jnp.asarray(logits), jnp.asarray(valid))
+  start, segment = find_segments(logits, valid)
   for clip, path in enumerate(clips):
-    path = np.array(path + [BLANK] * (length - len(path)))
+    path = np.array(path + [BLANK] * (S - len(path)))
     assert path[start[clip]].tolist() == collapse(path)
     np.testing.assert_array_equal(segment[clip] >= 0, path != BLANK)
     number = -1  # of the token that a frame belongs to
@@ -184,36 +189,39 @@ class Told(CTC):
     return self.told, jnp.ones(self.told.shape[:2], bool)
 
 
-def told(logits):
+@jax.jit
+def hear(logits):
+  """Embeddings, which of them are any, and the hard decision, of a clip's logits."""
   adapter = Told(CONFIG, rngs=nnx.Rngs(0))
   adapter.vocabulary[...] = jnp.asarray(VOCABULARY)
-  adapter.told = nnx.data(jnp.asarray(logits, jnp.float32))
-  return adapter
+  adapter.told = nnx.data(logits)
+  frames, valid, table = heard()
+  given = frames[:1], valid[:1], table
+  return *adapter(*given), adapter.greedy(*given)
 
 
 @given(paths)
 def test_certain_tokens_are_their_embeddings(path):
-  frames, valid, table = heard()
-  adapter = told(200.0 * np.eye(5)[None, path])
-  embeddings, kept = adapter(frames[:1], valid[:1], table)
+  path = path + [BLANK] * (S - len(path))
+  embeddings, kept, greedy = hear(np.float32(200) * np.eye(5, dtype='f')[None, path])
   words = [VOCABULARY[c - 1] for c in collapse(path)]
+  _, _, table = heard()
   expected = np.asarray(table)[words].reshape(-1, E)
   np.testing.assert_allclose(embeddings[kept], expected, rtol=1e-6)
   assert kept[0].tolist() == [i < len(words) for i in range(len(path))]
-  greedy = adapter.greedy(frames[:1], valid[:1], table)
   assert greedy[greedy >= 0].tolist() == words
 
 
 @given(st.integers(0, 10**6))
 def test_doubt_is_an_expectation(seed):
   """Each token is the mean embedding under what its frames hold for no blank."""
-  logits = normal(1, 9, 5, seed=seed) * 2
-  frames, valid, table = heard()
-  embeddings, kept = told(logits)(frames[:1], valid[:1], table)
+  logits = normal(1, S, 5, seed=seed) * 2
+  embeddings, kept, _ = hear(logits)
+  _, _, table = heard()
   p = np.exp(logits[0] - logits[0].max(-1, keepdims=True))
   p /= p.sum(-1, keepdims=True)
   best = p.argmax(-1)
-  groups = [list(g) for _, g in itertools.groupby(range(9), key=best.__getitem__)]
+  groups = [list(g) for _, g in itertools.groupby(range(S), key=best.__getitem__)]
   groups = [group for group in groups if best[group[0]] != BLANK]
   assert kept.sum() == len(groups)
   for embedding, group in zip(embeddings[0], groups, strict=False):
@@ -223,13 +231,13 @@ def test_doubt_is_an_expectation(seed):
 
 
 def test_greedy_is_the_hard_decision_of_the_logits(ctc):
-  logits, valid = ctc.logits(*heard())
-  greedy = ctc.greedy(*heard())
+  logits, valid = score(ctc, *heard())
+  greedy = jax.jit(CTC.greedy)(ctc, *heard())
   for clip in range(A):
     best = np.argmax(logits[clip], -1)[np.asarray(valid[clip])]
     words = [VOCABULARY[c - 1] for c in collapse(best.tolist())]
     assert greedy[clip][greedy[clip] >= 0].tolist() == words
-  embeddings, kept = ctc(*heard())
+  embeddings, kept = run(ctc, *heard())
   assert (greedy >= 0).sum(1).tolist() == kept.sum(1).tolist()
   assert kept.any()
 
@@ -242,7 +250,7 @@ def test_gradients_reach_every_parameter_and_no_padding(ctc):
     embeddings, kept = nnx.merge(split[0], params, split[2])(frames, valid, table)
     return jnp.sum(jnp.where(kept[..., None], embeddings, 0) ** 2)
 
-  params, inputs = jax.grad(loss, argnums=(0, 1))(split[1], frames)
+  params, inputs = jax.jit(jax.grad(loss, argnums=(0, 1)))(split[1], frames)
   for path, gradient in nnx.to_flat_state(params):
     assert jnp.abs(gradient[...]).max() > 0, path
   assert (jnp.abs(inputs).max(-1) > 0).tolist() == valid.tolist()
@@ -254,8 +262,7 @@ def test_the_vocabulary_is_no_parameter(ctc):
 
 
 def test_dropout_iff_a_key(ctc):
-  plain, _ = ctc.logits(*heard())
-  np.testing.assert_array_equal(plain, ctc.logits(*heard())[0])
-  dropped = [ctc.logits(*heard(), jax.random.key(seed))[0] for seed in (0, 0, 1)]
+  plain, _ = score(ctc, *heard())
+  dropped = [score(ctc, *heard(), jax.random.key(seed))[0] for seed in (0, 0, 1)]
   np.testing.assert_array_equal(dropped[0], dropped[1])
   assert (dropped[0] != plain).any() and (dropped[0] != dropped[2]).any()

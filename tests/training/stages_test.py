@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from acl_jax import assembly
+from acl_jax.decoding.targets import Targets
+from acl_jax.models.adapters import BLANK
+from acl_jax.training import losses
+from acl_jax.training.stages import (
+  NO_PLACE,
+  UNLIKELY,
+  Labels,
+  ResponseBatches,
+  SoundBatches,
+  frames_needed,
+)
+from data_pipeline.batches import NO_AUDIO, Batch, pad
+from tests.tiny_world import MAX_NEW_TOKENS, TEXTS, TOP_K, load_config
+
+ctc = jax.jit(losses.ctc)
+
+
+def encode(text):
+  return [ord(letter) for letter in text]
+
+
+class Source:
+  """Encoded recordings in memory."""
+
+  def __init__(self, texts, lengths, ids=None):
+    self.texts, self.lengths = list(texts), np.asarray(lengths)
+    self.ids = ids or [f'u{i}' for i in range(len(self.texts))]
+
+  def __getitems__(self, indices):
+    for i in indices:
+      frames = np.full((self.lengths[i], 3), i + 0.5, np.float16)
+      yield {'id': self.ids[i], 'text': self.texts[i], 'frames': frames}
+
+
+def test_labels_are_the_tokens_that_occur():
+  labels = Labels.of_corpus(['cab', 'bee'], encode)
+  assert labels.vocabulary == encode('abce')
+  assert labels(encode('abba')) == [1, 2, 2, 1]
+  assert BLANK not in labels(encode('cab'))
+  assert Labels(labels.vocabulary)(encode('dad')) == [1]  # of an adapter without a d
+
+
+@given(st.lists(st.integers(1, 2), min_size=1, max_size=5))
+def test_frames_needed_are_the_fewest_in_which_ctc_can_write(labels):
+  needed = frames_needed(labels)
+  padded = pad([labels], (1, 5), BLANK, np.int32)
+  valid = np.arange(10)[None] < needed
+  assert ctc(np.zeros((1, 10, 3), np.float32), valid, padded) < 100
+  valid = np.arange(10)[None] < needed - 1
+  assert ctc(np.zeros((1, 10, 3), np.float32), valid, padded) > 1e5
+
+
+def test_recordings_too_short_for_their_transcript_have_no_place():
+  source = Source(['abc', 'aab', 'aab', ''], [5, 7, 8, 1])
+  labels = Labels(encode('ab'))
+  lengths = SoundBatches(source, labels, encode, stack=2).lengths()
+  assert lengths.tolist() == [5, 7, 8, 1]
+  lengths = SoundBatches(source, labels, encode, stack=3).lengths()
+  assert lengths.tolist() == [5, NO_PLACE, NO_PLACE, 1]
+  lengths = SoundBatches(source, Labels([]), encode, stack=9).lengths()
+  assert lengths.tolist() == [5, 7, 8, 1]
+
+
+def test_sounds_are_padded_to_the_batch():
+  source = Source(['ab', 'abcd', 'b'], [4, 9, 2])
+  sounds = SoundBatches(source, Labels.of_corpus(source.texts, encode), encode, stack=2)
+  frames, valid, labels = sounds(Batch((1, 2), rows=3, length=10))
+  assert frames.shape == (3, 10, 3) and frames.dtype == np.float32
+  assert valid.sum(1).tolist() == [9, 2, 0]
+  for i, value in enumerate((1.5, 2.5, 0)):
+    np.testing.assert_array_equal(frames[i], np.where(valid[i][:, None], value, 0))
+  assert labels.tolist() == [[1, 2, 3, 4, 0], [2, 0, 0, 0, 0], [0] * 5]
+
+
+@pytest.fixture(scope='module')
+def world(tiny_world):
+  """The text side, the targets, and what assembles sounds."""
+  text = assembly.load_text(load_config(tiny_world))
+  targets = Targets(tiny_world / 'targets')
+  source = Source(TEXTS[:-1], [15 + 2 * i for i in range(len(TEXTS) - 1)])
+  labels = Labels.of_corpus(TEXTS, text.tokenizer.encode)
+  return text, targets, SoundBatches(source, labels, text.tokenizer.encode, stack=2)
+
+
+BATCH = Batch((2, 5, 0), rows=4, length=28)
+SLOTS = 14
+
+
+def test_a_row_is_the_prompt_with_places_for_the_audio_then_the_response(world):
+  text, targets, sounds = world
+  _, response = ResponseBatches(sounds, text, targets, TOP_K)(BATCH)
+  before, clip, after = text.spoken()
+  assert clip == 0 and response.prompt.tokens.shape[1] % 8 == 0
+  start = len(before) + SLOTS + len(after)
+  for row, i in enumerate(BATCH.indices):
+    answer = targets[f'u{i}']['response'].tolist()
+    tokens = [*before, *[0] * SLOTS, *after, *answer[:-1]]
+    assert response.prompt.valid[row].sum() == len(tokens)
+    assert response.prompt.tokens[row, : len(tokens)].tolist() == tokens
+    place = np.full(len(response.prompt.place[row]), NO_AUDIO)
+    place[len(before) : len(before) + SLOTS] = row * SLOTS + np.arange(SLOTS)
+    np.testing.assert_array_equal(response.prompt.place[row], place)
+    # The hidden state at `index` has read the prompt and the response before it.
+    index = response.index[row][: len(answer)]
+    assert index.tolist() == list(range(start - 1, start - 1 + len(answer)))
+    assert response.targets[row, : len(answer)].tolist() == answer
+    assert response.weight[row].tolist() == [
+      float(j < len(answer)) for j in range(MAX_NEW_TOKENS)
+    ]
+  assert not response.prompt.valid[3].any() and not response.weight[3].any()
+
+
+def test_a_row_carries_what_the_teacher_found_likely(world):
+  text, targets, sounds = world
+  for k in (TOP_K, 2):
+    _, response = ResponseBatches(sounds, text, targets, k)(BATCH)
+    for row, i in enumerate(BATCH.indices):
+      u = len(targets[f'u{i}']['response'])
+      for name in ('top_ids', 'top_log_probs'):
+        ours = getattr(response, name)[row]
+        assert ours.shape == (MAX_NEW_TOKENS, k)
+        np.testing.assert_array_equal(ours[:u], targets[f'u{i}'][name][:, :k])
+      assert (response.top_log_probs[row, u:] == UNLIKELY).all()
+  _, response = ResponseBatches(sounds, text, targets, 0)(BATCH)
+  assert response.top_ids.shape == (4, MAX_NEW_TOKENS, 0)
+
+
+def test_more_of_the_teacher_than_was_stored_is_refused(world):
+  text, targets, sounds = world
+  with pytest.raises(
+    ValueError, match='the targets hold 3 tokens of the teacher, not 4'
+  ):
+    ResponseBatches(sounds, text, targets, TOP_K + 1)
