@@ -99,6 +99,7 @@ def _prompt(text: Text, transcript: str, room: int) -> tuple[int, ...]:
   if not transcript.strip():
     raise ValueError('text is empty')
   [prompt] = text.prompt(transcript)
+  assert isinstance(prompt, tuple)  # without audio it is one segment
   if len(prompt) > room:
     raise ValueError(
       f'text makes a prompt of {len(prompt)} tokens; the context less the response is '

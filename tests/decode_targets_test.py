@@ -15,7 +15,7 @@ from acl_jax.decoding.answers import Decoding
 from acl_jax.decoding.targets import Targets
 from acl_jax.models.llama import Config, Llama
 from acl_jax.text import templates
-from acl_jax.text.tokenizers import Merges, Tokenizer
+from acl_jax.text.tokenizers import Backends, Merges, Tokenizer
 from data_pipeline.container import RecordError
 
 DECODING = Decoding(max_new_tokens=5, batch_size=3, temperature=0.7, top_k=2, seed=1)
@@ -30,7 +30,7 @@ def text():
   tokenizer = library.Tokenizer(library.models.BPE(vocab=vocab, merges=[]))
   tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
   tokenizer.decoder = library.decoders.ByteLevel()
-  backends = dict.fromkeys(('nothing', 'control', 'text'), Merges(tokenizer))
+  backends = Backends(*[Merges(tokenizer)] * 3)
   controls = {'<|im_start|>': 256, '<|im_end|>': 257}
   return Text(Tokenizer(backends, controls, 258, None, 257, (257,)), templates.chatml)
 

@@ -81,7 +81,7 @@ def config_of(folder: Path) -> dict:
     targets=dict(
       max_new_tokens=MAX_NEW_TOKENS, batch_size=2, temperature=0.0, top_k=TOP_K
     ),
-    ctc=dict(steps=10, **stage),
+    ctc=dict(steps=10, sampled_classes=10, **stage),
     response=dict(steps=8, **stage, **response),
   )
 

@@ -157,6 +157,15 @@ def test_targets_of_other_recordings_are_refused(tiny_world, tmp_path):
     train.train(config, tmp_path / 'out')
 
 
+def test_rows_beyond_the_context_are_refused(tiny_world, tmp_path):
+  changes = {'data.buckets': (20, 30, 400), 'response.frames_per_batch': 400}
+  config = load_config(tiny_world, **changes, **{'ctc.steps': 0})
+  with pytest.raises(
+    ValueError, match=r'a row has up to \d+ positions; the LLM reads 256'
+  ):
+    train.train(config, tmp_path)
+
+
 # The program, with steps long enough to send a signal in the midst of them.
 SLOWLY = """
 import runpy, time

@@ -109,7 +109,7 @@ def _record(
   tokenizer: Tokenizer, example: Example, generated: Generated, row: int
 ) -> bytes:
   length = int(generated.lengths[row])
-  response = generated.tokens[row, :length]
+  response = np.asarray(generated.tokens)[row, :length]
   prompt = np.array(example.prompt, '<i4').tobytes()
   header = {
     'id': example.id,
@@ -117,8 +117,10 @@ def _record(
     'finish_reason': 'stop' if response[-1] in tokenizer.stop_ids else 'length',
     'text': tokenizer.decode(response),
   }
-  arrays = {'response': response, 'log_probs': generated.log_probs[row, :length]}
+  log_probs = np.asarray(generated.log_probs)[row, :length]
+  arrays = {'response': response, 'log_probs': log_probs}
   if generated.top_ids.shape[2]:
-    arrays['top_ids'] = generated.top_ids[row, :length]
-    arrays['top_log_probs'] = generated.top_log_probs[row, :length].astype(np.float16)
+    top_log_probs = np.asarray(generated.top_log_probs)[row, :length]
+    arrays['top_ids'] = np.asarray(generated.top_ids)[row, :length]
+    arrays['top_log_probs'] = top_log_probs.astype(np.float16)
   return pack(header, arrays)

@@ -24,7 +24,6 @@ class Recogniser:
   def __init__(self, folder: str | Path):
     folder = Path(folder)
     try:
-      import ctranslate2
       import faster_whisper  # an extra, so only where it is wanted
     except ImportError:
       raise ValueError(
@@ -36,7 +35,8 @@ class Recogniser:
         raise FileNotFoundError(
           f'{folder}: no {name}; --cascade wants a CTranslate2 folder of Whisper'
         )
-    ctranslate2.set_random_seed(0)  # it samples where beam search fails
+    # It samples where beam search fails; the threads that it starts take this seed.
+    faster_whisper.transcribe.ctranslate2.set_random_seed(0)
     try:
       self.model = faster_whisper.WhisperModel(
         str(folder),

@@ -56,7 +56,7 @@ def bar_chart(bars: Sequence[Bar], title: str) -> Markup:
 
 def line_chart(points: Sequence[tuple[int, float]], title: str) -> Markup:
   """A line through (step, value) points, the values from 0 on."""
-  left, right, top, bottom, height = 56, 16, 12, 30, 240
+  left, right, top, bottom, height = 56, 30, 12, 30, 230
   last = max(x for x, _ in points) or 1
   ticks = round_ticks(max(y for _, y in points))
   across = (WIDTH - left - right) / last

@@ -25,6 +25,10 @@ CONDITIONS = {
   'shuffled_audio': ('Shuffled audio', 'the recording of another example', 'guard'),
   'no_prompt': ('No prompt', 'an empty turn', 'guard'),
 }
+STAGES = {
+  'ctc': 'Learning to hear, nats per token of the transcript',
+  'response': 'Learning to be answered, nats per token of the response',
+}
 NO_NETWORK = (
   "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
 )
@@ -80,7 +84,7 @@ def render(
     *_training(curves),
     *_examples(shown, report['examples']),
     *_skipped(report['skipped']),
-    tag('h2', 'What was measured'),
+    tag('h2', 'The model'),
     tag('pre', tag('code', json.dumps(report['model'], indent=2)), class_='scroll'),
   ]
   page = tag('html', head, tag('body', *sections), lang='en')
@@ -94,7 +98,7 @@ def _headline(report: Mapping[str, Any], title: str) -> list[Markup]:
     (
       closed['audio'],
       'of the gap closed by audio',
-      'between the wrong recording (0 %) and the text (100 %); the cascade closes '
+      'between the wrong recording (0%) and the text (100%); the cascade closes '
       f'{closed["cascade"]}, its own ears as text {closed["cascade_ctc"]}',
     ),
     (
@@ -115,8 +119,9 @@ def _headline(report: Mapping[str, Any], title: str) -> list[Markup]:
     ),
   ]
   lead = (
-    'The chat model is frozen. It answered each written transcript once; measured is '
-    'how well it predicts that same answer when it is given the recording instead.'
+    'The chat model is frozen. Measured is how well it predicts the answer to the '
+    'written transcript when it is given something else instead: above all, the '
+    'recording.'
   )
   return [
     tag('h1', title),
@@ -146,7 +151,7 @@ def _comparison(report: Mapping[str, Any]) -> list[Markup]:
     values = [
       _number(nll[name]),
       _number(report['response_perplexity'][name]),
-      _percent(gap_closed(nll, name)),
+      '–' if name == 'no_prompt' else _percent(gap_closed(nll, name)),
       _percent(report['greedy_agreement'].get(name)),
       _percent(report['wer'][wer]) if wer else '–',
     ]
@@ -175,9 +180,9 @@ def _comparison(report: Mapping[str, Any]) -> list[Markup]:
 def _training(curves: Mapping[str, Sequence[tuple[int, float]]]) -> list[Markup]:
   parts = []
   for stage, points in curves.items():
-    title = f'Loss of the stage {stage}'
+    title = f'{STAGES.get(stage, stage)}: loss by step'
     chart = pictures.line_chart(points, title)
-    caption = f'{title} by step; the last is {points[-1][1]:.3f}.'
+    caption = f'{title}, at the end {points[-1][1]:.3f}.'
     parts.append(tag('figure', chart, tag('figcaption', caption)))
   return [tag('h2', 'How it learned'), *parts] if parts else []
 
@@ -199,7 +204,10 @@ def _example(example: Shown) -> Markup:
     if name in example.nll
   )
   lines = [('Said', join(example.text), '')]
-  for label, words in (('Whisper heard', example.cascade), ('It heard', example.heard)):
+  for label, words in (
+    ('Whisper heard', example.cascade),
+    ('Own ears heard', example.heard),
+  ):
     if words is not None:
       lines.append((label, mark_differences(example.text, words), ''))
   lines += [

@@ -169,7 +169,7 @@ class Llama(nnx.Module):
 
     mask: which of the s keys a query sees. Without `cache` the keys are those of the
       t inputs, and are returned. With it they are its slots, of which the inputs take
-      index..index+t; it is returned with these written.
+      index..index+t (never more than there are); it is returned with these written.
     remat: what to keep for the backward pass, a key of `REMAT`; None keeps everything.
     Computes in the dtype of `x`.
     """

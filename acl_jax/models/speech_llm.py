@@ -56,6 +56,8 @@ class SpeechLLM(nnx.Module):
   ) -> tuple[Float[Array, 'b t e'], Bool[Array, 'b t']]:
     """The prompt as embeddings. An audio place that no embedding fills is not valid."""
     text = self.llama.embed(prompt.tokens)
+    if audio.size == 0:  # a place that nobody fills, to read from
+      audio, audio_valid = jnp.zeros((1, 1, text.shape[-1])), jnp.zeros((1, 1), bool)
     heard = prompt.place >= 0
     place = jnp.maximum(prompt.place, 0)
     spoken = audio.reshape(-1, audio.shape[-1])[place].astype(text.dtype)

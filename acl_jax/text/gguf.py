@@ -8,43 +8,55 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import tokenizers as library
-from sentencepiece import sentencepiece_model_pb2 as sentencepiece_model
+import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from acl_jax.text import tokenizers
+from acl_jax.text.tokenizers import (
+  Backends,
+  Merges,
+  ModelProto,
+  Tokenizer,
+  from_sentencepiece,
+)
 from acl_jax.weights import gguf
 
-Backends = Mapping[tokenizers.After, tokenizers.Backend]
 Field = Callable[..., Any]  # tokenizer.ggml.* by name, with or without a default
 CONTROL, USER_DEFINED = 3, 4  # of tokenizer.ggml.token_type, as in sentencepiece
 
 
-def load(path: Path) -> tokenizers.Tokenizer:
+def load(path: Path) -> Tokenizer:
   """The tokenizer of the model in `path`."""
   fields, _ = gguf.read(path)
+  try:
+    return _build(fields)
+  except Exception as error:  # the two libraries' have no common base
+    raise ValueError(f'{path}: {error}') from None
 
+
+def _build(fields: Mapping[str, Any]) -> Tokenizer:
   def field(name: str, default: Any = None) -> Any:
     value = fields.get(f'tokenizer.ggml.{name}', default)
     if value is None:
-      raise ValueError(f'{path}: tokenizer.ggml.{name} is missing')
+      raise ValueError(f'tokenizer.ggml.{name} is missing')
     return value
 
   builders = {'gpt2': _byte_level, 'llama': _sentencepiece}
   if field('model') not in builders:
     raise ValueError(
-      f'{path}: tokenizer.ggml.model is {field("model")!r}; known: {list(builders)}'
+      f'tokenizer.ggml.model is {field("model")!r}; known: {list(builders)}'
     )
-  try:
-    backends = builders[field('model')](field)
-  except Exception as error:  # the two libraries' have no common base
-    raise ValueError(f'{path}: {error}') from None
-  tokens, types = field('tokens'), field('token_type')
-  controls = {t: i for i, t in enumerate(tokens) if types[i] == CONTROL}
+  backends = builders[field('model')](field)
+  kinds = zip(field('tokens'), field('token_type'), strict=True)
+  controls = {token: i for i, (token, kind) in enumerate(kinds) if kind == CONTROL}
   end = field('eos_token_id')
-  stop_ids = tuple(dict.fromkeys((end, field('eot_token_id', end))))
-  start = fields.get('tokenizer.ggml.bos_token_id')
-  return tokenizers.Tokenizer(backends, controls, len(tokens), start, end, stop_ids)
+  return Tokenizer(
+    backends,
+    controls,
+    vocab_size=len(field('tokens')),
+    bos_id=fields.get('tokenizer.ggml.bos_token_id'),
+    eos_id=end,
+    stop_ids=tuple(dict.fromkeys((end, field('eot_token_id', end)))),
+  )
 
 
 def _byte_level(field: Field) -> Backends:
@@ -57,7 +69,7 @@ def _byte_level(field: Field) -> Backends:
   tokens, types = field('tokens'), field('token_type')
   merges = [tuple(merge.split(' ')) for merge in field('merges')]
   vocab = {token: number for number, token in enumerate(tokens)}
-  tokenizer = library.Tokenizer(models.BPE(vocab=vocab, merges=merges))
+  tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
   byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
   splitter = pre_tokenizers.Sequence([*splitters[field('pre')], byte_level])
   tokenizer.pre_tokenizer = splitter
@@ -66,20 +78,20 @@ def _byte_level(field: Field) -> Backends:
     token for token, kind in zip(tokens, types, strict=True) if kind == USER_DEFINED
   ]
   tokenizer.add_tokens(known)
-  backend = tokenizers.Merges(tokenizer)
-  return dict(nothing=backend, control=backend, text=backend)
+  backend = Merges(tokenizer)
+  return Backends(backend, backend, backend)
 
 
 def _sentencepiece(field: Field) -> Backends:
   """Llama-2's tokenizer.model, rebuilt from its pieces, scores and types."""
-  model = sentencepiece_model.ModelProto()
+  model = ModelProto()
   rows = zip(field('tokens'), field('scores'), field('token_type'), strict=True)
   for token, score, kind in rows:
     model.pieces.add(piece=token, score=score, type=kind)
-  model.trainer_spec.model_type = sentencepiece_model.TrainerSpec.BPE
+  model.trainer_spec.model_type = model.trainer_spec.BPE
   model.trainer_spec.byte_fallback = True
   model.trainer_spec.eos_piece = field('tokens')[field('eos_token_id')]
   model.normalizer_spec.name = 'identity'
   model.normalizer_spec.add_dummy_prefix = field('add_space_prefix', True)
   model.normalizer_spec.remove_extra_whitespaces = False
-  return tokenizers.from_sentencepiece(model).backends
+  return from_sentencepiece(model).backends

@@ -9,6 +9,7 @@ token for token to what Transformers' `apply_chat_template` makes of it.
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from acl_jax.text.tokenizers import Tokenizer
 
@@ -108,10 +109,17 @@ def _check_roles(conversation: Conversation) -> None:
 
 def _parts(turn: Turn) -> list[Part]:
   """The content of a turn, adjacent texts joined and empty ones dropped."""
-  content = [turn.content] if isinstance(turn.content, str) else turn.content
-  runs = itertools.groupby((part for part in content if part != ''), type)
-  parts = [[''.join(run)] if kind is str else list(run) for kind, run in runs]
-  return list(itertools.chain.from_iterable(parts))
+  return _join([turn.content] if isinstance(turn.content, str) else turn.content)
+
+
+def _join(items: Iterable[Any]) -> list[Any]:
+  joined = []
+  for item in items:
+    if isinstance(item, str) and joined and isinstance(joined[-1], str):
+      joined[-1] += item
+    elif item != '':
+      joined.append(item)
+  return joined
 
 
 def _strip(parts: list[Part]) -> list[Part]:
@@ -125,21 +133,18 @@ def _strip(parts: list[Part]) -> list[Part]:
 
 def _segments(items: Iterable[Item], tokenizer: Tokenizer) -> list[Segment]:
   """Tokenises each run of text; the ids between two audio clips become one tuple."""
-  runs = itertools.groupby((item for item in items if item != ''), type)
-  runs = [(kind, list(run)) for kind, run in runs]
   segments: list[Segment] = []
   ids: list[int] = []
   after = 'nothing'
-  for (kind, run), (following, _) in itertools.pairwise([*runs, (None, [])]):
-    if kind is int:
-      ids += run
-    elif kind is str:
-      text = ''.join(run)
-      if following is Audio and tokenizer.opens_with_space:
-        text = text.removesuffix(' ')  # it belongs to the first spoken word: '▁What'
-      ids += tokenizer.encode(text, after=after)
-    else:
-      segments += [tuple(ids), *(clip.index for clip in run)]
+  for item, following in itertools.pairwise([*_join(items), '']):
+    if isinstance(item, str):
+      if isinstance(following, Audio) and tokenizer.opens_with_space:
+        item = item.removesuffix(' ')  # it belongs to the first spoken word: '▁What'
+      ids += tokenizer.encode(item, after=after)
+    elif isinstance(item, Audio):
+      segments += [tuple(ids), item.index]
       ids = []
-    after = 'control' if kind is int else 'text'
+    else:
+      ids.append(item)
+    after = 'control' if isinstance(item, int) else 'text'
   return [segment for segment in (*segments, tuple(ids)) if segment != ()]

@@ -10,12 +10,13 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, SupportsInt
+from typing import Any, Literal, NamedTuple, SupportsInt
 
 import sentencepiece
 import tokenizers
-from sentencepiece import sentencepiece_model_pb2 as sentencepiece_model
+from sentencepiece import sentencepiece_model_pb2
 
+ModelProto = sentencepiece_model_pb2.ModelProto  # pyright: ignore[reportAttributeAccessIssue]
 After = Literal['nothing', 'control', 'text']
 
 
@@ -48,6 +49,14 @@ class Merges:
 Backend = Pieces | Merges
 
 
+class Backends(NamedTuple):
+  """Which to ask, by what a text stands after."""
+
+  nothing: Backend
+  control: Backend
+  text: Backend
+
+
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
   """Text to token ids and back; picklable, so that loader processes can have it.
@@ -56,7 +65,7 @@ class Tokenizer:
   in the middle of a prompt depends on what stands before: hence three backends.
   """
 
-  backends: Mapping[After, Backend] = dataclasses.field(repr=False)
+  backends: Backends = dataclasses.field(repr=False)
   controls: Mapping[str, int]  # control tokens by name
   vocab_size: int
   bos_id: int | None
@@ -74,13 +83,13 @@ class Tokenizer:
       text.encode()
     except UnicodeEncodeError as error:
       raise ValueError(f'text is not valid Unicode: {error}') from None
-    return self.backends[after].encode(text)
+    return getattr(self.backends, after).encode(text)
 
   def decode(self, ids: Iterable[SupportsInt]) -> str:
     """The text of `ids`, without control tokens and padding of the vocabulary."""
     left_out = set(self.controls.values())
     kept = [i for i in map(int, ids) if i < self.vocab_size and i not in left_out]
-    return self.backends['nothing'].decode(kept)
+    return self.backends.nothing.decode(kept)
 
   def control(self, name: str) -> int:
     """The id of a control token such as '<|im_end|>'."""
@@ -126,15 +135,15 @@ def _inside(folder: Path) -> Path:
 
 def _from_model(path: Path) -> Tokenizer:
   try:
-    model = sentencepiece_model.ModelProto.FromString(path.read_bytes())
+    model = ModelProto.FromString(path.read_bytes())
     tokenizer = from_sentencepiece(model)
   except Exception as error:  # protobuf's and sentencepiece's have no common base
     raise ValueError(f'{path}: not a sentencepiece model: {error}') from None
   return _with_stop_ids(tokenizer, path.parent)
 
 
-def from_sentencepiece(model: sentencepiece_model.ModelProto) -> Tokenizer:
-  """Meta's behaviour (Transformers' `legacy=True`): a space opens each section."""
+def from_sentencepiece(model: Any) -> Tokenizer:
+  """Of a `ModelProto`; as Meta's own code (and Transformers' `legacy=True`) has it."""
   opening = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
   model = copy.deepcopy(model)
   model.normalizer_spec.add_dummy_prefix = False
@@ -145,9 +154,7 @@ def from_sentencepiece(model: sentencepiece_model.ModelProto) -> Tokenizer:
     raise ValueError('it has no end-of-sequence token')
   start, end = opening.bos_id(), opening.eos_id()
   return Tokenizer(
-    backends=dict(
-      nothing=Pieces(opening), control=Pieces(opening), text=Pieces(middle)
-    ),
+    backends=Backends(Pieces(opening), Pieces(opening), Pieces(middle)),
     controls=controls,
     vocab_size=size,
     bos_id=start if start >= 0 else None,
@@ -188,7 +195,7 @@ def _from_json(path: Path) -> Tokenizer:
   return _with_stop_ids(tokenizer, path.parent)
 
 
-def _backends(spec: dict[str, Any]) -> dict[After, Backend]:
+def _backends(spec: dict[str, Any]) -> Backends:
   """The tokenizer as the file states it, and with no space put before the text."""
   opening = Merges(tokenizers.Tokenizer.from_str(json.dumps(spec)))
   normalizers = _steps(spec, 'normalizer', 'normalizers')
@@ -202,7 +209,7 @@ def _backends(spec: dict[str, Any]) -> dict[After, Backend]:
   kept = [step for step in normalizers if step['type'] != 'Prepend']
   spec = spec | {'normalizer': {'type': 'Sequence', 'normalizers': kept}}
   middle = Merges(tokenizers.Tokenizer.from_str(json.dumps(spec)))
-  return dict(nothing=opening, control=middle if once else opening, text=middle)
+  return Backends(opening, middle if once else opening, middle)
 
 
 def _steps(spec: dict[str, Any], field: str, plural: str) -> list[dict[str, Any]]:
@@ -216,7 +223,7 @@ def _named_id(folder: Path, name: str, controls: Mapping[str, int]) -> int | Non
   for file in ('tokenizer_config.json', 'special_tokens_map.json'):
     token = _read_json(folder / file).get(name)
     token = token['content'] if isinstance(token, dict) else token
-    if token in controls:
+    if isinstance(token, str) and token in controls:
       return controls[token]
   return None
 

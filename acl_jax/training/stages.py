@@ -96,7 +96,8 @@ class SoundBatches:
         f' {self.sampled_classes}'
       )
     correction = np.zeros(len(among) + 1, np.float32)
-    correction[len(own) + 1 :] = np.log(len(others) / max(drawn, 1))
+    if drawn:
+      correction[len(own) + 1 :] = np.log(len(others) / drawn)
     return among, correction
 
 
@@ -120,10 +121,14 @@ class ResponseBatches:
     responses = [list(map(int, target['response'])) for target in found]
     return sound, self._lay_out(responses, found, batch.rows, sound.labels.shape[1])
 
+  def row_length(self, slots: int) -> int:
+    """The positions of a row whose clip has `slots`."""
+    needed = len(lay_out(self.prompt, 0, slots).tokens) + self.max_response
+    return -(-needed // MULTIPLE) * MULTIPLE
+
   def _lay_out(self, responses, found, rows: int, slots: int) -> Response:
     laid = [lay_out(self.prompt, clip, slots) for clip in range(rows)]
-    start = len(laid[0].tokens)
-    length = -(-(start + self.max_response) // MULTIPLE) * MULTIPLE
+    start, length = len(laid[0].tokens), self.row_length(slots)
     tokens = [
       row.tokens + response[:-1] for row, response in zip(laid, responses, strict=False)
     ]

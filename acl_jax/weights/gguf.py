@@ -7,6 +7,7 @@ https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import math
+import mmap
 import struct
 from pathlib import Path
 from typing import Any
@@ -77,8 +78,11 @@ class _Header:
 
   def __init__(self, path: Path):
     self.path, self.at = path, 0
-    self.size = path.stat().st_size
-    self.bytes = np.memmap(path, np.uint8, mode='r') if self.size else np.empty(0, 'B')
+    with path.open('rb') as file:
+      self.size = file.seek(0, 2)  # an empty file cannot be mapped
+      self.bytes = (
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if self.size else b''
+      )
 
   def need(self, count: int, what: str) -> None:
     """Raises unless `count` more bytes are there."""
@@ -91,7 +95,7 @@ class _Header:
   def take(self, count: int, what: str) -> bytes:
     self.need(count, what)
     self.at += count
-    return self.bytes[self.at - count : self.at].tobytes()
+    return self.bytes[self.at - count : self.at]
 
   def number(self, code: str, what: str) -> Any:
     return struct.unpack('<' + code, self.take(struct.calcsize('<' + code), what))[0]
@@ -181,8 +185,9 @@ def _tensor(
     )
 
   def read():
-    blocks = header.bytes[start:stop].reshape(-1, row // width * bytes_per_block)
-    return gguf.dequantize(np.array(blocks), Kind(kind)).reshape(shape)
+    data = np.frombuffer(header.bytes[start:stop], np.uint8)
+    blocks = data.reshape(-1, row // width * bytes_per_block)
+    return gguf.dequantize(blocks, Kind(kind)).reshape(shape)
 
   return Tensor(shape, read)
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from data_pipeline.augment import Augmentation, augment, noise
 from data_pipeline.features import SAMPLE_RATE
 
-NOTHING = Augmentation(speed=0, noise_share=0, noise_snr=(5, 30), telephone_share=0)
-MUCH = Augmentation(speed=0.1, noise_share=0.5, noise_snr=(5, 30), telephone_share=0.25)
+NOTHING = Augmentation(0.0, 0.0, (5.0, 30.0), 0.0)
+MUCH = Augmentation(0.1, 0.5, (5.0, 30.0), 0.25)
 
 
 def tone(pitch=440.0, seconds=0.5, loudness=0.3):
@@ -80,7 +80,7 @@ def test_silence_stays_silent():
 
 
 def test_loud_recordings_are_clipped_to_the_range():
-  how = dataclasses.replace(NOTHING, noise_share=1.0, noise_snr=(0, 1))
+  how = dataclasses.replace(NOTHING, noise_share=1.0, noise_snr=(0.0, 1.0))
   for seed in range(5):
     sound = augment(tone(loudness=1.0), how, np.random.default_rng(seed))
     assert np.abs(sound).max() <= 1.0

@@ -256,6 +256,13 @@ def test_gradients_reach_every_parameter_and_no_padding(ctc):
   assert (jnp.abs(inputs).max(-1) > 0).tolist() == valid.tolist()
 
 
+def test_some_of_the_vocabulary_may_be_scored(ctc):
+  everything, _ = score(ctc, *heard())
+  some, _ = score(ctc, *heard(), None, jnp.asarray([2, 0]))
+  expected = everything[..., jnp.asarray([BLANK, 2 + 1, 0 + 1])]
+  np.testing.assert_allclose(some, expected, atol=1e-6)
+
+
 def test_the_vocabulary_is_no_parameter(ctc):
   params = nnx.state(ctc, nnx.Param)
   assert 'vocabulary' in nnx.state(ctc) and 'vocabulary' not in params

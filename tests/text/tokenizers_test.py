@@ -164,6 +164,24 @@ def test_broken_files_are_named(tmp_path, name, content, message):
     tokenizers.load_tokenizer(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+  'model, message',
+  [
+    ('bert', r"q\.gguf: tokenizer.ggml.model is 'bert'; known: \['gpt2', 'llama'\]"),
+    ('gpt2', r'q\.gguf: tokenizer.ggml.pre is missing'),
+    ('llama', r'q\.gguf: tokenizer.ggml.tokens is missing'),
+  ],
+)
+def test_what_a_gguf_lacks_is_named(tmp_path, model, message):
+  writer = gguf.GGUFWriter(tmp_path / 'q.gguf', 'llama')
+  writer.add_tokenizer_model(model)
+  writer.write_header_to_file()
+  writer.write_kv_data_to_file()
+  writer.close()
+  with pytest.raises(ValueError, match=message):
+    tokenizers.load_tokenizer(tmp_path / 'q.gguf')
+
+
 def test_tokenizer_json_without_eos_is_refused(llama_json, tmp_path):
   shutil.copy(llama_json / 'tokenizer.json', tmp_path)
   with pytest.raises(ValueError, match='names an eos_token'):

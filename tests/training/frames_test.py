@@ -17,7 +17,7 @@ from data_pipeline.prepare import prepare
 from data_pipeline.records import Dataset
 from tests.tiny_world import load_config
 
-MUCH = Augmentation(speed=0.1, noise_share=0.5, noise_snr=(5, 30), telephone_share=0.25)
+MUCH = Augmentation(0.1, 0.5, (5.0, 30.0), 0.25)
 
 
 @pytest.fixture(scope='module')

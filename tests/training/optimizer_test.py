@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -41,8 +42,9 @@ def test_matrices_decay_and_vectors_do_not(params):
   nothing = nnx.State.from_flat_path(
     {path: leaf.replace(jnp.zeros(leaf.shape)) for path, leaf in params.flat_state()}
   )
-  _, state = optimizer.update(nothing, state, params)  # the first rate is zero
-  update, _ = optimizer.update(nothing, state, params)
+  advance = jax.jit(optimizer.update)
+  _, state = advance(nothing, state, params)  # the first rate is zero
+  update, _ = advance(nothing, state, params)
   decayed = {
     '/'.join(map(str, path)): -leaf[...]
     for path, leaf in update.flat_state()
@@ -62,7 +64,7 @@ def test_gradients_are_clipped_by_their_global_norm():
   optimizer = make_optimizer(CONFIG)
   params = {'a': jnp.zeros(3), 'b': jnp.zeros((2, 2))}
   gradient = {'a': jnp.full(3, 30.0), 'b': jnp.full((2, 2), -40.0)}
-  _, state = optimizer.update(gradient, optimizer.init(params), params)
+  _, state = jax.jit(optimizer.update)(gradient, optimizer.init(params), params)
   (adam,) = [s for s in state[1] if isinstance(s, optax.ScaleByAdamState)]
   norm = (3 * 30**2 + 4 * 40**2) ** 0.5
   np.testing.assert_allclose(adam.mu['a'], 0.1 * 30 / norm, rtol=1e-5)

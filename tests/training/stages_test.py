@@ -61,23 +61,65 @@ def test_frames_needed_are_the_fewest_in_which_ctc_can_write(labels):
 def test_recordings_too_short_for_their_transcript_have_no_place():
   source = Source(['abc', 'aab', 'aab', ''], [5, 7, 8, 1])
   labels = Labels(encode('ab'))
-  lengths = SoundBatches(source, labels, encode, stack=2).lengths()
+  lengths = SoundBatches(source, labels, encode, 2, 9).lengths()
   assert lengths.tolist() == [5, 7, 8, 1]
-  lengths = SoundBatches(source, labels, encode, stack=3).lengths()
+  lengths = SoundBatches(source, labels, encode, 3, 9).lengths()
   assert lengths.tolist() == [5, NO_PLACE, NO_PLACE, 1]
-  lengths = SoundBatches(source, Labels([]), encode, stack=9).lengths()
+  lengths = SoundBatches(source, Labels([]), encode, 9, 9).lengths()
   assert lengths.tolist() == [5, 7, 8, 1]
 
 
 def test_sounds_are_padded_to_the_batch():
   source = Source(['ab', 'abcd', 'b'], [4, 9, 2])
-  sounds = SoundBatches(source, Labels.of_corpus(source.texts, encode), encode, stack=2)
-  frames, valid, labels = sounds(Batch((1, 2), rows=3, length=10))
+  sounds = SoundBatches(source, Labels.of_corpus(source.texts, encode), encode, 2, 9)
+  frames, valid, labels, among, correction = sounds(Batch((1, 2), rows=3, length=10))
   assert frames.shape == (3, 10, 3) and frames.dtype == np.float32
   assert valid.sum(1).tolist() == [9, 2, 0]
   for i, value in enumerate((1.5, 2.5, 0)):
     np.testing.assert_array_equal(frames[i], np.where(valid[i][:, None], value, 0))
   assert labels.tolist() == [[1, 2, 3, 4, 0], [2, 0, 0, 0, 0], [0] * 5]
+  assert among.tolist() == [0, 1, 2, 3] and not correction.any()
+
+
+def test_a_batch_ranges_over_its_own_tokens_and_some_others():
+  source = Source(['ab', 'dad', 'zyxwvut'], [4, 9, 20])
+  vocabulary = Labels.of_corpus(source.texts, encode)
+  sounds = SoundBatches(source, vocabulary, encode, stack=2, sampled_classes=6)
+  batch = Batch((0, 1), rows=2, length=10)
+  _, _, labels, among, correction = sounds(batch)
+  words = [vocabulary.vocabulary[i] for i in among]
+  assert len(set(words)) == 6 and set(encode('abd')) == set(words[:3])
+  for row, text in zip(labels, ('ab', 'dad'), strict=True):
+    assert [words[label - 1] for label in row if label] == encode(text)
+  # Three of the seven others stand for all of them.
+  np.testing.assert_allclose(correction, [0] * 4 + [np.log(7 / 3)] * 3, rtol=1e-6)
+  again = sounds(batch)
+  np.testing.assert_array_equal(again.among, among)
+  drawn = {tuple(sounds(Batch((i,), 2, 10)).among) for i in (0, 1)}
+  assert len(drawn) == 2
+
+
+def test_more_tokens_in_a_batch_than_may_be_are_refused():
+  source = Source(['abc', 'dad', 'z'], [9, 9, 20])
+  labels = Labels.of_corpus(source.texts, encode)
+  sounds = SoundBatches(source, labels, encode, stack=2, sampled_classes=3)
+  with pytest.raises(
+    ValueError, match='a batch holds 4 different tokens; config.ctc.s'
+  ):
+    sounds(Batch((0, 1), rows=2, length=10))
+
+
+def test_without_classes_there_are_no_labels():
+  sounds = SoundBatches(Source(['ab', 'b'], [4, 9]), Labels([]), encode, 2, 9)
+  sound = sounds(Batch((1, 0), rows=2, length=10))
+  assert not sound.labels.any() and sound.among.shape == (0,)
+  assert sound.correction.tolist() == [0]
+
+
+def test_the_prior_is_the_share_of_each_class():
+  labels = Labels.of_corpus(['aab', 'b', 'ca'], encode)
+  prior = np.exp(labels.log_prior(['aab', 'b', 'ca'], encode))
+  np.testing.assert_allclose(prior, [9 / 18, 4 / 18, 3 / 18, 2 / 18], rtol=1e-5)
 
 
 @pytest.fixture(scope='module')
@@ -87,7 +129,8 @@ def world(tiny_world):
   targets = Targets(tiny_world / 'targets')
   source = Source(TEXTS[:-1], [15 + 2 * i for i in range(len(TEXTS) - 1)])
   labels = Labels.of_corpus(TEXTS, text.tokenizer.encode)
-  return text, targets, SoundBatches(source, labels, text.tokenizer.encode, stack=2)
+  sounds = SoundBatches(source, labels, text.tokenizer.encode, 2, 10)
+  return text, targets, sounds
 
 
 BATCH = Batch((2, 5, 0), rows=4, length=28)
@@ -98,7 +141,9 @@ def test_a_row_is_the_prompt_with_places_for_the_audio_then_the_response(world):
   text, targets, sounds = world
   _, response = ResponseBatches(sounds, text, targets, TOP_K)(BATCH)
   before, clip, after = text.spoken()
-  assert clip == 0 and response.prompt.tokens.shape[1] % 8 == 0
+  length = response.prompt.tokens.shape[1]
+  assert clip == 0 and length % 8 == 0
+  assert length == ResponseBatches(sounds, text, targets, TOP_K).row_length(SLOTS)
   start = len(before) + SLOTS + len(after)
   for row, i in enumerate(BATCH.indices):
     answer = targets[f'u{i}']['response'].tolist()

@@ -11,7 +11,7 @@ from flax import nnx
 from acl_jax.models import whisper
 from acl_jax.models.adapters import CTC, CTCConfig, Stride, StrideConfig
 from acl_jax.models.speech_llm import Prompt, SpeechLLM
-from acl_jax.training import step
+from acl_jax.training import losses, step
 from data_pipeline.batches import NO_AUDIO
 from tests import tiny_llama
 
@@ -48,7 +48,8 @@ def batch(rows=3, width=WIDTH, frames=FRAMES):
   valid = np.arange(frames) < np.asarray([frames, frames - 4, 0][:rows])[:, None]
   labels = np.asarray([[2, 2, 5, 0], [1, 3, 0, 0], [0] * 4][:rows])
   x = rng.normal(size=(rows, frames, width)).astype(np.float32)
-  sound = step.Sound(x, valid, labels.astype(np.int32))
+  among, correction = np.asarray([3, 0, 2, 4, 1]), np.zeros(6, np.float32)
+  sound = step.Sound(x, valid, labels.astype(np.int32), among, correction)
   response = np.asarray([[21, 5, 30], [8, 40, 0], [0, 0, 0]])[:rows]
   lengths = np.asarray([3, 2, 0])[:rows]
   tokens = np.zeros((rows, 16), np.int32)
@@ -164,6 +165,24 @@ def test_empty_rows_change_nothing(kind):
   value, _ = evaluate(model, data, loss=loss)
   expected, _ = evaluate(model, fewer[0] if kind == 'ctc' else fewer, loss=loss)
   np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+def test_the_softmax_ranges_over_what_the_batch_names():
+  """An entry that stands for e others has its logit raised by 1."""
+  loss, sound = losses_of('ctc')
+  model = build()
+  model.adapter.layers.dropout = 0.0
+  labels = np.asarray([[1, 1, 2, 0], [2, 1, 0, 0], [0] * 4], np.int32)
+  correction = np.asarray([0, 0, 0, 1], np.float32)
+  fewer = sound._replace(
+    labels=labels, among=np.asarray([4, 0, 3]), correction=correction
+  )
+  value, _ = evaluate(model, fewer, loss=loss)
+  table = model.llama.embed_tokens[...]
+  logits, valid = jax.jit(CTC.logits)(model.adapter, sound.frames, sound.valid, table)
+  logits = logits[..., np.asarray([0, 5, 1, 4])] + correction[None, None]
+  expected = losses.ctc(logits, valid, jnp.asarray(labels))
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
 def test_gradients_stop_at_what_is_frozen():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import transformers
 
+from acl_jax.weights import safetensors
 from acl_jax.weights.llama import load_llama, save_llama_hf
 from tests import tiny_llama
 from tests.tiny_llama import CONFIG, VARIANTS
@@ -118,14 +119,13 @@ def test_what_would_be_another_model_is_refused_by_name(change, folder):
 
 def test_frequencies_and_a_second_tied_matrix_are_dropped(tmp_path):
   """Old files of Llama-2 hold them."""
-  theirs = tiny_llama.build_reference(VARIANTS['tied'])
-  state = {k: v.clone() for k, v in theirs.state_dict().items()}
-  state['model.layers.0.self_attn.rotary_emb.inv_freq'] = state['model.norm.weight']
-  theirs.save_pretrained(tmp_path)
-  from safetensors.torch import save_file
-
-  save_file(state, tmp_path / 'model.safetensors')
-  assert load_llama(tmp_path).config.tie_word_embeddings
+  model = tiny_llama.build(VARIANTS['tied'])
+  save_llama_hf(model, tmp_path)
+  tensors = {name: t.read() for name, t in safetensors.read(tmp_path).items()}
+  tensors['model.layers.0.self_attn.rotary_emb.inv_freq'] = np.ones(3, np.float32)
+  tensors['lm_head.weight'] = tensors['model.embed_tokens.weight']
+  safetensors.write(tmp_path, tensors.items())
+  tiny_llama.assert_equal(load_llama(tmp_path), model)
 
 
 @pytest.mark.parametrize('text', ['', '[]', '{', '[' * 100_000, '\x00'])

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -56,7 +57,7 @@ def test_the_feed_forward_widths_of_the_published_sizes():
     (5120, 256, 1, 13_824),
     (8192, 4096, 1.3, 28_672),
   ):
-    assert meta._feed_forward(width, multiple, factor, None) == want
+    assert meta._feed_forward(width, multiple, factor, Path('params.json')) == want
 
 
 def test_a_missing_shard_is_named(tmp_path):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real SmolLM2, from its GGUF file, against Transformers' own reading of the file."""
+"""The real SmolLM2 from its GGUF file, against Transformers' own reading of it."""
 
 import jax
 import jax.numpy as jnp
