@@ -7,7 +7,7 @@ REQUIRED = [
   # The model and its training.
   'jax>=0.10,<0.13',  # the CPU build, unless an extra says otherwise
   'flax>=0.12.8,<0.14',  # nnx.Module and nnx.Param, no more
-  'optax>=0.2.8,<0.4',  # optimizers, schedules, the CTC loss
+  'optax>=0.2.8,<0.4',  # optimizers, schedules, cross-entropy
   'orbax-checkpoint>=0.12.8,<0.14',  # checkpoints
   'jaxtyping>=0.3.11,<0.5',  # the shapes in the signatures
   'numpy>=2.4,<3',  # whatever runs on the host
@@ -17,9 +17,10 @@ REQUIRED = [
   'soundfile>=0.14,<0.16',  # wav, flac, ogg, mp3
   'soxr>=1.1,<2',  # resampling
   'librosa>=0.11,<0.13',  # mel filter banks, spectrogram pictures
-  'scipy>=1.17,<2',  # room responses and filters of the augmentation
+  'scipy>=1.17,<2',  # the FFT of the front end
   # Weights and text.
   'safetensors>=0.8,<0.10',  # Hugging Face weights, and the adapters we ship
+  'ml_dtypes>=0.5,<0.7',  # bfloat16 in NumPy, as JAX has it
   'gguf>=0.19,<0.21',  # reads and dequantises GGUF
   'einops>=0.8,<0.9',  # the layout of each foreign tensor, written as a pattern
   'tokenizers>=0.22,<0.25',  # tokenizer.json, and the tokenizer inside a GGUF

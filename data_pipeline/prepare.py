@@ -19,8 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
+from acl_jax import program
 from data_pipeline import audio, records
 from data_pipeline.corpora import CORPORA, open_corpus
 from data_pipeline.corpora.utterance import BadUtterance, Item
@@ -216,21 +217,18 @@ def _write(path: Path, text: str) -> None:
 
 def main(argv: Sequence[str]) -> None:
   """Runs `prepare` with the flags."""
+  del argv
   given = flags.FLAGS
-  if argv[1:]:
-    sys.exit(f'prepare: {argv[1]!r} is not a flag')
-  try:
-    limits = audio.Limits(seconds=given.max_seconds)
-    info = prepare(
-      given.corpus,
-      given.input,
-      given.output,
-      settings=Settings(given.shard_size, given.max_characters, limits),
-      max_skipped=given.max_skipped,
-      threads=given.threads,
-    )
-  except (ValueError, OSError) as error:
-    sys.exit(f'prepare: {error}')
+  info = prepare(
+    given.corpus,
+    given.input,
+    given.output,
+    settings=Settings(
+      given.shard_size, given.max_characters, audio.Limits(seconds=given.max_seconds)
+    ),
+    max_skipped=given.max_skipped,
+    threads=given.threads,
+  )
   print(
     f'prepare: {info["examples"]} utterances, {info["hours"]:.2f} hours, '
     f'{len(info["skipped"])} skipped, in {given.output}'
@@ -248,4 +246,4 @@ if __name__ == '__main__':
   flags.DEFINE_float('max_seconds', 600, 'of an utterance', 0.025)
   flags.DEFINE_integer('threads', None, 'that decode; by default one per core')
   flags.mark_flags_as_required(['input', 'output'])
-  app.run(main)
+  program.run(main)

@@ -36,7 +36,8 @@ class Frames(Sequence[dict[str, Any]]):
   def __init__(self, folder: str | Path):
     folder = Path(folder)
     self.info = json.loads((folder / 'frames.json').read_text())
-    index = [json.loads(line) for line in (folder / 'index.jsonl').open()]
+    lines = (folder / 'index.jsonl').read_text().splitlines()
+    index = [json.loads(line) for line in lines]
     self.ids = [line['id'] for line in index]
     self.texts = [line['text'] for line in index]
     self.lengths = np.asarray([line['frames'] for line in index], np.int32)

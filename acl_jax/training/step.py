@@ -129,5 +129,5 @@ def train_step(state: State, batch, key, frozen, *, graphdef, optimizer, loss):
   (value, parts), gradient = jax.value_and_grad(of, has_aux=True)(state.trainable)
   update, opt = optimizer.update(gradient, state.optimizer, state.trainable)
   trainable = optax.apply_updates(state.trainable, update)
-  metrics = {'loss': value, 'grad_norm': optax.global_norm(gradient), **parts}
+  metrics = {'loss': value, 'grad_norm': optax.tree.norm(gradient), **parts}
   return State(trainable, opt), metrics

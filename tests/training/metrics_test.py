@@ -16,7 +16,8 @@ def metrics(tmp_path):
 
 
 def entries(tmp_path):
-  return [json.loads(line) for line in (tmp_path / 'metrics.jsonl').open()]
+  lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  return [json.loads(line) for line in lines]
 
 
 def test_every_step_is_a_line_everywhere(metrics, tmp_path, capsys):
