@@ -30,7 +30,7 @@ from acl_jax.evaluation.collect import answer_transcripts, gather
 from acl_jax.evaluation.examples import Example
 from acl_jax.evaluation.rows import Case
 from acl_jax.evaluation.scores import Score, score
-from acl_jax.evaluation.summary import summarise
+from acl_jax.evaluation.summary import gap_closed, summarise
 from acl_jax.models.adapters import CTC
 from acl_jax.models.speech_llm import SpeechLLM
 from data_pipeline.corpora.utterance import BadUtterance
@@ -150,13 +150,13 @@ def show(
 
 def table(summary: Mapping[str, Any]) -> str:
   """The numbers of a report, as a terminal shows them."""
-  lines = [f'{"":16}{"nats/token":>12}{"perplexity":>12}']
-  for name, nll in summary['response_nll'].items():
-    perplexity = summary['response_perplexity'][name]
-    numbers = (
-      f'{"-" if x is None else format(x, ".3f"):>12}' for x in (nll, perplexity)
-    )
-    lines.append(f'{name:16}{"".join(numbers)}')
+  nll = summary['response_nll']
+  lines = [f'{"":16}{"nats/token":>12}{"perplexity":>12}{"gap closed":>12}']
+  for name in nll:
+    perplexity, closed = summary['response_perplexity'][name], gap_closed(nll, name)
+    cells = [(nll[name], '.3f'), (perplexity, '.3f'), (closed, '.1%')]
+    shown = ('-' if x is None else format(x, how) for x, how in cells)
+    lines.append(f'{name:16}' + ''.join(f'{cell:>12}' for cell in shown))
   return '\n'.join(lines)
 
 

@@ -14,8 +14,9 @@ Time, on two cores of an EPYC that did other work too: 13 min to speak, 33 to en
 To expect, on 200 unseen sentences by two unseen voices (piper joe, flite rms), nats per
 response token: text 0.914, audio 1.435, cascade 1.117, cascade_ctc 1.483,
 shuffled_audio 2.135, no_prompt 2.002. That closes 57 % of the gap between shuffled
-audio and text. Word error rate 33.9 %, Whisper base's own 9.4 %. It was 33 % after the first
-2,500 steps, on every second sentence: not steps but varied speech is missing.
+audio and text. Word error rate 33.9 %, Whisper base's own 9.4 %. It was
+33 % after the first 2,500 steps, on every second sentence: varied speech is missing,
+not steps.
 """
 
 from ml_collections import ConfigDict

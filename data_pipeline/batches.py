@@ -33,7 +33,7 @@ class Buckets(Sequence[Batch]):
   def __init__(
     self,
     lengths: Sequence[int] | np.ndarray,
-    buckets: Sequence[int],
+    buckets: Sequence[int] | np.ndarray,
     budget: int,
     seed: int,
   ):

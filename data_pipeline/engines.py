@@ -16,7 +16,7 @@ from pathlib import Path
 
 import soundfile
 
-SECONDS_PER_LINE = 60
+SECONDS_PER_LINE = 60.0
 
 
 @dataclasses.dataclass(frozen=True)

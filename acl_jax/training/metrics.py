@@ -3,10 +3,9 @@
 
 import json
 import math
+import sys
 import time
 from pathlib import Path
-
-from tensorboardX import SummaryWriter
 
 FRAME_SECONDS = 0.02  # of an encoder frame
 
@@ -19,7 +18,7 @@ class Metrics:
     workdir.mkdir(parents=True, exist_ok=True)
     self.path = workdir / 'metrics.jsonl'
     self.stage = stage
-    self.board = SummaryWriter(str(workdir / 'tensorboard' / stage))
+    self.board = _tensorboard(workdir / 'tensorboard' / stage)
 
   def forget_after(self, step: int) -> None:
     """Drops what was written beyond the checkpoint that a run continues from."""
@@ -51,6 +50,17 @@ class Metrics:
 
   def close(self) -> None:
     self.board.close()
+
+
+def _tensorboard(folder: Path):
+  """A writer of tensorboardX, which imports torch where it is installed: not for us."""
+  hidden = sys.modules.setdefault('torch', None)  # type: ignore[arg-type]
+  try:
+    from tensorboardX import SummaryWriter
+  finally:
+    if hidden is None:
+      del sys.modules['torch']
+  return SummaryWriter(str(folder))
 
 
 class Pace:

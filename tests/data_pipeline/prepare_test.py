@@ -219,7 +219,7 @@ def test_program(corpus, tmp_path, bad):
     assert done.returncode == 1
     *_, listed, last = done.stderr.splitlines()
     assert listed.startswith('prepare: skipped none: ') and 'none.wav: file' in listed
-    assert last.startswith('prepare: 1 of 8 utterances cannot be used')
+    assert last.startswith('error: 1 of 8 utterances cannot be used')
   else:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith('prepare: 7 utterances, 0.00 hours, 0 skipped, in ')

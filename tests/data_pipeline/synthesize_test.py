@@ -52,6 +52,7 @@ def engines(tmp_path, monkeypatch):
     (folder / name).write_text(ENGINE)
     (folder / name).chmod(stat.S_IRWXU)
   (folder / 'piper').mkdir()
+  (folder / 'piper/__init__.py').touch()  # else an installed piper comes first
   (folder / 'piper/__main__.py').write_text(PIPER)
   (folder / 'voice.onnx').touch()
   monkeypatch.setenv('PATH', f'{folder}{os.pathsep}{os.environ["PATH"]}')

@@ -39,15 +39,13 @@ def test_matrices_decay_and_vectors_do_not(params):
   """The stacked layers' vectors are vectors."""
   optimizer = make_optimizer(CONFIG)
   state = optimizer.init(params)
-  nothing = nnx.State.from_flat_path(
-    {path: leaf.replace(jnp.zeros(leaf.shape)) for path, leaf in params.flat_state()}
-  )
+  nothing = jax.tree.map(jnp.zeros_like, params)
   advance = jax.jit(optimizer.update)
   _, state = advance(nothing, state, params)  # the first rate is zero
   update, _ = advance(nothing, state, params)
   decayed = {
     '/'.join(map(str, path)): -leaf[...]
-    for path, leaf in update.flat_state()
+    for path, leaf in nnx.to_flat_state(update)
     if leaf[...].any()
   }
   matrices = {'linear_1', 'linear_2'}

@@ -76,7 +76,7 @@ def test_sounds_are_padded_to_the_batch():
   assert frames.shape == (3, 10, 3) and frames.dtype == np.float32
   assert valid.sum(1).tolist() == [9, 2, 0]
   for i, value in enumerate((1.5, 2.5, 0)):
-    np.testing.assert_array_equal(frames[i], np.where(valid[i][:, None], value, 0))
+    np.testing.assert_array_equal(frames[i, :, 2], np.where(valid[i], value, 0))
   assert labels.tolist() == [[1, 2, 3, 4, 0], [2, 0, 0, 0, 0], [0] * 5]
   assert among.tolist() == [0, 1, 2, 3] and not correction.any()
 

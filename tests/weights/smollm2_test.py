@@ -84,8 +84,9 @@ def test_logits_and_greedy_text_are_those_of_transformers(path):
   assert theirs.config.rope_parameters['rope_theta'] == ours.config.rope_theta
   for prompt, answer, a, b in zip(prompts, new, got, want, strict=True):
     length = len(prompt) + NEW
-    print(np.abs(a[:length] - b[:length]).max())
-    np.testing.assert_allclose(a[:length], b[:length], atol=3e-4)
+    # Logits reach 38 in this model. From float64, theirs in float32 are 6e-5 away and
+    # ours 2e-4; from each other 1e-4, in one of the ten 3e-4.
+    np.testing.assert_allclose(a[:length], b[:length], rtol=0, atol=5e-4)
     np.testing.assert_array_equal(answer, b[len(prompt) - 1 : length - 1].argmax(-1))
   answer = tokenizer.decode(new[0].tolist())
   assert 'Paris' in answer, answer
