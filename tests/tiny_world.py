@@ -73,7 +73,7 @@ def config_of(folder: Path) -> dict:
       train=str(folder / 'prepared'),
       targets=str(folder / 'targets'),
       copies=1,
-      buckets=(20, 30, 40),
+      buckets=(40,),  # one shape, one compilation
     ),
     augmentation=dict(
       speed=0.1, noise_share=0.5, noise_snr=(5.0, 30.0), telephone_share=0.25

@@ -50,7 +50,7 @@ def load_adapter(path: str | Path) -> adapters.CTC | adapters.Stride:
       tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
   except (SafetensorError, OSError, ValueError) as error:
     raise ValueError(f'{path}: not a readable safetensors file ({error})') from None
-  if not isinstance(config, dict) or config.get('kind') not in KINDS:
+  if not isinstance(config, dict) or str(config.get('kind')) not in KINDS:
     raise ValueError(f'{path}: its header describes no adapter')
   make, configure = KINDS[config.pop('kind')]
   try:

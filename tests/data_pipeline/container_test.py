@@ -11,7 +11,11 @@ from hypothesis.extra import numpy as hnp
 from data_pipeline.container import RecordError, pack, unpack
 
 json_values = st.recursive(
-  st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+  st.none()
+  | st.booleans()
+  | st.integers()
+  | st.floats(allow_nan=False, allow_infinity=False)
+  | st.text(),
   lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner),
   max_leaves=5,
 )
