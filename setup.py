@@ -45,6 +45,7 @@ EXTRAS = {
     # (see `make help`); the package index may add several GB of CUDA libraries.
     'torch==2.13.0',
     'transformers>=4.57,<6',
+    'accelerate>=1.15,<2',  # without it Transformers, the oracle, reads no GGUF
   ],
   'tpu': ['jax[tpu]'],
   'gpu': ['jax[cuda12]'],  # CUDA 13 needs a driver that many clusters do not have yet
