@@ -14,7 +14,8 @@ from acl_jax import assets
 from acl_jax.models import adapters
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.text.templates import Audio, Conversation, Turn, template
-from acl_jax.text.tokenizers import Tokenizer, load_tokenizer
+from acl_jax.text.tokenizer import Tokenizer
+from acl_jax.text.tokenizers import load_tokenizer
 from acl_jax.weights.adapter import load_adapter
 from acl_jax.weights.llama import load_llama
 from acl_jax.weights.whisper import load_whisper

@@ -25,8 +25,8 @@ from acl_jax.assembly import Text
 from acl_jax.decoding.targets import Targets
 from acl_jax.models.adapters import CTC
 from acl_jax.models.speech_llm import SpeechLLM
-from acl_jax.training import stages, step
-from acl_jax.training.checkpoint import Checkpoints, start_distributed
+from acl_jax.training import preemption, stages, step
+from acl_jax.training.checkpoint import Checkpoints
 from acl_jax.training.frames import Frames, encode_dataset
 from acl_jax.training.metrics import Metrics, Pace
 from acl_jax.training.optimizer import make_optimizer
@@ -148,7 +148,7 @@ def run_stage(
   ):
     state, values = update(state, batch, jax.random.fold_in(key, number))
     pace.add(batch)
-    stop = checkpoints.preempted(number)
+    stop = preemption.preempted()
     keep = stop or number % stage.save_every == 0 or number == stage.steps
     if keep or number % stage.log_every == 0:  # what is not a number is never kept
       metrics.write(number, stage.steps, jax.tree.map(float, values) | pace.take())
@@ -164,7 +164,7 @@ def run_stage(
 def main(argv: Sequence[str]) -> None:
   """Runs `train` with the flags."""
   del argv
-  start_distributed()
+  preemption.start_distributed()
   train(flags.FLAGS.config, Path(flags.FLAGS.workdir))
 
 

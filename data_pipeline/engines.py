@@ -92,8 +92,9 @@ def _speak_with_piper(lines: Sequence[Line], folder: Path) -> None:
 
 
 def _flite(line: Line, wav: Path) -> list[str]:
-  stretch = f'duration_stretch={1 / line.rate:.3f}'
-  return ['flite', '--setf', stretch, '-voice', line.voice.name, '-o', str(wav)]
+  stretch, shift = f'duration_stretch={1 / line.rate:.3f}', f'f0_shift={line.pitch:.3f}'
+  command = ['flite', '--setf', stretch, '--setf', shift, '-voice', line.voice.name]
+  return [*command, '-o', str(wav)]
 
 
 def _espeak(line: Line, wav: Path) -> list[str]:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every test relies on: the CPU, no hub, exact float32, flags that can be read."""
+"""What every test relies on: the CPU, no hub, exact float32, flags that can be read.
+
+What XLA has compiled is kept in .pytest_cache, so the second run is quick.
+"""
 
 import os
 from pathlib import Path
@@ -8,6 +11,10 @@ from pathlib import Path
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['HF_HUB_OFFLINE'] = '1'
 os.environ['TRANSFORMERS_OFFLINE'] = '1'
+# In the environment, so that the programs that tests start have it too.
+CACHE = Path(__file__).parent.parent / '.pytest_cache' / 'compiled'
+os.environ['JAX_COMPILATION_CACHE_DIR'] = str(CACHE)
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.3'
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402

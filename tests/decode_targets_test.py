@@ -15,7 +15,7 @@ from acl_jax.decoding.answers import Decoding
 from acl_jax.decoding.targets import Targets
 from acl_jax.models.llama import Config, Llama
 from acl_jax.text import templates
-from acl_jax.text.tokenizers import Backends, Merges, Tokenizer
+from acl_jax.text.tokenizer import Backends, Merges, Tokenizer
 from data_pipeline.container import RecordError
 
 DECODING = Decoding(max_new_tokens=5, batch_size=3, temperature=0.7, top_k=2, seed=1)

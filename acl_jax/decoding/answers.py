@@ -12,7 +12,7 @@ import numpy as np
 from acl_jax.decoding.generate import Generated, generate
 from acl_jax.decoding.targets import fingerprint
 from acl_jax.models.llama import Llama
-from acl_jax.text.tokenizers import Tokenizer
+from acl_jax.text.tokenizer import Tokenizer
 from data_pipeline.container import pack
 
 LENGTH_STEP = 16  # prompts are padded to multiples: few lengths, few compilations

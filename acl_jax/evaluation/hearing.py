@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 from acl_jax.evaluation.rows import round_up
 from acl_jax.models.adapters import CTC
 from acl_jax.models.speech_llm import SpeechLLM
-from acl_jax.text.tokenizers import Tokenizer
+from acl_jax.text.tokenizer import Tokenizer
 from data_pipeline import audio
 from data_pipeline.corpora.utterance import BadUtterance, Utterance
 from data_pipeline.features import HOP, SAMPLE_RATE, whisper_log_mel

@@ -11,13 +11,8 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from acl_jax.text.tokenizers import (
-  Backends,
-  Merges,
-  ModelProto,
-  Tokenizer,
-  from_sentencepiece,
-)
+from acl_jax.text.sentencepieces import ModelProto, from_sentencepiece
+from acl_jax.text.tokenizer import Backends, Merges, Tokenizer
 from acl_jax.weights import gguf
 
 Field = Callable[..., Any]  # tokenizer.ggml.* by name, with or without a default

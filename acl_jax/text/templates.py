@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from acl_jax.text.tokenizers import Tokenizer
+from acl_jax.text.tokenizer import Tokenizer
 
 Segment = tuple[int, ...] | int
 

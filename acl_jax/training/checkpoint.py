@@ -5,31 +5,12 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
-
-
-def start_distributed() -> None:
-  """Joins the cluster, or makes one of this process alone.
-
-  Always: it is JAX's coordinator that turns SIGTERM into a last checkpoint.
-  """
-  if jax.distributed.is_initialized():
-    return
-  if os.environ.get('JAX_COORDINATOR_ADDRESS') or os.environ.get(
-    'TPU_WORKER_HOSTNAMES'
-  ):
-    jax.distributed.initialize()
-    return
-  with socket.socket() as free:
-    free.bind(('127.0.0.1', 0))
-    address = f'127.0.0.1:{free.getsockname()[1]}'
-  jax.distributed.initialize(address, num_processes=1, process_id=0)
 
 
 class Checkpoints:
@@ -54,10 +35,6 @@ class Checkpoints:
     kept = {self._note(step) for step in self.manager.all_steps()}
     for note in set(self.folder.glob('checksums-*.json')) - kept:
       note.unlink()
-
-  def preempted(self, step: int) -> bool:
-    """Whether this machine was told to stop; every process must ask at every step."""
-    return self.manager.reached_preemption(step)
 
   def restore(self, state: Any) -> tuple[int, Any] | None:
     """The newest sound checkpoint, in the structure and sharding of `state`."""

@@ -11,6 +11,7 @@ import json
 import operator
 import os
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -21,13 +22,15 @@ from absl import logging
 from flax import nnx
 
 from acl_jax.models.whisper import Whisper
+from acl_jax.program import Preempted
+from acl_jax.training import preemption
 from data_pipeline.augment import Augmentation, augment
 from data_pipeline.container import pack, unpack
 from data_pipeline.features import HOP, SAMPLE_RATE, WINDOW, whisper_log_mel
 from data_pipeline.records import Dataset, Shards, write_shard
 
 SHARD_SIZE = 1_000  # recordings
-BUCKET = 200  # log-mel frames; a batch is padded to a multiple, to compile few shapes
+BUCKET = 64  # log-mel frames; a batch is padded to a multiple, to compile few shapes
 
 
 class Frames(Sequence[dict[str, Any]]):
@@ -63,12 +66,13 @@ def encode_dataset(
   augmentation: Augmentation | None,
   copies: int = 1,
   seed: int = 0,
-  batch_seconds: float = 60.0,
+  batch_seconds: float = 16.0,
 ) -> Frames:
   """Encodes every recording that is not encoded yet; returns all of them.
 
   Copy 0 is the recording itself; the others are augmented, or all are if `copies` is 1.
   What is shorter than a frame or longer than the encoder hears is left out, and said.
+  Raises `Preempted` after a shard if the machine is taken away.
   """
   output = Path(output)
   output.mkdir(parents=True, exist_ok=True)
@@ -100,6 +104,8 @@ def encode_dataset(
     )
     _write(notes, ''.join(line + '\n' for line in lines))
     print(f'encode: shard {shard + 1} of {shards}', flush=True)
+    if preemption.preempted():
+      raise Preempted(f'encoding after shard {shard + 1}')
   notes = sorted(output.glob('frames-*.jsonl'))
   _write(output / 'index.jsonl', ''.join(note.read_text() for note in notes))
   return Frames(output)
@@ -118,24 +124,37 @@ def _encode(encoder, dataset, jobs, augmentation, copies, seed, batch_seconds):
   heard, mels = [], []
   limit = 2 * encoder.config.max_source_positions
   utterances = dataset.__getitems__([index for _, index in jobs])
-  for (copy, index), utterance in zip(jobs, utterances, strict=True):
-    sound = utterance['audio']
+
+  def prepare(job: tuple[int, int], sound: np.ndarray):
+    copy, index = job
     if augmentation is not None and (copy or copies == 1):
-      rng = np.random.default_rng([seed, copy, index])
-      sound = augment(sound, augmentation, rng)
+      sound = augment(sound, augmentation, np.random.default_rng([seed, copy, index]))
     if not WINDOW <= len(sound) < (limit + 1) * HOP:
-      logging.warning(
-        'encode: %s is left out: %.3f s, at least %.3f and at most %g',
-        *(utterance['id'], len(sound) / SAMPLE_RATE),
-        *(WINDOW / SAMPLE_RATE, limit * HOP / SAMPLE_RATE),
-      )
-      continue
-    heard.append(utterance)
-    mels.append(whisper_log_mel(sound, encoder.config.num_mel_bins))
-  for rows, batch in _batches([len(mel) for mel in mels], int(batch_seconds * 100)):
-    frames = run_encoder(encoder, [mels[i] for i in batch], rows)
-    for i, mine in zip(batch, frames, strict=True):
+      return sound, None
+    return sound, whisper_log_mel(sound, encoder.config.num_mel_bins)
+
+  def run(batch: tuple[int, list[int]]) -> None:
+    rows, members = batch
+    frames = run_encoder(encoder, [mels[i] for i in members], rows)
+    for i, mine in zip(members, frames, strict=True):
       heard[i]['frames'] = mine.astype(np.float16)
+
+  # Threads, as much of this is the work of one core at a time, the encoder's too.
+  with ThreadPoolExecutor(os.cpu_count()) as pool:
+    sounds = (utterance['audio'] for utterance in utterances)
+    for utterance, (sound, mel) in zip(
+      utterances, pool.map(prepare, jobs, sounds), strict=True
+    ):
+      if mel is None:
+        logging.warning(
+          'encode: %s is left out: %.3f s, at least %.3f and at most %g',
+          *(utterance['id'], len(sound) / SAMPLE_RATE),
+          *(WINDOW / SAMPLE_RATE, limit * HOP / SAMPLE_RATE),
+        )
+        continue
+      heard.append(utterance)
+      mels.append(mel)
+    list(pool.map(run, _batches([len(mel) for mel in mels], int(batch_seconds * 100))))
   return heard
 
 

@@ -20,8 +20,8 @@ from acl_jax import assembly
 from acl_jax.assembly import Text
 from acl_jax.models import adapters, llama, whisper
 from acl_jax.models.speech_llm import SpeechLLM
+from acl_jax.text.sentencepieces import from_sentencepiece
 from acl_jax.text.templates import llama2
-from acl_jax.text.tokenizers import from_sentencepiece
 from acl_jax.weights.adapter import save_adapter
 from data_pipeline import audio
 

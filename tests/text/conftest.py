@@ -11,7 +11,8 @@ import tokenizers
 from transformers import AutoTokenizer, LlamaTokenizer
 
 from acl_jax import assets
-from acl_jax.text.tokenizers import Tokenizer, load_tokenizer
+from acl_jax.text.tokenizer import Tokenizer
+from acl_jax.text.tokenizers import load_tokenizer
 
 CORPUS = """What is the capital of France? The capital of France is Paris.
 You are a helpful, respectful and honest assistant. Always answer as well as you can.

@@ -9,7 +9,8 @@ import pytest
 import soundfile
 
 from acl_jax import assembly
-from acl_jax.training import frames
+from acl_jax.program import Preempted
+from acl_jax.training import frames, preemption
 from acl_jax.training.frames import Frames, encode_dataset, fingerprint
 from data_pipeline.augment import Augmentation
 from data_pipeline.features import whisper_log_mel
@@ -92,6 +93,17 @@ def test_a_stopped_run_continues_with_the_first_shard_missing(
   paths.clear()
   encode_dataset(encoder, dataset, out, augmentation=MUCH, seed=3)
   assert not paths
+
+
+def test_a_machine_taken_away_is_left_after_a_shard(
+  encoder, dataset, tmp_path, monkeypatch
+):
+  with monkeypatch.context() as patch, pytest.raises(Preempted, match='after shard 1'):
+    patch.setattr(preemption, 'preempted', lambda: True)
+    encode_dataset(encoder, dataset, tmp_path / 'out', augmentation=None)
+  encode_dataset(encoder, dataset, tmp_path / 'out', augmentation=None)
+  encode_dataset(encoder, dataset, tmp_path / 'whole', augmentation=None)
+  assert content(tmp_path / 'out') == content(tmp_path / 'whole')
 
 
 def test_the_first_copy_is_the_recording_itself(encoder, dataset, tmp_path):

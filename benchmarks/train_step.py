@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The response step, and the same step in PyTorch and Transformers, in turns.
+
+  .venv/bin/python benchmarks/train_step.py
+
+The same frozen SmolLM2-135M, projector, batch, optimizer, float32 and threads. Both see
+to it that frozen weights get no gradient and that only the response gets logits. The
+last line printed is JSON; `ratio_vs_torch` above 1 means that ours is faster.
+"""
+
+import functools
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+import torch.nn.functional as F
+from absl import app, flags
+from flax import nnx
+from transformers import LlamaForCausalLM
+from transformers.utils import logging as transformers_logging
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installed or not
+
+from acl_jax import assets
+from acl_jax.models import adapters, whisper
+from acl_jax.models.speech_llm import Prompt, SpeechLLM
+from acl_jax.text.templates import Audio, Turn, chatml
+from acl_jax.text.tokenizers import load_tokenizer
+from acl_jax.training import step
+from acl_jax.weights.llama import load_llama
+from data_pipeline.batches import NO_AUDIO, lay_out, pad
+
+_ROUNDS = flags.DEFINE_integer('rounds', 8, 'measured steps of each', lower_bound=1)
+
+LLAMA = 'asset:smollm2-135m-instruct'
+ROWS, FRAMES, RESPONSE = 8, 128, 32  # as configs/smol.py has them for 2.6 s of speech
+STACK, ENCODER_WIDTH, HIDDEN = 4, 512, 1_536
+LEARNING_RATE, BETAS, CLIP_NORM = 1e-5, (0.9, 0.98), 1.0
+ANSWERS = (
+  'The capital of France is Paris.',
+  'Water boils at one hundred degrees Celsius at sea level.',
+  'A week has seven days, and a leap year has three hundred and sixty-six of them.',
+  'Certainly! Plants make sugar from light, water and carbon dioxide; this is called'
+  ' photosynthesis, and it is also where the oxygen that we breathe comes from.',
+)
+
+
+def example(path: Path) -> tuple[step.Sound, step.Response]:
+  """A batch: noise in place of speech, real prompts and answers, no row full."""
+  rng = np.random.default_rng(0)
+  tokenizer, slots = load_tokenizer(path), FRAMES // STACK
+  prompt = chatml([Turn('user', (Audio(0),))], tokenizer)
+  rows = [lay_out(prompt, clip, slots) for clip in range(ROWS)]
+  answers = [tokenizer.encode(ANSWERS[i % len(ANSWERS)]) for i in range(ROWS)]
+  answers = [answer[: RESPONSE - 1] + [tokenizer.eos_id] for answer in answers]
+  start = len(rows[0].tokens)
+  shape, said = (ROWS, -(-(start + RESPONSE) // 8) * 8), (ROWS, RESPONSE)
+  tokens = [row.tokens + answer[:-1] for row, answer in zip(rows, answers, strict=True)]
+  lengths = rng.integers(FRAMES // 2, FRAMES, (ROWS, 1))
+  sound: dict[str, Any] = dict(
+    frames=rng.standard_normal((ROWS, FRAMES, ENCODER_WIDTH), np.float32),
+    valid=np.arange(FRAMES) < lengths,
+    labels=np.zeros((ROWS, slots), np.int32),  # from here on the CTC stage's
+    among=np.zeros(1, np.int32),
+    correction=np.zeros(2, np.float32),
+  )
+  read: dict[str, Any] = dict(
+    tokens=pad(tokens, shape, 0, np.int32),
+    place=pad([row.place for row in rows], shape, NO_AUDIO, np.int32),
+    valid=np.arange(shape[1]) < np.asarray([[len(row)] for row in tokens]),
+  )
+  answered: dict[str, Any] = dict(
+    prompt=Prompt(**read),
+    targets=pad(answers, said, 0, np.int32),
+    index=np.tile(np.arange(RESPONSE, dtype=np.int32) + start - 1, (ROWS, 1)),
+    weight=pad([[1] * len(answer) for answer in answers], said, 0, np.float32),
+    top_ids=np.zeros((*said, 0), np.int32),
+    top_log_probs=np.zeros((*said, 0), np.float32),
+  )
+  return step.Sound(**sound), step.Response(**answered)
+
+
+def ours(path: Path, adapter: adapters.Stride, batch) -> Callable[[], float]:
+  """Our step; each call is one update and returns the loss before it."""
+  unused = whisper.Config(80, ENCODER_WIDTH, 1, 1, ENCODER_WIDTH, 1_500)
+  model = SpeechLLM(
+    whisper.Whisper(unused, rngs=nnx.Rngs(0)), adapter, load_llama(path, jnp.float32)
+  )
+  graphdef, trainable, frozen = nnx.split(model, step.is_trainable(False), ...)
+  optimizer = optax.chain(
+    optax.clip_by_global_norm(CLIP_NORM),
+    optax.adamw(LEARNING_RATE, *BETAS, weight_decay=0.0),
+  )
+  how = step.ResponseLoss(kl_weight=0.0, ctc_weight=0.0, remat=None)
+  loss = functools.partial(step.response_loss, encoder_trains=False, how=how)
+  state = step.State(trainable, optimizer.init(trainable))
+  batch, key = jax.device_put(batch), jax.random.key(0)
+
+  def update() -> float:
+    nonlocal state
+    state, metrics = step.train_step(
+      state, batch, key, frozen, graphdef=graphdef, optimizer=optimizer, loss=loss
+    )
+    return float(metrics['loss'])
+
+  return update
+
+
+class Projector(torch.nn.Module):
+  """`adapters.Stride` in PyTorch, from its parameters."""
+
+  def __init__(self, adapter: adapters.Stride):
+    super().__init__()
+    self.weights = torch.nn.ParameterDict(
+      {
+        name: torch.tensor(np.asarray(getattr(adapter, name)[...]))
+        for name in ('ln_pre', 'linear_1', 'ln_mid', 'linear_2')
+      }
+    )
+
+  def forward(self, frames: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    w = self.weights
+    x = torch.where(valid[..., None], frames, 0)
+    x = x.reshape(len(x), -1, STACK * ENCODER_WIDTH)
+    x = F.rms_norm(x, x.shape[-1:], w['ln_pre'], adapters.EPS) @ w['linear_1']
+    x, gate = x.chunk(2, dim=-1)
+    x = x * F.silu(gate)
+    return F.rms_norm(x, x.shape[-1:], w['ln_mid'], adapters.EPS) @ w['linear_2']
+
+
+def theirs(path: Path, adapter: adapters.Stride, batch) -> Callable[[], float]:
+  """The same update in PyTorch."""
+  transformers_logging.disable_progress_bar()
+  llama = LlamaForCausalLM.from_pretrained(
+    path.parent,
+    gguf_file=path.name,
+    dtype=torch.float32,
+    attn_implementation='sdpa',
+  )
+  llama = llama.requires_grad_(False).eval()
+  projector = Projector(adapter)
+  optimizer = torch.optim.AdamW(
+    projector.parameters(), LEARNING_RATE, BETAS, weight_decay=0.0, fused=True
+  )
+  sound, response = jax.tree.map(torch.tensor, batch)
+  prompt, index, targets = response.prompt, response.index.long(), response.targets
+
+  def loss() -> torch.Tensor:
+    audio = projector(sound.frames, sound.valid)
+    audio = audio.reshape(-1, audio.shape[-1])
+    heard, place = prompt.place >= 0, prompt.place.clamp(min=0)
+    valid = prompt.valid & (~heard | sound.valid[:, ::STACK].reshape(-1)[place])
+    x = torch.where(
+      heard[..., None], audio[place], llama.model.embed_tokens(prompt.tokens)
+    )
+    hidden = llama.model(
+      inputs_embeds=torch.where(valid[..., None], x, 0),
+      attention_mask=valid.long(),
+      position_ids=(valid.long().cumsum(1) - 1).clamp(min=0),
+      use_cache=False,
+    ).last_hidden_state
+    rows = torch.arange(ROWS)[:, None]
+    logits = llama.lm_head(hidden[rows, index]).flatten(0, 1)
+    nll = F.cross_entropy(logits, targets.long().flatten(), reduction='none')
+    weight = response.weight.flatten()
+    return (nll * weight).sum() / weight.sum()
+
+  def update() -> float:
+    optimizer.zero_grad(set_to_none=True)
+    value = loss()
+    value.backward()
+    torch.nn.utils.clip_grad_norm_(projector.parameters(), CLIP_NORM)
+    optimizer.step()
+    return value.item()
+
+  return update
+
+
+def measure(step_of: dict[str, Callable[[], float]], rounds: int):
+  """Seconds and losses of every round, the steps in turns after one to warm up."""
+  seconds, losses = ({name: [] for name in step_of} for _ in range(2))
+  for number in range(rounds + 1):
+    for name, update in step_of.items():
+      start = time.perf_counter()
+      losses[name].append(update())
+      elapsed = time.perf_counter() - start
+      if number:
+        seconds[name].append(elapsed)
+      print(f'{number:3} {name:6} {losses[name][-1]:.5f} {elapsed:8.3f} s', flush=True)
+  return seconds, losses
+
+
+def main(_):
+  """Measures and prints."""
+  threads = len(os.sched_getaffinity(0))  # what XLA takes
+  torch.set_num_threads(threads)
+  path = assets.resolve(LLAMA)
+  sizes = adapters.StrideConfig(STACK, ENCODER_WIDTH, HIDDEN, 576)
+  adapter, batch = adapters.Stride(sizes, rngs=nnx.Rngs(0)), example(path)
+  steps = {'torch': theirs(path, adapter, batch), 'ours': ours(path, adapter, batch)}
+  seconds, losses = measure(steps, _ROUNDS.value)
+  fastest = {name: min(times) for name, times in seconds.items()}
+  pairs = zip(losses['ours'], losses['torch'], strict=True)
+  print(
+    json.dumps(
+      {
+        'ratio_vs_torch': round(fastest['torch'] / fastest['ours'], 3),
+        'ours_seconds': round(fastest['ours'], 4),
+        'torch_seconds': round(fastest['torch'], 4),
+        'loss_difference': max(abs(a - b) for a, b in pairs),
+        'threads': threads,
+      }
+    )
+  )
+
+
+if __name__ == '__main__':
+  app.run(main)

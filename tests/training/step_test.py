@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from acl_jax.models import whisper
+from acl_jax.models.adapters import CTC, CTCConfig, Stride, StrideConfig
+from acl_jax.models.speech_llm import Prompt, SpeechLLM
+from acl_jax.training import losses, step
+from data_pipeline.batches import NO_AUDIO
+from tests import tiny_llama
+
+KEY = jax.random.key(0)
+FRAMES, STACK, WIDTH, VOCABULARY = 14, 2, 12, (7, 2, 9, 4, 11)
+SLOTS = FRAMES // STACK
+WHISPER = whisper.Config(
+  num_mel_bins=10,
+  d_model=WIDTH,
+  encoder_layers=1,
+  encoder_attention_heads=2,
+  encoder_ffn_dim=15,
+  max_source_positions=20,
+)
+BOTH = step.ResponseLoss(kl_weight=0.5, ctc_weight=0.3, remat='dots')
+
+
+@functools.partial(jax.jit, static_argnames='kind')
+def build(kind='ctc'):
+  rngs = nnx.Rngs(0)
+  if kind == 'ctc':
+    config = CTCConfig(STACK, WIDTH, 16, 20, 2, 3, 0.1, 24, len(VOCABULARY))
+    adapter = CTC(config, rngs=rngs)
+    adapter.vocabulary[...] = jnp.asarray(VOCABULARY)
+  else:
+    adapter = Stride(StrideConfig(STACK, WIDTH, 16, 24), rngs=rngs)
+  return SpeechLLM(whisper.Whisper(WHISPER, rngs=rngs), adapter, tiny_llama.build())
+
+
+def batch(rows=3, width=WIDTH, frames=FRAMES):
+  """Two recordings of noise, an empty row, and the prompt `1 2 audio 3`."""
+  rng = np.random.default_rng(0)
+  full = np.arange(rows) < 2
+  valid = np.arange(frames) < np.asarray([frames, frames - 4, 0][:rows])[:, None]
+  labels = np.asarray([[2, 2, 5, 0], [1, 3, 0, 0], [0] * 4][:rows])
+  x = rng.normal(size=(rows, frames, width)).astype(np.float32)
+  among, correction = np.asarray([3, 0, 2, 4, 1]), np.zeros(6, np.float32)
+  sound = step.Sound(x, valid, labels.astype(np.int32), among, correction)
+  response = np.asarray([[21, 5, 30], [8, 40, 0], [0, 0, 0]])[:rows]
+  lengths = np.asarray([3, 2, 0])[:rows]
+  tokens = np.zeros((rows, 16), np.int32)
+  tokens[:, :2], tokens[:, 2 + SLOTS] = (1, 2), 3
+  tokens[:, 3 + SLOTS : 5 + SLOTS] = response[:, :-1]
+  place = np.full((rows, 16), NO_AUDIO, np.int32)
+  place[:, 2 : 2 + SLOTS] = np.arange(rows * SLOTS).reshape(rows, SLOTS)
+  read = (np.arange(16) < (2 + SLOTS + lengths)[:, None]) & full[:, None]
+  # As from a greedy decode: the target is the likeliest of the teacher's tokens.
+  teacher = np.sort(rng.normal(size=(rows, 3, 4)))[..., ::-1] + [2, 0, 0, 0]
+  others = np.stack(
+    [rng.permutation(np.setdiff1d(np.arange(50), t))[:3] for t in response.flat]
+  )
+  top_ids = np.concatenate([response[..., None], others.reshape(rows, 3, 3)], axis=-1)
+  return sound, step.Response(
+    Prompt(tokens, place, read),
+    response.astype(np.int32),
+    np.tile(np.arange(3) + 2 + SLOTS, (rows, 1)).astype(np.int32),
+    (np.arange(3) < lengths[:, None]).astype(np.float32),
+    top_ids.astype(np.int32),
+    np.log(0.9 * np.exp(teacher) / np.exp(teacher).sum(-1, keepdims=True)).astype(
+      np.float16
+    ),
+  )
+
+
+# A loss at one point, compiled.
+evaluate = jax.jit(
+  lambda model, data, loss: loss(model, data, KEY), static_argnames='loss'
+)
+
+
+def losses_of(kind):
+  ctc = functools.partial(step.ctc_loss, encoder_trains=False)
+  response = functools.partial(step.response_loss, encoder_trains=False, how=BOTH)
+  return {'ctc': (ctc, batch()[0]), 'response': (response, batch())}[kind]
+
+
+def train(model, loss, data, steps, trains_encoder=False, rate=0.05):
+  graphdef, trainable, frozen = nnx.split(model, step.is_trainable(trains_encoder), ...)
+  before = jax.tree.map(np.array, (trainable, frozen))
+  optimizer = optax.adam(rate)
+  state = step.State(trainable, optimizer.init(trainable))
+  history = []
+  for number in range(steps):
+    state, metrics = step.train_step(
+      state,
+      data,
+      jax.random.fold_in(KEY, number),
+      frozen,
+      graphdef=graphdef,
+      optimizer=optimizer,
+      loss=loss,
+    )
+    history.append({name: float(value) for name, value in metrics.items()})
+  return before, (state.trainable, frozen), history
+
+
+@pytest.mark.parametrize(
+  'kind, parts, learned',
+  [('ctc', (), 'loss'), ('response', ('response_nll', 'kl', 'ctc'), 'ctc')],
+)
+def test_the_adapter_learns_and_nothing_else_changes(kind, parts, learned):
+  """Five words can say little, so of the response stage the CTC part is watched."""
+  loss, data = losses_of(kind)
+  before, after, history = train(build(), loss, data, 20)
+  jax.tree.map(np.testing.assert_array_equal, before[1], after[1])
+  same = jax.tree.map(lambda a, b: bool((a == b).all()), before[0], after[0])
+  assert not any(jax.tree.leaves(same))
+  assert list(before[0]) == ['adapter'] and 'vocabulary' not in before[0]['adapter']
+  assert set(history[0]) == {'loss', 'grad_norm', *parts}
+  assert history[-1][learned] < 0.1 * history[0][learned]
+  assert history[-1]['loss'] < history[0]['loss']
+
+
+def test_the_loss_is_the_weighed_sum_of_its_parts():
+  loss, data = losses_of('response')
+  value, parts = evaluate(build(), data, loss=loss)
+  expected = parts['response_nll'] + 0.5 * parts['kl'] + 0.3 * parts['ctc']
+  np.testing.assert_allclose(value, expected, rtol=1e-6)
+  how = step.ResponseLoss(0.0, 0.0, None)
+  plain = functools.partial(step.response_loss, encoder_trains=False, how=how)
+  value, parts = evaluate(build(), data, loss=plain)
+  assert set(parts) == {'response_nll'} and value == parts['response_nll']
+
+
+def test_a_stride_adapter_learns_responses():
+  loss, data = losses_of('response')
+  before, after, history = train(build('stride'), loss, data, 40)
+  jax.tree.map(np.testing.assert_array_equal, before[1], after[1])
+  assert set(history[0]) == {'loss', 'grad_norm', 'response_nll', 'kl'}
+  for part in ('response_nll', 'kl'):
+    assert history[-1][part] < 0.8 * history[0][part], part
+
+
+def test_the_encoder_learns_if_asked():
+  loss = functools.partial(step.response_loss, encoder_trains=True, how=BOTH)
+  sound, response = batch(width=10, frames=2 * FRAMES)
+  sound = sound._replace(valid=np.repeat(batch()[0].valid, 2, axis=1))
+  before, after, _ = train(build(), loss, (sound, response), 2, trains_encoder=True)
+  assert set(before[0]) == {'adapter', 'encoder'}
+  jax.tree.map(np.testing.assert_array_equal, before[1], after[1])
+  was = dict(nnx.to_flat_state(before[0]['encoder']))
+  for path, leaf in nnx.to_flat_state(after[0]['encoder']):
+    changed = leaf[...] != was[path][...]
+    # Positions that no recording reaches stay as they are.
+    used = FRAMES if path == ('embed_positions',) else None
+    assert changed[:used].any(), path
+    assert used is None or not changed[used:].any()
+
+
+def first_rows(data, count):
+  """A batch without its last rows; `among` and `correction` are of no row."""
+  if isinstance(data, step.Sound):
+    rows = {name: getattr(data, name)[:count] for name in ('frames', 'valid', 'labels')}
+    return data._replace(**rows)
+  return first_rows(data[0], count), jax.tree.map(lambda x: x[:count], data[1])
+
+
+@pytest.mark.parametrize('kind', ['ctc', 'response'])
+def test_empty_rows_change_nothing(kind):
+  loss, data = losses_of(kind)
+  # Without dropout: its mask depends on the shape of the batch.
+  model = build()
+  model.adapter.layers.dropout = 0.0
+  value, _ = evaluate(model, data, loss=loss)
+  expected, _ = evaluate(model, first_rows(data, 2), loss=loss)
+  np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+def test_the_softmax_ranges_over_what_the_batch_names():
+  """An entry that stands for e others has its logit raised by 1."""
+  loss, sound = losses_of('ctc')
+  model = build()
+  model.adapter.layers.dropout = 0.0
+  labels = np.asarray([[1, 1, 2, 0], [2, 1, 0, 0], [0] * 4], np.int32)
+  correction = np.asarray([0, 0, 0, 1], np.float32)
+  fewer = sound._replace(
+    labels=labels, among=np.asarray([4, 0, 3]), correction=correction
+  )
+  value, _ = evaluate(model, fewer, loss=loss)
+  table = model.llama.embed_tokens[...]
+  logits, valid = jax.jit(CTC.logits)(model.adapter, sound.frames, sound.valid, table)
+  logits = logits[..., np.asarray([0, 5, 1, 4])] + correction[None, None]
+  expected = losses.ctc(logits, valid, jnp.asarray(labels))
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+def test_gradients_stop_at_what_is_frozen():
+  """Only the trainable sub-tree is differentiated: the LLM has no gradient at all."""
+  loss, data = losses_of('response')
+  graphdef, trainable, frozen = nnx.split(build(), step.is_trainable(False), ...)
+
+  def of(params, data):
+    return loss(nnx.merge(graphdef, params, frozen), data, KEY)[0]
+
+  gradient = jax.jit(jax.grad(of))(trainable, data)
+  assert jax.tree.structure(gradient) == jax.tree.structure(trainable)
+  assert all(jnp.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
