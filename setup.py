@@ -55,6 +55,7 @@ EXTRAS = {
     'hypothesis>=6.170,<7',  # finds the bad input that nobody thought of
     'pyright[nodejs]==1.1.414',  # brings its node, downloads nothing later
     'pytest>=9.2,<10',
+    'pytest-xdist>=3.8,<4',  # two at a time: mostly they wait for a compiler
     'ruff==0.17.6',
   ],
 }

@@ -22,6 +22,7 @@ from acl_jax.weights.whisper import load_whisper
 from data_pipeline.batches import Segment
 
 ADAPTER_FILE = 'adapter.safetensors'
+ENCODER_FOLDER = 'encoder'  # there is one where the encoder was trained too
 SHIPPED = Path(__file__).parent / 'adapters'
 
 
@@ -57,8 +58,12 @@ def load_frozen_llama(config: ml_collections.ConfigDict):
   return load_llama(path, jnp.dtype(config.llama.dtype))
 
 
-def load_encoder(config: ml_collections.ConfigDict):
-  """The audio encoder that a config names."""
+def load_encoder(config: ml_collections.ConfigDict, checkpoint: str | None = None):
+  """The audio encoder that was trained with an adapter, or else the config's."""
+  if checkpoint:
+    trained = find_adapter(config, checkpoint).parent / ENCODER_FOLDER
+    if trained.is_dir():
+      return load_whisper(trained)
   if config.encoder.kind != 'whisper':
     raise ValueError(f'config.encoder.kind is {config.encoder.kind!r}; known: whisper')
   return load_whisper(assets.resolve(config.encoder.path))
@@ -105,7 +110,7 @@ def load_model(
 ) -> SpeechLLM:
   """The whole model with a trained adapter."""
   adapter = load_adapter(find_adapter(config, checkpoint))
-  encoder, llama = load_encoder(config), load_frozen_llama(config)
+  encoder, llama = load_encoder(config, checkpoint), load_frozen_llama(config)
   have = (adapter.config.encoder_size, adapter.config.llm_size)
   want = (encoder.config.d_model, llama.config.hidden_size)
   if have != want:

@@ -12,6 +12,7 @@ Run it again to continue. Exit code 42: preempted after saving.
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_collections
@@ -28,9 +29,11 @@ from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.training import preemption, stages, step
 from acl_jax.training.checkpoint import Checkpoints
 from acl_jax.training.frames import Frames, encode_dataset
+from acl_jax.training.log_mels import LogMels
 from acl_jax.training.metrics import Metrics, Pace
 from acl_jax.training.optimizer import make_optimizer
 from acl_jax.weights.adapter import load_adapter, save_adapter
+from acl_jax.weights.whisper import save_whisper_hf
 from data_pipeline.augment import Augmentation
 from data_pipeline.batches import Buckets
 from data_pipeline.loader import load
@@ -38,10 +41,14 @@ from data_pipeline.records import Dataset
 
 
 def train(config: ml_collections.ConfigDict, workdir: Path) -> SpeechLLM:
-  """Both stages; leaves `workdir/adapter.safetensors` and returns the model."""
-  text = assembly.load_text(config)
-  encoder, llama = assembly.load_encoder(config), assembly.load_frozen_llama(config)
-  frames = encode(config, encoder, workdir)
+  """Both stages; leaves `workdir/adapter.safetensors` and returns the model.
+
+  An encoder that trains too is left in `workdir/encoder`, as a Hugging Face folder.
+  """
+  workdir.mkdir(parents=True, exist_ok=True)
+  text, llama = assembly.load_text(config), assembly.load_frozen_llama(config)
+  encoder = assembly.load_encoder(config, config.init_from)
+  frames = listen(config, encoder, workdir)
   if config.init_from:
     adapter = load_adapter(assembly.find_adapter(config, config.init_from))
   else:
@@ -64,28 +71,31 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> SpeechLLM:
   if config.response.steps:
     model = run_response(config, workdir, model, sounds, text)
   save_adapter(workdir / assembly.ADAPTER_FILE, model.adapter)
+  if config.encoder.trains:
+    save_whisper_hf(model.encoder, workdir / assembly.ENCODER_FOLDER)
   print(f'train: {workdir / assembly.ADAPTER_FILE}', flush=True)
   return model
 
 
-def encode(config, encoder, workdir: Path) -> Frames:
-  """What the frozen encoder makes of the corpus; see `training.frames`."""
+def listen(config, encoder, workdir: Path) -> Frames | LogMels:
+  """The corpus as the model will hear it: a frozen encoder hears it now, and once."""
   how = config.augmentation
-  return encode_dataset(
-    encoder,
-    Dataset(config.data.train),
-    workdir / 'frames',
+  settings: dict[str, Any] = dict(
     augmentation=Augmentation(**how) if how else None,
     copies=config.data.copies,
     seed=config.seed,
   )
+  dataset = Dataset(config.data.train)
+  if config.encoder.trains:
+    return LogMels(dataset, encoder.config, **settings)
+  return encode_dataset(encoder, dataset, workdir / 'frames', **settings)
 
 
 def run_ctc(config, workdir: Path, model: SpeechLLM, sounds) -> SpeechLLM:
   """The stage that needs no LLM pass."""
   budget = config.ctc.frames_per_batch
   order = Buckets(sounds.lengths(), config.data.buckets, budget, config.seed)
-  loss = functools.partial(step.ctc_loss, encoder_trains=False)
+  loss = functools.partial(step.ctc_loss, encoder_trains=config.encoder.trains)
   return run_stage('ctc', config.ctc, config, workdir, model, order, sounds, loss)
 
 
@@ -108,7 +118,9 @@ def run_response(config, workdir: Path, model, sounds, text: Text) -> SpeechLLM:
   longest = assemble.row_length(-(-max(config.data.buckets) // sounds.stack))
   if longest > (limit := model.llama.config.max_position_embeddings):
     raise ValueError(f'a row has up to {longest} positions; the LLM reads {limit}')
-  loss = functools.partial(step.response_loss, encoder_trains=False, how=weights)
+  loss = functools.partial(
+    step.response_loss, encoder_trains=config.encoder.trains, how=weights
+  )
   return run_stage('response', how, config, workdir, model, order, assemble, loss)
 
 
@@ -123,8 +135,9 @@ def run_stage(
   loss: Callable,
 ) -> SpeechLLM:
   """Trains for `stage.steps` steps, from the newest sound checkpoint on."""
-  graphdef, trainable, frozen = nnx.split(model, step.is_trainable(False), ...)
-  optimizer = make_optimizer(stage)
+  trains = step.is_trainable(config.encoder.trains)
+  graphdef, trainable, frozen = nnx.split(model, trains, ...)
+  optimizer = make_optimizer(stage, config.encoder.lr_scale)
   state = step.State(trainable, optimizer.init(trainable))
   checkpoints = Checkpoints(workdir / name)
   metrics, pace = Metrics(workdir, name), Pace()

@@ -31,7 +31,9 @@ def get_config() -> ConfigDict:
 
   c.llama = dict(path='asset:smollm2-135m-instruct', dtype='float32')
   c.template = 'chatml'
-  c.encoder = dict(kind='whisper', path='asset:whisper-base')
+  c.encoder = dict(
+    kind='whisper', path='asset:whisper-base', trains=False, lr_scale=0.1
+  )
   c.adapter = dict(
     kind='ctc',
     stack=4,  # 80 ms

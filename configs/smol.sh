@@ -1,45 +1,37 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Makes the shipped adapter from nothing; see configs/smol.py for hours and figures.
-# Needs Debian's wordnet-base, flite and espeak-ng, and 6 GB of disk. Run again to go on.
+# Needs Debian's wordnet-base, flite and espeak-ng, and 15 GB of disk. Run again to go on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=.venv/bin/python
 work=${1:-runs/smol}
 mkdir -p "$work/speech"
 
-$python -m data_pipeline.sentences --output="$work/lines"
-head -n 14000 "$work/lines.txt" > "$work/train.txt"
+repeat() { for _ in $(seq "$1"); do printf '%s,' "$2"; done; }
+natural=$(repeat 8 flite:slt)$(repeat 8 flite:awb)$(repeat 4 flite:kal16)
+robots=$(printf 'espeak-ng:%s,' en-us+{f1,f2,f4,m1,m2,m3,m7,linda,Annie,Andy} \
+  en-gb+{f3,m5} en-gb-scotland+m7 en-029+f3 en-gb-x-rp+m1 en-gb-x-gbclan+f2)
+voices=$natural${robots%,}
+
+$python -m data_pipeline.sentences --count=45000 --output="$work/lines"
 for _ in 1 2; do
   $python -c 'import json, sys; [print(json.loads(l)["text"]) for l in sys.stdin]' \
     < data_pipeline/recordings/manifest.jsonl
 done > "$work/prompts.txt"
-
-natural=flite:slt,flite:slt,flite:slt,flite:slt,flite:awb,flite:awb,flite:awb,flite:awb
-robots=espeak-ng:en-us+f2,espeak-ng:en-us+f4,espeak-ng:en-us+m1,espeak-ng:en-us+m3
-accents=espeak-ng:en-gb+f3,espeak-ng:en-gb+m5,espeak-ng:en-gb-scotland+m7,espeak-ng:en-us+linda
-$python -m data_pipeline.synthesize --input="$work/train.txt" \
-  --output="$work/speech/speech" \
-  --voices="$natural,flite:kal16,flite:kal16,$robots,$accents"
+$python -m data_pipeline.synthesize --input="$work/lines.txt" \
+  --output="$work/speech/speech" --voices="$voices"
 $python -m data_pipeline.synthesize --input="$work/prompts.txt" --seed=1 \
-  --output="$work/speech/prompts" \
-  --voices="flite:slt,flite:slt,flite:awb,flite:awb,flite:kal16,$robots"
+  --output="$work/speech/prompts" --voices="$voices"
 cp -r --no-clobber data_pipeline/recordings "$work/speech/real"
 
 $python -m data_pipeline.join --input='speech,prompts,real*4' \
   --output="$work/speech/manifest.jsonl"
 $python -m data_pipeline.prepare --corpus=manifest \
   --input="$work/speech/manifest.jsonl" --output="$work/prepared"
-# CTC twice: the second time from the result of the first, with a smaller step.
-$python -m acl_jax.train --config=configs/smol.py --workdir="$work/first" \
+$python -m acl_jax.train --config=configs/smol.py --workdir="$work" \
   --config.data.train="$work/prepared" --config.response.steps=0
-mkdir -p "$work/second"
-ln -sfn ../first/frames "$work/second/frames"
-$python -m acl_jax.train --config=configs/smol.py --workdir="$work/second" \
-  --config.data.train="$work/prepared" --config.response.steps=0 \
-  --config.init_from="$work/first" --config.ctc.steps=1300 \
-  --config.ctc.peak_lr=8e-4 --config.ctc.warmup_steps=50
 $python -c 'import sys; import numpy as np
 from acl_jax.weights.adapter import load_adapter, save_adapter
 save_adapter(sys.argv[2], load_adapter(sys.argv[1]), np.float16)' \
-  "$work/second/adapter.safetensors" "$work/smol.safetensors"
+  "$work/adapter.safetensors" "$work/smol.safetensors"

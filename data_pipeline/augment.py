@@ -20,15 +20,22 @@ class Augmentation:
   telephone_share: float  # recordings cut to 4 kHz of bandwidth
 
 
+def changed_length(samples: int, how: Augmentation, rng: np.random.Generator) -> int:
+  """How many samples `augment` makes of so many; advances `rng` as it begins to."""
+  return round(samples / (1 + how.speed * rng.uniform(-1, 1)))
+
+
 def augment(
   audio: Float[np.ndarray, ' samples'], how: Augmentation, rng: np.random.Generator
 ) -> Float[np.ndarray, ' changed']:
   """One changed copy of a 16 kHz recording; a function of the recording and `rng`."""
-  speed = 1 + how.speed * rng.uniform(-1, 1)
-  audio = soxr.resample(audio, SAMPLE_RATE * speed, SAMPLE_RATE)
+  length = changed_length(len(audio), how, rng)
+  audio = soxr.resample(audio, SAMPLE_RATE * len(audio) / length, SAMPLE_RATE)
   if rng.random() < how.telephone_share:
     narrow = soxr.resample(audio, SAMPLE_RATE, SAMPLE_RATE // 2)
     audio = soxr.resample(narrow, SAMPLE_RATE // 2, SAMPLE_RATE)
+  # The resampler may be a sample off; who plans batches needs to know.
+  audio = np.pad(audio, (0, max(0, length - len(audio))))[:length]
   if rng.random() < how.noise_share:
     audio = audio + noise(audio, rng.uniform(*how.noise_snr), rng)
   return np.clip(audio * rng.uniform(0.5, 1.2), -1, 1).astype(np.float32)

@@ -59,7 +59,9 @@ def config_of(folder: Path) -> dict:
     shipped_adapter='none',
     llama=dict(path=str(folder / 'llama'), dtype='float32'),
     template='chatml',
-    encoder=dict(kind='whisper', path=str(folder / 'whisper')),
+    encoder=dict(
+      kind='whisper', path=str(folder / 'whisper'), trains=False, lr_scale=0.5
+    ),
     adapter=dict(
       kind='ctc',
       stack=2,

@@ -9,10 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from acl_jax import program, train
+from acl_jax import assembly, program, train
 from acl_jax.training import preemption
 from acl_jax.training.metrics import Metrics
 from acl_jax.weights.adapter import load_adapter
@@ -140,6 +141,24 @@ def test_a_stride_adapter_has_the_response_stage_only(tiny_world, tmp_path, capl
   assert {entry['stage'] for entry in metrics(tmp_path)} == {'response'}
   assert 'response: 1 of 9 recordings are left out' in caplog.text
   assert load_adapter(tmp_path / 'adapter.safetensors').config.stack == 3
+
+
+def test_an_encoder_that_trains_is_saved_and_found(tiny_world, tmp_path, monkeypatch):
+  """Interrupted, continued, loaded by its workdir, and a place to start from."""
+  few = {'encoder.trains': True, 'ctc.steps': 4, 'response.steps': 0}
+  config = load_config(tiny_world, **few)
+  with monkeypatch.context() as patch, interrupt(patch, 'ctc', 4, KeyboardInterrupt()):
+    train.train(config, tmp_path / 'a')
+  model = train.train(config, tmp_path / 'a')
+  whole = train.train(config, tmp_path / 'b')
+  jax.tree.map(np.testing.assert_array_equal, model.encoder, whole.encoder)
+  found = assembly.load_model(config, str(tmp_path / 'a'))
+  jax.tree.map(np.testing.assert_array_equal, found.encoder, model.encoder)
+  before = assembly.load_encoder(config)
+  assert (found.encoder.conv1.weight[...] != before.conv1.weight[...]).any()
+  nothing = {'init_from': str(tmp_path / 'a'), 'ctc.steps': 0}
+  again = train.train(load_config(tiny_world, **(few | nothing)), tmp_path / 'c')
+  jax.tree.map(np.testing.assert_array_equal, again.encoder, model.encoder)
 
 
 def test_it_may_start_from_another_training(tiny_world, uninterrupted, tmp_path):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a frozen encoder makes of a corpus, computed once and kept.
 
-Each recording is encoded `copies` times, each time augmented differently; training then
-reads frames and never runs the encoder. A stopped run keeps its finished shards.
+Training then reads frames and never runs the encoder. A stopped run keeps its finished
+shards.
 """
 
 import dataclasses
@@ -18,15 +18,14 @@ from typing import Any, SupportsIndex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from flax import nnx
 
 from acl_jax.models.whisper import Whisper
 from acl_jax.program import Preempted
 from acl_jax.training import preemption
-from data_pipeline.augment import Augmentation, augment
+from acl_jax.training.log_mels import LogMels
+from data_pipeline.augment import Augmentation
 from data_pipeline.container import pack, unpack
-from data_pipeline.features import HOP, SAMPLE_RATE, WINDOW, whisper_log_mel
 from data_pipeline.records import Dataset, Shards, write_shard
 
 SHARD_SIZE = 1_000  # recordings
@@ -35,6 +34,8 @@ BUCKET = 64  # log-mel frames; a batch is padded to a multiple, to compile few s
 
 class Frames(Sequence[dict[str, Any]]):
   """Encoded recordings: `.ids .texts .lengths` (frames) of all, and each by index."""
+
+  subsampling = 1  # they are encoder frames already
 
   def __init__(self, folder: str | Path):
     folder = Path(folder)
@@ -70,9 +71,8 @@ def encode_dataset(
 ) -> Frames:
   """Encodes every recording that is not encoded yet; returns all of them.
 
-  Copy 0 is the recording itself; the others are augmented, or all are if `copies` is 1.
-  What is shorter than a frame or longer than the encoder hears is left out, and said.
-  Raises `Preempted` after a shard if the machine is taken away.
+  See `LogMels` for copies and for what is left out. Raises `Preempted` after a shard,
+  if the machine is taken away.
   """
   output = Path(output)
   output.mkdir(parents=True, exist_ok=True)
@@ -85,15 +85,18 @@ def encode_dataset(
   }
   info = json.loads(json.dumps(info))
   _same_or_new(output / 'frames.json', info)
-  jobs = [(copy, i) for copy in range(copies) for i in range(len(dataset))]
-  shards = -(-len(jobs) // SHARD_SIZE)
+  log_mels = LogMels(
+    dataset, encoder.config, augmentation=augmentation, copies=copies, seed=seed
+  )
+  shards = -(-len(log_mels) // SHARD_SIZE)
   for shard in range(shards):
     path = output / f'frames-{shard:05d}-of-{shards:05d}.array_record'
     notes = path.with_suffix('.jsonl')
     if notes.exists():
       continue
-    mine = jobs[shard * SHARD_SIZE : (shard + 1) * SHARD_SIZE]
-    done = _encode(encoder, dataset, mine, augmentation, copies, seed, batch_seconds)
+    start = shard * SHARD_SIZE
+    mine = range(start, min(start + SHARD_SIZE, len(log_mels)))
+    done = _encode(encoder, log_mels, mine, int(100 * batch_seconds))
     write_shard(
       path,
       [pack({'id': r['id'], 'text': r['text']}, {'frames': r['frames']}) for r in done],
@@ -119,43 +122,23 @@ def fingerprint(module: nnx.Module) -> str:
   return digest.hexdigest()
 
 
-def _encode(encoder, dataset, jobs, augmentation, copies, seed, batch_seconds):
-  """The recordings of one shard, in order, but for those that cannot be heard."""
-  heard, mels = [], []
-  limit = 2 * encoder.config.max_source_positions
-  utterances = dataset.__getitems__([index for _, index in jobs])
-
-  def prepare(job: tuple[int, int], sound: np.ndarray):
-    copy, index = job
-    if augmentation is not None and (copy or copies == 1):
-      sound = augment(sound, augmentation, np.random.default_rng([seed, copy, index]))
-    if not WINDOW <= len(sound) < (limit + 1) * HOP:
-      return sound, None
-    return sound, whisper_log_mel(sound, encoder.config.num_mel_bins)
+def _encode(
+  encoder: Whisper, log_mels: LogMels, indices: range, budget: int
+) -> list[dict[str, Any]]:
+  """The recordings of one shard, their log-mel frames replaced by the encoder's."""
 
   def run(batch: tuple[int, list[int]]) -> None:
     rows, members = batch
-    frames = run_encoder(encoder, [mels[i] for i in members], rows)
+    frames = run_encoder(encoder, [found[i]['frames'] for i in members], rows)
     for i, mine in zip(members, frames, strict=True):
-      heard[i]['frames'] = mine.astype(np.float16)
+      found[i]['frames'] = mine.astype(np.float16)
 
   # Threads, as much of this is the work of one core at a time, the encoder's too.
   with ThreadPoolExecutor(os.cpu_count()) as pool:
-    sounds = (utterance['audio'] for utterance in utterances)
-    for utterance, (sound, mel) in zip(
-      utterances, pool.map(prepare, jobs, sounds), strict=True
-    ):
-      if mel is None:
-        logging.warning(
-          'encode: %s is left out: %.3f s, at least %.3f and at most %g',
-          *(utterance['id'], len(sound) / SAMPLE_RATE),
-          *(WINDOW / SAMPLE_RATE, limit * HOP / SAMPLE_RATE),
-        )
-        continue
-      heard.append(utterance)
-      mels.append(mel)
-    list(pool.map(run, _batches([len(mel) for mel in mels], int(batch_seconds * 100))))
-  return heard
+    found = list(pool.map(log_mels.__getitem__, indices))
+    lengths = [len(recording['frames']) for recording in found]
+    list(pool.map(run, _batches(lengths, budget)))
+  return found
 
 
 def run_encoder(

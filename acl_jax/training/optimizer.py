@@ -13,13 +13,19 @@ def schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
   )
 
 
-def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
-  """Gradients are clipped by their global norm first; vectors are not decayed."""
+def make_optimizer(
+  config: ml_collections.ConfigDict, encoder_lr_scale: float = 1.0
+) -> optax.GradientTransformation:
+  """Gradients are clipped by their global norm first; vectors are not decayed.
+
+  encoder_lr_scale: an encoder that was trained before learns at this share of the rate.
+  """
   return optax.chain(
     optax.clip_by_global_norm(config.clip_norm),
     optax.adamw(
       schedule(config), b2=0.98, weight_decay=config.weight_decay, mask=_matrices
     ),
+    optax.masked(optax.scale(encoder_lr_scale), _of_encoder),
   )
 
 
@@ -29,3 +35,9 @@ def _matrices(params):
     return leaf.ndim - stacked > 1  # the layer axis does not make a vector a matrix
 
   return jax.tree_util.tree_map_with_path(is_matrix, params)
+
+
+def _of_encoder(params):
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: getattr(path[0], 'key', None) == 'encoder', params
+  )

@@ -50,11 +50,18 @@ def frames_needed(labels: Sequence[int]) -> int:
 class SoundBatches:
   """Assembles the CTC stage's batches.
 
-  source: `.texts .lengths` (frames) of all, and records by index, with `frames` [t d].
+  source: `frames.Frames`, or `log_mels.LogMels` for an encoder that trains.
   sampled_classes: how wide a batch's softmax is; at most the vocabulary.
   """
 
-  def __init__(self, source, labels: Labels, encode, stack: int, sampled_classes: int):
+  def __init__(
+    self,
+    source,
+    labels: Labels,
+    encode: Callable[[str], list[int]],
+    stack: int,
+    sampled_classes: int,
+  ):
     self.source, self.stack = source, stack
     self.labels = [labels(encode(text)) for text in source.texts]
     self.vocabulary_size = len(labels.vocabulary)
@@ -70,8 +77,9 @@ class SoundBatches:
     records = self.source.__getitems__(batch.indices)
     frames = [record['frames'] for record in records]
     width, slots = frames[0].shape[1], -(-batch.length // self.stack)
-    padded = np.zeros((batch.rows, batch.length, width), np.float32)
-    valid = np.zeros((batch.rows, batch.length), bool)
+    length = batch.length * self.source.subsampling
+    padded = np.zeros((batch.rows, length, width), np.float32)
+    valid = np.zeros((batch.rows, length), bool)
     for row, seen, heard in zip(padded, valid, frames, strict=False):
       row[: len(heard)], seen[: len(heard)] = heard, True
     labels = [self.labels[i] for i in batch.indices]

@@ -2,6 +2,7 @@
 """Whisper's encoder from a Hugging Face folder or a CTranslate2 folder."""
 
 import dataclasses
+import json
 import math
 import struct
 from collections.abc import Iterator
@@ -86,6 +87,16 @@ def load_whisper(folder: str | Path, dtype: DTypeLike = jnp.float32) -> whisper.
   return table.fill(
     model, HUGGING_FACE, tensors, sizes, source=str(source), dtype=dtype
   )
+
+
+def save_whisper_hf(model: whisper.Whisper, folder: str | Path) -> None:
+  """Writes a folder that `load_whisper` reads, with the names of Transformers."""
+  folder = Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  tensors = table.export(model, HUGGING_FACE, _sizes(model.config))
+  safetensors.write(folder, ((f'model.encoder.{name}', x) for name, x in tensors))
+  config = json.dumps(_FIXED | dataclasses.asdict(model.config), indent=2)
+  (folder / 'config.json').write_text(config + '\n')
 
 
 def _sizes(config: whisper.Config) -> dict[str, int]:

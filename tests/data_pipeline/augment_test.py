@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.augment import Augmentation, augment, noise
+from data_pipeline.augment import Augmentation, augment, changed_length, noise
 from data_pipeline.features import SAMPLE_RATE
 
 NOTHING = Augmentation(0.0, 0.0, (5.0, 30.0), 0.0)
@@ -45,6 +45,13 @@ def test_tempo_and_pitch_change_together(seed, speed):
   changed = len(tone()) / len(sound)
   assert 1 / (1 + speed) - 1e-3 <= 1 / changed <= 1 / (1 - speed) + 1e-3
   assert pitch_of(sound) == pytest.approx(440 * changed, rel=0.01)
+
+
+@given(st.integers(0, 1000), st.integers(400, 9_000))
+def test_the_length_is_known_beforehand(seed, samples):
+  sound = augment(tone()[:samples], MUCH, np.random.default_rng(seed))
+  known = changed_length(len(tone()[:samples]), MUCH, np.random.default_rng(seed))
+  assert len(sound) == known
 
 
 def test_without_changes_only_the_loudness_differs():

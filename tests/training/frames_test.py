@@ -173,8 +173,8 @@ def test_what_the_encoder_cannot_hear_is_left_out_and_said(encoder, tmp_path, ca
   assert encoded[1]['id'] == 'u1' and len(encoded[1]['frames']) == 50
   said = [record.getMessage() for record in caplog.records]
   assert said == [
-    'encode: u2 is left out: 1.010 s, at least 0.025 and at most 1',
-    'encode: u3 is left out: 1.250 s, at least 0.025 and at most 1',
+    'u2 is left out: 1.010 s, at least 0.025 and at most 1',
+    'u3 is left out: 1.250 s, at least 0.025 and at most 1',
   ]
 
 

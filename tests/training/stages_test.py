@@ -30,6 +30,8 @@ def encode(text):
 class Source:
   """Encoded recordings in memory."""
 
+  subsampling = 1
+
   def __init__(self, texts, lengths, ids=None):
     self.texts, self.lengths = list(texts), np.asarray(lengths)
     self.ids = ids or [f'u{i}' for i in range(len(self.texts))]

@@ -11,10 +11,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
 from transformers import WhisperConfig, WhisperModel
 
 from acl_jax import assets
-from acl_jax.weights.whisper import load_whisper
+from acl_jax.weights.whisper import load_whisper, save_whisper_hf
 from data_pipeline import audio
 from data_pipeline.features import whisper_log_mel
 
@@ -123,6 +124,20 @@ def test_both_folders_give_the_same_model(oracle, variables, tmp_path):
   with torch.no_grad():
     expected = oracle.encoder(torch.from_numpy(x).mT).last_hidden_state
   np.testing.assert_allclose(hear(theirs, x), expected.numpy(), atol=1e-5)
+
+
+def test_what_is_written_is_the_encoder_of_transformers(oracle, tmp_path):
+  oracle.save_pretrained(tmp_path / 'hf')
+  ours = load_whisper(tmp_path / 'hf')
+  save_whisper_hf(ours, tmp_path / 'ours')
+  again = load_whisper(tmp_path / 'ours')
+  assert again.config == ours.config
+  jax.tree.map(np.testing.assert_array_equal, again, ours)
+  written = load_file(tmp_path / 'ours/model.safetensors')
+  expected = {f'model.encoder.{k}': v for k, v in oracle.encoder.state_dict().items()}
+  assert set(written) == set(expected)
+  for name, tensor in expected.items():
+    np.testing.assert_array_equal(written[name], tensor.numpy())
 
 
 def test_loads_in_another_dtype(variables, tmp_path):
