@@ -56,9 +56,9 @@ def get_config() -> ConfigDict:
   c.targets = dict(max_new_tokens=32, batch_size=32, temperature=0.0, top_k=16)
 
   c.ctc = dict(
-    steps=2_500,
+    steps=3_000,
     frames_per_batch=3_072,  # 61 s
-    sampled_classes=2_048,  # of some 17,000
+    sampled_classes=2_048,  # of some 23,000
     peak_lr=1.5e-3,
     warmup_steps=200,
     weight_decay=0.01,
