@@ -22,7 +22,9 @@ class Checkpoints:
     options = ocp.CheckpointManagerOptions(
       max_to_keep=2, enable_async_checkpointing=False
     )
-    self.manager = ocp.CheckpointManager(self.folder, options=options)
+    self.manager = ocp.CheckpointManager(
+      self.folder, options=options, item_handlers=ocp.StandardCheckpointHandler()
+    )
 
   def save(self, step: int, state: Any) -> None:
     """Saves, notes the checksums, and forgets all checkpoints but the last two."""
@@ -44,17 +46,28 @@ class Checkpoints:
         logging.warning('checkpoint %d of %s: %s; set aside', step, self.folder, broken)
         self._set_aside(step)
         continue
-      try:
-        return step, self.manager.restore(step, args=ocp.args.StandardRestore(shapes))
-      except ValueError as error:
-        raise ValueError(
-          f'{self.folder / str(step)}: the checkpoint is of another model than this'
-          f' config makes; choose another --workdir ({error})'
-        ) from error
+      self._check_shapes(step, shapes)
+      return step, self.manager.restore(step, args=ocp.args.StandardRestore(shapes))
     return None
 
   def close(self) -> None:
     self.manager.close()
+
+  def _check_shapes(self, step: int, expected: Any) -> None:
+    """Refuses a checkpoint of another model before any of its arrays is read."""
+    saved = ocp.tree.to_flat_dict(self.manager.item_metadata(step), sep='/')
+    wanted = ocp.tree.to_flat_dict(expected, sep='/')
+    for name in sorted(saved.keys() | wanted.keys()):
+      has, needs = (
+        f'shape {tree[name].shape}' if name in tree else 'no such array'
+        for tree in (saved, wanted)
+      )
+      if has != needs:
+        raise ValueError(
+          f'{self.folder / str(step)}: the checkpoint is of another model than this'
+          f' config makes: {name} has {has} in it and {needs} in the config; choose'
+          ' another --workdir'
+        )
 
   def _note(self, step: int) -> Path:
     return self.folder / f'checksums-{step}.json'

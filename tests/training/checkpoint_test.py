@@ -126,8 +126,24 @@ def test_all_damaged_is_a_fresh_start(checkpoints, tmp_path):
   assert restored(tmp_path) is None
 
 
-def test_a_checkpoint_of_another_model_is_refused(checkpoints, tmp_path):
+@pytest.mark.parametrize(
+  'name, change, complaint',
+  [
+    (
+      'half',
+      jnp.ones(8, jnp.bfloat16),
+      r'half has shape \(7,\) in it and shape \(8,\)',
+    ),
+    ('more', jnp.ones(5), r'more has no such array in it and shape \(5,\)'),
+    ('count', None, r'count has shape \(\) in it and no such array'),
+  ],
+)
+def test_a_checkpoint_of_another_model_is_refused(
+  checkpoints, tmp_path, name, change, complaint
+):
   checkpoints.save(3, new_state(3))
-  other = new_state(0) | {'half': jnp.ones(8, jnp.bfloat16)}
-  with pytest.raises(ValueError, match=f'{tmp_path}/stage/3'):
+  other = new_state(0) | {name: change}
+  if change is None:
+    del other[name]
+  with pytest.raises(ValueError, match=f'{tmp_path}/stage/3.*{complaint}'):
     checkpoints.restore(other)
