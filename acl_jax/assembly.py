@@ -11,8 +11,10 @@ import numpy as np
 from flax import nnx
 
 from acl_jax import assets
-from acl_jax.models import adapters
+from acl_jax.models.adapters import Stride, StrideConfig
+from acl_jax.models.ctc import CTC, CTCConfig
 from acl_jax.models.speech_llm import SpeechLLM
+from acl_jax.models.spelling import letters_of
 from acl_jax.text.templates import Audio, Conversation, Turn, template
 from acl_jax.text.tokenizer import Tokenizer
 from acl_jax.text.tokenizers import load_tokenizer
@@ -74,20 +76,25 @@ def new_adapter(
   encoder_size: int,
   llm_size: int,
   vocabulary: Sequence[int],
-) -> adapters.CTC | adapters.Stride:
-  """An untrained adapter; `vocabulary` is what a CTC adapter may write."""
+  piece: Callable[[int], str],
+) -> CTC | Stride:
+  """An untrained adapter; `vocabulary` is what a CTC adapter may write.
+
+  piece: how a token is spelt, `Tokenizer.piece`.
+  """
   sizes = {k: v for k, v in config.adapter.to_dict().items() if k != 'kind'}
   sizes |= {'encoder_size': encoder_size, 'llm_size': llm_size}
   rngs = nnx.Rngs(config.seed)
   if config.adapter.kind == 'stride':
-    return adapters.Stride(adapters.StrideConfig(**sizes), rngs=rngs)
+    return Stride(StrideConfig(**sizes), rngs=rngs)
   if config.adapter.kind != 'ctc':
     raise ValueError(
       f'config.adapter.kind is {config.adapter.kind!r}; known: ctc, stride'
     )
   sizes['vocabulary_size'] = len(vocabulary)
-  adapter = adapters.CTC(adapters.CTCConfig(**sizes), rngs=rngs)
+  adapter = CTC(CTCConfig(**sizes), rngs=rngs)
   adapter.vocabulary[...] = jnp.asarray(np.asarray(vocabulary, np.int32))
+  adapter.spelling.letters[...] = jnp.asarray(letters_of([*map(piece, vocabulary)]))
   return adapter
 
 
@@ -118,7 +125,7 @@ def load_model(
       f'the adapter joins widths {have[0]} and {have[1]}; the encoder and the LLM of'
       f' this config have {want[0]} and {want[1]}'
     )
-  if isinstance(adapter, adapters.CTC):
+  if isinstance(adapter, CTC):
     highest, limit = int(jnp.max(adapter.vocabulary[...])), llama.config.vocab_size
     if highest >= limit:
       raise ValueError(f'the adapter writes token {highest}; the LLM has {limit}')

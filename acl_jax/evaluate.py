@@ -31,7 +31,7 @@ from acl_jax.evaluation.examples import Example
 from acl_jax.evaluation.rows import Case
 from acl_jax.evaluation.scores import Score, score
 from acl_jax.evaluation.summary import gap_closed, summarise
-from acl_jax.models.adapters import CTC
+from acl_jax.models.ctc import CTC
 from acl_jax.models.speech_llm import SpeechLLM
 from data_pipeline.corpora.utterance import BadUtterance
 from data_pipeline.progress import progress

@@ -24,7 +24,7 @@ from ml_collections import config_flags
 from acl_jax import assembly, program
 from acl_jax.assembly import Text
 from acl_jax.decoding.targets import Targets
-from acl_jax.models.adapters import CTC
+from acl_jax.models.ctc import CTC
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.training import preemption, stages, step
 from acl_jax.training.checkpoint import Checkpoints
@@ -54,7 +54,9 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> SpeechLLM:
   else:
     sizes = encoder.config.d_model, llama.config.hidden_size
     labels = stages.Labels.of_corpus(frames.texts, text.tokenizer.encode)
-    adapter = assembly.new_adapter(config, *sizes, labels.vocabulary)
+    adapter = assembly.new_adapter(
+      config, *sizes, labels.vocabulary, text.tokenizer.piece
+    )
     if isinstance(adapter, CTC):
       adapter.bias[...] = labels.log_prior(frames.texts, text.tokenizer.encode)
   heard = adapter.vocabulary[...].tolist() if isinstance(adapter, CTC) else []

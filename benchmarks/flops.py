@@ -89,7 +89,8 @@ def batch(sizes: Sizes) -> tuple[step.Sound, step.Response]:
     frames=real((*heard, sizes.encoder_width)),
     valid=flag(heard),
     labels=whole((sizes.rows, sizes.frames // sizes.stack)),
-    among=whole((1,)),  # the CTC stage's; not used here
+    letters=whole((sizes.rows, 2)),  # from here on the CTC stage's; not used here
+    among=whole((1,)),
     correction=real((2,)),
   )
   response = step.Response(

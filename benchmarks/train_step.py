@@ -70,6 +70,7 @@ def example(path: Path) -> tuple[step.Sound, step.Response]:
     frames=rng.standard_normal((ROWS, FRAMES, ENCODER_WIDTH), np.float32),
     valid=np.arange(FRAMES) < lengths,
     labels=np.zeros((ROWS, slots), np.int32),  # from here on the CTC stage's
+    letters=np.zeros((ROWS, 2), np.int32),
     among=np.zeros(1, np.int32),
     correction=np.zeros(2, np.float32),
   )

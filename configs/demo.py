@@ -25,10 +25,12 @@ def get_config() -> ConfigDict:
   c.adapter = dict(
     kind='ctc',
     stack=4,  # 80 ms
+    letter_hidden_size=256,
+    letter_layers=1,
     hidden_size=384,
-    intermediate_size=384,
-    num_layers=2,
+    num_layers=1,
     kernel_size=9,
+    spelling_size=64,
     dropout=0.1,
   )
 

@@ -29,16 +29,9 @@ $python -m data_pipeline.join --input='speech,prompts,real*4' \
   --output="$work/speech/manifest.jsonl"
 $python -m data_pipeline.prepare --corpus=manifest \
   --input="$work/speech/manifest.jsonl" --output="$work/prepared"
-# CTC twice: the second time from the result of the first, with a smaller step.
-$python -m acl_jax.train --config=configs/smol.py --workdir="$work/first" \
+$python -m acl_jax.train --config=configs/smol.py --workdir="$work" \
   --config.data.train="$work/prepared" --config.response.steps=0
-mkdir -p "$work/second"
-ln -sfn ../first/frames "$work/second/frames"
-$python -m acl_jax.train --config=configs/smol.py --workdir="$work/second" \
-  --config.data.train="$work/prepared" --config.response.steps=0 \
-  --config.init_from="$work/first" --config.ctc.steps=2000 \
-  --config.ctc.peak_lr=1e-3 --config.ctc.warmup_steps=30
 $python -c 'import sys; import numpy as np
 from acl_jax.weights.adapter import load_adapter, save_adapter
 save_adapter(sys.argv[2], load_adapter(sys.argv[1]), np.float16)' \
-  "$work/second/adapter.safetensors" "$work/smol.safetensors"
+  "$work/adapter.safetensors" "$work/smol.safetensors"

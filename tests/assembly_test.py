@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from acl_jax import assembly
-from acl_jax.models.adapters import CTC, Stride
+from acl_jax.models.adapters import Stride
+from acl_jax.models.ctc import CTC
 from acl_jax.models.speech_llm import SpeechLLM
+from acl_jax.models.spelling import letters_of
 from acl_jax.text.templates import Audio, Turn
 from acl_jax.weights.adapter import save_adapter
 from tests.tiny_world import load_config
@@ -22,7 +24,7 @@ def config(tiny_world):
 @pytest.fixture
 def trained(config, tmp_path):
   """A workdir with an adapter in it."""
-  adapter = assembly.new_adapter(config, 12, 24, VOCABULARY)
+  adapter = assembly.new_adapter(config, 12, 24, VOCABULARY, str)
   save_adapter(tmp_path / assembly.ADAPTER_FILE, adapter)
   return tmp_path
 
@@ -51,13 +53,14 @@ def test_the_llm_has_the_dtype_of_the_config(config):
 
 
 def test_new_adapters(config):
-  ctc = assembly.new_adapter(config, 12, 24, VOCABULARY)
+  ctc = assembly.new_adapter(config, 12, 24, VOCABULARY, str)
   assert isinstance(ctc, CTC) and ctc.vocabulary[...].tolist() == list(VOCABULARY)
+  np.testing.assert_array_equal(ctc.spelling.letters[...], letters_of(['7', '2', '9']))
   assert (ctc.config.encoder_size, ctc.config.llm_size) == (12, 24)
-  again = assembly.new_adapter(config, 12, 24, VOCABULARY)
+  again = assembly.new_adapter(config, 12, 24, VOCABULARY, str)
   jax.tree.map(np.testing.assert_array_equal, ctc, again)
   config.adapter = dict(kind='stride', stack=3, hidden_size=None)
-  stride = assembly.new_adapter(config, 12, 24, VOCABULARY)
+  stride = assembly.new_adapter(config, 12, 24, VOCABULARY, str)
   assert isinstance(stride, Stride) and stride.linear.shape == (36, 24)
 
 
@@ -74,7 +77,7 @@ def test_unknown_kinds_are_refused(tiny_world, key, message):
   with pytest.raises(ValueError, match=message):
     assembly.load_text(config)
     assembly.load_encoder(config)
-    assembly.new_adapter(config, 12, 24, VOCABULARY)
+    assembly.new_adapter(config, 12, 24, VOCABULARY, str)
 
 
 def test_a_checkpoint_is_a_workdir_or_a_file_or_the_one_shipped(
@@ -115,6 +118,6 @@ def test_an_adapter_of_other_models_is_refused(
   config, tmp_path, sizes, vocabulary, message
 ):
   path = tmp_path / 'a.safetensors'
-  save_adapter(path, assembly.new_adapter(config, *sizes, vocabulary))
+  save_adapter(path, assembly.new_adapter(config, *sizes, vocabulary, str))
   with pytest.raises(ValueError, match=message):
     assembly.load_model(config, str(path))

@@ -65,10 +65,12 @@ def config_of(folder: Path) -> dict:
     adapter=dict(
       kind='ctc',
       stack=2,
+      letter_hidden_size=14,
+      letter_layers=2,
       hidden_size=16,
-      intermediate_size=20,
       num_layers=2,
       kernel_size=3,
+      spelling_size=6,
       dropout=0.1,
     ),
     data=dict(

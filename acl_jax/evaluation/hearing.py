@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 from acl_jax.evaluation.rows import round_up
-from acl_jax.models.adapters import CTC
+from acl_jax.models.ctc import CTC
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.text.tokenizer import Tokenizer
 from data_pipeline import audio

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from acl_jax.models.adapters import CTC, Stride
+from acl_jax.models.adapters import Stride
+from acl_jax.models.ctc import CTC
 from acl_jax.models.llama import Llama
 from acl_jax.models.whisper import Whisper
 

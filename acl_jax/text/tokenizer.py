@@ -85,6 +85,11 @@ class Tokenizer:
     kept = [i for i in map(int, ids) if i < self.vocab_size and i not in left_out]
     return self.backends.nothing.decode(kept)
 
+  def piece(self, id: int) -> str:
+    """The text of one token as it stands in a text, a space before it included."""
+    before = self.encode('a')
+    return self.decode([*before, id])[len(self.decode(before)) :]
+
   def control(self, name: str) -> int:
     """The id of a control token such as '<|im_end|>'."""
     if name not in self.controls:

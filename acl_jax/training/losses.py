@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from acl_jax.models.adapters import BLANK
+from acl_jax.models.ctc import BLANK
 
 IMPOSSIBLE = -1e30  # a log-probability; -inf would make gradients NaN
 

@@ -31,7 +31,7 @@ def make_optimizer(
 
 def _matrices(params):
   def is_matrix(path, leaf) -> bool:
-    stacked = any(getattr(key, 'key', None) == 'layers' for key in path)
+    stacked = any(str(getattr(key, 'key', '')).endswith('layers') for key in path)
     return leaf.ndim - stacked > 1  # the layer axis does not make a vector a matrix
 
   return jax.tree_util.tree_map_with_path(is_matrix, params)

@@ -8,8 +8,9 @@ import numpy as np
 
 from acl_jax.assembly import Text
 from acl_jax.decoding.targets import Targets
-from acl_jax.models.adapters import BLANK
+from acl_jax.models.ctc import BLANK
 from acl_jax.models.speech_llm import Prompt
+from acl_jax.models.spelling import sounded
 from acl_jax.training.step import Response, Sound
 from data_pipeline.batches import NO_AUDIO, Batch, lay_out, pad
 
@@ -64,14 +65,22 @@ class SoundBatches:
   ):
     self.source, self.stack = source, stack
     self.labels = [labels(encode(text)) for text in source.texts]
+    # An adapter that recognises nothing has no vocabulary.
+    self.letters = [sounded(text) if labels.vocabulary else [] for text in source.texts]
     self.vocabulary_size = len(labels.vocabulary)
     self.sampled_classes = min(sampled_classes, self.vocabulary_size)
 
   def lengths(self) -> np.ndarray:
     """Frames of every recording; `NO_PLACE` where its transcript needs more."""
-    slots = -(-self.source.lengths // self.stack)
-    needed = np.asarray([frames_needed(labels) for labels in self.labels])
-    return np.where(needed <= slots, self.source.lengths, NO_PLACE)
+    lengths = self.source.lengths
+    fits = np.ones(len(lengths), bool)
+    for labels, stack in (
+      (self.labels, self.stack),
+      (self.letters, max(self.stack // 2, 1)),
+    ):
+      needed = np.asarray([frames_needed(row) for row in labels])
+      fits &= needed <= -(-lengths // stack)
+    return np.where(fits, lengths, NO_PLACE)
 
   def __call__(self, batch: Batch) -> Sound:
     records = self.source.__getitems__(batch.indices)
@@ -87,7 +96,9 @@ class SoundBatches:
     place = {int(entry) + 1: i + 1 for i, entry in enumerate(among)}
     labels = [[place[label] for label in row] for row in labels]
     labels = pad(labels, (batch.rows, slots), BLANK, np.int32)
-    return Sound._make((padded, valid, labels, among, correction))
+    letters = [self.letters[i] for i in batch.indices]
+    letters = pad(letters, (batch.rows, 2 * slots), BLANK, np.int32)
+    return Sound._make((padded, valid, labels, letters, among, correction))
 
   def _sample(self, labels: Sequence[Sequence[int]], rng: np.random.Generator):
     """The batch's own tokens and others drawn blindly, each standing for several.

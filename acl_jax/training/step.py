@@ -13,7 +13,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from acl_jax.models.adapters import CTC
+from acl_jax.models.ctc import CTC
 from acl_jax.models.speech_llm import Prompt, SpeechLLM
 from acl_jax.training import losses
 
@@ -30,12 +30,13 @@ class Sound(NamedTuple):
 
   among: the entries of the vocabulary that this batch's softmax ranges over, and
   correction: what to add to their logits, for one that stands for several. `labels` are
-    indices into blank and these.
+    indices into blank and these. letters: the transcript as `spelling.sounded` has it.
   """
 
   frames: Float[Array, 'a t d']
   valid: Bool[Array, 'a t']
   labels: Int[Array, 'a u']
+  letters: Int[Array, 'a l']
   among: Int[Array, ' w']
   correction: Float[Array, ' c']
 
@@ -77,14 +78,15 @@ def frames_of(model: SpeechLLM, sound: Sound, encoder_trains: bool):
 
 
 def ctc_loss(model: SpeechLLM, batch: Sound, key: Array, *, encoder_trains: bool):
-  """The CTC stage: recognise the transcript in the LLM's own tokens."""
+  """The CTC stage: recognise the transcript, in letters and in the LLM's own tokens."""
   frames, valid = frames_of(model, batch, encoder_trains)
   table = model.llama.embed_tokens[...]
   assert isinstance(model.adapter, CTC), 'the stage is for CTC adapters'
-  logits, valid = model.adapter.logits(frames, valid, table, key, batch.among)
-  logits += jnp.broadcast_to(batch.correction, logits.shape)
-  loss = losses.ctc(logits, valid, batch.labels)
-  return loss, {}
+  scores = model.adapter.scores(frames, valid, table, key, batch.among)
+  logits = scores.tokens + jnp.broadcast_to(batch.correction, scores.tokens.shape)
+  tokens = losses.ctc(logits, scores.valid, batch.labels)
+  letters = losses.ctc(scores.letters, scores.letters_valid, batch.letters)
+  return tokens + letters, {'ctc_tokens': tokens, 'ctc_letters': letters}
 
 
 def response_loss(
@@ -111,9 +113,9 @@ def response_loss(
     loss += how.kl_weight * kl
     parts['kl'] = kl
   if how.ctc_weight and isinstance(model.adapter, CTC):
-    auxiliary, _ = ctc_loss(model, sound, key, encoder_trains=encoder_trains)
+    auxiliary, ctc_parts = ctc_loss(model, sound, key, encoder_trains=encoder_trains)
     loss += how.ctc_weight * auxiliary
-    parts['ctc'] = auxiliary
+    parts |= ctc_parts
   return loss, parts
 
 

@@ -12,17 +12,16 @@ from flax import nnx
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from acl_jax.models import adapters
+from acl_jax.models.adapters import Stride, StrideConfig
+from acl_jax.models.ctc import CTC, CTCConfig
 
 KINDS = {
-  'ctc': (adapters.CTC, adapters.CTCConfig),
-  'stride': (adapters.Stride, adapters.StrideConfig),
+  'ctc': (CTC, CTCConfig),
+  'stride': (Stride, StrideConfig),
 }
 
 
-def save_adapter(
-  path: str | Path, adapter: adapters.CTC | adapters.Stride, dtype=np.float32
-) -> None:
+def save_adapter(path: str | Path, adapter: CTC | Stride, dtype=np.float32) -> None:
   """Writes every parameter by its path; floating numbers as `dtype`."""
   state = nnx.to_flat_state(nnx.state(adapter))
   tensors = {}
@@ -35,14 +34,14 @@ def save_adapter(
       if not np.isfinite(array).all():
         raise ValueError(f'{path}: {key} is not finite as {np.dtype(dtype)}')
     tensors[key] = array
-  kind = 'ctc' if isinstance(adapter, adapters.CTC) else 'stride'
+  kind = 'ctc' if isinstance(adapter, CTC) else 'stride'
   config = {'kind': kind, **dataclasses.asdict(adapter.config)}
   unfinished = Path(path).with_suffix('.unfinished')
   save_file(tensors, unfinished, metadata={'adapter': json.dumps(config)})
   unfinished.replace(path)
 
 
-def load_adapter(path: str | Path) -> adapters.CTC | adapters.Stride:
+def load_adapter(path: str | Path) -> CTC | Stride:
   """The adapter in a file of `save_adapter`, in float32. Every tensor is used once."""
   try:
     with safe_open(path, 'np') as file:

@@ -18,7 +18,7 @@ from sentencepiece import sentencepiece_model_pb2 as sentencepiece_model
 import data_pipeline
 from acl_jax import assembly
 from acl_jax.assembly import Text
-from acl_jax.models import adapters, llama, whisper
+from acl_jax.models import ctc, llama, whisper
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.text.sentencepieces import from_sentencepiece
 from acl_jax.text.templates import llama2
@@ -55,16 +55,18 @@ def model(text) -> SpeechLLM:
     encoder_ffn_dim=20,
     max_source_positions=150,  # 3 s
   )
-  adapter = adapters.CTCConfig(
+  adapter = ctc.CTCConfig(
     stack=2,
     encoder_size=12,
+    letter_hidden_size=14,
+    letter_layers=1,
     hidden_size=10,
-    intermediate_size=14,
     num_layers=2,
     kernel_size=3,
     dropout=0.1,
     llm_size=24,
     vocabulary_size=60,
+    spelling_size=3,
   )
   language = llama.Config(
     vocab_size=text.tokenizer.vocab_size,
@@ -82,7 +84,7 @@ def model(text) -> SpeechLLM:
 
   def build():
     rngs = nnx.Rngs(0)
-    parts = whisper.Whisper, adapters.CTC, llama.Llama
+    parts = whisper.Whisper, ctc.CTC, llama.Llama
     configs = encoder, adapter, language
     pairs = zip(parts, configs, strict=True)
     return SpeechLLM(*(part(config, rngs=rngs) for part, config in pairs))

@@ -44,6 +44,13 @@ def test_decode_inverts_encode(tokenizer, text):
   assert tokenizer.decode(ids) == 'a' + text
 
 
+def test_pieces_keep_the_space_before_them(tokenizer):
+  text = 'What is the capital of France?'
+  pieces = [tokenizer.piece(id) for id in tokenizer.encode(text)]
+  assert ''.join(pieces).lstrip() == text
+  assert len([piece for piece in pieces if piece.startswith(' ')]) >= 5
+
+
 @pytest.mark.parametrize('text', TEXTS)
 def test_sentencepiece_equals_transformers(llama_model, text):
   oracle = LlamaTokenizer.from_pretrained(llama_model.parent, legacy=True)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acl_jax.models.adapters import BLANK
+from acl_jax.models.ctc import BLANK
 from acl_jax.training import losses
 
 B, U, V, K = 2, 5, 11, 3

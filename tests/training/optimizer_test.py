@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 
-from acl_jax.models.adapters import CTC, CTCConfig
+from acl_jax.models.ctc import CTC, CTCConfig
 from acl_jax.training.optimizer import make_optimizer, schedule
 
 CONFIG = ConfigDict(
@@ -31,7 +31,7 @@ def test_a_warm_up_longer_than_the_training():
 
 @pytest.fixture
 def params():
-  config = CTCConfig(2, 3, 4, 6, 2, 3, 0.0, 5, 7)
+  config = CTCConfig(2, 3, 4, 1, 6, 2, 3, 0.0, 5, 7, 9)
   return nnx.state(CTC(config, rngs=nnx.Rngs(0)), nnx.Param)
 
 
@@ -48,9 +48,12 @@ def test_matrices_decay_and_vectors_do_not(params):
     for path, leaf in nnx.to_flat_state(update)
     if leaf[...].any()
   }
-  matrices = {'linear_1', 'linear_2'}
+  matrices = {'linear_1', 'linear_mid', 'linear_2', 'letter_head', 'letter_embed'}
+  matrices |= {'spelling/buckets', 'linear_spelling'}
   matrices |= {
-    f'layers/{name}' for name in ('conv', 'gate_proj', 'up_proj', 'down_proj')
+    f'{layers}/{name}'
+    for layers in ('letter_layers', 'layers')
+    for name in ('conv', 'gate_proj', 'up_proj', 'down_proj')
   }
   assert set(decayed) == matrices
   np.testing.assert_allclose(

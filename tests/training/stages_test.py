@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from acl_jax import assembly
 from acl_jax.decoding.targets import Targets
-from acl_jax.models.adapters import BLANK
+from acl_jax.models.ctc import BLANK
 from acl_jax.training import losses
 from acl_jax.training.stages import (
   NO_PLACE,
@@ -69,17 +69,23 @@ def test_recordings_too_short_for_their_transcript_have_no_place():
   assert lengths.tolist() == [5, NO_PLACE, NO_PLACE, 1]
   lengths = SoundBatches(source, Labels([]), encode, 9, 9).lengths()
   assert lengths.tolist() == [5, 7, 8, 1]
+  # Of the letters every one counts, at half the stack.
+  source = Source(['zyxwv', 'zyxwv', 'wwwv'], [8, 9, 9])
+  lengths = SoundBatches(source, labels, encode, 4, 9).lengths()
+  assert lengths.tolist() == [NO_PLACE, 9, NO_PLACE]
 
 
 def test_sounds_are_padded_to_the_batch():
   source = Source(['ab', 'abcd', 'b'], [4, 9, 2])
   sounds = SoundBatches(source, Labels.of_corpus(source.texts, encode), encode, 2, 9)
-  frames, valid, labels, among, correction = sounds(Batch((1, 2), rows=3, length=10))
+  batch = Batch((1, 2), rows=3, length=10)
+  frames, valid, labels, letters, among, correction = sounds(batch)
   assert frames.shape == (3, 10, 3) and frames.dtype == np.float32
   assert valid.sum(1).tolist() == [9, 2, 0]
   for i, value in enumerate((1.5, 2.5, 0)):
     np.testing.assert_array_equal(frames[i, :, 2], np.where(valid[i], value, 0))
   assert labels.tolist() == [[1, 2, 3, 4, 0], [2, 0, 0, 0, 0], [0] * 5]
+  assert letters.tolist() == [[1, 2, 3, 4] + [0] * 6, [2] + [0] * 9, [0] * 10]
   assert among.tolist() == [0, 1, 2, 3] and not correction.any()
 
 
@@ -88,7 +94,7 @@ def test_a_batch_ranges_over_its_own_tokens_and_some_others():
   vocabulary = Labels.of_corpus(source.texts, encode)
   sounds = SoundBatches(source, vocabulary, encode, stack=2, sampled_classes=6)
   batch = Batch((0, 1), rows=2, length=10)
-  _, _, labels, among, correction = sounds(batch)
+  _, _, labels, _, among, correction = sounds(batch)
   words = [vocabulary.vocabulary[i] for i in among]
   assert len(set(words)) == 6 and set(encode('abd')) == set(words[:3])
   for row, text in zip(labels, ('ab', 'dad'), strict=True):
@@ -114,7 +120,8 @@ def test_more_tokens_in_a_batch_than_may_be_are_refused():
 def test_without_classes_there_are_no_labels():
   sounds = SoundBatches(Source(['ab', 'b'], [4, 9]), Labels([]), encode, 2, 9)
   sound = sounds(Batch((1, 0), rows=2, length=10))
-  assert not sound.labels.any() and sound.among.shape == (0,)
+  assert not sound.labels.any() and not sound.letters.any()
+  assert sound.among.shape == (0,)
   assert sound.correction.tolist() == [0]
 
 

@@ -9,13 +9,16 @@ import pytest
 from flax import nnx
 
 from acl_jax.models import whisper
-from acl_jax.models.adapters import CTC, CTCConfig, Stride, StrideConfig
+from acl_jax.models.adapters import Stride, StrideConfig
+from acl_jax.models.ctc import CTC, CTCConfig
 from acl_jax.models.speech_llm import Prompt, SpeechLLM
+from acl_jax.models.spelling import letters_of
 from acl_jax.training import losses, step
 from data_pipeline.batches import NO_AUDIO
 from tests import tiny_llama
 
 KEY = jax.random.key(0)
+CTC_PARTS = ('ctc_tokens', 'ctc_letters')
 FRAMES, STACK, WIDTH, VOCABULARY = 14, 2, 12, (7, 2, 9, 4, 11)
 SLOTS = FRAMES // STACK
 WHISPER = whisper.Config(
@@ -33,9 +36,10 @@ BOTH = step.ResponseLoss(kl_weight=0.5, ctc_weight=0.3, remat='dots')
 def build(kind='ctc'):
   rngs = nnx.Rngs(0)
   if kind == 'ctc':
-    config = CTCConfig(STACK, WIDTH, 16, 20, 2, 3, 0.1, 24, len(VOCABULARY))
+    config = CTCConfig(STACK, WIDTH, 20, 1, 16, 2, 3, 0.1, 24, len(VOCABULARY), 5)
     adapter = CTC(config, rngs=rngs)
     adapter.vocabulary[...] = jnp.asarray(VOCABULARY)
+    adapter.spelling.letters[...] = jnp.asarray(letters_of(['a', ' to', 'o', '.', 'b']))
   else:
     adapter = Stride(StrideConfig(STACK, WIDTH, 16, 24), rngs=rngs)
   return SpeechLLM(whisper.Whisper(WHISPER, rngs=rngs), adapter, tiny_llama.build())
@@ -49,7 +53,8 @@ def batch(rows=3, width=WIDTH, frames=FRAMES):
   labels = np.asarray([[2, 2, 5, 0], [1, 3, 0, 0], [0] * 4][:rows])
   x = rng.normal(size=(rows, frames, width)).astype(np.float32)
   among, correction = np.asarray([3, 0, 2, 4, 1]), np.zeros(6, np.float32)
-  sound = step.Sound(x, valid, labels.astype(np.int32), among, correction)
+  letters = np.asarray([[8, 9, 27, 1], [20, 0, 0, 0], [0] * 4][:rows], np.int32)
+  sound = step.Sound(x, valid, labels.astype(np.int32), letters, among, correction)
   response = np.asarray([[21, 5, 30], [8, 40, 0], [0, 0, 0]])[:rows]
   lengths = np.asarray([3, 2, 0])[:rows]
   tokens = np.zeros((rows, 16), np.int32)
@@ -109,10 +114,9 @@ def train(model, loss, data, steps, trains_encoder=False, rate=0.05):
 
 
 @pytest.mark.parametrize(
-  'kind, parts, learned',
-  [('ctc', (), 'loss'), ('response', ('response_nll', 'kl', 'ctc'), 'ctc')],
+  'kind, parts', [('ctc', CTC_PARTS), ('response', ('response_nll', 'kl', *CTC_PARTS))]
 )
-def test_the_adapter_learns_and_nothing_else_changes(kind, parts, learned):
+def test_the_adapter_learns_and_nothing_else_changes(kind, parts):
   """Five words can say little, so of the response stage the CTC part is watched."""
   loss, data = losses_of(kind)
   before, after, history = train(build(), loss, data, 20)
@@ -121,14 +125,16 @@ def test_the_adapter_learns_and_nothing_else_changes(kind, parts, learned):
   assert not any(jax.tree.leaves(same))
   assert list(before[0]) == ['adapter'] and 'vocabulary' not in before[0]['adapter']
   assert set(history[0]) == {'loss', 'grad_norm', *parts}
-  assert history[-1][learned] < 0.1 * history[0][learned]
+  for part in CTC_PARTS:
+    assert history[-1][part] < 0.1 * history[0][part]
   assert history[-1]['loss'] < history[0]['loss']
 
 
 def test_the_loss_is_the_weighed_sum_of_its_parts():
   loss, data = losses_of('response')
   value, parts = evaluate(build(), data, loss=loss)
-  expected = parts['response_nll'] + 0.5 * parts['kl'] + 0.3 * parts['ctc']
+  ctc = sum(parts[part] for part in CTC_PARTS)
+  expected = parts['response_nll'] + 0.5 * parts['kl'] + 0.3 * ctc
   np.testing.assert_allclose(value, expected, rtol=1e-6)
   how = step.ResponseLoss(0.0, 0.0, None)
   plain = functools.partial(step.response_loss, encoder_trains=False, how=how)
@@ -164,9 +170,13 @@ def test_the_encoder_learns_if_asked():
 def first_rows(data, count):
   """A batch without its last rows; `among` and `correction` are of no row."""
   if isinstance(data, step.Sound):
-    rows = {name: getattr(data, name)[:count] for name in ('frames', 'valid', 'labels')}
-    return data._replace(**rows)
+    of_rows = ('frames', 'valid', 'labels', 'letters')
+    return data._replace(**{name: getattr(data, name)[:count] for name in of_rows})
   return first_rows(data[0], count), jax.tree.map(lambda x: x[:count], data[1])
+
+
+def without_dropout(model):
+  model.adapter.layers.dropout = model.adapter.letter_layers.dropout = 0.0
 
 
 @pytest.mark.parametrize('kind', ['ctc', 'response'])
@@ -174,7 +184,7 @@ def test_empty_rows_change_nothing(kind):
   loss, data = losses_of(kind)
   # Without dropout: its mask depends on the shape of the batch.
   model = build()
-  model.adapter.layers.dropout = 0.0
+  without_dropout(model)
   value, _ = evaluate(model, data, loss=loss)
   expected, _ = evaluate(model, first_rows(data, 2), loss=loss)
   np.testing.assert_allclose(value, expected, rtol=1e-6)
@@ -184,18 +194,22 @@ def test_the_softmax_ranges_over_what_the_batch_names():
   """An entry that stands for e others has its logit raised by 1."""
   loss, sound = losses_of('ctc')
   model = build()
-  model.adapter.layers.dropout = 0.0
+  without_dropout(model)
   labels = np.asarray([[1, 1, 2, 0], [2, 1, 0, 0], [0] * 4], np.int32)
   correction = np.asarray([0, 0, 0, 1], np.float32)
   fewer = sound._replace(
     labels=labels, among=np.asarray([4, 0, 3]), correction=correction
   )
-  value, _ = evaluate(model, fewer, loss=loss)
+  value, parts = evaluate(model, fewer, loss=loss)
   table = model.llama.embed_tokens[...]
-  logits, valid = jax.jit(CTC.logits)(model.adapter, sound.frames, sound.valid, table)
-  logits = logits[..., np.asarray([0, 5, 1, 4])] + correction[None, None]
-  expected = losses.ctc(logits, valid, jnp.asarray(labels))
-  np.testing.assert_allclose(value, expected, rtol=1e-5)
+  scores = jax.jit(CTC.scores)(model.adapter, sound.frames, sound.valid, table)
+  logits = scores.tokens[..., np.asarray([0, 5, 1, 4])] + correction[None, None]
+  expected = losses.ctc(logits, scores.valid, jnp.asarray(labels))
+  np.testing.assert_allclose(parts['ctc_tokens'], expected, rtol=1e-5)
+  letters = jnp.asarray(sound.letters)
+  letters = losses.ctc(scores.letters, scores.letters_valid, letters)
+  np.testing.assert_allclose(parts['ctc_letters'], letters, rtol=1e-5)
+  np.testing.assert_allclose(value, expected + letters, rtol=1e-5)
 
 
 def test_gradients_stop_at_what_is_frozen():

@@ -11,19 +11,22 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from acl_jax.models.adapters import CTC, CTCConfig, Stride, StrideConfig
+from acl_jax.models.adapters import Stride, StrideConfig
+from acl_jax.models.ctc import CTC, CTCConfig
 from acl_jax.weights.adapter import load_adapter, save_adapter
 
 CTC_CONFIG = CTCConfig(
-  stack=3,
+  stack=4,
   encoder_size=5,
+  letter_hidden_size=10,
+  letter_layers=3,
   hidden_size=8,
-  intermediate_size=10,
   num_layers=2,
   kernel_size=4,
   dropout=0.5,
   llm_size=6,
   vocabulary_size=4,
+  spelling_size=3,
 )
 
 
@@ -55,6 +58,7 @@ def test_half_the_size_on_disk_and_float32_in_memory(tmp_path):
   save_adapter(path, adapter, np.float16)
   kinds = {name: array.dtype for name, array in load_file(path).items()}
   assert kinds.pop('vocabulary') == np.int32
+  assert kinds.pop('spelling/letters') == np.uint8
   assert set(kinds.values()) == {np.dtype(np.float16)}
   for ours, theirs in zip(
     jax.tree.leaves(load_adapter(path)), jax.tree.leaves(adapter), strict=True

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The adapter that recognises: one soft embedding per token heard.
+
+  encoder frames ─► letters, every 40 ms ─► tokens of the LLM's vocabulary, every 80 ms
+    ─► blanks dropped, repeats merged ─► the expected embedding of each token
+
+Both are trained by connectionist temporal classification (CTC). The letters are a step
+on the way: few and frequent, they are soon learnt, and they spell tokens that are rare.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from acl_jax.models.adapters import EPS, stack_frames
+from acl_jax.models.layers import ones, param, rms_norm, zeros
+from acl_jax.models.spelling import NUM_SOUNDED, Constant, Spelling
+
+BLANK = 0  # index of CTC's blank; vocabulary entry i has index i + 1
+
+
+@dataclasses.dataclass(frozen=True)
+class CTCConfig:
+  """Sizes of `CTC`."""
+
+  stack: int  # frames of the encoder per token frame; half as many per letter frame
+  encoder_size: int
+  letter_hidden_size: int
+  letter_layers: int
+  hidden_size: int
+  num_layers: int
+  kernel_size: int
+  dropout: float
+  llm_size: int
+  vocabulary_size: int  # tokens it can write, a subset of the LLM's
+  spelling_size: int  # width of the vectors of how tokens are spelt
+
+  def __post_init__(self):
+    if self.stack % 2:
+      raise ValueError(f'stack is {self.stack}; two letter frames make a token frame')
+
+
+class ConvBlock(nnx.Module):
+  """A depthwise convolution over time, then a gated feed-forward layer."""
+
+  def __init__(self, size: int, kernel_size: int, dropout: float, *, rngs: nnx.Rngs):
+    self.dropout = dropout
+    self.conv_norm = ones(size)
+    self.conv = param(rngs, (kernel_size, size), ('conv', 'embed'), 0.2)
+    self.mlp_norm = ones(size)
+    self.gate_proj = param(rngs, (size, size), ('embed', 'mlp'), size**-0.5)
+    self.up_proj = param(rngs, (size, size), ('embed', 'mlp'), size**-0.5)
+    self.down_proj = param(rngs, (size, size), ('mlp', 'embed'), size**-0.5)
+
+  def __call__(
+    self, x: Float[Array, 'a s d'], valid: Bool[Array, 'a s'], key: Array | None
+  ) -> Float[Array, 'a s d']:
+    width = self.conv.shape[0]
+    # What is not signal is zeroed before the convolution mixes time.
+    y = rms_norm(x, self.conv_norm[...], EPS) * valid[..., None]
+    y = jnp.pad(y, ((0, 0), (width // 2, (width - 1) // 2), (0, 0)))
+    kernel = self.conv[...]
+    x = x + sum(y[:, i : i + x.shape[1]] * kernel[i][None, None] for i in range(width))
+    y = rms_norm(x, self.mlp_norm[...], EPS)
+    y = jax.nn.silu(y @ self.gate_proj[...]) * (y @ self.up_proj[...])
+    return x + drop(y, self.dropout, key) @ self.down_proj[...]
+
+
+def run_layers(
+  layers: ConvBlock,
+  x: Float[Array, 'a s d'],
+  valid: Bool[Array, 'a s'],
+  key: Array | None,
+) -> Float[Array, 'a s d']:
+  """Stacked blocks, one after another."""
+  keys = None if key is None else jax.random.split(key, layers.conv.shape[0])
+
+  def layer(x, inputs):
+    block, key = inputs
+    return block(x, valid, key), None
+
+  return jax.lax.scan(layer, x, (layers, keys))[0]
+
+
+class Scores(NamedTuple):
+  """Logits of a clip's letters and tokens, blank first, and which frames are signal."""
+
+  tokens: Float[Array, 'a s c']
+  valid: Bool[Array, 'a s']
+  letters: Float[Array, 'a r p']
+  letters_valid: Bool[Array, 'a r']
+
+
+class CTC(nnx.Module):
+  """Tokens heard, as expected embeddings under the CTC posterior.
+
+  A token of the `vocabulary` is scored by its embedding in the LLM's own table, plus by
+  how it is spelt, plus a bias; the blank has a vector of its own.
+  """
+
+  def __init__(self, config: CTCConfig, *, rngs: nnx.Rngs):
+    self.config = config
+    h, d, e = config.letter_hidden_size, config.hidden_size, config.llm_size
+    inputs, classes = config.stack // 2 * config.encoder_size, 1 + NUM_SOUNDED
+    self.norm_pre = ones(inputs)
+    self.linear_1 = param(rngs, (inputs, h), ('embed', 'mlp'), inputs**-0.5)
+    self.letter_layers = self._layers(config.letter_layers, h, rngs)
+    self.norm_letters = ones(h)
+    self.letter_head = param(rngs, (h, classes), ('mlp', 'vocab'), h**-0.5)
+    self.letter_embed = param(rngs, (classes, h), ('vocab', 'mlp'), 1.0)
+    self.norm_mid = ones(2 * h)
+    self.linear_mid = param(rngs, (2 * h, d), ('embed', 'mlp'), (2 * h) ** -0.5)
+    self.layers = self._layers(config.num_layers, d, rngs)
+    self.norm_post = ones(d)
+    self.linear_2 = param(rngs, (d, e), ('mlp', 'llm'), d**-0.5)
+    self.spelling = Spelling(config.vocabulary_size, config.spelling_size, rngs=rngs)
+    self.linear_spelling = param(rngs, (d, config.spelling_size), ('mlp', 'llm'))
+    self.blank = param(rngs, (e,), ('llm',))
+    self.bias = zeros(config.vocabulary_size + 1, 'vocab')
+    self.vocabulary = Constant(jnp.arange(config.vocabulary_size))
+
+  def _layers(self, number: int, size: int, rngs: nnx.Rngs) -> ConvBlock:
+    """`number` blocks in one, stacked."""
+    keys = jax.random.split(rngs.params(), number)
+    how = self.config.kernel_size, self.config.dropout
+    return jax.vmap(lambda key: ConvBlock(size, *how, rngs=nnx.Rngs(key)))(keys)
+
+  def scores(
+    self,
+    frames: Float[Array, 'a t d'],
+    valid: Bool[Array, 'a t'],
+    table: Float[Array, 'v e'],
+    key: Array | None = None,
+    among: Int[Array, ' w'] | None = None,
+  ) -> Scores:
+    """Of blank and letters, of blank and vocabulary; dropout iff a key.
+
+    among: the entries of the vocabulary to score; None is all of them. c = w + 1.
+    """
+    keys = (None, None) if key is None else jax.random.split(key)
+    x, letters_valid = stack_frames(frames, valid, self.config.stack // 2)
+    x = rms_norm(x, self.norm_pre[...], EPS) @ self.linear_1[...]
+    x = run_layers(self.letter_layers, x, letters_valid, keys[0])
+    x = rms_norm(x, self.norm_letters[...], EPS)
+    letters = x @ self.letter_head[...]
+    # What was decided about letters is told to those who decide about tokens
+    # (self-conditioned CTC, Nozaki and Komatsu 2021).
+    x += jax.nn.softmax(letters) @ self.letter_embed[...]
+    x, valid = stack_frames(x, letters_valid, 2)
+    x = rms_norm(x, self.norm_mid[...], EPS) @ self.linear_mid[...]
+    x = run_layers(self.layers, x, valid, keys[1])
+    x = rms_norm(x, self.norm_post[...], EPS)
+    return Scores(self._tokens(x, table, among), valid, letters, letters_valid)
+
+  def _tokens(
+    self,
+    x: Float[Array, 'a s d'],
+    table: Float[Array, 'v e'],
+    among: Int[Array, ' w'] | None,
+  ) -> Float[Array, 'a s c']:
+    words, bias = self.words(table), self.bias[...]
+    # The table's rows have a length of their own: logits start at unit scale.
+    scale = jnp.sqrt(jnp.mean(jnp.sum(words * words, axis=-1)))
+    if among is not None:
+      words, bias = words[among], bias[jnp.pad(among + 1, (1, 0))]
+    classes = jnp.concatenate([self.blank[...][None], words]) / scale
+    meant = jnp.einsum('ase,ce->asc', x @ self.linear_2[...], classes)
+    spelt = jnp.einsum(
+      'ask,wk->asw', x @ self.linear_spelling[...], self.spelling(among)
+    )
+    logits = meant + jnp.pad(spelt, ((0, 0), (0, 0), (1, 0)))
+    return logits + jnp.broadcast_to(bias, logits.shape)
+
+  def words(self, table: Float[Array, 'v e']) -> Float[Array, 'c e']:
+    """The embeddings of the vocabulary."""
+    return table[self.vocabulary[...]]
+
+  def __call__(
+    self,
+    frames: Float[Array, 'a t d'],
+    valid: Bool[Array, 'a t'],
+    table: Float[Array, 'v e'],
+  ) -> tuple[Float[Array, 'a s e'], Bool[Array, 'a s']]:
+    """One embedding per recognised token, at the front of the s slots."""
+    logits, valid, *_ = self.scores(frames, valid, table)
+    posterior = jax.nn.softmax(logits, axis=-1)
+    start, segment = segments(logits, valid)
+    heard = 1 - posterior[..., BLANK]
+    expected = posterior[..., 1:] @ self.words(table)  # times what is not blank
+    # member[a, i, j]: frame j belongs to token i.
+    slots = jnp.arange(valid.shape[1])
+    member = (segment[:, None, :] == slots[None, :, None]).astype(expected.dtype)
+    total = jnp.einsum('ais,as->ai', member, heard)
+    mean = jnp.einsum('ais,ase->aie', member, expected) / (total[..., None] + 1e-9)
+    return mean, slots[None] < jnp.sum(start, axis=1, keepdims=True)
+
+  def greedy(
+    self,
+    frames: Float[Array, 'a t d'],
+    valid: Bool[Array, 'a t'],
+    table: Float[Array, 'v e'],
+  ) -> Int[Array, 'a s']:
+    """The hard decision: token ids where a token starts, -1 elsewhere."""
+    logits, valid, *_ = self.scores(frames, valid, table)
+    start, _ = segments(logits, valid)
+    best = jnp.argmax(logits, axis=-1)
+    return jnp.where(start, self.vocabulary[...][jnp.maximum(best - 1, 0)], -1)
+
+
+def segments(
+  logits: Float[Array, 'a s c'], valid: Bool[Array, 'a s']
+) -> tuple[Bool[Array, 'a s'], Int[Array, 'a s']]:
+  """CTC's rule: where a token starts, and which token each frame belongs to (-1: none).
+
+  Blanks are dropped and repeats merged (Graves et al. 2006).
+  """
+  best = jnp.where(valid, jnp.argmax(logits, axis=-1), BLANK)
+  before = jnp.pad(best, ((0, 0), (1, 0)))[:, :-1]
+  token = best != BLANK
+  start = token & (best != before)
+  return start, jnp.where(token, jnp.cumsum(start, axis=1) - 1, -1)
+
+
+def drop(x: Float[Array, '...'], rate: float, key: Array | None) -> Float[Array, '...']:
+  """Dropout, where there is a key."""
+  if key is None or rate == 0:
+    return x
+  keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+  return jnp.where(keep, x / (1 - rate), 0)

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+import collections
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
+
+from acl_jax.models.spelling import (
+  MULTIPLIER,
+  NUM_BUCKETS,
+  NUM_LETTERS,
+  Spelling,
+  letters_of,
+  ngrams,
+  sounded,
+)
+
+PIECES = (' telephone', ' telegraph', 'Egypt', '?', ' a', '')
+SIZE = 5
+
+
+@pytest.fixture
+def spelling():
+  made = Spelling(len(PIECES), SIZE, rngs=nnx.Rngs(0))
+  made.letters[...] = jnp.asarray(letters_of(PIECES))
+  return made
+
+
+def bucket(*letters):
+  """That of a pair or a triple, in Python's whole numbers."""
+  number = 0 if len(letters) == 2 else 31**2
+  for letter, power in zip(letters[::-1], (1, 31, 31**2), strict=False):
+    number += letter * power
+  return (number * int(MULTIPLIER) % 2**32 >> 16) % NUM_BUCKETS
+
+
+def expected_ngrams(letters):
+  """Slides over the letters with an edge on either side."""
+  kept = [0, *(int(x) for x in letters if x), 0]
+  if len(kept) == 2:
+    return []
+  full = len(kept) == NUM_LETTERS + 2
+  pairs = list(zip(kept, kept[1:], strict=False))
+  triples = list(zip(kept, kept[1:], kept[2:], strict=False))
+  return [bucket(*gram) for gram in (pairs[:-1] if full else pairs) + triples]
+
+
+@given(st.lists(st.text(max_size=15), min_size=1, max_size=4))
+def test_ngrams_are_pairs_and_triples_of_letters(pieces):
+  letters = letters_of(pieces)
+  found, present = ngrams(jnp.asarray(letters))
+  for row, bucket_row, present_row in zip(letters, found, present, strict=True):
+    actual = collections.Counter(np.asarray(bucket_row)[np.asarray(present_row) > 0])
+    assert actual == collections.Counter(expected_ngrams(row))
+
+
+def test_the_buckets_are_those_of_adapters_already_trained():
+  """A file of an adapter keeps letters, not buckets: hashing must never change."""
+  found, present = ngrams(jnp.asarray(letters_of([' cat'])))
+  assert found[present > 0].tolist() == [
+    2009,
+    1543,
+    94,
+    1293,
+    1626,
+    1095,
+    1881,
+    1548,
+    730,
+  ]
+
+
+def test_letters():
+  (row,) = letters_of([' Ab-é9 of thirteen'])
+  assert row.tolist() == [27, 1, 2, 28, 30, 28, 27, 15, 6, 27, 20, 8]
+  assert not letters_of(['']).any()
+
+
+@pytest.mark.parametrize(
+  'text, letters',
+  [
+    ("Don't re-do it!", "don't re do it"),
+    ('  12 b,  c ', 'b c'),
+    ('Été', 't'),
+    ('?', ''),
+  ],
+)
+def test_letters_that_are_sounded(text, letters):
+  alphabet = ' abcdefghijklmnopqrstuvwxyz'
+  expected = [28 if x == "'" else alphabet.index(x) or 27 for x in letters]
+  assert sounded(text) == expected
+
+
+def test_a_vector_is_the_scaled_sum_of_its_ngrams(spelling):
+  vectors = jax.jit(spelling)()
+  for letters, vector in zip(spelling.letters[...], vectors, strict=True):
+    found = expected_ngrams(letters)
+    total = np.asarray(spelling.buckets[...])[found].sum(0)
+    np.testing.assert_allclose(vector, total / max(len(found), 1) ** 0.5, atol=1e-6)
+
+
+def test_vectors_of_some_are_those_of_all(spelling):
+  among = jnp.asarray([3, 0, 4])
+  every, some = spelling(), spelling(among)
+  np.testing.assert_array_equal(some, every[among])
+
+
+def test_what_is_spelt_alike_is_alike():
+  spelling = Spelling(3, 512, rngs=nnx.Rngs(1))
+  pieces = [' telephone', ' telegraph', ' sublime']
+  spelling.letters[...] = jnp.asarray(letters_of(pieces))
+  a, b, c = spelling()
+  assert a @ b > 3 * abs(a @ c)
