@@ -94,6 +94,8 @@ def model(text) -> SpeechLLM:
   def fill(path, leaf):
     if leaf.dtype == np.int32:
       return jnp.arange(270, 270 + leaf.size)  # what CTC may write
+    if leaf.dtype == np.uint8:
+      return jnp.asarray(rng.integers(0, 31, leaf.shape), leaf.dtype)  # its letters
     if 'norm' in jax.tree_util.keystr(path):
       return jnp.ones(leaf.shape)
     # So large that a choice matters.
