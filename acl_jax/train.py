@@ -117,7 +117,8 @@ def run_response(config, workdir: Path, model, sounds, text: Text) -> SpeechLLM:
   assemble = stages.ResponseBatches(
     sounds, text, targets, config.targets.top_k if how.kl_weight else 0
   )
-  longest = assemble.row_length(-(-max(config.data.buckets) // sounds.stack))
+  longest = len(assemble.prefix)
+  longest += assemble.row_length(-(-max(config.data.buckets) // sounds.stack))
   if longest > (limit := model.llama.config.max_position_embeddings):
     raise ValueError(f'a row has up to {longest} positions; the LLM reads {limit}')
   loss = functools.partial(

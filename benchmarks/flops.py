@@ -94,6 +94,7 @@ def batch(sizes: Sizes) -> tuple[step.Sound, step.Response]:
     correction=real((2,)),
   )
   response = step.Response(
+    prefix=whole((0,)),
     prompt=Prompt(tokens=whole(read), place=whole(read), valid=flag(read)),
     targets=whole(said),
     index=whole(said),

@@ -80,7 +80,7 @@ class Attention(nnx.Module):
     self.v_proj = param(rngs, (d, k, h), ('embed', 'kv_heads', 'head_dim'))
     self.o_proj = param(rngs, (n, h, d), ('heads', 'head_dim', 'embed'))
 
-  def __call__(self, x, positions, mask, cache, layer, index):
+  def __call__(self, x, positions, mask, prefix, cache, layer, index):
     query = rope(project(x, self.q_proj), positions, self.theta)
     key = rope(project(x, self.k_proj), positions, self.theta)
     value = project(x, self.v_proj)
@@ -89,8 +89,18 @@ class Attention(nnx.Module):
     else:
       cache = cache.write(key, value, layer, index)
       key, value = cache.key[layer], cache.value[layer]
+    if prefix is not None:
+      key, value = (_behind(*pair) for pair in zip(prefix, (key, value), strict=True))
     y = attention(query, key, value, mask)
     return jnp.einsum('btnh,nhd->btd', y, self.o_proj[...].astype(x.dtype)), cache
+
+
+def _behind(
+  shared: Float[Array, '1 p k h'], own: Float[Array, 'b t k h']
+) -> Float[Array, 'b s k h']:
+  """Every row's own keys or values behind those that all rows share."""
+  shared = jnp.broadcast_to(shared, (len(own), *shared.shape[1:]))
+  return jnp.concatenate([shared.astype(own.dtype), own], axis=1)
 
 
 class MLP(nnx.Module):
@@ -121,9 +131,9 @@ class Block(nnx.Module):
     self.post_attention_layernorm = ones(config.hidden_size)
     self.mlp = MLP(config, rngs=rngs)
 
-  def __call__(self, x, positions, mask, cache=None, layer=0, index=0):
+  def __call__(self, x, positions, mask, prefix=None, cache=None, layer=0, index=0):
     y = rms_norm(x, self.input_layernorm[...], self.eps)
-    y, cache = self.self_attn(y, positions, mask, cache, layer, index)
+    y, cache = self.self_attn(y, positions, mask, prefix, cache, layer, index)
     x = x + y
     y = rms_norm(x, self.post_attention_layernorm[...], self.eps)
     return x + self.mlp(y), cache
@@ -164,12 +174,15 @@ class Llama(nnx.Module):
     cache: Cache | None = None,
     index: int | Int[Array, ''] = 0,
     remat: str | None = None,
+    prefix: Cache | None = None,
   ) -> tuple[Float[Array, 'b t d'], Cache]:
     """Embeddings -> (hidden states after the final norm, keys and values).
 
     mask: which of the s keys a query sees. Without `cache` the keys are those of the
       t inputs, and are returned. With it they are its slots, of which the inputs take
       index..index+t (never more than there are); it is returned with these written.
+    prefix: keys and values of one row that stand before those of all b rows, and before
+      them in `mask`. Not with `cache`.
     remat: what to keep for the backward pass, a key of `REMAT`; None keeps everything.
     Computes in the dtype of `x`.
     """
@@ -178,15 +191,17 @@ class Llama(nnx.Module):
 
     def layer(carry, inputs) -> tuple[Any, Any]:
       x, cache = carry
-      block, number = inputs
-      x, new = block(x, positions, mask, cache, number, index)
+      block, number, prefix = inputs
+      x, new = block(x, positions, mask, prefix, cache, number, index)
       # A cache is carried, not stacked: XLA then writes it in place.
       return ((x, None), new) if cache is None else ((x, new), None)
 
     if remat is not None:
       layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=False)
     numbers = jnp.arange(self.config.num_hidden_layers)
-    (x, carried), stacked = jax.lax.scan(layer, (x, cache), (self.layers, numbers))
+    (x, carried), stacked = jax.lax.scan(
+      layer, (x, cache), (self.layers, numbers, prefix)
+    )
     x = rms_norm(x, self.norm[...], self.config.rms_norm_eps)
     return x, stacked if carried is None else carried
 

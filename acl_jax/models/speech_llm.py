@@ -71,10 +71,20 @@ class SpeechLLM(nnx.Module):
     x: Float[Array, 'b t e'],
     valid: Bool[Array, 'b t'],
     remat: str | None = None,
+    prefix: Int[Array, ' p'] | None = None,
   ) -> Float[Array, 'b t e']:
-    """The LLM's hidden states: causal, and blind to what is not valid."""
+    """The LLM's hidden states: causal, and blind to what is not valid.
+
+    prefix: text that every row begins with, and that is read but once.
+    """
     positions, mask = causal(valid)
-    hidden, _ = self.llama(x, positions, mask, remat=remat)
+    shared = None
+    if prefix is not None and prefix.size:
+      start = self.llama.embed(prefix[None]).astype(x.dtype)
+      _, shared = self.llama(start, *causal(jnp.ones((1, prefix.size), bool)))
+      positions += prefix.size
+      mask = jnp.pad(mask, ((0, 0), (0, 0), (prefix.size, 0)), constant_values=True)
+    hidden, _ = self.llama(x, positions, mask, remat=remat, prefix=shared)
     return hidden
 
 

@@ -12,7 +12,7 @@ from acl_jax.models.ctc import BLANK
 from acl_jax.models.speech_llm import Prompt
 from acl_jax.models.spelling import sounded
 from acl_jax.training.step import Response, Sound
-from data_pipeline.batches import NO_AUDIO, Batch, lay_out, pad
+from data_pipeline.batches import NO_AUDIO, Batch, Segment, lay_out, pad
 
 MULTIPLE = 8  # a row's length is a multiple of it
 UNLIKELY = -30.0  # log-probability of what the teacher does not name
@@ -46,6 +46,14 @@ class Labels:
 def frames_needed(labels: Sequence[int]) -> int:
   """The fewest frames that CTC can write labels in: a repeat needs a blank between."""
   return len(labels) + sum(a == b for a, b in zip(labels, labels[1:], strict=False))
+
+
+def split_prefix(
+  prompt: Sequence[Segment],
+) -> tuple[tuple[int, ...], Sequence[Segment]]:
+  """The tokens before the first recording, and the rest of the prompt."""
+  first, *rest = prompt
+  return ((), prompt) if isinstance(first, int) else (tuple(first), rest)
 
 
 class SoundBatches:
@@ -130,7 +138,7 @@ class ResponseBatches:
     self.sounds, self.targets, self.top_k = sounds, targets, top_k
     if (stored := targets.provenance['decoding']['top_k']) < top_k:
       raise ValueError(f'the targets hold {stored} tokens of the teacher, not {top_k}')
-    self.prompt = text.spoken()
+    self.prefix, self.prompt = split_prefix(text.spoken())
     self.max_response = targets.max_new_tokens
 
   def __call__(self, batch: Batch) -> tuple[Sound, Response]:
@@ -141,7 +149,7 @@ class ResponseBatches:
     return sound, self._lay_out(responses, found, batch.rows, sound.labels.shape[1])
 
   def row_length(self, slots: int) -> int:
-    """The positions of a row whose clip has `slots`."""
+    """The positions of a row whose clip has `slots`; the prefix is in no row."""
     needed = len(lay_out(self.prompt, 0, slots).tokens) + self.max_response
     return -(-needed // MULTIPLE) * MULTIPLE
 
@@ -169,6 +177,7 @@ class ResponseBatches:
     )
     return Response._make(
       (
+        np.asarray(self.prefix, np.int32),
         Prompt._make(prompt),
         pad(responses, shape, 0, np.int32),
         index.astype(np.int32),

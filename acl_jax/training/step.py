@@ -44,10 +44,12 @@ class Sound(NamedTuple):
 class Response(NamedTuple):
   """Prompts of a batch and the responses to imitate.
 
+  prefix: the text that every prompt begins with; `prompt` has what comes after it.
   index: the position in the row whose hidden state predicts each target.
   top_ids, top_log_probs: the teacher's k likeliest tokens at each target; k may be 0.
   """
 
+  prefix: Int[Array, ' p']
   prompt: Prompt
   targets: Int[Array, 'b u']
   index: Int[Array, 'b u']
@@ -101,7 +103,7 @@ def response_loss(
   sound, response = batch
   frames, valid = frames_of(model, sound, encoder_trains)
   x, seen = model.splice(response.prompt, *model.adapt(frames, valid))
-  hidden = model.read(x, seen, how.remat)
+  hidden = model.read(x, seen, how.remat, response.prefix)
   at_targets = jnp.take_along_axis(hidden, response.index[..., None], axis=1)
   logits = model.llama.logits(at_targets)
   loss = nll = losses.cross_entropy(logits, response.targets, response.weight)

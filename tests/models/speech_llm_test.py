@@ -174,3 +174,27 @@ def test_recomputed_activations_are_the_same(model):
   expected = gradient(x, None)
   for remat in ('full', 'dots'):
     np.testing.assert_allclose(gradient(x, remat), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('prefix', [(), (33, 5, 41, 7, 2)])
+def test_a_prefix_read_once_is_the_prefix_of_every_row(model, prefix):
+  p, prefix = len(prefix), jnp.asarray(prefix, jnp.int32)
+  x, valid = splice(model, prompts(), *clips())
+  start = jnp.broadcast_to(model.llama.embed(prefix[None]), (len(x), p, D))
+  whole_valid = jnp.pad(valid, ((0, 0), (p, 0)), constant_values=True)
+
+  def apart(x):
+    return SpeechLLM.read(model, x, valid, prefix=prefix)
+
+  def whole(x):
+    x = jnp.concatenate([start, x], axis=1)
+    return SpeechLLM.read(model, x, whole_valid)[:, p:]
+
+  def loss(x, read):
+    return jnp.sum(jnp.where(valid[..., None], read(x), 0) ** 2)
+
+  actual, expected = (np.asarray(jax.jit(f)(x))[valid] for f in (apart, whole))
+  np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+  gradient = jax.jit(jax.grad(loss), static_argnums=1)
+  expected = gradient(x, whole)
+  np.testing.assert_allclose(gradient(x, apart), expected, rtol=1e-4, atol=1e-4)

@@ -16,6 +16,7 @@ from acl_jax.training.stages import (
   ResponseBatches,
   SoundBatches,
   frames_needed,
+  split_prefix,
 )
 from data_pipeline.batches import NO_AUDIO, Batch, pad
 from tests.tiny_world import MAX_NEW_TOKENS, TEXTS, TOP_K, load_config
@@ -150,17 +151,18 @@ def test_a_row_is_the_prompt_with_places_for_the_audio_then_the_response(world):
   text, targets, sounds = world
   _, response = ResponseBatches(sounds, text, targets, TOP_K)(BATCH)
   before, clip, after = text.spoken()
+  assert response.prefix.tolist() == list(before)
   length = response.prompt.tokens.shape[1]
   assert clip == 0 and length % 8 == 0
   assert length == ResponseBatches(sounds, text, targets, TOP_K).row_length(SLOTS)
-  start = len(before) + SLOTS + len(after)
+  start = SLOTS + len(after)
   for row, i in enumerate(BATCH.indices):
     answer = targets[f'u{i}']['response'].tolist()
-    tokens = [*before, *[0] * SLOTS, *after, *answer[:-1]]
+    tokens = [*[0] * SLOTS, *after, *answer[:-1]]
     assert response.prompt.valid[row].sum() == len(tokens)
     assert response.prompt.tokens[row, : len(tokens)].tolist() == tokens
     place = np.full(len(response.prompt.place[row]), NO_AUDIO)
-    place[len(before) : len(before) + SLOTS] = row * SLOTS + np.arange(SLOTS)
+    place[:SLOTS] = row * SLOTS + np.arange(SLOTS)
     np.testing.assert_array_equal(response.prompt.place[row], place)
     # The hidden state at `index` has read the prompt and the response before it.
     index = response.index[row][: len(answer)]
@@ -170,6 +172,11 @@ def test_a_row_is_the_prompt_with_places_for_the_audio_then_the_response(world):
       float(j < len(answer)) for j in range(MAX_NEW_TOKENS)
     ]
   assert not response.prompt.valid[3].any() and not response.weight[3].any()
+
+
+def test_the_prefix_ends_where_the_recording_starts():
+  assert split_prefix([(5, 6), 0, (7,)]) == ((5, 6), [0, (7,)])
+  assert split_prefix([0, (7,)]) == ((), [0, (7,)])
 
 
 def test_a_row_carries_what_the_teacher_found_likely(world):

@@ -55,6 +55,7 @@ def batch(rows=3, width=WIDTH, frames=FRAMES):
   among, correction = np.asarray([3, 0, 2, 4, 1]), np.zeros(6, np.float32)
   letters = np.asarray([[8, 9, 27, 1], [20, 0, 0, 0], [0] * 4][:rows], np.int32)
   sound = step.Sound(x, valid, labels.astype(np.int32), letters, among, correction)
+  prefix = np.asarray([15, 33, 4], np.int32)
   response = np.asarray([[21, 5, 30], [8, 40, 0], [0, 0, 0]])[:rows]
   lengths = np.asarray([3, 2, 0])[:rows]
   tokens = np.zeros((rows, 16), np.int32)
@@ -70,6 +71,7 @@ def batch(rows=3, width=WIDTH, frames=FRAMES):
   )
   top_ids = np.concatenate([response[..., None], others.reshape(rows, 3, 3)], axis=-1)
   return sound, step.Response(
+    prefix,
     Prompt(tokens, place, read),
     response.astype(np.int32),
     np.tile(np.arange(3) + 2 + SLOTS, (rows, 1)).astype(np.int32),
@@ -144,7 +146,7 @@ def test_the_loss_is_the_weighed_sum_of_its_parts():
 
 def test_a_stride_adapter_learns_responses():
   loss, data = losses_of('response')
-  before, after, history = train(build('stride'), loss, data, 40)
+  before, after, history = train(build('stride'), loss, data, 80)
   jax.tree.map(np.testing.assert_array_equal, before[1], after[1])
   assert set(history[0]) == {'loss', 'grad_norm', 'response_nll', 'kl'}
   for part in ('response_nll', 'kl'):
@@ -168,11 +170,13 @@ def test_the_encoder_learns_if_asked():
 
 
 def first_rows(data, count):
-  """A batch without its last rows; `among` and `correction` are of no row."""
+  """A batch without its last rows; `among`, `correction`, `prefix` are of no row."""
   if isinstance(data, step.Sound):
     of_rows = ('frames', 'valid', 'labels', 'letters')
     return data._replace(**{name: getattr(data, name)[:count] for name in of_rows})
-  return first_rows(data[0], count), jax.tree.map(lambda x: x[:count], data[1])
+  sound, response = data
+  rows = jax.tree.map(lambda x: x[:count], response)
+  return first_rows(sound, count), rows._replace(prefix=response.prefix)
 
 
 def without_dropout(model):
