@@ -51,7 +51,6 @@ LEARNING_RATE, BETAS, CLIP_NORM = 1e-5, (0.9, 0.98), 1.0
 ANSWERS = (
   'The capital of France is Paris.',
   'Water boils at one hundred degrees Celsius at sea level.',
-  'A week has seven days, and a leap year has three hundred and sixty-six of them.',
   'Certainly! Plants make sugar from light, water and carbon dioxide; this is so.',
 )
 
@@ -100,8 +99,8 @@ def whole(response: step.Response) -> step.Response:
   heads = response.prefix, np.full(size, NO_AUDIO, np.int32), np.ones(size, bool)
   pairs = zip(heads, map(np.asarray, response.prompt), strict=True)
   rows = [np.concatenate([np.tile(h, (ROWS, 1)), x], axis=1) for h, x in pairs]
-  prompt, index = Prompt._make(rows), response.index + size
-  return response._replace(prefix=response.prefix[:0], prompt=prompt, index=index)
+  after = {'prompt': Prompt._make(rows), 'index': response.index + size}
+  return response._replace(prefix=response.prefix[:0], **after)
 
 
 def ours(path: Path, adapter: adapters.Stride, batch) -> Callable[[], float]:
