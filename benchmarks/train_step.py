@@ -51,7 +51,9 @@ LEARNING_RATE, BETAS, CLIP_NORM = 1e-5, (0.9, 0.98), 1.0
 ANSWERS = (
   'The capital of France is Paris.',
   'Water boils at one hundred degrees Celsius at sea level.',
-  'Certainly! Plants make sugar from light, water and carbon dioxide; this is so.',
+  'A week has seven days, and a leap year has three hundred and sixty-six of them.',
+  'Certainly! Plants make sugar from light, water and carbon dioxide; this is called'
+  ' photosynthesis, and it is also where the oxygen that we breathe comes from.',
 )
 
 
@@ -59,18 +61,16 @@ def example(path: Path) -> tuple[step.Sound, step.Response]:
   """A batch: noise in place of speech, real prompts and answers, no row full."""
   rng = np.random.default_rng(0)
   tokenizer, slots = load_tokenizer(path), FRAMES // STACK
-  prompt = chatml([Turn('user', (Audio(0),))], tokenizer)
-  prefix, prompt = split_prefix(prompt)
+  prefix, prompt = split_prefix(chatml([Turn('user', (Audio(0),))], tokenizer))
   rows = [lay_out(prompt, clip, slots) for clip in range(ROWS)]
   answers = [tokenizer.encode(ANSWERS[i % len(ANSWERS)]) for i in range(ROWS)]
   answers = [answer[: RESPONSE - 1] + [tokenizer.eos_id] for answer in answers]
   start = len(rows[0].tokens)
   shape, said = (ROWS, -(-(start + RESPONSE) // 8) * 8), (ROWS, RESPONSE)
   tokens = [row.tokens + answer[:-1] for row, answer in zip(rows, answers, strict=True)]
-  lengths = rng.integers(FRAMES // 2, FRAMES, (ROWS, 1))
   sound: dict[str, Any] = dict(
+    valid=np.arange(FRAMES) < rng.integers(FRAMES // 2, FRAMES, (ROWS, 1)),
     frames=rng.standard_normal((ROWS, FRAMES, ENCODER_WIDTH), np.float32),
-    valid=np.arange(FRAMES) < lengths,
     labels=np.zeros((ROWS, slots), np.int32),  # from here on the CTC stage's
     letters=np.zeros((ROWS, 2), np.int32),
     among=np.zeros(1, np.int32),

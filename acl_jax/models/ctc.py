@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The adapter that recognises: one soft embedding per token heard.
 
-  encoder frames ─► letters, every 40 ms ─► tokens of the LLM's vocabulary, every 80 ms
+  encoder frames ─► letters, two frames for each of ─► tokens of the LLM's vocabulary
     ─► blanks dropped, repeats merged ─► the expected embedding of each token
 
 Both are trained by connectionist temporal classification (CTC). The letters are a step
@@ -17,8 +17,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from acl_jax.models.adapters import EPS, stack_frames
-from acl_jax.models.layers import ones, param, rms_norm, zeros
-from acl_jax.models.spelling import NUM_SOUNDED, Constant, Spelling
+from acl_jax.models.layers import Constant, ones, param, rms_norm, zeros
+from acl_jax.models.spelling import NUM_SOUNDED, Spelling
 
 BLANK = 0  # index of CTC's blank; vocabulary entry i has index i + 1
 

@@ -12,6 +12,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 
+class Constant(nnx.Variable):
+  """An array that belongs to a model and is never trained."""
+
+
 def param(
   rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str, ...], scale: float = 0.02
 ) -> nnx.Param:

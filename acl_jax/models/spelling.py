@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
-from acl_jax.models.layers import param
+from acl_jax.models.layers import Constant, param
 
 NUM_LETTERS = 12  # of a token; the rest is not looked at
 NUM_BUCKETS = 2_048
@@ -21,10 +21,6 @@ SOUNDED = "abcdefghijklmnopqrstuvwxyz '"  # numbered from 1 on; 0 is none
 NUM_SOUNDED = len(SOUNDED)
 ALPHABET = 31  # of a token: those and two more, for all other signs
 MULTIPLIER = np.uint32(2_654_435_761)  # Knuth's multiplicative hashing
-
-
-class Constant(nnx.Variable):
-  """An array that belongs to a model and is never trained."""
 
 
 class Spelling(nnx.Module):

@@ -7,20 +7,12 @@ import torch
 from flax import nnx
 
 from acl_jax.models.adapters import Stride, StrideConfig, stack_frames
+from tests.adapter_inputs import FRAME_SIZE as D
+from tests.adapter_inputs import LLM_SIZE as E
+from tests.adapter_inputs import heard, normal
 
-A, T, D, E, V = 3, 23, 5, 6, 11  # clips, frames, their width, LLM width, its vocabulary
+A = 3  # clips
 LENGTHS = (23, 14, 0)
-
-
-def normal(*shape, seed=0):
-  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def heard(frames=T):
-  """Frames, which of them are signal, and the LLM's embeddings."""
-  valid = np.arange(frames) < np.asarray(LENGTHS)[:, None]
-  x = normal(A, frames, D, seed=1)
-  return jnp.asarray(x), jnp.asarray(valid), jnp.asarray(normal(V, E, seed=2))
 
 
 run = jax.jit(lambda adapter, *inputs: adapter(*inputs))
@@ -32,7 +24,7 @@ def stride(hidden):
 
 
 def test_frames_are_stacked():
-  frames, valid, _ = heard()
+  frames, valid, _ = heard(LENGTHS)
   stacked, kept = stack_frames(frames, valid, 4)
   assert stacked.shape == (A, 6, 4 * D)
   for clip, length in enumerate(LENGTHS):
@@ -43,7 +35,7 @@ def test_frames_are_stacked():
 
 
 def test_stack_of_one_is_the_frames():
-  frames, valid, _ = heard()
+  frames, valid, _ = heard(LENGTHS)
   stacked, kept = stack_frames(frames, valid, 1)
   np.testing.assert_array_equal(stacked, np.where(valid[..., None], frames, 0))
   np.testing.assert_array_equal(kept, valid)
@@ -76,7 +68,7 @@ class Projector(torch.nn.Module):
 
 def test_stride_is_the_projector_of_ultravox():
   adapter = stride(hidden=14)
-  frames, valid, table = heard()
+  frames, valid, table = heard(LENGTHS)
   embeddings, kept = run(adapter, frames, valid, table)
   assert embeddings.shape == (A, 8, E) and kept.sum(1).tolist() == [8, 5, 0]
   masked = torch.from_numpy(np.array(frames * valid[..., None]))
@@ -86,7 +78,7 @@ def test_stride_is_the_projector_of_ultravox():
 
 def test_stride_without_a_hidden_layer_is_linear():
   adapter = stride(hidden=None)
-  frames, valid, table = heard()
+  frames, valid, table = heard(LENGTHS)
   embeddings, _ = run(adapter, frames, valid, table)
   stacked, _ = stack_frames(frames, valid, 3)
   np.testing.assert_allclose(embeddings, stacked @ adapter.linear[...], atol=1e-6)
@@ -97,7 +89,7 @@ def test_stride_without_a_hidden_layer_is_linear():
 @pytest.mark.parametrize('hidden', [None, 14])
 def test_content_of_the_padding_changes_nothing(hidden, rubbish):
   adapter = stride(hidden)
-  frames, valid, table = heard()
+  frames, valid, table = heard(LENGTHS)
   expected, kept = run(adapter, frames, valid, table)
   dirty = jnp.where(valid[..., None], frames, rubbish)
   actual, also_kept = run(adapter, dirty, valid, table)

@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 
 from acl_jax.models.ctc import BLANK, CTC, CTCConfig, Scores, segments
 from acl_jax.models.spelling import NUM_SOUNDED, letters_of
+from tests.adapter_inputs import FRAME_SIZE as D
+from tests.adapter_inputs import LLM_SIZE as E
+from tests.adapter_inputs import heard, normal
 
-A, T, D, E, V = 3, 27, 5, 6, 11  # clips, frames, their width, LLM width, its vocabulary
+A = 3  # clips
 LENGTHS = (27, 14, 0)
 VOCABULARY = (7, 2, 9, 4)
 CONFIG = CTCConfig(
@@ -29,17 +32,6 @@ CONFIG = CTCConfig(
   vocabulary_size=len(VOCABULARY),
   spelling_size=5,
 )
-
-
-def normal(*shape, seed=0):
-  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def heard(frames=T):
-  """Frames, which of them are signal, and the LLM's embeddings."""
-  valid = np.arange(frames) < np.asarray(LENGTHS)[:, None]
-  x = normal(A, frames, D, seed=1)
-  return jnp.asarray(x), jnp.asarray(valid), jnp.asarray(normal(V, E, seed=2))
 
 
 run = jax.jit(lambda adapter, *inputs: adapter(*inputs))
@@ -61,7 +53,7 @@ def ctc():
 
 @pytest.mark.parametrize('rubbish', [-7.5, 1e6, jnp.nan, jnp.inf])
 def test_content_of_the_padding_changes_nothing(ctc, rubbish):
-  frames, valid, table = heard()
+  frames, valid, table = heard(LENGTHS)
   expected, kept = run(ctc, frames, valid, table)
   dirty = jnp.where(valid[..., None], frames, rubbish)
   actual, also_kept = run(ctc, dirty, valid, table)
@@ -71,7 +63,7 @@ def test_content_of_the_padding_changes_nothing(ctc, rubbish):
 
 
 def test_amount_of_padding_changes_nothing(ctc):
-  frames, valid, table = heard()
+  frames, valid, table = heard(LENGTHS)
   expected, kept = run(ctc, frames, valid, table)
   more = jnp.pad(frames, ((0, 0), (0, 10), (0, 0)))
   more_valid = jnp.pad(valid, ((0, 0), (0, 10)))
@@ -124,7 +116,7 @@ def hear(logits):
   adapter = Told(CONFIG, rngs=nnx.Rngs(0))
   adapter.vocabulary[...] = jnp.asarray(VOCABULARY)
   adapter.told = nnx.data(logits)
-  frames, valid, table = heard()
+  frames, valid, table = heard(LENGTHS)
   given = frames[:1], valid[:1], table
   return *adapter(*given), adapter.greedy(*given)
 
@@ -134,7 +126,7 @@ def test_certain_tokens_are_their_embeddings(path):
   path = path + [BLANK] * (S - len(path))
   embeddings, kept, greedy = hear(np.float32(200) * np.eye(5, dtype='f')[None, path])
   words = [VOCABULARY[c - 1] for c in collapse(path)]
-  _, _, table = heard()
+  _, _, table = heard(LENGTHS)
   expected = np.asarray(table)[words].reshape(-1, E)
   np.testing.assert_allclose(embeddings[kept], expected, rtol=1e-6)
   assert kept[0].tolist() == [i < len(words) for i in range(len(path))]
@@ -146,7 +138,7 @@ def test_doubt_is_an_expectation(seed):
   """Each token is the mean embedding under what its frames hold for no blank."""
   logits = normal(1, S, 5, seed=seed) * 2
   embeddings, kept, _ = hear(logits)
-  _, _, table = heard()
+  _, _, table = heard(LENGTHS)
   p = np.exp(logits[0] - logits[0].max(-1, keepdims=True))
   p /= p.sum(-1, keepdims=True)
   best = p.argmax(-1)
@@ -160,19 +152,19 @@ def test_doubt_is_an_expectation(seed):
 
 
 def test_greedy_is_the_hard_decision_of_the_logits(ctc):
-  logits, valid, *_ = score(ctc, *heard())
-  greedy = jax.jit(CTC.greedy)(ctc, *heard())
+  logits, valid, *_ = score(ctc, *heard(LENGTHS))
+  greedy = jax.jit(CTC.greedy)(ctc, *heard(LENGTHS))
   for clip in range(A):
     best = np.argmax(logits[clip], -1)[np.asarray(valid[clip])]
     words = [VOCABULARY[c - 1] for c in collapse(best.tolist())]
     assert greedy[clip][greedy[clip] >= 0].tolist() == words
-  embeddings, kept = run(ctc, *heard())
+  embeddings, kept = run(ctc, *heard(LENGTHS))
   assert (greedy >= 0).sum(1).tolist() == kept.sum(1).tolist()
   assert kept.any()
 
 
 def test_gradients_reach_every_parameter_and_no_padding(ctc):
-  frames, valid, table = heard()
+  frames, valid, table = heard(LENGTHS)
   split = nnx.split(ctc, nnx.Param, ...)
 
   def loss(params, frames):
@@ -186,8 +178,8 @@ def test_gradients_reach_every_parameter_and_no_padding(ctc):
 
 
 def test_some_of_the_vocabulary_may_be_scored(ctc):
-  everything = score(ctc, *heard())
-  some = score(ctc, *heard(), None, jnp.asarray([2, 0]))
+  everything = score(ctc, *heard(LENGTHS))
+  some = score(ctc, *heard(LENGTHS), None, jnp.asarray([2, 0]))
   expected = everything.tokens[..., jnp.asarray([BLANK, 2 + 1, 0 + 1])]
   np.testing.assert_allclose(some.tokens, expected, atol=1e-6)
   np.testing.assert_allclose(some.letters, everything.letters, atol=1e-6)
@@ -199,8 +191,9 @@ def test_the_vocabulary_is_no_parameter(ctc):
 
 
 def test_dropout_iff_a_key(ctc):
-  plain = score(ctc, *heard())
-  once, again, other = (score(ctc, *heard(), jax.random.key(i)) for i in (0, 0, 1))
+  inputs = heard(LENGTHS)
+  plain = score(ctc, *inputs)
+  once, again, other = (score(ctc, *inputs, jax.random.key(i)) for i in (0, 0, 1))
   for kind in ('letters', 'tokens'):
     expected, actual = getattr(once, kind), getattr(again, kind)
     np.testing.assert_array_equal(actual, expected)
@@ -209,7 +202,7 @@ def test_dropout_iff_a_key(ctc):
 
 
 def test_letters_are_recognised_twice_as_often_as_tokens(ctc):
-  scores = score(ctc, *heard())
+  scores = score(ctc, *heard(LENGTHS))
   assert scores.tokens.shape == (A, 7, 1 + len(VOCABULARY))
   assert scores.letters.shape == (A, 14, 1 + NUM_SOUNDED)
   assert scores.valid.sum(1).tolist() == [7, 4, 0]
@@ -218,13 +211,13 @@ def test_letters_are_recognised_twice_as_often_as_tokens(ctc):
 
 def test_tokens_follow_letters_and_spelling(ctc):
   """Either part of the score moves it."""
-  expected = score(ctc, *heard()).tokens
+  expected = score(ctc, *heard(LENGTHS)).tokens
   for name in ('letter_head', 'linear_spelling', 'linear_2'):
     graphdef, state = nnx.split(ctc)
     other = nnx.merge(graphdef, state)
     parameter = getattr(other, name)
     parameter[...] = parameter[...] + normal(*parameter.shape, seed=5)
-    assert (score(other, *heard()).tokens != expected).any(), name
+    assert (score(other, *heard(LENGTHS)).tokens != expected).any(), name
 
 
 def test_letter_frames_come_in_pairs():

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests of adapters hear: noise, of clips that differ in length."""
+
+import jax.numpy as jnp
+import numpy as np
+
+FRAME_SIZE, LLM_SIZE, LLM_VOCABULARY = 5, 6, 11
+
+
+def normal(*shape, seed=0):
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def heard(lengths):
+  """Frames, which of them are signal, and the LLM's embeddings."""
+  shape = len(lengths), max(lengths)
+  valid = np.arange(shape[1]) < np.asarray(lengths)[:, None]
+  x = normal(*shape, FRAME_SIZE, seed=1)
+  table = normal(LLM_VOCABULARY, LLM_SIZE, seed=2)
+  return jnp.asarray(x), jnp.asarray(valid), jnp.asarray(table)
