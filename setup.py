@@ -52,6 +52,7 @@ EXTRAS = {
   'launch': ['xmanager>=0.7.1,<0.9'],  # the launcher of launch/xm.py, on Google Cloud
   'dev': [  # the tools are exact: a new version may find new faults
     'beartype>=0.23,<0.24',  # checks the shapes of the signatures, in tests
+    'kaldi-native-fbank>=1.22,<2',  # the oracle of Kaldi's features
     'hypothesis>=6.170,<7',  # finds the bad input that nobody thought of
     'pyright[nodejs]==1.1.414',  # brings its node, downloads nothing later
     'pytest>=9.2,<10',

@@ -20,6 +20,7 @@ class Batch(NamedTuple):
   indices: tuple[int, ...]
   rows: int
   length: int  # of every row
+  epoch: int = 0
 
 
 class Buckets(Sequence[Batch]):
@@ -67,7 +68,7 @@ class Buckets(Sequence[Batch]):
       members = order[self.bucket[order] == b].tolist()
       cuts = range(0, len(members), rows)
       batches += [
-        Batch(tuple(members[i : i + rows]), int(rows), int(length)) for i in cuts
+        Batch(tuple(members[i : i + rows]), int(rows), int(length), epoch) for i in cuts
       ]
     return [batches[i] for i in rng.permutation(len(batches))]
 

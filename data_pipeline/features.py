@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log-mel spectrograms: what the encoders hear."""
+"""Log-mel spectrograms: what the encoders hear, each family by its own definition.
+
+All take 16 kHz audio in [-1, 1] and give a frame per 10 ms.
+"""
 
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import scipy.fft
@@ -10,31 +15,120 @@ from jaxtyping import Float
 SAMPLE_RATE = 16_000  # samples per second
 WINDOW = 400  # samples, 25 ms
 HOP = 160  # samples, 10 ms
+FFT = 512  # samples that Parakeet and Kaldi transform, zeros beside the window
+PREEMPHASIS = 0.97
+
+PARAKEET_FLOOR = 2.0**-24  # added to a power before its logarithm
+PARAKEET_EPS = 1e-5  # added to a standard deviation
+KALDI_FLOOR = float(np.finfo(np.float32).eps)
+KALDI_LOWEST = 20.0  # Hz
 
 
 @functools.cache
-def mel_filters(num_mels: int) -> Float[np.ndarray, 'f m']:
+def mel_filters(num_mels: int, fft: int = WINDOW) -> Float[np.ndarray, 'f m']:
   """Slaney's triangles with Slaney's area norm, as librosa defines them."""
   import librosa.filters  # slow to import, so only where it is used
 
-  return librosa.filters.mel(sr=SAMPLE_RATE, n_fft=WINDOW, n_mels=num_mels).T
+  return librosa.filters.mel(sr=SAMPLE_RATE, n_fft=fft, n_mels=num_mels).T
 
 
 def whisper_log_mel(
   audio: Float[np.ndarray, ' samples'], num_mels: int = 80
 ) -> Float[np.ndarray, 't m']:
-  """Whisper's log-mel spectrogram, one frame per 10 ms: samples // 160 frames.
+  """Whisper's log-mel spectrogram: samples // 160 frames.
 
-  The audio is 16 kHz in [-1, 1]. Whisper pads it to 30 s first; the caller may do so.
+  Whisper pads the audio to 30 s first; the caller may do so.
   Definition: Radford et al. 2022, section 2.2, and OpenAI's `whisper/audio.py`.
   """
-  if len(audio) < WINDOW:
-    raise ValueError(f'audio has {len(audio)} samples; one frame needs {WINDOW}')
+  _check_length(audio)
   padded = np.pad(audio.astype(np.float32), WINDOW // 2, mode='reflect')
-  frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP][:-1]
   window = np.hanning(WINDOW + 1)[:-1].astype(np.float32)  # periodic
-  # float32: the analysis keeps 1e-4 of the definition and is twice as fast as float64.
-  power = np.square(np.abs(scipy.fft.rfft(frames * window)))
+  power = _power(_frames(padded, WINDOW)[:-1] * window, WINDOW)
   log_mel = np.log10(np.maximum(power @ mel_filters(num_mels), 1e-10))
   log_mel = np.maximum(log_mel, log_mel.max() - 8.0)
   return ((log_mel + 4.0) / 4.0).astype(np.float32)
+
+
+def parakeet_log_mel(
+  audio: Float[np.ndarray, ' samples'], num_mels: int = 80
+) -> Float[np.ndarray, 't m']:
+  """NeMo's log-mel spectrogram, each bin standardised: samples // 160 frames.
+
+  Definition: Transformers' `ParakeetFeatureExtractor`, which has NeMo's without dither.
+  """
+  _check_length(audio)
+  audio = audio.astype(np.float32)
+  sharp = np.append(audio[:1], audio[1:] - PREEMPHASIS * audio[:-1])
+  frames = _frames(np.pad(sharp, FFT // 2), FFT)[: len(audio) // HOP]
+  beside = (FFT - WINDOW) // 2
+  window = np.pad(np.hanning(WINDOW).astype(np.float32), beside)
+  log_mel = np.log(
+    _power(frames * window, FFT) @ mel_filters(num_mels, FFT) + PARAKEET_FLOOR
+  )
+  deviation = log_mel.std(axis=0, ddof=1)
+  return ((log_mel - log_mel.mean(axis=0)) / (deviation + PARAKEET_EPS)).astype(
+    np.float32
+  )
+
+
+def kaldi_log_mel(
+  audio: Float[np.ndarray, ' samples'], num_mels: int = 80
+) -> Float[np.ndarray, 't m']:
+  """Kaldi's log-mel filter banks without dither: 1 + (samples - 400) // 160 frames.
+
+  Definition: Kaldi's `feature-window.cc` and `mel-computations.cc`, defaults but for
+  the number of bins. Kaldi itself scales audio to 16 bits, which adds a constant.
+  """
+  _check_length(audio)
+  frames = _frames(audio.astype(np.float32), WINDOW)
+  frames = frames - frames.mean(axis=1, keepdims=True)
+  before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
+  window = (np.hanning(WINDOW) ** 0.85).astype(np.float32)  # Povey's
+  power = _power((frames - PREEMPHASIS * before) * window, FFT)
+  return np.log(np.maximum(power @ _kaldi_filters(num_mels), KALDI_FLOOR))
+
+
+@functools.cache
+def _kaldi_filters(num_mels: int) -> Float[np.ndarray, 'f m']:
+  """Triangles on the mel scale itself, no area norm."""
+  mel = lambda hertz: 1127.0 * np.log1p(np.asarray(hertz) / 700.0)  # noqa: E731
+  corners = np.linspace(mel(KALDI_LOWEST), mel(SAMPLE_RATE / 2), num_mels + 2)
+  left, centre, right = corners[:-2], corners[1:-1], corners[2:]
+  bins = mel(np.arange(FFT // 2 + 1) * SAMPLE_RATE / FFT)[:, None]
+  rising, falling = (bins - left) / (centre - left), (right - bins) / (right - centre)
+  return np.maximum(np.minimum(rising, falling), 0).astype(np.float32)
+
+
+def _check_length(audio: np.ndarray) -> None:
+  if len(audio) < WINDOW:
+    raise ValueError(f'audio has {len(audio)} samples; one frame needs {WINDOW}')
+
+
+def _frames(audio: np.ndarray, width: int) -> np.ndarray:
+  return np.lib.stride_tricks.sliding_window_view(audio, width)[::HOP]
+
+
+def _power(frames: np.ndarray, fft: int) -> np.ndarray:
+  # float32: the analysis keeps 1e-4 of the definition and is twice as fast as float64.
+  return np.square(np.abs(scipy.fft.rfft(frames, fft)))
+
+
+class Features(NamedTuple):
+  """One family's definition: the spectrogram, and how many frames samples make."""
+
+  log_mel: Callable[..., np.ndarray]
+  count: Callable[[int], int]
+
+
+def features(name: str) -> Features:
+  """Those called `name`, a key of `FEATURES`."""
+  if name not in FEATURES:
+    raise ValueError(f'features is {name!r}; known: {", ".join(sorted(FEATURES))}')
+  return FEATURES[name]
+
+
+FEATURES = {
+  'whisper': Features(whisper_log_mel, lambda samples: samples // HOP),
+  'parakeet': Features(parakeet_log_mel, lambda samples: samples // HOP),
+  'kaldi': Features(kaldi_log_mel, lambda samples: 1 + (samples - WINDOW) // HOP),
+}

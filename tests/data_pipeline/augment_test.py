@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.augment import Augmentation, augment, changed_length, noise
+from data_pipeline.augment import (
+  Augmentation,
+  Masking,
+  augment,
+  changed_length,
+  mask,
+  noise,
+)
 from data_pipeline.features import SAMPLE_RATE
 
 NOTHING = Augmentation(0.0, 0.0, (5.0, 30.0), 0.0)
@@ -91,3 +98,31 @@ def test_loud_recordings_are_clipped_to_the_range():
   for seed in range(5):
     sound = augment(tone(loudness=1.0), how, np.random.default_rng(seed))
     assert np.abs(sound).max() <= 1.0
+
+
+def test_a_length_may_be_given():
+  sound = augment(tone(), MUCH, np.random.default_rng(0), length=7_777)
+  assert len(sound) == 7_777
+
+
+@given(st.integers(0, 1000))
+def test_masks_hide_bands_and_stretches(seed):
+  how = Masking(mel_masks=2, mel_width=4, time_masks=1, time_share=0.2)
+  log_mel = np.random.default_rng(seed).normal(size=(30, 17)).astype(np.float32)
+  masked = mask(log_mel, how, np.random.default_rng(seed))
+  hidden = masked == log_mel.mean()
+  np.testing.assert_array_equal(masked[~hidden], log_mel[~hidden])
+  assert hidden.all(axis=0).sum() <= 8 and hidden.all(axis=1).sum() <= 6
+  rest = hidden[~hidden.all(axis=1)]  # what is hidden is a whole band or stretch
+  assert (rest.all(axis=0) == rest.any(axis=0)).all()
+  again = mask(log_mel, how, np.random.default_rng(seed))
+  np.testing.assert_array_equal(masked, again)
+
+
+def test_masks_hide_something():
+  how = Masking(mel_masks=1, mel_width=17, time_masks=1, time_share=1.0)
+  log_mel = np.random.default_rng(0).normal(size=(30, 17)).astype(np.float32)
+  shares = [
+    np.mean(mask(log_mel, how, np.random.default_rng(i)) != log_mel) for i in range(40)
+  ]
+  assert 0.5 < np.mean(shares) < 0.9

@@ -16,7 +16,9 @@ def test_batches_come_in_order():
   steps = range(2 * ORDER.steps_per_epoch)
   loaded = list(load(ORDER, assemble, steps))
   assert [b['indices'] for b in loaded] == [ORDER[i].indices for i in steps]
-  assert [b['x'].shape for b in loaded] == [ORDER[i][1:] for i in steps]
+  assert [b['x'].shape for b in loaded] == [
+    (ORDER[i].rows, ORDER[i].length) for i in steps
+  ]
 
 
 @pytest.mark.parametrize('start', [0, 1, 5, 23])
@@ -37,3 +39,8 @@ def test_an_error_in_a_record_reaches_the_caller():
 
   with pytest.raises(ValueError, match='is broken'):
     list(load(ORDER, broken, range(3)))
+
+
+def test_batches_know_their_epoch():
+  size = ORDER.steps_per_epoch
+  assert [ORDER[i].epoch for i in (0, size - 1, size, 3 * size)] == [0, 0, 1, 3]
