@@ -2,6 +2,7 @@
 """From a config to the parts: tokenizer, template, and the model with its weights."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,19 +13,28 @@ from flax import nnx
 
 from acl_jax import assets
 from acl_jax.models.adapters import Stride, StrideConfig
+from acl_jax.models.conformer import Conformer
+from acl_jax.models.conformer_ctc import ConformerCTC
 from acl_jax.models.ctc import CTC, CTCConfig
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.models.spelling import letters_of
+from acl_jax.models.whisper import Whisper
+from acl_jax.text import ctc_vocabulary
+from acl_jax.text.ctc_vocabulary import Vocabulary
 from acl_jax.text.templates import Audio, Conversation, Turn, template
 from acl_jax.text.tokenizer import Tokenizer
 from acl_jax.text.tokenizers import load_tokenizer
+from acl_jax.training.log_mels import Changes
 from acl_jax.weights.adapter import load_adapter
 from acl_jax.weights.llama import load_llama
-from acl_jax.weights.whisper import load_whisper
+from acl_jax.weights.parakeet import load_conformer, save_conformer
+from acl_jax.weights.whisper import load_whisper, save_whisper_hf
+from data_pipeline.augment import Augmentation, Masking
 from data_pipeline.batches import Segment
 
 ADAPTER_FILE = 'adapter.safetensors'
 ENCODER_FOLDER = 'encoder'  # there is one where the encoder was trained too
+ENCODERS = {'conformer': load_conformer, 'whisper': load_whisper}
 SHIPPED = Path(__file__).parent / 'adapters'
 
 
@@ -56,19 +66,75 @@ def load_text(config: ml_collections.ConfigDict) -> Text:
 
 def load_frozen_llama(config: ml_collections.ConfigDict):
   """The LLM that a config names."""
-  path = assets.resolve(config.llama.path)
-  return load_llama(path, jnp.dtype(config.llama.dtype))
+  llama = load_llama(assets.resolve(config.llama.path), jnp.dtype(config.llama.dtype))
+  _check_sizes('llama', config.llama, llama.config)
+  return llama
 
 
-def load_encoder(config: ml_collections.ConfigDict, checkpoint: str | None = None):
-  """The audio encoder that was trained with an adapter, or else the config's."""
+def _check_sizes(name: str, wanted: ml_collections.ConfigDict, found) -> None:
+  """Refuses a model of other sizes than the config says, if it says any."""
+  for key, value in wanted.get('sizes', {}).items():
+    if (has := getattr(found, key)) != value:
+      raise ValueError(
+        f'config.{name}.sizes.{key} is {value}, that of {wanted.path} is {has}'
+      )
+
+
+def find_encoder(config: ml_collections.ConfigDict, checkpoint: str | None) -> Path:
+  """The folder of the encoder trained with an adapter, or else of the config's."""
   if checkpoint:
     trained = find_adapter(config, checkpoint).parent / ENCODER_FOLDER
     if trained.is_dir():
-      return load_whisper(trained)
-  if config.encoder.kind != 'whisper':
-    raise ValueError(f'config.encoder.kind is {config.encoder.kind!r}; known: whisper')
-  return load_whisper(assets.resolve(config.encoder.path))
+      return trained
+  return Path(assets.resolve(config.encoder.path))
+
+
+def load_encoder(
+  config: ml_collections.ConfigDict, checkpoint: str | None = None
+) -> Whisper | Conformer | ConformerCTC:
+  """The audio encoder that was trained with an adapter, or else the config's."""
+  if (kind := config.encoder.kind) not in ENCODERS:
+    raise ValueError(f'config.encoder.kind is {kind!r}; known: conformer, whisper')
+  encoder = ENCODERS[kind](find_encoder(config, checkpoint))
+  _check_sizes('encoder', config.encoder, encoder.config)
+  return encoder
+
+
+def save_encoder(
+  encoder: Whisper | Conformer | ConformerCTC, folder: Path, origin: Path | None = None
+) -> None:
+  """Writes what `load_encoder` reads.
+
+  origin: the folder it came from, whose vocabulary its CTC head keeps.
+  """
+  if isinstance(encoder, Whisper):
+    return save_whisper_hf(encoder, folder)
+  save_conformer(encoder, folder)
+  for name in ctc_vocabulary.FILES:
+    if origin is not None and (origin / name).is_file():
+      shutil.copyfile(origin / name, folder / name)
+
+
+def load_decoder(
+  config: ml_collections.ConfigDict, model: SpeechLLM, text: Text, checkpoint
+) -> Callable[[list[int]], str] | None:
+  """What writes out what `SpeechLLM.greedy` finds, if the model recognises."""
+  if isinstance(model.adapter, CTC):
+    return text.tokenizer.decode
+  if isinstance(model.encoder, ConformerCTC):
+    return Vocabulary(find_encoder(config, checkpoint)).decode
+  return None
+
+
+def changes(config: ml_collections.ConfigDict) -> Changes:
+  """What a config does to the recordings of a corpus."""
+  how, masking = config.augmentation, config.get('masking')
+  return Changes(
+    augmentation=Augmentation(**how) if how else None,
+    masking=Masking(**masking) if masking else None,
+    copies=config.data.copies,
+    seed=config.seed,
+  )
 
 
 def new_adapter(
@@ -119,7 +185,7 @@ def load_model(
   adapter = load_adapter(find_adapter(config, checkpoint))
   encoder, llama = load_encoder(config, checkpoint), load_frozen_llama(config)
   have = (adapter.config.encoder_size, adapter.config.llm_size)
-  want = (encoder.config.d_model, llama.config.hidden_size)
+  want = (encoder.config.output_size, llama.config.hidden_size)
   if have != want:
     raise ValueError(
       f'the adapter joins widths {have[0]} and {have[1]}; the encoder and the LLM of'

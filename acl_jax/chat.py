@@ -29,7 +29,7 @@ from acl_jax.models.speech_llm import Prompt, SpeechLLM
 from acl_jax.text.templates import Audio, Turn
 from data_pipeline import audio
 from data_pipeline.batches import lay_out
-from data_pipeline.features import whisper_log_mel
+from data_pipeline.features import features
 
 FRAMES = 200  # a recording is padded to a multiple of 2 s: few shapes, few compilations
 LENGTH = 32  # and a prompt to a multiple of this
@@ -63,8 +63,9 @@ class Chat:
     self.turns.append(Turn('assistant', reply))
 
   def _listen(self, recording: str) -> np.ndarray:
-    log_mel = whisper_log_mel(audio.read(recording))
-    limit = 2 * self.model.encoder.config.max_source_positions
+    encoder = self.model.encoder.config
+    sound, limit = audio.read(recording), encoder.max_frames
+    log_mel = features(encoder.features).log_mel(sound, encoder.num_mel_bins)
     if len(log_mel) > limit:
       raise ValueError(
         f'{recording}: {len(log_mel) / 100:.1f} s; the encoder hears {limit // 100} s'

@@ -60,12 +60,15 @@ def evaluate(
   utterances, bad = examples.read(manifest, limit)
   _check_some_are_left(utterances, bad, manifest)
   text, model = assembly.load_text(config), assembly.load_model(config, checkpoint)
+  decode = assembly.load_decoder(config, model, text, checkpoint)
   described = describe(config, model, checkpoint)
   if recogniser is not None:
     how = {'path': cascade, 'sha256': recogniser.sha256, 'beam_size': BEAM_SIZE}
     described['cascade'] = how
   cache, max_new_tokens = output / 'cache', config.targets.max_new_tokens
-  found, worse = gather(model, text, utterances, recogniser, cache, max_new_tokens)
+  found, worse = gather(
+    model, text, decode, utterances, recogniser, cache, max_new_tokens
+  )
   bad = [*bad, *worse]
   _check_some_are_left(found, bad, manifest)
   known = cache / f'responses-{described["llm"]["sha256"][:16]}.jsonl'

@@ -12,12 +12,10 @@ Run it again to continue. Exit code 42: preempted after saving.
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
-from absl import flags, logging
+from absl import flags
 from flax import nnx
 from ml_collections import config_flags
 
@@ -26,17 +24,12 @@ from acl_jax.assembly import Text
 from acl_jax.decoding.targets import Targets
 from acl_jax.models.ctc import CTC
 from acl_jax.models.speech_llm import SpeechLLM
-from acl_jax.training import preemption, stages, step
-from acl_jax.training.checkpoint import Checkpoints
+from acl_jax.training import loop, preemption, stages, step
 from acl_jax.training.frames import Frames, encode_dataset
 from acl_jax.training.log_mels import LogMels
-from acl_jax.training.metrics import Metrics, Pace
 from acl_jax.training.optimizer import make_optimizer
 from acl_jax.weights.adapter import load_adapter, save_adapter
-from acl_jax.weights.whisper import save_whisper_hf
-from data_pipeline.augment import Augmentation
 from data_pipeline.batches import Buckets
-from data_pipeline.loader import load
 from data_pipeline.records import Dataset
 
 
@@ -52,7 +45,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> SpeechLLM:
   if config.init_from:
     adapter = load_adapter(assembly.find_adapter(config, config.init_from))
   else:
-    sizes = encoder.config.d_model, llama.config.hidden_size
+    sizes = encoder.config.output_size, llama.config.hidden_size
     labels = stages.Labels.of_corpus(frames.texts, text.tokenizer.encode)
     adapter = assembly.new_adapter(
       config, *sizes, labels.vocabulary, text.tokenizer.piece
@@ -67,6 +60,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> SpeechLLM:
     text.tokenizer.encode,
     adapter.config.stack,
     config.ctc.sampled_classes,
+    spelt=isinstance(adapter, CTC) and adapter.config.letter_layers > 0,
   )
   if isinstance(adapter, CTC) and config.ctc.steps:
     model = run_ctc(config, workdir, model, sounds)
@@ -74,23 +68,18 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> SpeechLLM:
     model = run_response(config, workdir, model, sounds, text)
   save_adapter(workdir / assembly.ADAPTER_FILE, model.adapter)
   if config.encoder.trains:
-    save_whisper_hf(model.encoder, workdir / assembly.ENCODER_FOLDER)
+    origin = assembly.find_encoder(config, config.init_from)
+    assembly.save_encoder(model.encoder, workdir / assembly.ENCODER_FOLDER, origin)
   print(f'train: {workdir / assembly.ADAPTER_FILE}', flush=True)
   return model
 
 
 def listen(config, encoder, workdir: Path) -> Frames | LogMels:
   """The corpus as the model will hear it: a frozen encoder hears it now, and once."""
-  how = config.augmentation
-  settings: dict[str, Any] = dict(
-    augmentation=Augmentation(**how) if how else None,
-    copies=config.data.copies,
-    seed=config.seed,
-  )
-  dataset = Dataset(config.data.train)
+  how, dataset = assembly.changes(config), Dataset(config.data.train)
   if config.encoder.trains:
-    return LogMels(dataset, encoder.config, **settings)
-  return encode_dataset(encoder, dataset, workdir / 'frames', **settings)
+    return LogMels(dataset, encoder.config, how)
+  return encode_dataset(encoder, dataset, workdir / 'frames', how)
 
 
 def run_ctc(config, workdir: Path, model: SpeechLLM, sounds) -> SpeechLLM:
@@ -98,7 +87,8 @@ def run_ctc(config, workdir: Path, model: SpeechLLM, sounds) -> SpeechLLM:
   budget = config.ctc.frames_per_batch
   order = Buckets(sounds.lengths(), config.data.buckets, budget, config.seed)
   loss = functools.partial(step.ctc_loss, encoder_trains=config.encoder.trains)
-  return run_stage('ctc', config.ctc, config, workdir, model, order, sounds, loss)
+  feed = loop.Feed(order, sounds, sounds.source.frame_seconds)
+  return run_stage('ctc', config.ctc, config, workdir, model, feed, loss)
 
 
 def run_response(config, workdir: Path, model, sounds, text: Text) -> SpeechLLM:
@@ -124,7 +114,8 @@ def run_response(config, workdir: Path, model, sounds, text: Text) -> SpeechLLM:
   loss = functools.partial(
     step.response_loss, encoder_trains=config.encoder.trains, how=weights
   )
-  return run_stage('response', how, config, workdir, model, order, assemble, loss)
+  feed = loop.Feed(order, assemble, sounds.source.frame_seconds)
+  return run_stage('response', how, config, workdir, model, feed, loss)
 
 
 def run_stage(
@@ -133,8 +124,7 @@ def run_stage(
   config: ml_collections.ConfigDict,
   workdir: Path,
   model: SpeechLLM,
-  order: Buckets,
-  assemble: Callable,
+  feed: loop.Feed,
   loss: Callable,
 ) -> SpeechLLM:
   """Trains for `stage.steps` steps, from the newest sound checkpoint on."""
@@ -142,38 +132,10 @@ def run_stage(
   graphdef, trainable, frozen = nnx.split(model, trains, ...)
   optimizer = make_optimizer(stage, config.encoder.lr_scale)
   state = step.State(trainable, optimizer.init(trainable))
-  checkpoints = Checkpoints(workdir / name)
-  metrics, pace = Metrics(workdir, name), Pace()
-  start = 0
-  if found := checkpoints.restore(state):
-    start, state = found
-    print(f'{name}: continues at step {start} of {stage.steps}', flush=True)
-  metrics.forget_after(start)
-  if left_out := len(order.too_long):
-    logging.warning(
-      '%s: %d of %d recordings are left out: longer than %d frames, shorter than their'
-      ' transcript needs, or without a response',
-      *(name, left_out, len(order.lengths), order.buckets[-1]),
-    )
   update = functools.partial(
     step.train_step, frozen=frozen, graphdef=graphdef, optimizer=optimizer, loss=loss
   )
-  key = jax.random.key(config.seed)
-  for number, batch in enumerate(
-    load(order, assemble, range(start, stage.steps)), start + 1
-  ):
-    state, values = update(state, batch, jax.random.fold_in(key, number))
-    pace.add(batch)
-    stop = preemption.preempted()
-    keep = stop or number % stage.save_every == 0 or number == stage.steps
-    if keep or number % stage.log_every == 0:  # what is not a number is never kept
-      metrics.write(number, stage.steps, jax.tree.map(float, values) | pace.take())
-    if keep:
-      checkpoints.save(number, state)
-    if stop:
-      raise program.Preempted(f'{name} at step {number}')
-  checkpoints.close()
-  metrics.close()
+  state = loop.run(name, stage, workdir, state, feed, update, config.seed)
   return nnx.merge(graphdef, state.trainable, frozen)
 
 

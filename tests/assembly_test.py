@@ -68,7 +68,7 @@ def test_new_adapters(config):
   'key, message',
   [
     ('adapter.kind', "config.adapter.kind is 'x'; known: ctc, stride"),
-    ('encoder.kind', "config.encoder.kind is 'x'; known: whisper"),
+    ('encoder.kind', "config.encoder.kind is 'x'; known: conformer, whisper"),
     ('template', "no chat template 'x'"),
   ],
 )

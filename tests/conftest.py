@@ -11,6 +11,8 @@ from pathlib import Path
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['HF_HUB_OFFLINE'] = '1'
 os.environ['TRANSFORMERS_OFFLINE'] = '1'
+# Tests compile much and compute little.
+os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
 # In the environment, so that the programs that tests start have it too.
 CACHE = Path(__file__).parent.parent / '.pytest_cache' / 'compiled'
 os.environ['JAX_COMPILATION_CACHE_DIR'] = str(CACHE)

@@ -2,7 +2,7 @@
 """From utterances to examples: hearing them, recognising them, answering them."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ NOTHING = np.zeros((0, 1), np.float32)  # a clip
 def gather(
   model: SpeechLLM,
   text: Text,
+  decode: Callable[[list[int]], str] | None,
   utterances: Sequence[Utterance],
   recogniser: Recogniser | None,
   cache: Path,
@@ -30,7 +31,7 @@ def gather(
 ) -> tuple[list[Example], list[BadUtterance]]:
   """What the model and the recogniser hear in the recordings, and what to skip."""
   with progress('hear', len(utterances)) as advance:
-    heard, bad = hear(model, text.tokenizer, utterances, advance)
+    heard, bad = hear(model, decode, utterances, advance)
   utterances = [utterance for utterance in utterances if utterance.id in heard]
   written: list[str | None] = [None] * len(utterances)
   if recogniser is not None:

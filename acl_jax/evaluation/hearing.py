@@ -12,12 +12,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 from acl_jax.evaluation.rows import round_up
-from acl_jax.models.ctc import CTC
 from acl_jax.models.speech_llm import SpeechLLM
-from acl_jax.text.tokenizer import Tokenizer
 from data_pipeline import audio
 from data_pipeline.corpora.utterance import BadUtterance, Utterance
-from data_pipeline.features import HOP, SAMPLE_RATE, whisper_log_mel
+from data_pipeline.features import HOP, SAMPLE_RATE, features
 
 LENGTH_STEP = 400  # log-mel frames; a batch is padded to a multiple
 FRAMES_PER_BATCH = 3_200
@@ -32,7 +30,7 @@ class Heard(NamedTuple):
 
 def read_sound(model: SpeechLLM, path: Path) -> Float32[np.ndarray, ' samples']:
   """Audio of no more than the encoder can hear; AudioError says what is wrong."""
-  frames = 2 * model.encoder.config.max_source_positions
+  frames = model.encoder.config.max_frames
   return audio.read(path, limits=audio.Limits(seconds=frames * HOP / SAMPLE_RATE))
 
 
@@ -40,27 +38,31 @@ def log_mel(
   model: SpeechLLM, sound: Float32[np.ndarray, ' samples']
 ) -> Float[np.ndarray, 't m']:
   """What the encoder is given, at most as many frames as it takes."""
-  frames = 2 * model.encoder.config.max_source_positions
-  return whisper_log_mel(sound, model.encoder.config.num_mel_bins)[:frames]
+  encoder = model.encoder.config
+  made = features(encoder.features).log_mel(sound, encoder.num_mel_bins)
+  return made[: encoder.max_frames]
 
 
 def hear(
   model: SpeechLLM,
-  tokenizer: Tokenizer,
+  decode: Callable[[list[int]], str] | None,
   utterances: Sequence[Utterance],
   advance: Callable[[int], None],
 ) -> tuple[dict[str, Heard], list[BadUtterance]]:
-  """What is heard by id, and the recordings that cannot be."""
+  """What is heard by id, and the recordings that cannot be.
+
+  decode: writes out what `model.greedy` finds.
+  """
   heard: dict[str, Heard] = {}
   bad: list[BadUtterance] = []
   # Recordings wait until there is a batch of like length, so few of them are in memory.
   waiting: dict[int, list[tuple[str, np.ndarray]]] = collections.defaultdict(list)
-  limit = 2 * model.encoder.config.max_source_positions
+  limit = model.encoder.config.max_frames
 
   def flush(length: int) -> None:
     found = waiting.pop(length)
     mels = [mel for _, mel in found]
-    results = _hear_batch(model, tokenizer, mels, min(length, limit))
+    results = _hear_batch(model, decode, mels, min(length, limit))
     heard.update(zip((id for id, _ in found), results, strict=True))
     advance(len(found))
 
@@ -85,7 +87,10 @@ def _rows(length: int) -> int:
 
 
 def _hear_batch(
-  model: SpeechLLM, tokenizer: Tokenizer, mels: Sequence[np.ndarray], length: int
+  model: SpeechLLM,
+  decode: Callable[[list[int]], str] | None,
+  mels: Sequence[np.ndarray],
+  length: int,
 ) -> list[Heard]:
   rows = _rows(length)
   padded = np.zeros((rows, length, mels[0].shape[1]), np.float32)
@@ -98,8 +103,8 @@ def _hear_batch(
     Heard(
       clips[row][seen[row]],
       None
-      if tokens is None
-      else tokenizer.decode(tokens[row][tokens[row] >= 0]).strip(),
+      if tokens is None or decode is None
+      else decode(tokens[row][tokens[row] >= 0].tolist()).strip(),
     )
     for row in range(len(mels))
   ]
@@ -110,11 +115,7 @@ def _hear(
   model: SpeechLLM,
   log_mel: Float[Array, 'a t m'] | np.ndarray,
   valid: Bool[Array, 'a t'] | np.ndarray,
-) -> tuple[Float[Array, 'a s e'], Bool[Array, 'a s'], Int[Array, 'a s'] | None]:
+) -> tuple[Float[Array, 'a s e'], Bool[Array, 'a s'], Int[Array, 'a r'] | None]:
   frames, valid = model.encoder(jnp.asarray(log_mel), jnp.asarray(valid))
   clips, seen = model.adapt(frames, valid)
-  tokens = None
-  if isinstance(model.adapter, CTC):
-    table = model.llama.embed_tokens[...]
-    tokens = model.adapter.greedy(frames, valid, table)
-  return clips, seen, tokens
+  return clips, seen, model.greedy(frames, valid)

@@ -6,6 +6,7 @@
 
 Both are trained by connectionist temporal classification (CTC). The letters are a step
 on the way: few and frequent, they are soon learnt, and they spell tokens that are rare.
+An encoder of few frames, fewer than letters are spoken, does without them.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from acl_jax.models.adapters import EPS, stack_frames
-from acl_jax.models.layers import Constant, ones, param, rms_norm, zeros
+from acl_jax.models.layers import Constant, drop, ones, param, rms_norm, zeros
 from acl_jax.models.spelling import NUM_SOUNDED, Spelling
 
 BLANK = 0  # index of CTC's blank; vocabulary entry i has index i + 1
@@ -30,7 +31,7 @@ class CTCConfig:
   stack: int  # frames of the encoder per token frame; half as many per letter frame
   encoder_size: int
   letter_hidden_size: int
-  letter_layers: int
+  letter_layers: int  # 0 is no letters
   hidden_size: int
   num_layers: int
   kernel_size: int
@@ -40,7 +41,7 @@ class CTCConfig:
   spelling_size: int  # width of the vectors of how tokens are spelt
 
   def __post_init__(self):
-    if self.stack % 2:
+    if self.letter_layers and self.stack % 2:
       raise ValueError(f'stack is {self.stack}; two letter frames make a token frame')
 
 
@@ -87,12 +88,12 @@ def run_layers(
 
 
 class Scores(NamedTuple):
-  """Logits of a clip's letters and tokens, blank first, and which frames are signal."""
+  """Logits of a clip's tokens and letters, blank first, and which frames are signal."""
 
   tokens: Float[Array, 'a s c']
   valid: Bool[Array, 'a s']
-  letters: Float[Array, 'a r p']
-  letters_valid: Bool[Array, 'a r']
+  letters: Float[Array, 'a r p'] | None
+  letters_valid: Bool[Array, 'a r'] | None
 
 
 class CTC(nnx.Module):
@@ -104,16 +105,16 @@ class CTC(nnx.Module):
 
   def __init__(self, config: CTCConfig, *, rngs: nnx.Rngs):
     self.config = config
-    h, d, e = config.letter_hidden_size, config.hidden_size, config.llm_size
-    inputs, classes = config.stack // 2 * config.encoder_size, 1 + NUM_SOUNDED
-    self.norm_pre = ones(inputs)
-    self.linear_1 = param(rngs, (inputs, h), ('embed', 'mlp'), inputs**-0.5)
-    self.letter_layers = self._layers(config.letter_layers, h, rngs)
-    self.norm_letters = ones(h)
-    self.letter_head = param(rngs, (h, classes), ('mlp', 'vocab'), h**-0.5)
-    self.letter_embed = param(rngs, (classes, h), ('vocab', 'mlp'), 1.0)
-    self.norm_mid = ones(2 * h)
-    self.linear_mid = param(rngs, (2 * h, d), ('embed', 'mlp'), (2 * h) ** -0.5)
+    d, e, width = (
+      config.hidden_size,
+      config.llm_size,
+      config.stack * config.encoder_size,
+    )
+    if config.letter_layers:
+      width = 2 * config.letter_hidden_size
+      self._make_letters(rngs)
+    self.norm_mid = ones(width)
+    self.linear_mid = param(rngs, (width, d), ('embed', 'mlp'), width**-0.5)
     self.layers = self._layers(config.num_layers, d, rngs)
     self.norm_post = ones(d)
     self.linear_2 = param(rngs, (d, e), ('mlp', 'llm'), d**-0.5)
@@ -122,6 +123,16 @@ class CTC(nnx.Module):
     self.blank = param(rngs, (e,), ('llm',))
     self.bias = zeros(config.vocabulary_size + 1, 'vocab')
     self.vocabulary = Constant(jnp.arange(config.vocabulary_size))
+
+  def _make_letters(self, rngs: nnx.Rngs) -> None:
+    config, classes = self.config, 1 + NUM_SOUNDED
+    h, inputs = config.letter_hidden_size, config.stack // 2 * config.encoder_size
+    self.norm_pre = ones(inputs)
+    self.linear_1 = param(rngs, (inputs, h), ('embed', 'mlp'), inputs**-0.5)
+    self.letter_layers = self._layers(config.letter_layers, h, rngs)
+    self.norm_letters = ones(h)
+    self.letter_head = param(rngs, (h, classes), ('mlp', 'vocab'), h**-0.5)
+    self.letter_embed = param(rngs, (classes, h), ('vocab', 'mlp'), 1.0)
 
   def _layers(self, number: int, size: int, rngs: nnx.Rngs) -> ConvBlock:
     """`number` blocks in one, stacked."""
@@ -142,19 +153,27 @@ class CTC(nnx.Module):
     among: the entries of the vocabulary to score; None is all of them. c = w + 1.
     """
     keys = (None, None) if key is None else jax.random.split(key)
-    x, letters_valid = stack_frames(frames, valid, self.config.stack // 2)
-    x = rms_norm(x, self.norm_pre[...], EPS) @ self.linear_1[...]
-    x = run_layers(self.letter_layers, x, letters_valid, keys[0])
-    x = rms_norm(x, self.norm_letters[...], EPS)
-    letters = x @ self.letter_head[...]
-    # What was decided about letters is told to those who decide about tokens
-    # (self-conditioned CTC, Nozaki and Komatsu 2021).
-    x += jax.nn.softmax(letters) @ self.letter_embed[...]
-    x, valid = stack_frames(x, letters_valid, 2)
+    letters = letters_valid = None
+    if self.config.letter_layers:
+      x, letters, letters_valid = self._spell(frames, valid, keys[0])
+      x, valid = stack_frames(x, letters_valid, 2)
+    else:
+      x, valid = stack_frames(frames, valid, self.config.stack)
     x = rms_norm(x, self.norm_mid[...], EPS) @ self.linear_mid[...]
     x = run_layers(self.layers, x, valid, keys[1])
     x = rms_norm(x, self.norm_post[...], EPS)
     return Scores(self._tokens(x, table, among), valid, letters, letters_valid)
+
+  def _spell(self, frames, valid, key: Array | None):
+    """Letter frames that know their letters, the letters' logits, which are signal."""
+    x, valid = stack_frames(frames, valid, self.config.stack // 2)
+    x = rms_norm(x, self.norm_pre[...], EPS) @ self.linear_1[...]
+    x = run_layers(self.letter_layers, x, valid, key)
+    x = rms_norm(x, self.norm_letters[...], EPS)
+    letters = x @ self.letter_head[...]
+    # What was decided about letters is told to those who decide about tokens
+    # (self-conditioned CTC, Nozaki and Komatsu 2021).
+    return x + jax.nn.softmax(letters) @ self.letter_embed[...], letters, valid
 
   def _tokens(
     self,
@@ -223,11 +242,3 @@ def segments(
   token = best != BLANK
   start = token & (best != before)
   return start, jnp.where(token, jnp.cumsum(start, axis=1) - 1, -1)
-
-
-def drop(x: Float[Array, '...'], rate: float, key: Array | None) -> Float[Array, '...']:
-  """Dropout, where there is a key."""
-  if key is None or rate == 0:
-    return x
-  keep = jax.random.bernoulli(key, 1 - rate, x.shape)
-  return jnp.where(keep, x / (1 - rate), 0)

@@ -11,6 +11,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+LAYER_NORM_EPS = 1e-5  # PyTorch's default, which both encoders use
+# What the backward pass may keep of a layer instead of computing it again.
+REMAT = {
+  'full': jax.checkpoint_policies.nothing_saveable,
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
 
 class Constant(nnx.Variable):
   """An array that belongs to a model and is never trained."""
@@ -31,6 +38,39 @@ def ones(size: int, axis: str = 'embed') -> nnx.Param:
 def zeros(size: int, axis: str = 'embed') -> nnx.Param:
   """A bias."""
   return nnx.Param(jnp.zeros(size), axes=(axis,))
+
+
+class Norm(nnx.Module):
+  """Layer norm with scale and bias."""
+
+  def __init__(self, size: int):
+    self.weight = ones(size)
+    self.bias = zeros(size)
+
+  def __call__(self, x: Float[Array, '*b d']) -> Float[Array, '*b d']:
+    return layer_norm(x, self.weight[...], self.bias[...], LAYER_NORM_EPS)
+
+
+class Linear(nnx.Module):
+  """A dense map, with a bias unless told otherwise; `axes` names input and output."""
+
+  def __init__(self, shape, axes, bias=True, scale=0.02, *, rngs: nnx.Rngs):
+    self.weight = param(rngs, shape, axes, scale)
+    self.bias = zeros(shape[1], axes[1]) if bias else None
+
+  def __call__(self, x: Float[Array, '*b i']) -> Float[Array, '*b o']:
+    y = x @ self.weight[...].astype(x.dtype)
+    if self.bias is None:
+      return y
+    return y + jnp.broadcast_to(self.bias[...].astype(x.dtype), y.shape)
+
+
+def drop(x: Float[Array, '...'], rate: float, key: Array | None) -> Float[Array, '...']:
+  """Dropout, where there is a key."""
+  if key is None or rate == 0:
+    return x
+  keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+  return jnp.where(keep, x / (1 - rate), 0)
 
 
 def project(x: Float[Array, 'b t d'], w: nnx.Param) -> Float[Array, 'b t n h']:

@@ -15,13 +15,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from acl_jax.models.layers import attention, ones, param, project, rms_norm, rope
-
-# What the backward pass may keep of a layer instead of computing it again.
-REMAT = {
-  'full': jax.checkpoint_policies.nothing_saveable,
-  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
+from acl_jax.models.layers import REMAT, attention, ones, param, project, rms_norm, rope
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from acl_jax.models.adapters import Stride
+from acl_jax.models.conformer import Conformer
+from acl_jax.models.conformer_ctc import ConformerCTC
 from acl_jax.models.ctc import CTC
 from acl_jax.models.llama import Llama
 from acl_jax.models.whisper import Whisper
@@ -32,7 +34,12 @@ class Prompt(NamedTuple):
 class SpeechLLM(nnx.Module):
   """Encoder, adapter and LLM."""
 
-  def __init__(self, encoder: Whisper, adapter: CTC | Stride, llama: Llama):
+  def __init__(
+    self,
+    encoder: Whisper | Conformer | ConformerCTC,
+    adapter: CTC | Stride,
+    llama: Llama,
+  ):
     self.encoder = encoder
     self.adapter = adapter
     self.llama = llama
@@ -48,6 +55,19 @@ class SpeechLLM(nnx.Module):
   ) -> tuple[Float[Array, 'a s e'], Bool[Array, 'a s']]:
     """Encoder frames -> embeddings in the LLM's space, and which of them are any."""
     return self.adapter(frames, valid, self.llama.embed_tokens[...])
+
+  def greedy(
+    self, frames: Float[Array, 'a t d'], valid: Bool[Array, 'a t']
+  ) -> Int[Array, 'a r'] | None:
+    """The hard decision of whichever part recognises: class ids, -1 between them.
+
+    Tokens of the LLM from a CTC adapter, or else pieces from the encoder's own head.
+    """
+    if isinstance(self.adapter, CTC):
+      return self.adapter.greedy(frames, valid, self.llama.embed_tokens[...])
+    if isinstance(self.encoder, ConformerCTC):
+      return self.encoder.greedy(frames, valid)
+    return None
 
   def splice(
     self,

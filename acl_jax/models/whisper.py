@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from acl_jax.models.layers import attention, layer_norm, ones, param, zeros
+from acl_jax.models.layers import Linear, Norm, attention, param, zeros
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,31 +36,25 @@ class Config:
         f' {self.encoder_attention_heads}'
       )
 
+  @property
+  def output_size(self) -> int:
+    """The width of an encoder frame."""
+    return self.d_model
 
-LAYER_NORM_EPS = 1e-5  # PyTorch's default, which Whisper uses
+  @property
+  def subsampling(self) -> int:
+    """Log-mel frames in an encoder frame."""
+    return 2
 
+  @property
+  def max_frames(self) -> int:
+    """Log-mel frames that it hears at most."""
+    return 2 * self.max_source_positions
 
-class Norm(nnx.Module):
-  """Layer norm with scale and bias."""
-
-  def __init__(self, width: int):
-    self.weight = ones(width)
-    self.bias = zeros(width)
-
-  def __call__(self, x: Float[Array, 'b t d']) -> Float[Array, 'b t d']:
-    return layer_norm(x, self.weight[...], self.bias[...], LAYER_NORM_EPS)
-
-
-class Linear(nnx.Module):
-  """A dense map with bias; `axes` names the input and output."""
-
-  def __init__(self, shape, axes, *, rngs: nnx.Rngs):
-    self.weight = param(rngs, shape, axes)
-    self.bias = zeros(shape[1], axes[1])
-
-  def __call__(self, x: Float[Array, 'b t i']) -> Float[Array, 'b t o']:
-    y = x @ self.weight[...].astype(x.dtype)
-    return y + jnp.broadcast_to(self.bias[...].astype(x.dtype), y.shape)
+  @property
+  def features(self) -> str:
+    """Whose log-mel spectrogram it was trained with."""
+    return 'whisper'
 
 
 class Block(nnx.Module):
@@ -126,7 +120,7 @@ class Whisper(nnx.Module):
     self, log_mel: Float[Array, 'b t m'], valid: Bool[Array, 'b t']
   ) -> tuple[Float[Array, 'b u d'], Bool[Array, 'b u']]:
     """Hidden frames and which of them are signal; u is t / 2, rounded up."""
-    limit = 2 * self.config.max_source_positions
+    limit = self.config.max_frames
     if log_mel.shape[1] > limit:
       raise ValueError(
         f'audio has {log_mel.shape[1]} frames; Whisper hears {limit} at most'

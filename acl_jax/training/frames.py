@@ -20,13 +20,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from acl_jax.models.conformer import Conformer
+from acl_jax.models.conformer_ctc import ConformerCTC
 from acl_jax.models.whisper import Whisper
 from acl_jax.program import Preempted
 from acl_jax.training import preemption
-from acl_jax.training.log_mels import LogMels
-from data_pipeline.augment import Augmentation
+from acl_jax.training.log_mels import Changes, LogMels
 from data_pipeline.container import pack, unpack
 from data_pipeline.records import Dataset, Shards, write_shard
+
+Encoder = Whisper | Conformer | ConformerCTC
 
 SHARD_SIZE = 1_000  # recordings
 BUCKET = 64  # log-mel frames; a batch is padded to a multiple, to compile few shapes
@@ -42,6 +45,7 @@ class Frames(Sequence[dict[str, Any]]):
     self.info = json.loads((folder / 'frames.json').read_text())
     lines = (folder / 'index.jsonl').read_text().splitlines()
     index = [json.loads(line) for line in lines]
+    self.frame_seconds = self.info['frame_seconds']
     self.ids = [line['id'] for line in index]
     self.texts = [line['text'] for line in index]
     self.lengths = np.asarray([line['frames'] for line in index], np.int32)
@@ -52,26 +56,27 @@ class Frames(Sequence[dict[str, Any]]):
 
   def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
     """id, text, and frames: float16 [t d]."""
-    return self.__getitems__([operator.index(index)])[0]
+    return self.read([operator.index(index)])[0]
 
-  def __getitems__(self, indices: Collection[SupportsIndex]) -> list[dict[str, Any]]:
+  def read(
+    self, indices: Collection[SupportsIndex], epoch: int = 0
+  ) -> list[dict[str, Any]]:
+    """Many at once; they were computed once, so every epoch has the same."""
+    del epoch
     found = (unpack(record) for record in self._shards.__getitems__(indices))
     return [header | arrays for header, arrays in found]
 
 
 def encode_dataset(
-  encoder: Whisper,
+  encoder: Encoder,
   dataset: Dataset,
   output: str | Path,
-  *,
-  augmentation: Augmentation | None,
-  copies: int = 1,
-  seed: int = 0,
+  how: Changes,
   batch_seconds: float = 16.0,
 ) -> Frames:
   """Encodes every recording that is not encoded yet; returns all of them.
 
-  See `LogMels` for copies and for what is left out. Raises `Preempted` after a shard,
+  See `LogMels` for changes and for what is left out. Raises `Preempted` after a shard,
   if the machine is taken away.
   """
   output = Path(output)
@@ -79,15 +84,12 @@ def encode_dataset(
   info = {
     'source': hashlib.sha256('\n'.join(dataset.ids).encode()).hexdigest(),
     'encoder': fingerprint(encoder),
-    'augmentation': augmentation and dataclasses.asdict(augmentation),
-    'copies': copies,
-    'seed': seed,
+    'frame_seconds': encoder.config.subsampling * LogMels.frame_seconds,
+    **dataclasses.asdict(how),
   }
   info = json.loads(json.dumps(info))
   _same_or_new(output / 'frames.json', info)
-  log_mels = LogMels(
-    dataset, encoder.config, augmentation=augmentation, copies=copies, seed=seed
-  )
+  log_mels = LogMels(dataset, encoder.config, how)
   shards = -(-len(log_mels) // SHARD_SIZE)
   for shard in range(shards):
     path = output / f'frames-{shard:05d}-of-{shards:05d}.array_record'
@@ -123,7 +125,7 @@ def fingerprint(module: nnx.Module) -> str:
 
 
 def _encode(
-  encoder: Whisper, log_mels: LogMels, indices: range, budget: int
+  encoder: Encoder, log_mels: LogMels, indices: range, budget: int
 ) -> list[dict[str, Any]]:
   """The recordings of one shard, their log-mel frames replaced by the encoder's."""
 
@@ -142,11 +144,11 @@ def _encode(
 
 
 def run_encoder(
-  encoder: Whisper, mels: Sequence[np.ndarray], rows: int
+  encoder: Encoder, mels: Sequence[np.ndarray], rows: int
 ) -> list[np.ndarray]:
   """The frames of each log-mel spectrogram, no padding; computed as `rows` rows."""
   length = -(-max(map(len, mels)) // BUCKET) * BUCKET
-  length = min(length, 2 * encoder.config.max_source_positions)
+  length = min(length, encoder.config.max_frames)
   padded = np.zeros((rows, length, mels[0].shape[1]), np.float32)
   for row, mel in zip(padded, mels, strict=False):
     row[: len(mel)] = mel

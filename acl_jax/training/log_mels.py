@@ -4,6 +4,7 @@
 An encoder that trains hears them in every step; a frozen one once, see `frames`.
 """
 
+import dataclasses
 import operator
 from collections.abc import Collection, Sequence
 from typing import Any, SupportsIndex
@@ -11,41 +12,45 @@ from typing import Any, SupportsIndex
 import numpy as np
 from absl import logging
 
-from acl_jax.models import whisper
-from data_pipeline.augment import Augmentation, augment, changed_length
-from data_pipeline.features import HOP, SAMPLE_RATE, WINDOW, whisper_log_mel
+from acl_jax.models.conformer import ConformerConfig
+from acl_jax.models.whisper import Config as WhisperConfig
+from data_pipeline.augment import Augmentation, Masking, augment, changed_length, mask
+from data_pipeline.features import HOP, SAMPLE_RATE, WINDOW, features
 from data_pipeline.records import Dataset
+
+
+@dataclasses.dataclass(frozen=True)
+class Changes:
+  """What is done to recordings, and to how many copies of each."""
+
+  augmentation: Augmentation | None = None
+  masking: Masking | None = None
+  copies: int = 1
+  seed: int = 0
 
 
 class LogMels(Sequence[dict[str, Any]]):
   """Log-mel frames: `.ids .texts .lengths` (encoder frames) of all, each by index.
 
   Copy 0 is the recording itself; the others are augmented, or all are if `copies` is 1.
+  The tempo of a copy is its own, so that lengths are known; all other changes depend on
+  (seed, copy, recording, epoch).
   What is shorter than a frame or longer than the encoder hears is left out, and said.
   """
 
-  subsampling = 2  # log-mel frames in an encoder frame
+  frame_seconds = HOP / SAMPLE_RATE
 
   def __init__(
-    self,
-    dataset: Dataset,
-    encoder: whisper.Config,
-    *,
-    augmentation: Augmentation | None,
-    copies: int,
-    seed: int,
+    self, dataset: Dataset, encoder: ConformerConfig | WhisperConfig, how: Changes
   ):
-    self.encoder, self.seed, self.copies = encoder, seed, copies
-    self._dataset, self._augmentation = dataset, augmentation
-    limit = 2 * encoder.max_source_positions
-    self._jobs, lengths = [], []
-    for copy in range(copies):
+    self.encoder, self.how, self.subsampling = encoder, how, encoder.subsampling
+    self._dataset, self._features = dataset, features(encoder.features)
+    self._jobs, self._samples, lengths = [], [], []
+    limit = encoder.max_frames
+    for copy in range(how.copies):
       for index, seconds in enumerate(dataset.seconds):
-        samples = round(float(seconds) * SAMPLE_RATE)
-        if self._changes(copy):
-          assert augmentation is not None
-          samples = changed_length(samples, augmentation, self._rng(copy, index))
-        if not WINDOW <= samples < (limit + 1) * HOP:
+        samples = self._changed(copy, index, round(float(seconds) * SAMPLE_RATE))
+        if samples < WINDOW or self._features.count(samples) > limit:
           logging.warning(
             '%s is left out: %.3f s, at least %.3f and at most %g',
             *(dataset.ids[index], samples / SAMPLE_RATE),
@@ -53,7 +58,8 @@ class LogMels(Sequence[dict[str, Any]]):
           )
           continue
         self._jobs.append((copy, index))
-        lengths.append(-(-(samples // HOP) // self.subsampling))
+        self._samples.append(samples)
+        lengths.append(-(-self._features.count(samples) // self.subsampling))
     self.ids = [dataset.ids[index] for _, index in self._jobs]
     self.texts = [dataset.texts[index] for _, index in self._jobs]
     self.lengths = np.asarray(lengths, np.int32)
@@ -63,23 +69,34 @@ class LogMels(Sequence[dict[str, Any]]):
 
   def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
     """id, text, and frames: float32 [t m]."""
-    return self.__getitems__([operator.index(index)])[0]
+    return self.read([operator.index(index)])[0]
 
-  def __getitems__(self, indices: Collection[SupportsIndex]) -> list[dict[str, Any]]:
-    jobs = [self._jobs[operator.index(i)] for i in indices]
-    found = self._dataset.__getitems__([index for _, index in jobs])
+  def read(
+    self, indices: Collection[SupportsIndex], epoch: int = 0
+  ) -> list[dict[str, Any]]:
+    """Many at once, as they are in an epoch."""
+    places = [operator.index(index) for index in indices]
+    found = self._dataset.__getitems__([self._jobs[place][1] for place in places])
     return [
-      {'id': u['id'], 'text': u['text'], 'frames': self._log_mel(job, u['audio'])}
-      for job, u in zip(jobs, found, strict=True)
+      {'id': u['id'], 'text': u['text'], 'frames': self._hear(place, u['audio'], epoch)}
+      for place, u in zip(places, found, strict=True)
     ]
 
-  def _log_mel(self, job: tuple[int, int], sound: np.ndarray) -> np.ndarray:
-    if self._augmentation is not None and self._changes(job[0]):
-      sound = augment(sound, self._augmentation, self._rng(*job))
-    return whisper_log_mel(sound, self.encoder.num_mel_bins)
+  def _hear(self, place: int, sound: np.ndarray, epoch: int) -> np.ndarray:
+    copy, index = self._jobs[place]
+    rng = np.random.default_rng([self.how.seed, copy, index, epoch])
+    changes = copy > 0 or self.how.copies == 1
+    if changes and self.how.augmentation is not None:
+      sound = augment(sound, self.how.augmentation, rng, self._samples[place])
+    log_mel = self._features.log_mel(sound, self.encoder.num_mel_bins)
+    if changes and self.how.masking is not None:
+      log_mel = mask(log_mel, self.how.masking, rng)
+    return log_mel
 
-  def _changes(self, copy: int) -> bool:
-    return self._augmentation is not None and (copy > 0 or self.copies == 1)
-
-  def _rng(self, copy: int, index: int) -> np.random.Generator:
-    return np.random.default_rng([self.seed, copy, index])
+  def _changed(self, copy: int, index: int, samples: int) -> int:
+    """How many samples a copy has."""
+    how = self.how
+    if how.augmentation is None or (copy == 0 and how.copies > 1):
+      return samples
+    rng = np.random.default_rng([how.seed, copy, index])
+    return changed_length(samples, how.augmentation, rng)

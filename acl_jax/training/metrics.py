@@ -7,8 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-FRAME_SECONDS = 0.02  # of an encoder frame
-
 
 class Metrics:
   """Writes `workdir/metrics.jsonl`, which an interrupted run continues."""
@@ -66,7 +64,8 @@ def _tensorboard(folder: Path):
 class Pace:
   """How much speech passed since the last log line, and how much of it was padding."""
 
-  def __init__(self):
+  def __init__(self, frame_seconds: float):
+    self.frame_seconds = frame_seconds
     self.start, self.frames, self.places = time.monotonic(), 0, 0
 
   def add(self, batch) -> None:
@@ -79,8 +78,8 @@ class Pace:
     """The rates since the last call."""
     seconds = max(time.monotonic() - self.start, 1e-9)
     rates = {
-      'audio_hours_per_second': self.frames * FRAME_SECONDS / 3600 / seconds,
+      'audio_hours_per_second': self.frames * self.frame_seconds / 3600 / seconds,
       'padding_waste': 1 - self.frames / max(self.places, 1),
     }
-    self.__init__()
+    self.__init__(self.frame_seconds)
     return rates

@@ -8,6 +8,8 @@ import socket
 import jax
 from jax.experimental import multihost_utils
 
+WEEK = 7 * 24 * 3600  # s
+
 _asked = itertools.count()
 
 
@@ -26,7 +28,10 @@ def start_distributed() -> None:
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
     address = f'127.0.0.1:{free.getsockname()[1]}'
-  jax.distributed.initialize(address, num_processes=1, process_id=0)
+  # Nobody waits for this process but itself: a machine that slept must not end it.
+  jax.distributed.initialize(
+    address, num_processes=1, process_id=0, heartbeat_timeout_seconds=WEEK
+  )
 
 
 def preempted() -> bool:

@@ -61,6 +61,7 @@ class SoundBatches:
 
   source: `frames.Frames`, or `log_mels.LogMels` for an encoder that trains.
   sampled_classes: how wide a batch's softmax is; at most the vocabulary.
+  spelt: whether the adapter recognises letters, too.
   """
 
   def __init__(
@@ -70,11 +71,11 @@ class SoundBatches:
     encode: Callable[[str], list[int]],
     stack: int,
     sampled_classes: int,
+    spelt: bool,
   ):
     self.source, self.stack = source, stack
     self.labels = [labels(encode(text)) for text in source.texts]
-    # An adapter that recognises nothing has no vocabulary.
-    self.letters = [sounded(text) if labels.vocabulary else [] for text in source.texts]
+    self.letters = [sounded(text) if spelt else [] for text in source.texts]
     self.vocabulary_size = len(labels.vocabulary)
     self.sampled_classes = min(sampled_classes, self.vocabulary_size)
 
@@ -91,7 +92,7 @@ class SoundBatches:
     return np.where(fits, lengths, NO_PLACE)
 
   def __call__(self, batch: Batch) -> Sound:
-    records = self.source.__getitems__(batch.indices)
+    records = self.source.read(batch.indices, batch.epoch)
     frames = [record['frames'] for record in records]
     width, slots = frames[0].shape[1], -(-batch.length // self.stack)
     length = batch.length * self.source.subsampling

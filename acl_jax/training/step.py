@@ -69,7 +69,13 @@ class ResponseLoss(NamedTuple):
 def is_trainable(encoder_trains: bool) -> Callable:
   """The filter of what trains: the adapter's parameters, and the encoder's if asked."""
   towers = ('adapter', 'encoder') if encoder_trains else ('adapter',)
-  return lambda path, leaf: path[0] in towers and issubclass(leaf.type, nnx.Param)
+
+  def trains(path, leaf) -> bool:
+    # No loss reaches the head of an encoder that recognises by itself.
+    head = 'ctc_head' in path
+    return path[0] in towers and not head and issubclass(leaf.type, nnx.Param)
+
+  return trains
 
 
 def frames_of(model: SpeechLLM, sound: Sound, encoder_trains: bool):
@@ -87,6 +93,8 @@ def ctc_loss(model: SpeechLLM, batch: Sound, key: Array, *, encoder_trains: bool
   scores = model.adapter.scores(frames, valid, table, key, batch.among)
   logits = scores.tokens + jnp.broadcast_to(batch.correction, scores.tokens.shape)
   tokens = losses.ctc(logits, scores.valid, batch.labels)
+  if scores.letters is None or scores.letters_valid is None:
+    return tokens, {'ctc_tokens': tokens}
   letters = losses.ctc(scores.letters, scores.letters_valid, batch.letters)
   return tokens + letters, {'ctc_tokens': tokens, 'ctc_letters': letters}
 

@@ -60,19 +60,28 @@ def build_llama(fields: Mapping[str, Any], *, source: Path) -> llama.Config:
   heads, width = fields.get('num_attention_heads'), fields.get('hidden_size')
   if isinstance(heads, int) and isinstance(width, int) and heads > 0:
     fields = {'num_key_value_heads': heads, 'head_dim': width // heads, **fields}
-  typed: dict[str, Any] = {}
-  for name, kind in get_type_hints(llama.Config).items():
-    if (value := fields.get(name)) is None:
+  for name in get_type_hints(llama.Config):
+    if fields.get(name) is None:
       raise ValueError(f'{source}: nothing says what {name} is')
-    if kind is float and isinstance(value, int) and abs(value) < 1 << 53:
-      value = float(value)
-    if not isinstance(value, kind):
-      raise ValueError(f'{source}: {name} = {value!r:.60} is no {kind.__name__}')
-    typed[name] = value
   try:
-    return llama.Config(**typed)
+    return llama.Config(**typed(fields, llama.Config, source=source))
   except ValueError as error:
     raise ValueError(f'{source}: {error}') from error
+
+
+def typed(fields: Mapping[str, Any], config: type, *, source: Path) -> dict[str, Any]:
+  """The fields of a configuration class, each of the type that it asks for."""
+  found: dict[str, Any] = {}
+  for name, kind in get_type_hints(config).items():
+    if name not in fields:
+      continue
+    value = fields[name]
+    if kind is float and isinstance(value, int) and abs(value) < 1 << 53:
+      value = float(value)
+    if isinstance(kind, type) and not isinstance(value, kind):
+      raise ValueError(f'{source}: {name} = {value!r:.60} is no {kind.__name__}')
+    found[name] = value
+  return found
 
 
 def sizes(config: llama.Config) -> dict[str, int]:

@@ -17,10 +17,13 @@ DTYPES = ('F64', 'F32', 'F16', 'BF16')
 SHARD_BYTES = 4 << 30
 
 
-def read(folder: Path) -> dict[str, Tensor]:
-  """The tensors of all the shards in `folder`, by name; nothing is read yet."""
+def read(folder: Path, ignored: str | None = None) -> dict[str, Tensor]:
+  """The tensors of all the shards in `folder`, by name; nothing is read yet.
+
+  ignored: how the names end of those that nobody wants.
+  """
   if not (folder / INDEX).is_file():
-    return _read_file(folder / FILE)
+    return _read_file(folder / FILE, ignored)
   index = read_json(folder / INDEX).get('weight_map')
   if not isinstance(index, dict) or not all(isinstance(f, str) for f in index.values()):
     raise ValueError(f'{folder / INDEX}: weight_map does not map tensors to files')
@@ -28,18 +31,20 @@ def read(folder: Path) -> dict[str, Tensor]:
   for name in sorted(set(index.values())):
     if Path(name).name != name:
       raise ValueError(f'{folder / INDEX}: {name!r} is not the name of a file here')
-    tensors |= _read_file(folder / name)
-  if strange := sorted(index.keys() ^ tensors.keys()):
+    tensors |= _read_file(folder / name, ignored)
+  wanted = {name for name in index if not ignored or not name.endswith(ignored)}
+  if strange := sorted(wanted ^ tensors.keys()):
     raise ValueError(f'{folder / INDEX}: it and the shards disagree about {strange[0]}')
   return tensors
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
+def _read_file(path: Path, ignored: str | None) -> dict[str, Tensor]:
   if not path.is_file():
     raise FileNotFoundError(f'{path} is missing')
   try:  # the library compares header and size of the file
     file = safetensors.safe_open(path, 'np')
-    slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+    names = [n for n in file.keys() if not ignored or not n.endswith(ignored)]  # noqa: SIM118
+    slices = {name: file.get_slice(name) for name in names}
   except (safetensors.SafetensorError, OSError) as error:
     raise ValueError(f'{path}: damaged or not safetensors ({error})') from error
   for name, part in slices.items():

@@ -223,3 +223,19 @@ def test_tokens_follow_letters_and_spelling(ctc):
 def test_letter_frames_come_in_pairs():
   with pytest.raises(ValueError, match='stack is 3; two letter frames'):
     dataclasses.replace(CONFIG, stack=3)
+
+
+def test_an_encoder_of_few_frames_needs_no_letters():
+  config = dataclasses.replace(CONFIG, stack=3, letter_layers=0, letter_hidden_size=0)
+  adapter = CTC(config, rngs=nnx.Rngs(3))
+  assert not [
+    path
+    for path, _ in nnx.to_flat_state(nnx.state(adapter))
+    if 'letter' in str(path[0])
+  ]
+  scores = score(adapter, *heard(LENGTHS))
+  assert scores.letters is None and scores.letters_valid is None
+  assert scores.tokens.shape == (A, 9, 1 + len(VOCABULARY))
+  assert scores.valid.sum(1).tolist() == [9, 5, 0]
+  embeddings, kept = run(adapter, *heard(LENGTHS))
+  assert embeddings.shape == (A, 9, E) and kept.shape == (A, 9)

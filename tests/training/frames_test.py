@@ -12,6 +12,7 @@ from acl_jax import assembly
 from acl_jax.program import Preempted
 from acl_jax.training import frames, preemption
 from acl_jax.training.frames import Frames, encode_dataset, fingerprint
+from acl_jax.training.log_mels import Changes
 from data_pipeline.augment import Augmentation
 from data_pipeline.features import whisper_log_mel
 from data_pipeline.prepare import prepare
@@ -41,7 +42,7 @@ def content(folder):
 
 
 def test_frames_are_those_of_each_recording_alone(encoder, dataset, tmp_path):
-  encoded = encode_dataset(encoder, dataset, tmp_path, augmentation=None)
+  encoded = encode_dataset(encoder, dataset, tmp_path, Changes())
   assert encoded.ids == dataset.ids and encoded.texts == dataset.texts
   assert encoded.lengths.tolist() == [15 + -(-5 * i // 2) for i in range(9)]
   run = jax.jit(lambda x, valid: encoder(x, valid)[0])
@@ -53,13 +54,13 @@ def test_frames_are_those_of_each_recording_alone(encoder, dataset, tmp_path):
     assert encoded[i]['id'] == dataset.ids[i] and encoded[i]['text'] == dataset.texts[i]
     assert encoded[i]['frames'].dtype == np.float16
     np.testing.assert_allclose(encoded[i]['frames'], expected, rtol=2e-3, atol=1e-3)
-  together = encoded.__getitems__([7, 2])
+  together = encoded.read([7, 2])
   np.testing.assert_array_equal(together[1]['frames'], encoded[2]['frames'])
 
 
 def test_twice_is_once(encoder, dataset, tmp_path):
-  encode_dataset(encoder, dataset, tmp_path / 'a', augmentation=MUCH)
-  encode_dataset(encoder, dataset, tmp_path / 'b', augmentation=MUCH)
+  encode_dataset(encoder, dataset, tmp_path / 'a', Changes(MUCH))
+  encode_dataset(encoder, dataset, tmp_path / 'b', Changes(MUCH))
   assert content(tmp_path / 'a') == content(tmp_path / 'b')
 
 
@@ -67,7 +68,7 @@ def test_a_stopped_run_continues_with_the_first_shard_missing(
   encoder, dataset, tmp_path, monkeypatch
 ):
   whole, out = tmp_path / 'whole', tmp_path / 'out'
-  encode_dataset(encoder, dataset, whole, augmentation=MUCH, seed=3)
+  encode_dataset(encoder, dataset, whole, Changes(MUCH, seed=3))
   write, written = frames.write_shard, []
 
   def die_at_the_second(path, records):
@@ -78,7 +79,7 @@ def test_a_stopped_run_continues_with_the_first_shard_missing(
 
   monkeypatch.setattr(frames, 'write_shard', die_at_the_second)
   with pytest.raises(KeyboardInterrupt):
-    encode_dataset(encoder, dataset, out, augmentation=MUCH, seed=3)
+    encode_dataset(encoder, dataset, out, Changes(MUCH, seed=3))
   with pytest.raises(FileNotFoundError):
     Frames(out)
   paths = []
@@ -87,11 +88,11 @@ def test_a_stopped_run_continues_with_the_first_shard_missing(
     'write_shard',
     lambda path, records: paths.append(path) or write(path, records),
   )
-  encode_dataset(encoder, dataset, out, augmentation=MUCH, seed=3)
+  encode_dataset(encoder, dataset, out, Changes(MUCH, seed=3))
   assert [path.name[:12] for path in paths] == ['frames-00001', 'frames-00002']
   assert content(out) == content(whole)
   paths.clear()
-  encode_dataset(encoder, dataset, out, augmentation=MUCH, seed=3)
+  encode_dataset(encoder, dataset, out, Changes(MUCH, seed=3))
   assert not paths
 
 
@@ -100,18 +101,18 @@ def test_a_machine_taken_away_is_left_after_a_shard(
 ):
   with monkeypatch.context() as patch, pytest.raises(Preempted, match='after shard 1'):
     patch.setattr(preemption, 'preempted', lambda: True)
-    encode_dataset(encoder, dataset, tmp_path / 'out', augmentation=None)
-  encode_dataset(encoder, dataset, tmp_path / 'out', augmentation=None)
-  encode_dataset(encoder, dataset, tmp_path / 'whole', augmentation=None)
+    encode_dataset(encoder, dataset, tmp_path / 'out', Changes())
+  encode_dataset(encoder, dataset, tmp_path / 'out', Changes())
+  encode_dataset(encoder, dataset, tmp_path / 'whole', Changes())
   assert content(tmp_path / 'out') == content(tmp_path / 'whole')
 
 
 def test_the_first_copy_is_the_recording_itself(encoder, dataset, tmp_path):
-  plain = encode_dataset(encoder, dataset, tmp_path / 'plain', augmentation=None)
+  plain = encode_dataset(encoder, dataset, tmp_path / 'plain', Changes())
   copies = encode_dataset(
-    encoder, dataset, tmp_path / 'copies', augmentation=MUCH, copies=3
+    encoder, dataset, tmp_path / 'copies', Changes(MUCH, copies=3)
   )
-  one = encode_dataset(encoder, dataset, tmp_path / 'one', augmentation=MUCH)
+  one = encode_dataset(encoder, dataset, tmp_path / 'one', Changes(MUCH))
   n = len(plain)
   assert copies.ids == plain.ids * 3 and one.ids == plain.ids
   for i in range(n):
@@ -137,24 +138,24 @@ def test_a_folder_of_other_settings_is_refused(
   encoder, dataset, tmp_path, change, message
 ):
   settings = {'augmentation': MUCH, 'seed': 0, 'copies': 1}
-  encode_dataset(encoder, dataset, tmp_path, **settings)
+  encode_dataset(encoder, dataset, tmp_path, Changes(**settings))
   with pytest.raises(ValueError, match=message) as error:
-    encode_dataset(encoder, dataset, tmp_path, **(settings | change))
+    encode_dataset(encoder, dataset, tmp_path, Changes(**(settings | change)))
   assert f'{tmp_path} was made' in str(error.value)
 
 
 def test_a_folder_of_another_encoder_or_corpus_is_refused(
   encoder, dataset, tmp_path, tiny_world
 ):
-  encode_dataset(encoder, dataset, tmp_path, augmentation=None)
+  encode_dataset(encoder, dataset, tmp_path, Changes())
   other = jax.tree.map(lambda w: w + 1, encoder)
   assert fingerprint(other) != fingerprint(encoder)
   with pytest.raises(ValueError, match='was made with encoder'):
-    encode_dataset(other, dataset, tmp_path, augmentation=None)
+    encode_dataset(other, dataset, tmp_path, Changes())
   info = json.loads((tmp_path / 'frames.json').read_text())
   (tmp_path / 'frames.json').write_text(json.dumps(info | {'source': 'other'}))
   with pytest.raises(ValueError, match="was made with source 'other'"):
-    encode_dataset(encoder, dataset, tmp_path, augmentation=None)
+    encode_dataset(encoder, dataset, tmp_path, Changes())
 
 
 def test_what_the_encoder_cannot_hear_is_left_out_and_said(encoder, tmp_path, caplog):
@@ -167,7 +168,7 @@ def test_what_the_encoder_cannot_hear_is_left_out_and_said(encoder, tmp_path, ca
   prepare('manifest', manifest, tmp_path / 'prepared')
   dataset = Dataset(tmp_path / 'prepared')
   with caplog.at_level(logging.WARNING, 'absl'):
-    encoded = encode_dataset(encoder, dataset, tmp_path / 'out', augmentation=None)
+    encoded = encode_dataset(encoder, dataset, tmp_path / 'out', Changes())
   assert encoded.ids == ['u0', 'u1', 'u4', 'u5']
   assert encoded.lengths.tolist() == [19, 50, 1, 22]
   assert encoded[1]['id'] == 'u1' and len(encoded[1]['frames']) == 50

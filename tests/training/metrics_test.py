@@ -71,7 +71,7 @@ def test_pace_counts_signal_and_padding():
   valid = np.asarray([[True] * 30 + [False] * 10, [True] * 20 + [False] * 20])
   labels = np.zeros((2, 5)), np.zeros((2, 9))
   sound = Sound(np.zeros((2, 40, 3)), valid, *labels, np.zeros(4), np.zeros(5))
-  pace = Pace()
+  pace = Pace(0.02)
   pace.add(sound)
   pace.add((sound, None))
   rates = pace.take()

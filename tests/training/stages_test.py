@@ -37,7 +37,8 @@ class Source:
     self.texts, self.lengths = list(texts), np.asarray(lengths)
     self.ids = ids or [f'u{i}' for i in range(len(self.texts))]
 
-  def __getitems__(self, indices):
+  def read(self, indices, epoch):
+    assert epoch == 0
     for i in indices:
       frames = np.full((self.lengths[i], 3), i + 0.5, np.float16)
       yield {'id': self.ids[i], 'text': self.texts[i], 'frames': frames}
@@ -64,21 +65,24 @@ def test_frames_needed_are_the_fewest_in_which_ctc_can_write(labels):
 def test_recordings_too_short_for_their_transcript_have_no_place():
   source = Source(['abc', 'aab', 'aab', ''], [5, 7, 8, 1])
   labels = Labels(encode('ab'))
-  lengths = SoundBatches(source, labels, encode, 2, 9).lengths()
+  lengths = SoundBatches(source, labels, encode, 2, 9, True).lengths()
   assert lengths.tolist() == [5, 7, 8, 1]
-  lengths = SoundBatches(source, labels, encode, 3, 9).lengths()
+  lengths = SoundBatches(source, labels, encode, 3, 9, True).lengths()
   assert lengths.tolist() == [5, NO_PLACE, NO_PLACE, 1]
-  lengths = SoundBatches(source, Labels([]), encode, 9, 9).lengths()
+  lengths = SoundBatches(source, Labels([]), encode, 9, 9, False).lengths()
   assert lengths.tolist() == [5, 7, 8, 1]
   # Of the letters every one counts, at half the stack.
   source = Source(['zyxwv', 'zyxwv', 'wwwv'], [8, 9, 9])
-  lengths = SoundBatches(source, labels, encode, 4, 9).lengths()
+  lengths = SoundBatches(source, labels, encode, 4, 9, True).lengths()
   assert lengths.tolist() == [NO_PLACE, 9, NO_PLACE]
+  lengths = SoundBatches(source, labels, encode, 4, 9, False).lengths()
+  assert lengths.tolist() == [8, 9, 9]
 
 
 def test_sounds_are_padded_to_the_batch():
   source = Source(['ab', 'abcd', 'b'], [4, 9, 2])
-  sounds = SoundBatches(source, Labels.of_corpus(source.texts, encode), encode, 2, 9)
+  labels = Labels.of_corpus(source.texts, encode)
+  sounds = SoundBatches(source, labels, encode, 2, 9, True)
   batch = Batch((1, 2), rows=3, length=10)
   frames, valid, labels, letters, among, correction = sounds(batch)
   assert frames.shape == (3, 10, 3) and frames.dtype == np.float32
@@ -93,7 +97,7 @@ def test_sounds_are_padded_to_the_batch():
 def test_a_batch_ranges_over_its_own_tokens_and_some_others():
   source = Source(['ab', 'dad', 'zyxwvut'], [4, 9, 20])
   vocabulary = Labels.of_corpus(source.texts, encode)
-  sounds = SoundBatches(source, vocabulary, encode, stack=2, sampled_classes=6)
+  sounds = SoundBatches(source, vocabulary, encode, 2, sampled_classes=6, spelt=True)
   batch = Batch((0, 1), rows=2, length=10)
   _, _, labels, _, among, correction = sounds(batch)
   words = [vocabulary.vocabulary[i] for i in among]
@@ -111,7 +115,7 @@ def test_a_batch_ranges_over_its_own_tokens_and_some_others():
 def test_more_tokens_in_a_batch_than_may_be_are_refused():
   source = Source(['abc', 'dad', 'z'], [9, 9, 20])
   labels = Labels.of_corpus(source.texts, encode)
-  sounds = SoundBatches(source, labels, encode, stack=2, sampled_classes=3)
+  sounds = SoundBatches(source, labels, encode, 2, sampled_classes=3, spelt=True)
   with pytest.raises(
     ValueError, match='a batch holds 4 different tokens; config.ctc.s'
   ):
@@ -119,7 +123,7 @@ def test_more_tokens_in_a_batch_than_may_be_are_refused():
 
 
 def test_without_classes_there_are_no_labels():
-  sounds = SoundBatches(Source(['ab', 'b'], [4, 9]), Labels([]), encode, 2, 9)
+  sounds = SoundBatches(Source(['ab', 'b'], [4, 9]), Labels([]), encode, 2, 9, False)
   sound = sounds(Batch((1, 0), rows=2, length=10))
   assert not sound.labels.any() and not sound.letters.any()
   assert sound.among.shape == (0,)
@@ -139,7 +143,7 @@ def world(tiny_world):
   targets = Targets(tiny_world / 'targets')
   source = Source(TEXTS[:-1], [15 + 2 * i for i in range(len(TEXTS) - 1)])
   labels = Labels.of_corpus(TEXTS, text.tokenizer.encode)
-  sounds = SoundBatches(source, labels, text.tokenizer.encode, 2, 10)
+  sounds = SoundBatches(source, labels, text.tokenizer.encode, 2, 10, True)
   return text, targets, sounds
 
 

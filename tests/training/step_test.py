@@ -227,3 +227,12 @@ def test_gradients_stop_at_what_is_frozen():
   gradient = jax.jit(jax.grad(of))(trainable, data)
   assert jax.tree.structure(gradient) == jax.tree.structure(trainable)
   assert all(jnp.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
+
+
+def test_without_letters_only_tokens_count():
+  config = CTCConfig(STACK, WIDTH, 0, 0, 16, 2, 3, 0.0, 24, len(VOCABULARY), 5)
+  model = build()
+  model.adapter = CTC(config, rngs=nnx.Rngs(0))
+  sound = jax.tree.map(jnp.asarray, batch()[0])
+  loss, parts = step.ctc_loss(model, sound, KEY, encoder_trains=False)
+  assert set(parts) == {'ctc_tokens'} and loss == parts['ctc_tokens'] > 0

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Conformer that recognises by itself, as CTC pretraining leaves it."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from acl_jax.models.conformer import Conformer, ConformerConfig
+from acl_jax.models.ctc import segments
+from acl_jax.models.layers import Linear
+
+
+class ConformerCTC(nnx.Module):
+  """An encoder and its head; the last class is CTC's blank, as Parakeet has it."""
+
+  def __init__(self, config: ConformerConfig, vocab_size: int, *, rngs: nnx.Rngs):
+    self.encoder = Conformer(config, rngs=rngs)
+    shape, scale = (config.hidden_size, vocab_size), config.hidden_size**-0.5
+    self.ctc_head = Linear(shape, ('embed', 'vocab'), scale=scale, rngs=rngs)
+
+  @property
+  def config(self) -> ConformerConfig:
+    """The encoder's."""
+    return self.encoder.config
+
+  def __call__(self, log_mel: Float[Array, 'b t m'], valid: Bool[Array, 'b t']):
+    """As `Conformer.__call__`."""
+    return self.encoder(log_mel, valid)
+
+  def logits(self, frames: Float[Array, 'b u d']) -> Float[Array, 'b u v']:
+    """The scores of every frame, float32."""
+    return self.ctc_head(frames).astype(jnp.float32)
+
+  def greedy(
+    self, frames: Float[Array, 'b u d'], valid: Bool[Array, 'b u']
+  ) -> Int[Array, 'b u']:
+    """The hard decision: a class where it starts, -1 elsewhere."""
+    best = jnp.argmax(self.logits(frames), axis=-1)
+    start, _ = segments(blank_first(self.logits(frames)), valid)
+    return jnp.where(start, best, -1)
+
+
+def blank_first(logits: Float[Array, 'b u v']) -> Float[Array, 'b u v']:
+  """Classes in the order of our losses, whose blank is the first."""
+  return jnp.roll(logits, 1, axis=-1)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Self-attention that knows how far apart frames are, not where they stand.
+
+So an utterance hears itself alike alone and packed behind others.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from acl_jax.models.layers import Linear, drop, param
+
+THETA = 10_000.0  # of the sinusoids, as of Vaswani et al. 2017
+
+
+class RelativeAttention(nnx.Module):
+  """Self-attention whose scores also depend on how far apart frames are.
+
+  Dai et al. 2019, section 3.3: bias_u is their u, bias_v their v, relative_k_proj W_kR.
+  """
+
+  def __init__(
+    self, hidden_size: int, num_heads: int, bias: bool, dropout: float, *, rngs
+  ):
+    d, n = hidden_size, num_heads
+    axes, scale = ('embed', 'heads'), d**-0.5
+    self.dropout = dropout
+    self.q_proj = Linear((d, d), axes, bias, scale=scale, rngs=rngs)
+    self.k_proj = Linear((d, d), axes, bias, scale=scale, rngs=rngs)
+    self.v_proj = Linear((d, d), axes, bias, scale=scale, rngs=rngs)
+    self.o_proj = Linear((d, d), axes[::-1], bias, scale=scale, rngs=rngs)
+    self.relative_k_proj = param(rngs, (d, d), axes, scale)
+    self.bias_u = param(rngs, (n, d // n), ('heads', 'head_dim'))
+    self.bias_v = param(rngs, (n, d // n), ('heads', 'head_dim'))
+
+  def __call__(
+    self,
+    x: Float[Array, 'b t d'],
+    distances: Float[Array, 'p d'],
+    mask: Bool[Array, 'b t t'],
+    key: Array | None,
+  ) -> Float[Array, 'b t d']:
+    n, h = self.bias_u.shape
+    query, keys, values = (
+      f(x).reshape(*x.shape[:2], n, h) for f in (self.q_proj, self.k_proj, self.v_proj)
+    )
+    relative = (distances @ self.relative_k_proj[...].astype(x.dtype)).reshape(-1, n, h)
+    u, v = (w[...].astype(x.dtype)[None, None] for w in (self.bias_u, self.bias_v))
+    by_content = jnp.einsum('btnh,bsnh->bnts', query + u, keys)
+    by_distance = shift(jnp.einsum('btnh,pnh->bntp', query + v, relative))
+    scores = (by_content + by_distance).astype(jnp.float32) * h**-0.5
+    scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
+    weights = drop(jax.nn.softmax(scores), self.dropout, key).astype(x.dtype)
+    y = jnp.einsum('bnts,bsnh->btnh', weights, values)
+    return self.o_proj(y.reshape(x.shape))
+
+
+def sinusoids(length: int, size: int) -> Float[Array, 'p d']:
+  """What stands for each distance from length - 1 to 1 - length; p = 2 length - 1."""
+  distance = jnp.arange(length - 1, -length, -1, dtype=jnp.float32)
+  frequency = THETA ** (-jnp.arange(0, size, 2, dtype=jnp.float32) / size)
+  angle = distance[:, None] * frequency[None]
+  return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(-1, size)
+
+
+def shift(by_distance: Float[Array, 'b n t p']) -> Float[Array, 'b n t s']:
+  """Scores by distance, as `sinusoids` orders it -> scores of every pair of frames.
+
+  Row t wants columns from length - 1 - t on: with one more column in front, reading the
+  same numbers in rows one shorter moves every row one further (Dai et al. 2019, B).
+  """
+  b, n, t, p = by_distance.shape
+  padded = jnp.pad(by_distance, ((0, 0), (0, 0), (0, 0), (1, 0)))
+  return padded.reshape(b, n, p + 1, t)[:, :, 1:].reshape(b, n, t, p)[..., :t]

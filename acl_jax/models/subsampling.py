@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convolutional subsampling: eight log-mel frames become one, packed or not.
+
+A 3 x 3 convolution of stride 2, then pairs of a depthwise one and a pointwise map, as
+in FastConformer (Rekesh et al. 2023). An utterance sees nothing of its neighbours.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from acl_jax.models.layers import Linear, param, zeros
+
+STRIDE = 2  # of every level, in time and in mel bins
+KERNEL = 3
+
+
+class Depthwise(nnx.Module):
+  """A 3 x 3 convolution of stride 2 that keeps channels apart, padded by one.
+
+  From a single channel it makes as many as it has kernels.
+  """
+
+  def __init__(self, channels: int, *, rngs: nnx.Rngs):
+    shape, axes = (KERNEL, KERNEL, channels), ('conv', 'conv', 'channels')
+    self.weight = param(rngs, shape, axes, 1 / KERNEL)
+    self.bias = zeros(channels, 'channels')
+
+  def __call__(
+    self, x: Float[Array, 'b t q i'], segment_ids: Int[Array, 'b t']
+  ) -> Float[Array, 'b u p c']:
+    weight = self.weight[...].astype(x.dtype)
+    rows = _own(x, segment_ids)
+    taps = [tap for row in rows for tap in _three(row, axis=2)]
+    weights = jnp.reshape(weight, (KERNEL * KERNEL, -1))
+    if x.shape[-1] == 1:  # one matrix product, as there is nothing to keep apart
+      y = jnp.concatenate(taps, axis=-1) @ weights
+    else:
+      y = functools.reduce(jnp.add, map(_scale, taps, weights))
+    return y + jnp.broadcast_to(self.bias[...].astype(x.dtype), y.shape)
+
+
+class Subsampling(nnx.Module):
+  """log-mel -> hidden frames, one for every `factor`; parameters as Parakeet's."""
+
+  def __init__(
+    self, mels: int, channels: int, factor: int, hidden_size: int, *, rngs: nnx.Rngs
+  ):
+    self.levels = factor.bit_length() - 1
+    self.conv = Depthwise(channels, rngs=rngs)
+    axes, scale = ('channels', 'channels'), channels**-0.5
+    for level in range(1, self.levels):
+      setattr(self, f'depthwise_{level}', Depthwise(channels, rngs=rngs))
+      pointwise = Linear((channels, channels), axes, scale=scale, rngs=rngs)
+      setattr(self, f'pointwise_{level}', pointwise)
+    shape, axes = (mels // factor, channels, hidden_size), ('mels', 'channels', 'embed')
+    self.linear = param(rngs, shape, axes, (shape[0] * shape[1]) ** -0.5)
+    self.bias = zeros(hidden_size)
+
+  def __call__(
+    self, log_mel: Float[Array, 'b t m'], segment_ids: Int[Array, 'b t']
+  ) -> tuple[Float[Array, 'b u d'], Int[Array, 'b u']]:
+    """Hidden frames, and which utterance each belongs to; u is t / factor, rounded up.
+
+    segment_ids: 0 where there is no signal. An utterance begins at a multiple of the
+    factor.
+    """
+    x = jnp.where(segment_ids[..., None] > 0, log_mel, 0)[..., None]
+    x = jax.nn.relu(self.conv(x, segment_ids))
+    segment_ids = segment_ids[:, ::STRIDE]
+    for level in range(1, self.levels):
+      x = getattr(self, f'depthwise_{level}')(x, segment_ids)
+      segment_ids = segment_ids[:, ::STRIDE]
+      x = jax.nn.relu(getattr(self, f'pointwise_{level}')(x))
+    x = jnp.einsum('btqc,qcd->btd', x, self.linear[...].astype(x.dtype))
+    return x + jnp.broadcast_to(self.bias[...].astype(x.dtype), x.shape), segment_ids
+
+
+def _scale(
+  x: Float[Array, 'b u p c'], by: Float[Array, ' c']
+) -> Float[Array, 'b u p c']:
+  return x * by[None, None, None]
+
+
+def _own(
+  x: Float[Array, 'b t q c'], segment_ids: Int[Array, 'b t']
+) -> list[Float[Array, 'b u q c']]:
+  """Every other frame with its neighbours in time, zero where they are not its own."""
+  rows, ids = _three(x, axis=1), _three(segment_ids, axis=1)
+  here = ids[1]
+  own = [(neighbour == here) & (here > 0) for neighbour in ids]
+  return [
+    jnp.where(mine[..., None, None], row, 0)
+    for row, mine in zip(rows, own, strict=True)
+  ]
+
+
+def _three(x: Array, axis: int) -> list[Array]:
+  """What lies before, at and after every other place of an axis; zeros beyond it.
+
+  By reshaping, as a strided slice has a slow gradient.
+  """
+  x = jnp.moveaxis(x, axis, 0)
+  x = jnp.pad(x, ((0, len(x) % STRIDE), *[(0, 0)] * (x.ndim - 1)))
+  pairs = x.reshape(-1, STRIDE, *x.shape[1:])
+  here, after = pairs[:, 0], pairs[:, 1]
+  before = jnp.pad(after, ((1, 0), *[(0, 0)] * (after.ndim - 1)))[:-1]
+  return [jnp.moveaxis(part, 0, axis) for part in (before, here, after)]

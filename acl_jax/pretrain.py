@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Program: CTC pretraining, recordings and transcripts -> a Conformer that recognises.
+
+  python -m acl_jax.pretrain --config=configs/smol_ctc.py --workdir=runs/smol_ctc
+
+Leaves `workdir/encoder`, a folder that `config.encoder.path` of the other programs and
+Transformers' `ParakeetForCTC` read, and beside its weights the vocabulary, trained from
+the corpus' transcripts. Run it again to continue. Exit code 42: preempted after saving.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import ml_collections
+import numpy as np
+from absl import flags
+from flax import nnx
+from ml_collections import config_flags
+
+from acl_jax import assembly, program
+from acl_jax.evaluation.summary import word_error_rate
+from acl_jax.models.conformer import ConformerConfig
+from acl_jax.models.conformer_ctc import ConformerCTC
+from acl_jax.text import ctc_vocabulary
+from acl_jax.text.ctc_vocabulary import Vocabulary
+from acl_jax.training import loop, preemption, pretraining
+from acl_jax.training.log_mels import Changes, LogMels
+from acl_jax.training.optimizer import make_optimizer
+from acl_jax.training.pretraining import State, Transcripts
+from acl_jax.weights.parakeet import load_conformer
+from data_pipeline.batches import Buckets
+from data_pipeline.records import Dataset
+
+DEV_FRAMES = 8_000  # log-mel frames of a batch that is only recognised
+
+
+def pretrain(config: ml_collections.ConfigDict, workdir: Path) -> ConformerCTC:
+  """Trains, and leaves `workdir/encoder`; returns the model."""
+  folder = workdir / assembly.ENCODER_FOLDER
+  folder.mkdir(parents=True, exist_ok=True)
+  dataset = Dataset(config.data.train)
+  vocabulary = find_vocabulary(config, folder, dataset.texts)
+  model = new_model(config, vocabulary)
+  corpus = LogMels(dataset, model.config, assembly.changes(config))
+  transcripts = Transcripts(corpus, vocabulary)
+  stage = config.ctc
+  buckets, budget = config.data.buckets, stage.frames_per_batch
+  order = Buckets(transcripts.lengths, buckets, budget, config.seed)
+  graphdef, trainable, statistics = pretraining.split(model)
+  optimizer = make_optimizer(stage)
+  copy = jax.tree.map(lambda x: x + 0, (trainable, statistics))  # donated apart
+  state = State(trainable, statistics, optimizer.init(trainable), copy)
+  update = functools.partial(
+    pretraining.pretrain_step,
+    graphdef=graphdef,
+    optimizer=optimizer,
+    how=pretraining.How(stage.average_decay, stage.remat),
+  )
+  feed = loop.Feed(order, transcripts, corpus.frame_seconds)
+  measure = measure_dev(config, model.config, graphdef, vocabulary)
+  state = loop.run('ctc', stage, workdir, state, feed, update, config.seed, measure)
+  model = pretraining.learnt(state, graphdef)
+  assembly.save_encoder(model, folder)
+  print(f'pretrain: {folder}', flush=True)
+  return model
+
+
+def find_vocabulary(config, folder: Path, texts: Sequence[str]) -> Vocabulary:
+  """The vocabulary of `config.init_from`, or the one trained from the transcripts."""
+  if config.init_from:
+    return Vocabulary(config.init_from)
+  if not (path := folder / ctc_vocabulary.FILES[0]).exists():
+    ctc_vocabulary.train(texts, config.vocabulary_size, path)
+  return Vocabulary(folder)
+
+
+def new_model(config, vocabulary: Vocabulary) -> ConformerCTC:
+  """An untrained model of the config's sizes, or the one that it starts from."""
+  sizes = ConformerConfig(**config.encoder.sizes)
+  if not config.init_from:
+    return ConformerCTC(sizes, len(vocabulary) + 1, rngs=nnx.Rngs(config.seed))
+  model = load_conformer(config.init_from)
+  if not isinstance(model, ConformerCTC):
+    raise ValueError(f'{config.init_from}: the encoder has no CTC head to train')
+  if model.config != sizes:
+    raise ValueError(
+      f'{config.init_from}: its encoder is {model.config}, config.encoder.sizes says'
+      f' {sizes}'
+    )
+  return model
+
+
+def measure_dev(
+  config, sizes: ConformerConfig, graphdef, vocabulary: Vocabulary
+) -> Callable[[State], dict[str, float]] | None:
+  """What measures the word error rate on a prepared folder, if the config names one."""
+  if not config.data.dev:
+    return None
+  corpus = LogMels(Dataset(config.data.dev), sizes, Changes())
+  batches = pretraining.batches_of(
+    corpus.lengths.tolist(), DEV_FRAMES // sizes.subsampling
+  )
+
+  def measure(state: State) -> dict[str, float]:
+    model, heard = pretraining.learnt(state, graphdef), {}
+    for members in batches:
+      mels = [record['frames'] for record in corpus.read(members)]
+      for i, ids in zip(members, transcribe(model, mels), strict=True):
+        heard[i] = vocabulary.decode(ids)
+    rate = word_error_rate(corpus.texts, [heard[i] for i in range(len(corpus))])
+    return {} if rate is None else {'dev_wer': rate}
+
+  return measure
+
+
+def transcribe(model: ConformerCTC, mels: Sequence[np.ndarray]) -> list[list[int]]:
+  """CTC's hard decision about each spectrogram."""
+  length = -(-max(map(len, mels)) // 128) * 128  # few shapes are few compilations
+  log_mel = np.zeros((len(mels), length, mels[0].shape[1]), np.float32)
+  for row, mine in zip(log_mel, mels, strict=True):
+    row[: len(mine)] = mine
+  lengths = np.asarray([len(mine) for mine in mels])
+  found = np.asarray(_greedy(model, log_mel, np.arange(length) < lengths[:, None]))
+  return [row[row >= 0].tolist() for row in found]
+
+
+_greedy = jax.jit(lambda model, log_mel, valid: model.greedy(*model(log_mel, valid)))
+
+
+def main(argv: Sequence[str]) -> None:
+  """Runs `pretrain` with the flags."""
+  del argv
+  preemption.start_distributed()
+  pretrain(flags.FLAGS.config, Path(flags.FLAGS.workdir))
+
+
+if __name__ == '__main__':
+  # Defined here: other programs have flags of the same names.
+  config_flags.DEFINE_config_file('config')
+  flags.DEFINE_string('workdir', None, 'folder for everything that pretraining makes')
+  flags.mark_flags_as_required(['config', 'workdir'])
+  program.run(main)

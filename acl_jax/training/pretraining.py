@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CTC pretraining: batches of log-mel frames and pieces of text, and one update."""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import logging
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from acl_jax.models.batch_norm import Moments, RunningAverage
+from acl_jax.models.conformer_ctc import ConformerCTC, blank_first
+from acl_jax.models.ctc import BLANK
+from acl_jax.text.ctc_vocabulary import Vocabulary
+from acl_jax.training import losses
+from acl_jax.training.log_mels import LogMels
+from acl_jax.training.stages import NO_PLACE, frames_needed
+from data_pipeline.batches import Batch, pad
+
+SHOWN = 10  # reasons of examples left out that are told in full
+
+
+class Transcribed(NamedTuple):
+  """Recordings of a batch and their transcripts as CTC classes, `BLANK` behind."""
+
+  log_mel: Float[Array, 'b t m']
+  valid: Bool[Array, 'b t']
+  labels: Int[Array, 'b u']
+
+
+class Transcripts:
+  """Assembles `Transcribed`; what CTC cannot learn has no place in any batch."""
+
+  def __init__(self, source: LogMels, vocabulary: Vocabulary):
+    self.source = source
+    known: dict[str, list[int]] = {}  # of each text, as copies share theirs
+    reasons: dict[str, str] = {}
+    for id, text in zip(source.ids, source.texts, strict=True):
+      if text not in known:
+        try:
+          # Ours begin with the blank, theirs end with it.
+          known[text] = [piece + 1 for piece in vocabulary.encode(text)]
+          if not known[text]:
+            reasons[id] = 'its transcript has neither letters nor digits'
+        except ValueError as error:
+          known[text], reasons[id] = [], str(error)
+    self.labels = [known[text] for text in source.texts]
+    self.lengths = self._places(reasons)
+    for id in list(reasons)[:SHOWN]:
+      logging.warning('%s is left out: %s', id, reasons[id])
+
+  def _places(self, reasons: dict[str, str]) -> np.ndarray:
+    """Frames of every recording, `NO_PLACE` where there is nothing to learn."""
+    lengths = self.source.lengths.copy()
+    for i, labels in enumerate(self.labels):
+      needed = frames_needed(labels)
+      if needed > lengths[i]:
+        reasons[self.source.ids[i]] = (
+          f'CTC needs {needed} frames to write its {len(labels)} pieces; it has'
+          f' {lengths[i]}'
+        )
+      if not labels or needed > lengths[i]:
+        lengths[i] = NO_PLACE
+    return lengths
+
+  def __call__(self, batch: Batch) -> Transcribed:
+    found = [r['frames'] for r in self.source.read(batch.indices, batch.epoch)]
+    length = batch.length * self.source.subsampling
+    log_mel = np.zeros((batch.rows, length, found[0].shape[1]), np.float32)
+    for row, mine in zip(log_mel, found, strict=False):
+      row[: len(mine)] = mine
+    sizes = [len(mine) for mine in found] + [0] * (batch.rows - len(found))
+    labels = [self.labels[i] for i in batch.indices]
+    shape = (batch.rows, batch.length)
+    return Transcribed(
+      log_mel,  # pyright: ignore[reportArgumentType]
+      np.arange(length) < np.asarray(sizes)[:, None],  # pyright: ignore[reportArgumentType]
+      pad(labels, shape, BLANK, np.int32),  # pyright: ignore[reportArgumentType]
+    )
+
+
+class State(NamedTuple):
+  """What a checkpoint keeps; `average` is the running average of all that is learnt."""
+
+  trainable: nnx.State
+  statistics: nnx.State
+  optimizer: optax.OptState
+  average: tuple[nnx.State, nnx.State]
+
+
+def split(model: ConformerCTC):
+  """The graph of a model, what trains, and its batch-norm statistics."""
+  return nnx.split(model, nnx.Param, RunningAverage)
+
+
+@functools.partial(
+  jax.jit, static_argnames=('graphdef', 'optimizer', 'how'), donate_argnames='state'
+)
+def pretrain_step(state: State, batch: Transcribed, key, *, graphdef, optimizer, how):
+  """One update; returns the new state and the metrics of this step."""
+
+  def loss(trainable):
+    model = nnx.merge(graphdef, trainable, state.statistics)
+    ids = batch.valid.astype(jnp.int32)
+    encoded = model.encoder.encode(batch.log_mel, ids, key, True, how.remat)
+    logits = blank_first(model.logits(encoded.frames))
+    value = losses.ctc(logits, encoded.segment_ids > 0, batch.labels)
+    return value, encoded.moments
+
+  (value, moments), gradient = jax.value_and_grad(loss, has_aux=True)(state.trainable)
+  update, opt = optimizer.update(gradient, state.optimizer, state.trainable)
+  trainable = optax.apply_updates(state.trainable, update)
+  statistics = _moved(state.statistics, moments)
+  average = jax.tree.map(
+    lambda old, new: old + (1 - how.average_decay) * (new - old),
+    state.average,
+    (trainable, statistics),
+  )
+  metrics = {'loss': value, 'grad_norm': optax.tree.norm(gradient)}
+  return State(trainable, statistics, opt, average), metrics
+
+
+class How(NamedTuple):
+  """How a step is taken; an `average_decay` of 0 averages nothing."""
+
+  average_decay: float
+  remat: str | None
+
+
+def _moved(statistics, moments: Moments):
+  """The statistics with the moments that a forward pass returned."""
+  new = {'running_mean': moments.mean, 'running_var': moments.variance}
+  flat = nnx.to_flat_state(statistics)
+  return nnx.from_flat_state(
+    [(path, variable.replace(new[str(path[-1])])) for path, variable in flat]
+  )
+
+
+def learnt(state: State, graphdef) -> ConformerCTC:
+  """The model of the averages."""
+  return nnx.merge(graphdef, *state.average)
+
+
+def batches_of(lengths: Sequence[int], budget: int) -> list[list[int]]:
+  """Indices in order of length, as many to a batch as `budget` frames hold."""
+  batches: list[list[int]] = []
+  for i in np.argsort(lengths, kind='stable').tolist():
+    if not batches or (len(batches[-1]) + 1) * lengths[i] > budget:
+      batches.append([])
+    batches[-1].append(i)
+  return batches

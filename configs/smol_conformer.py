@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""smol_ctc's Conformer -> CTC adapter -> SmolLM2-135M-Instruct.
+
+  configs/smol_ctc.sh           # from nothing, encoder and data included
+  python -m acl_jax.train --config=configs/smol_conformer.py --workdir=runs/smol_on_ctc
+
+The encoder is frozen; its 80 ms frames are too few for letters. Not run yet: what it
+reaches is not known.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  """The experiment."""
+  c = ConfigDict()
+  c.seed = 0
+  c.init_from = ''  # a workdir or an adapter file to start from
+  c.shipped_adapter = ''  # none: give --checkpoint
+
+  c.llama = dict(path='asset:smollm2-135m-instruct', dtype='float32')
+  c.template = 'chatml'
+  c.encoder = dict(
+    kind='conformer', path='runs/smol_ctc/encoder', trains=False, lr_scale=0.1
+  )
+  c.adapter = dict(
+    kind='ctc',
+    stack=1,  # 80 ms, too few for letters
+    letter_hidden_size=0,
+    letter_layers=0,
+    hidden_size=512,
+    num_layers=2,
+    kernel_size=9,
+    dropout=0.05,
+    spelling_size=128,
+  )
+
+  c.data = dict(
+    train='runs/smol_ctc/prepared',
+    targets='runs/smol_ctc/targets',
+    copies=1,
+    buckets=(16, 24, 32, 40, 56, 100),  # encoder frames, 80 ms
+  )
+  c.augmentation = dict(
+    speed=0.05, noise_share=0.25, noise_snr=(10.0, 40.0), telephone_share=0.1
+  )
+  c.targets = dict(max_new_tokens=32, batch_size=32, temperature=0.0, top_k=16)
+
+  c.ctc = dict(
+    steps=1_500,
+    frames_per_batch=1_200,  # 96 s
+    sampled_classes=2_048,  # of some 18,000
+    peak_lr=1.5e-3,
+    warmup_steps=200,
+    weight_decay=0.01,
+    clip_norm=1.0,
+    log_every=20,
+    save_every=250,
+  )
+  c.response = dict(
+    steps=60,
+    frames_per_batch=500,  # 40 s
+    peak_lr=2e-4,
+    warmup_steps=10,
+    weight_decay=0.0,
+    clip_norm=1.0,
+    kl_weight=1.0,
+    ctc_weight=0.5,
+    remat=None,
+    log_every=5,
+    save_every=20,
+  )
+  return c.lock()

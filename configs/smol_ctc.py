@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small Conformer, trained from nothing to recognise speech with CTC.
+
+  configs/smol_ctc.sh           # from nothing, the data and smol_conformer included
+  python -m acl_jax.pretrain --config=configs/smol_ctc.py --workdir=runs/smol_ctc
+
+7.5 M parameters, 21 hours of speech: WordNet sentences by six TTS voices and the
+shipped human recordings. On two CPU cores a step takes about 1.7 s, all of them 230
+minutes. Not run to its end yet: the word error rate is not known.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  """The experiment."""
+  c = ConfigDict()
+  c.seed = 0
+  c.init_from = ''  # a folder of a Parakeet CTC model to start from
+  c.vocabulary_size = 1_000  # sentencepieces
+  c.encoder = dict(
+    kind='conformer',
+    sizes=dict(
+      features='parakeet',
+      hidden_size=192,
+      num_hidden_layers=8,
+      num_attention_heads=4,
+      intermediate_size=768,
+      conv_kernel_size=9,
+      num_mel_bins=80,
+      subsampling_conv_channels=64,
+      dropout=0.0,
+    ),
+  )
+
+  c.data = dict(
+    train='runs/smol_ctc/prepared',
+    dev='runs/smol_ctc/prepared-dev',
+    copies=1,
+    buckets=(16, 20, 24, 28, 32, 40, 56, 100),  # encoder frames, 80 ms
+  )
+  c.augmentation = dict(
+    speed=0.05, noise_share=0.25, noise_snr=(10.0, 40.0), telephone_share=0.1
+  )
+  c.masking = None  # SpecAugment, for a run long enough to over-fit
+
+  c.ctc = dict(
+    steps=8_000,
+    frames_per_batch=1_200,  # 96 s
+    average_decay=0.995,
+    remat='dots',
+    peak_lr=2e-3,
+    warmup_steps=500,
+    weight_decay=1e-3,
+    clip_norm=1.0,
+    log_every=20,
+    save_every=250,
+  )
+  return c.lock()

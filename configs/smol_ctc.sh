@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# From nothing to smol_conformer: speech, the encoder of smol_ctc.py, the adapter on it.
+# Needs Debian's wordnet-base, flite and espeak-ng, and 10 GB of disk. Run again to go on.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=.venv/bin/python
+work=${1:-runs/smol_ctc}
+mkdir -p "$work/speech"
+
+repeat() { for _ in $(seq "$1"); do printf '%s,' "$2"; done; }
+voices=$(repeat 9 flite:slt)$(repeat 9 flite:awb)$(repeat 4 flite:kal16)
+voices+=espeak-ng:en-us+m1,espeak-ng:en-gb+f3,espeak-ng:en-us+f2
+
+$python -m data_pipeline.sentences --count=30000 --output="$work/lines"
+$python -m data_pipeline.synthesize --input="$work/lines.txt" \
+  --output="$work/speech/speech" --voices="$voices"
+$python -m data_pipeline.synthesize --input="$work/lines-held-out.txt" --seed=1 \
+  --output="$work/held-out" --voices="$voices"
+cp -r --no-clobber data_pipeline/recordings "$work/speech/real"
+$python -m data_pipeline.join --input='speech,real*4' \
+  --output="$work/speech/manifest.jsonl"
+$python -m data_pipeline.prepare --input="$work/speech/manifest.jsonl" \
+  --output="$work/prepared"
+$python -m data_pipeline.prepare --input="$work/held-out/manifest.jsonl" \
+  --output="$work/prepared-dev"
+
+$python -m acl_jax.pretrain --config=configs/smol_ctc.py --workdir="$work" \
+  --config.data.train="$work/prepared" --config.data.dev="$work/prepared-dev"
+$python -m acl_jax.train --config=configs/smol_conformer.py --workdir="$work/adapter" \
+  --config.encoder.path="$work/encoder" --config.data.train="$work/prepared" \
+  --config.response.steps=0
+$python -m acl_jax.evaluate --config=configs/smol_conformer.py \
+  --config.encoder.path="$work/encoder" --checkpoint="$work/adapter" \
+  --manifest="$work/held-out/manifest.jsonl" --output="$work/report"

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from ml_collections import ConfigDict
+from transformers import ParakeetForCTC
+
+from acl_jax import assembly, train
+from acl_jax.evaluation import examples
+from acl_jax.evaluation.hearing import hear
+from acl_jax.models.conformer_ctc import blank_first
+from acl_jax.models.ctc import BLANK
+from acl_jax.pretrain import new_model, pretrain, transcribe
+from acl_jax.text.ctc_vocabulary import Vocabulary
+from acl_jax.training import losses, pretraining
+from acl_jax.training.frames import Frames
+from acl_jax.training.log_mels import Changes, LogMels
+from acl_jax.training.metrics import Metrics
+from acl_jax.training.pretraining import Transcripts
+from acl_jax.weights.parakeet import load_conformer
+from data_pipeline.batches import Batch
+from data_pipeline.records import Dataset
+from tests.tiny_world import load_config
+
+SIZES = dict(
+  hidden_size=16,
+  num_hidden_layers=2,
+  num_attention_heads=2,
+  intermediate_size=24,
+  conv_kernel_size=3,
+  subsampling_conv_channels=8,
+  num_mel_bins=80,
+  subsampling_factor=2,  # the recordings of the tiny world are short
+)
+STEPS = 4
+
+
+def new_config(world, **ctc):
+  c = ConfigDict()
+  c.seed, c.init_from, c.vocabulary_size = 0, '', 20
+  c.encoder = dict(kind='conformer', sizes=dict(SIZES))
+  prepared = str(world / 'prepared')
+  c.data = dict(train=prepared, dev=prepared, copies=1, buckets=(50,))
+  c.augmentation = c.masking = None
+  stage = dict(steps=STEPS, frames_per_batch=300, average_decay=0.5, remat=None)
+  stage |= dict(peak_lr=3e-3, warmup_steps=2, weight_decay=0.0, clip_norm=1.0)
+  c.ctc = stage | dict(log_every=1, save_every=2) | ctc
+  return c
+
+
+@pytest.fixture(scope='module')
+def pretrained(tiny_world, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('pretrained')
+  return workdir, pretrain(new_config(tiny_world), workdir)
+
+
+def entries(workdir):
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def test_it_leaves_a_folder_that_transformers_reads(pretrained):
+  workdir, model = pretrained
+  folder = workdir / assembly.ENCODER_FOLDER
+  theirs = ParakeetForCTC.from_pretrained(folder)
+  assert theirs.config.vocab_size == len(Vocabulary(folder)) + 1 == 21
+  jax.tree.map(np.testing.assert_array_equal, model, load_conformer(folder))
+
+
+def test_it_logs_losses_and_word_errors(pretrained):
+  found = entries(pretrained[0])
+  assert [entry['step'] for entry in found] == [1, 2, 3, 4]
+  assert ['dev_wer' in entry for entry in found] == [False, True, False, True]
+  assert found[-1]['loss'] < found[0]['loss'] and found[0]['padding_waste'] > 0
+
+
+def test_averages_and_statistics_move(tiny_world, pretrained):
+  _, model = pretrained
+  vocabulary = Vocabulary(pretrained[0] / assembly.ENCODER_FOLDER)
+  start = new_model(new_config(tiny_world), vocabulary)
+  before, after = (dict(nnx.to_flat_state(nnx.state(m))) for m in (start, model))
+  for path, variable in before.items():
+    assert (after[path][...] != variable[...]).any(), path
+
+
+def test_a_killed_run_ends_as_if_it_had_not_been(
+  tiny_world, pretrained, tmp_path, monkeypatch
+):
+  write = Metrics.write
+
+  def die(self, step, *rest):
+    if step == 3:
+      raise KeyboardInterrupt
+    write(self, step, *rest)
+
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(Metrics, 'write', die)
+    pretrain(new_config(tiny_world), tmp_path)
+  model = pretrain(new_config(tiny_world), tmp_path)
+  jax.tree.map(np.testing.assert_array_equal, model, pretrained[1])
+  for ours, theirs in zip(entries(tmp_path), entries(pretrained[0]), strict=True):
+    for name in ('step', 'loss', 'grad_norm'):
+      assert ours[name] == theirs[name]
+
+
+def test_batches_hold_transcripts_and_their_padding_changes_nothing(
+  tiny_world, pretrained
+):
+  folder = pretrained[0] / assembly.ENCODER_FOLDER
+  vocabulary = Vocabulary(folder)
+  model = new_model(new_config(tiny_world), vocabulary)
+  corpus = LogMels(Dataset(tiny_world / 'prepared'), model.config, Changes())
+  batch = Transcripts(corpus, vocabulary)(Batch((1, 4), rows=3, length=50))
+  assert batch.log_mel.shape == (3, 100, 80) and batch.labels.shape == (3, 50)
+  assert batch.valid.sum(1).tolist() == [
+    len(corpus[1]['frames']),
+    len(corpus[4]['frames']),
+    0,
+  ]
+  text = [int(i) - 1 for i in batch.labels[0] if i != BLANK]
+  assert text == vocabulary.encode(corpus.texts[1])
+
+  @jax.jit
+  def loss(batch):
+    encoded = model.encoder.encode(batch.log_mel, batch.valid.astype(int))
+    logits = blank_first(model.logits(encoded.frames))
+    return losses.ctc(logits, encoded.segment_ids > 0, batch.labels)
+
+  dirty = np.where(batch.valid[..., None], batch.log_mel, 7.0)
+  assert loss(batch) == loss(batch._replace(log_mel=dirty))
+
+
+def test_what_ctc_cannot_learn_is_left_out_and_said(tiny_world, pretrained, caplog):
+  vocabulary = Vocabulary(pretrained[0] / assembly.ENCODER_FOLDER)
+  corpus = LogMels(Dataset(tiny_world / 'prepared'), pretrained[1].config, Changes())
+  corpus.texts[0], corpus.texts[1], corpus.texts[2] = ' ?! ', 'ж', corpus.texts[2] * 40
+  transcripts = Transcripts(corpus, vocabulary)
+  far = transcripts.lengths > 1_000
+  assert far.tolist() == [True] * 3 + [False] * (len(corpus) - 3)
+  said = ' | '.join(record.getMessage() for record in caplog.records)
+  assert 'its transcript has neither letters nor digits' in said
+  assert "no piece of the vocabulary has 'ж'" in said
+  assert 'CTC needs' in said
+
+
+def test_recognising_in_a_batch_is_recognising_alone(tiny_world, pretrained):
+  _, model = pretrained
+  corpus = LogMels(Dataset(tiny_world / 'prepared'), model.config, Changes())
+  mels = [record['frames'] for record in corpus.read(range(3))]
+  assert transcribe(model, mels) == [transcribe(model, [mel])[0] for mel in mels]
+
+
+def test_batches_hold_all_and_no_more_than_the_budget():
+  lengths = [5, 30, 7, 7, 50, 12]
+  batches = pretraining.batches_of(lengths, 40)
+  assert sorted(sum(batches, [])) == list(range(6))
+  assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= 40 for b in batches)
+
+
+def test_another_encoder_to_start_from(tiny_world, pretrained):
+  config = new_config(tiny_world)
+  config.init_from = str(pretrained[0] / assembly.ENCODER_FOLDER)
+  vocabulary = Vocabulary(config.init_from)
+  model = new_model(config, vocabulary)
+  jax.tree.map(np.testing.assert_array_equal, model, pretrained[1])
+  config.encoder.sizes.hidden_size = 18
+  with pytest.raises(ValueError, match='its encoder is .*hidden_size=16.*says.*=18'):
+    new_model(config, vocabulary)
+
+
+def test_a_checkpoint_of_another_encoder_is_refused(tiny_world, pretrained, tmp_path):
+  shutil.copytree(pretrained[0], tmp_path, dirs_exist_ok=True)
+  config = new_config(tiny_world)
+  config.encoder.sizes.intermediate_size = 32
+  with pytest.raises(ValueError, match='of another model than this config makes'):
+    pretrain(config, tmp_path)
+
+
+def test_the_program_says_what_is_missing(tmp_path):
+  done = subprocess.run(
+    [sys.executable, '-m', 'acl_jax.pretrain', '--config=configs/smol_ctc.py']
+    + [f'--workdir={tmp_path}', f'--config.data.train={tmp_path}/none'],
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 1
+  assert 'none/dataset.json: not found' in done.stderr.splitlines()[-1]
+
+
+def test_training_starts_from_it_and_the_report_has_its_word_errors(
+  tiny_world, pretrained, tmp_path
+):
+  """A stride adapter on top, the encoder training too, its own head left alone."""
+  folder = pretrained[0] / assembly.ENCODER_FOLDER
+  encoder = {'kind': 'conformer', 'path': str(folder), 'trains': True}
+  changes = {f'encoder.{name}': value for name, value in encoder.items()}
+  config = load_config(tiny_world, **changes, **{'response.steps': 2})
+  config.adapter = dict(kind='stride', stack=3, hidden_size=16)
+  model = train.train(config, tmp_path)
+  before, after = pretrained[1], assembly.load_model(config, str(tmp_path))
+  jax.tree.map(np.testing.assert_array_equal, after.encoder, model.encoder)
+  jax.tree.map(np.testing.assert_array_equal, after.encoder.ctc_head, before.ctc_head)
+  moved = after.encoder.encoder.layers.self_attn.bias_u[...]
+  assert (moved != before.encoder.layers.self_attn.bias_u[...]).any()
+  text = assembly.load_text(config)
+  decode = assembly.load_decoder(config, after, text, str(tmp_path))
+  utterances, _ = examples.read(tiny_world / 'corpus/manifest.jsonl', 3)
+  heard, bad = hear(after, decode, utterances, lambda count: None)
+  assert not bad
+  vocabulary = Vocabulary(folder)
+  corpus = LogMels(Dataset(tiny_world / 'prepared'), after.encoder.config, Changes())
+  for i, utterance in enumerate(utterances):
+    (ids,) = transcribe(after.encoder, [corpus[i]['frames']])
+    assert heard[utterance.id].transcript == vocabulary.decode(ids)
+    assert len(heard[utterance.id].clip) == -(-corpus.lengths[i] // 3)
+
+
+def test_an_adapter_without_letters_on_top(tiny_world, pretrained, tmp_path):
+  folder = pretrained[0] / assembly.ENCODER_FOLDER
+  config = load_config(tiny_world, **{'ctc.steps': 3, 'response.steps': 0})
+  config.encoder.kind, config.encoder.path = 'conformer', str(folder)
+  config.adapter.update(stack=1, letter_layers=0)
+  model = train.train(config, tmp_path)
+  losses = [entry['loss'] for entry in entries(tmp_path)]
+  assert len(losses) == 3 and losses[-1] < losses[0]
+  assert Frames(tmp_path / 'frames').frame_seconds == 0.02
+  assert assembly.load_decoder(config, model, assembly.load_text(config), None)
