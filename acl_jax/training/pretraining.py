@@ -77,11 +77,8 @@ class Transcripts:
     sizes = [len(mine) for mine in found] + [0] * (batch.rows - len(found))
     labels = [self.labels[i] for i in batch.indices]
     shape = (batch.rows, batch.length)
-    return Transcribed(
-      log_mel,  # pyright: ignore[reportArgumentType]
-      np.arange(length) < np.asarray(sizes)[:, None],  # pyright: ignore[reportArgumentType]
-      pad(labels, shape, BLANK, np.int32),  # pyright: ignore[reportArgumentType]
-    )
+    valid = np.arange(length) < np.asarray(sizes)[:, None]
+    return Transcribed._make((log_mel, valid, pad(labels, shape, BLANK, np.int32)))
 
 
 class State(NamedTuple):
@@ -91,6 +88,13 @@ class State(NamedTuple):
   statistics: nnx.State
   optimizer: optax.OptState
   average: tuple[nnx.State, nnx.State]
+
+
+class How(NamedTuple):
+  """How a step is taken; an `average_decay` of 0 averages nothing."""
+
+  average_decay: float
+  remat: str | None
 
 
 def split(model: ConformerCTC):
@@ -123,13 +127,6 @@ def pretrain_step(state: State, batch: Transcribed, key, *, graphdef, optimizer,
   )
   metrics = {'loss': value, 'grad_norm': optax.tree.norm(gradient)}
   return State(trainable, statistics, opt, average), metrics
-
-
-class How(NamedTuple):
-  """How a step is taken; an `average_decay` of 0 averages nothing."""
-
-  average_decay: float
-  remat: str | None
 
 
 def _moved(statistics, moments: Moments):
