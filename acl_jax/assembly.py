@@ -13,10 +13,9 @@ from flax import nnx
 
 from acl_jax import assets
 from acl_jax.models.adapters import Stride, StrideConfig
-from acl_jax.models.conformer import Conformer
 from acl_jax.models.conformer_ctc import ConformerCTC
 from acl_jax.models.ctc import CTC, CTCConfig
-from acl_jax.models.speech_llm import SpeechLLM
+from acl_jax.models.speech_llm import Encoder, SpeechLLM
 from acl_jax.models.spelling import letters_of
 from acl_jax.models.whisper import Whisper
 from acl_jax.text import ctc_vocabulary
@@ -91,7 +90,7 @@ def find_encoder(config: ml_collections.ConfigDict, checkpoint: str | None) -> P
 
 def load_encoder(
   config: ml_collections.ConfigDict, checkpoint: str | None = None
-) -> Whisper | Conformer | ConformerCTC:
+) -> Encoder:
   """The audio encoder that was trained with an adapter, or else the config's."""
   if (kind := config.encoder.kind) not in ENCODERS:
     raise ValueError(f'config.encoder.kind is {kind!r}; known: conformer, whisper')
@@ -100,9 +99,7 @@ def load_encoder(
   return encoder
 
 
-def save_encoder(
-  encoder: Whisper | Conformer | ConformerCTC, folder: Path, origin: Path | None = None
-) -> None:
+def save_encoder(encoder: Encoder, folder: Path, origin: Path | None = None) -> None:
   """Writes what `load_encoder` reads.
 
   origin: the folder it came from, whose vocabulary its CTC head keeps.
@@ -111,7 +108,7 @@ def save_encoder(
     return save_whisper_hf(encoder, folder)
   save_conformer(encoder, folder)
   for name in ctc_vocabulary.FILES:
-    if origin is not None and (origin / name).is_file():
+    if origin not in (None, folder) and (origin / name).is_file():
       shutil.copyfile(origin / name, folder / name)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import flags
@@ -26,11 +27,12 @@ from acl_jax.models.conformer_ctc import ConformerCTC
 from acl_jax.text import ctc_vocabulary
 from acl_jax.text.ctc_vocabulary import Vocabulary
 from acl_jax.training import loop, preemption, pretraining
+from acl_jax.training.frames import BUCKET, batches_of
 from acl_jax.training.log_mels import Changes, LogMels
 from acl_jax.training.optimizer import make_optimizer
 from acl_jax.training.pretraining import State, Transcripts
 from acl_jax.weights.parakeet import load_conformer
-from data_pipeline.batches import Buckets
+from data_pipeline.batches import Buckets, pad_frames, round_up
 from data_pipeline.records import Dataset
 
 DEV_FRAMES = 8_000  # log-mel frames of a batch that is only recognised
@@ -50,7 +52,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: Path) -> ConformerCTC:
   order = Buckets(transcripts.lengths, buckets, budget, config.seed)
   graphdef, trainable, statistics = pretraining.split(model)
   optimizer = make_optimizer(stage)
-  copy = jax.tree.map(lambda x: x + 0, (trainable, statistics))  # donated apart
+  copy = jax.tree.map(jnp.copy, (trainable, statistics))  # donated apart
   state = State(trainable, statistics, optimizer.init(trainable), copy)
   update = functools.partial(
     pretraining.pretrain_step,
@@ -62,7 +64,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: Path) -> ConformerCTC:
   measure = measure_dev(config, model.config, graphdef, vocabulary)
   state = loop.run('ctc', stage, workdir, state, feed, update, config.seed, measure)
   model = pretraining.learnt(state, graphdef)
-  assembly.save_encoder(model, folder)
+  assembly.save_encoder(model, folder, Path(config.init_from or folder))
   print(f'pretrain: {folder}', flush=True)
   return model
 
@@ -73,7 +75,13 @@ def find_vocabulary(config, folder: Path, texts: Sequence[str]) -> Vocabulary:
     return Vocabulary(config.init_from)
   if not (path := folder / ctc_vocabulary.FILES[0]).exists():
     ctc_vocabulary.train(texts, config.vocabulary_size, path)
-  return Vocabulary(folder)
+  vocabulary = Vocabulary(folder)
+  if len(vocabulary) != config.vocabulary_size:
+    raise ValueError(
+      f'{path} has {len(vocabulary)} pieces, config.vocabulary_size says'
+      f' {config.vocabulary_size}; another vocabulary needs another workdir'
+    )
+  return vocabulary
 
 
 def new_model(config, vocabulary: Vocabulary) -> ConformerCTC:
@@ -99,15 +107,13 @@ def measure_dev(
   if not config.data.dev:
     return None
   corpus = LogMels(Dataset(config.data.dev), sizes, Changes())
-  batches = pretraining.batches_of(
-    corpus.lengths.tolist(), DEV_FRAMES // sizes.subsampling
-  )
+  batches = [*batches_of(corpus.lengths * sizes.subsampling, DEV_FRAMES)]
 
   def measure(state: State) -> dict[str, float]:
     model, heard = pretraining.learnt(state, graphdef), {}
-    for members in batches:
+    for rows, members in batches:
       mels = [record['frames'] for record in corpus.read(members)]
-      for i, ids in zip(members, transcribe(model, mels), strict=True):
+      for i, ids in zip(members, transcribe(model, mels, rows), strict=True):
         heard[i] = vocabulary.decode(ids)
     rate = word_error_rate(corpus.texts, [heard[i] for i in range(len(corpus))])
     return {} if rate is None else {'dev_wer': rate}
@@ -115,15 +121,13 @@ def measure_dev(
   return measure
 
 
-def transcribe(model: ConformerCTC, mels: Sequence[np.ndarray]) -> list[list[int]]:
-  """CTC's hard decision about each spectrogram."""
-  length = -(-max(map(len, mels)) // 128) * 128  # few shapes are few compilations
-  log_mel = np.zeros((len(mels), length, mels[0].shape[1]), np.float32)
-  for row, mine in zip(log_mel, mels, strict=True):
-    row[: len(mine)] = mine
-  lengths = np.asarray([len(mine) for mine in mels])
-  found = np.asarray(_greedy(model, log_mel, np.arange(length) < lengths[:, None]))
-  return [row[row >= 0].tolist() for row in found]
+def transcribe(
+  model: ConformerCTC, mels: Sequence[np.ndarray], rows: int
+) -> list[list[int]]:
+  """CTC's hard decision about each spectrogram; computed as `rows` rows."""
+  length = round_up(max(map(len, mels)), BUCKET)
+  found = np.asarray(_greedy(model, *pad_frames(mels, rows, length)))
+  return [row[row >= 0].tolist() for row in found[: len(mels)]]
 
 
 _greedy = jax.jit(lambda model, log_mel, valid: model.greedy(*model(log_mel, valid)))

@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
   c = ConfigDict()
   c.seed = 0
   c.init_from = ''  # a folder of a Parakeet CTC model to start from
-  c.vocabulary_size = 1_000  # sentencepieces
+  c.vocabulary_size = 256  # sentencepieces; 21 hours say too little about 1,000
   c.encoder = dict(
     kind='conformer',
     sizes=dict(

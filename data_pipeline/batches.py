@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 Segment = tuple[int, ...] | int  # token ids, or the number of an audio clip
 NO_AUDIO = -1
@@ -98,6 +99,11 @@ def lay_out(prompt: Sequence[Segment], first_clip: int, slots: int) -> Row:
   return Row(tokens, place)
 
 
+def round_up(number: int, step: int) -> int:
+  """The next multiple of `step`, at least one."""
+  return max(1, -(-number // step)) * step
+
+
 def pad(
   sequences: Sequence[Sequence], shape: tuple[int, ...], fill, dtype
 ) -> np.ndarray:
@@ -108,3 +114,14 @@ def pad(
       raise ValueError(f'a sequence of {len(sequence)} does not fit in {len(row)}')
     row[: len(sequence)] = sequence
   return array
+
+
+def pad_frames(
+  recordings: Sequence[np.ndarray], rows: int, length: int
+) -> tuple[Float[np.ndarray, 'b t d'], Bool[np.ndarray, 'b t']]:
+  """Recordings as rows of `length` frames, zeros behind them, and which are signal."""
+  padded = np.zeros((rows, length, recordings[0].shape[1]), np.float32)
+  valid = np.zeros((rows, length), bool)
+  for row, seen, frames in zip(padded, valid, recordings, strict=False):
+    row[: len(frames)], seen[: len(frames)] = frames, True
+  return padded, valid

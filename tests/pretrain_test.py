@@ -18,8 +18,8 @@ from acl_jax.models.conformer_ctc import blank_first
 from acl_jax.models.ctc import BLANK
 from acl_jax.pretrain import new_model, pretrain, transcribe
 from acl_jax.text.ctc_vocabulary import Vocabulary
-from acl_jax.training import losses, pretraining
-from acl_jax.training.frames import Frames
+from acl_jax.training import losses
+from acl_jax.training.frames import Frames, batches_of
 from acl_jax.training.log_mels import Changes, LogMels
 from acl_jax.training.metrics import Metrics
 from acl_jax.training.pretraining import Transcripts
@@ -153,14 +153,14 @@ def test_recognising_in_a_batch_is_recognising_alone(tiny_world, pretrained):
   _, model = pretrained
   corpus = LogMels(Dataset(tiny_world / 'prepared'), model.config, Changes())
   mels = [record['frames'] for record in corpus.read(range(3))]
-  assert transcribe(model, mels) == [transcribe(model, [mel])[0] for mel in mels]
+  assert transcribe(model, mels, 3) == [transcribe(model, [mel], 1)[0] for mel in mels]
 
 
 def test_batches_hold_all_and_no_more_than_the_budget():
-  lengths = [5, 30, 7, 7, 50, 12]
-  batches = pretraining.batches_of(lengths, 40)
+  lengths = [50, 300, 70, 70, 500, 120]
+  batches = [members for _, members in batches_of(lengths, 400)]
   assert sorted(sum(batches, [])) == list(range(6))
-  assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= 40 for b in batches)
+  assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= 400 for b in batches)
 
 
 def test_another_encoder_to_start_from(tiny_world, pretrained):
@@ -172,6 +172,24 @@ def test_another_encoder_to_start_from(tiny_world, pretrained):
   config.encoder.sizes.hidden_size = 18
   with pytest.raises(ValueError, match='its encoder is .*hidden_size=16.*says.*=18'):
     new_model(config, vocabulary)
+
+
+def test_what_started_from_a_folder_keeps_its_vocabulary(
+  tiny_world, pretrained, tmp_path
+):
+  config = new_config(tiny_world, steps=1)
+  config.init_from = str(pretrained[0] / assembly.ENCODER_FOLDER)
+  pretrain(config, tmp_path)
+  theirs, ours = Vocabulary(config.init_from), Vocabulary(tmp_path / 'encoder')
+  assert ours.decode(range(20)) == theirs.decode(range(20))
+
+
+def test_a_vocabulary_of_another_size_is_refused(tiny_world, pretrained, tmp_path):
+  shutil.copytree(pretrained[0] / 'encoder', tmp_path / 'encoder')
+  config = new_config(tiny_world)
+  config.vocabulary_size = 24
+  with pytest.raises(ValueError, match='has 20 pieces, config.vocabulary_size says 24'):
+    pretrain(config, tmp_path)
 
 
 def test_a_checkpoint_of_another_encoder_is_refused(tiny_world, pretrained, tmp_path):
@@ -216,7 +234,7 @@ def test_training_starts_from_it_and_the_report_has_its_word_errors(
   vocabulary = Vocabulary(folder)
   corpus = LogMels(Dataset(tiny_world / 'prepared'), after.encoder.config, Changes())
   for i, utterance in enumerate(utterances):
-    (ids,) = transcribe(after.encoder, [corpus[i]['frames']])
+    (ids,) = transcribe(after.encoder, [corpus[i]['frames']], 1)
     assert heard[utterance.id].transcript == vocabulary.decode(ids)
     assert len(heard[utterance.id].clip) == -(-corpus.lengths[i] // 3)
 

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int
 
-from acl_jax.evaluation.rows import round_up
 from acl_jax.models.speech_llm import SpeechLLM
 from data_pipeline import audio
+from data_pipeline.batches import pad_frames, round_up
 from data_pipeline.corpora.utterance import BadUtterance, Utterance
 from data_pipeline.features import HOP, SAMPLE_RATE, features
 
@@ -93,12 +93,7 @@ def _hear_batch(
   length: int,
 ) -> list[Heard]:
   rows = _rows(length)
-  padded = np.zeros((rows, length, mels[0].shape[1]), np.float32)
-  for row, mel in zip(padded, mels, strict=False):
-    row[: len(mel)] = mel
-  lengths = np.asarray([len(mel) for mel in mels] + [0] * (rows - len(mels)))
-  valid = np.arange(length) < lengths[:, None]
-  clips, seen, tokens = jax.device_get(_hear(model, padded, valid))
+  clips, seen, tokens = jax.device_get(_hear(model, *pad_frames(mels, rows, length)))
   return [
     Heard(
       clips[row][seen[row]],

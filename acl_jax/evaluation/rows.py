@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from acl_jax.models.speech_llm import Prompt
-from data_pipeline.batches import NO_AUDIO, Segment, lay_out, pad
+from data_pipeline.batches import NO_AUDIO, Segment, lay_out, pad, round_up
 
 LENGTH_STEP = 16  # a row's length is a multiple of it
 SLOT_STEP = 8  # and so is the number of places for an audio clip
@@ -35,11 +35,6 @@ class Rows(NamedTuple):
   audio_valid: Bool[Array, 'b s']
   targets: Int[Array, 'b u']
   index: Int[Array, 'b u']
-
-
-def round_up(number: int, step: int) -> int:
-  """The next multiple of `step`, at least one."""
-  return max(1, -(-number // step)) * step
 
 
 def count_slots(case: Case) -> int:

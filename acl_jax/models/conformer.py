@@ -105,11 +105,8 @@ class Convolution(nnx.Module):
   """A gated map, a depthwise convolution over time, batch norm, SiLU, a map."""
 
   def __init__(self, config: ConformerConfig, *, rngs: nnx.Rngs):
-    d, bias, width = (
-      config.hidden_size,
-      config.convolution_bias,
-      config.conv_kernel_size,
-    )
+    d, width = config.hidden_size, config.conv_kernel_size
+    bias = config.convolution_bias
     how = dict(scale=d**-0.5, rngs=rngs)
     self.pointwise_conv1 = Linear((d, 2 * d), ('embed', 'mlp'), bias, **how)
     self.depthwise_conv = param(rngs, (width, d), ('conv', 'embed'), width**-0.5)

@@ -35,9 +35,9 @@ class ConformerCTC(nnx.Module):
     self, frames: Float[Array, 'b u d'], valid: Bool[Array, 'b u']
   ) -> Int[Array, 'b u']:
     """The hard decision: a class where it starts, -1 elsewhere."""
-    best = jnp.argmax(self.logits(frames), axis=-1)
-    start, _ = segments(blank_first(self.logits(frames)), valid)
-    return jnp.where(start, best, -1)
+    logits = self.logits(frames)
+    start, _ = segments(blank_first(logits), valid)
+    return jnp.where(start, jnp.argmax(logits, axis=-1), -1)
 
 
 def blank_first(logits: Float[Array, 'b u v']) -> Float[Array, 'b u v']:

@@ -18,6 +18,8 @@ from acl_jax.models.ctc import CTC
 from acl_jax.models.llama import Llama
 from acl_jax.models.whisper import Whisper
 
+Encoder = Whisper | Conformer | ConformerCTC
+
 
 class Prompt(NamedTuple):
   """Rows of text and places for audio, laid out by `data_pipeline.batches`.
@@ -34,12 +36,7 @@ class Prompt(NamedTuple):
 class SpeechLLM(nnx.Module):
   """Encoder, adapter and LLM."""
 
-  def __init__(
-    self,
-    encoder: Whisper | Conformer | ConformerCTC,
-    adapter: CTC | Stride,
-    llama: Llama,
-  ):
+  def __init__(self, encoder: Encoder, adapter: CTC | Stride, llama: Llama):
     self.encoder = encoder
     self.adapter = adapter
     self.llama = llama

@@ -20,16 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from acl_jax.models.conformer import Conformer
-from acl_jax.models.conformer_ctc import ConformerCTC
-from acl_jax.models.whisper import Whisper
+from acl_jax.models.speech_llm import Encoder
 from acl_jax.program import Preempted
 from acl_jax.training import preemption
 from acl_jax.training.log_mels import Changes, LogMels
+from data_pipeline.batches import pad_frames, round_up
 from data_pipeline.container import pack, unpack
 from data_pipeline.records import Dataset, Shards, write_shard
-
-Encoder = Whisper | Conformer | ConformerCTC
 
 SHARD_SIZE = 1_000  # recordings
 BUCKET = 64  # log-mel frames; a batch is padded to a multiple, to compile few shapes
@@ -139,7 +136,7 @@ def _encode(
   with ThreadPoolExecutor(os.cpu_count()) as pool:
     found = list(pool.map(log_mels.__getitem__, indices))
     lengths = [len(recording['frames']) for recording in found]
-    list(pool.map(run, _batches(lengths, budget)))
+    list(pool.map(run, batches_of(lengths, budget)))
   return found
 
 
@@ -147,13 +144,9 @@ def run_encoder(
   encoder: Encoder, mels: Sequence[np.ndarray], rows: int
 ) -> list[np.ndarray]:
   """The frames of each log-mel spectrogram, no padding; computed as `rows` rows."""
-  length = -(-max(map(len, mels)) // BUCKET) * BUCKET
+  length = round_up(max(map(len, mels)), BUCKET)
   length = min(length, encoder.config.max_frames)
-  padded = np.zeros((rows, length, mels[0].shape[1]), np.float32)
-  for row, mel in zip(padded, mels, strict=False):
-    row[: len(mel)] = mel
-  lengths = np.asarray([len(mel) for mel in mels] + [0] * (rows - len(mels)))
-  hidden, valid = _forward(encoder, padded, np.arange(length) < lengths[:, None])
+  hidden, valid = _forward(encoder, *pad_frames(mels, rows, length))
   counts = np.asarray(valid).sum(axis=1)[: len(mels)]
   return [row[:count] for row, count in zip(np.asarray(hidden), counts, strict=False)]
 
@@ -161,11 +154,13 @@ def run_encoder(
 _forward = jax.jit(lambda encoder, log_mel, valid: encoder(jnp.asarray(log_mel), valid))
 
 
-def _batches(lengths: Sequence[int], budget: int) -> Iterator[tuple[int, list[int]]]:
+def batches_of(
+  lengths: Sequence[int] | np.ndarray, budget: int
+) -> Iterator[tuple[int, list[int]]]:
   """Recordings of like length together: how many rows `budget` frames hold; which."""
   buckets: dict[int, list[int]] = {}
   for i in np.argsort(lengths, kind='stable').tolist():
-    buckets.setdefault(-(-lengths[i] // BUCKET) * BUCKET, []).append(i)
+    buckets.setdefault(round_up(int(lengths[i]), BUCKET), []).append(i)
   for length, members in buckets.items():
     rows = max(1, budget // length)
     yield from ((rows, members[i : i + rows]) for i in range(0, len(members), rows))

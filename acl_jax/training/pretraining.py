@@ -2,7 +2,6 @@
 """CTC pretraining: batches of log-mel frames and pieces of text, and one update."""
 
 import functools
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -20,7 +19,7 @@ from acl_jax.text.ctc_vocabulary import Vocabulary
 from acl_jax.training import losses
 from acl_jax.training.log_mels import LogMels
 from acl_jax.training.stages import NO_PLACE, frames_needed
-from data_pipeline.batches import Batch, pad
+from data_pipeline.batches import Batch, pad, pad_frames
 
 SHOWN = 10  # reasons of examples left out that are told in full
 
@@ -71,13 +70,9 @@ class Transcripts:
   def __call__(self, batch: Batch) -> Transcribed:
     found = [r['frames'] for r in self.source.read(batch.indices, batch.epoch)]
     length = batch.length * self.source.subsampling
-    log_mel = np.zeros((batch.rows, length, found[0].shape[1]), np.float32)
-    for row, mine in zip(log_mel, found, strict=False):
-      row[: len(mine)] = mine
-    sizes = [len(mine) for mine in found] + [0] * (batch.rows - len(found))
+    log_mel, valid = pad_frames(found, batch.rows, length)
     labels = [self.labels[i] for i in batch.indices]
     shape = (batch.rows, batch.length)
-    valid = np.arange(length) < np.asarray(sizes)[:, None]
     return Transcribed._make((log_mel, valid, pad(labels, shape, BLANK, np.int32)))
 
 
@@ -141,13 +136,3 @@ def _moved(statistics, moments: Moments):
 def learnt(state: State, graphdef) -> ConformerCTC:
   """The model of the averages."""
   return nnx.merge(graphdef, *state.average)
-
-
-def batches_of(lengths: Sequence[int], budget: int) -> list[list[int]]:
-  """Indices in order of length, as many to a batch as `budget` frames hold."""
-  batches: list[list[int]] = []
-  for i in np.argsort(lengths, kind='stable').tolist():
-    if not batches or (len(batches[-1]) + 1) * lengths[i] > budget:
-      batches.append([])
-    batches[-1].append(i)
-  return batches

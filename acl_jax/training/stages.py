@@ -12,7 +12,7 @@ from acl_jax.models.ctc import BLANK
 from acl_jax.models.speech_llm import Prompt
 from acl_jax.models.spelling import sounded
 from acl_jax.training.step import Response, Sound
-from data_pipeline.batches import NO_AUDIO, Batch, Segment, lay_out, pad
+from data_pipeline.batches import NO_AUDIO, Batch, Segment, lay_out, pad, pad_frames
 
 MULTIPLE = 8  # a row's length is a multiple of it
 UNLIKELY = -30.0  # log-probability of what the teacher does not name
@@ -93,13 +93,9 @@ class SoundBatches:
 
   def __call__(self, batch: Batch) -> Sound:
     records = self.source.read(batch.indices, batch.epoch)
-    frames = [record['frames'] for record in records]
-    width, slots = frames[0].shape[1], -(-batch.length // self.stack)
     length = batch.length * self.source.subsampling
-    padded = np.zeros((batch.rows, length, width), np.float32)
-    valid = np.zeros((batch.rows, length), bool)
-    for row, seen, heard in zip(padded, valid, frames, strict=False):
-      row[: len(heard)], seen[: len(heard)] = heard, True
+    slots = -(-batch.length // self.stack)
+    padded, valid = pad_frames([r['frames'] for r in records], batch.rows, length)
     labels = [self.labels[i] for i in batch.indices]
     among, correction = self._sample(labels, np.random.default_rng(batch.indices))
     place = {int(entry) + 1: i + 1 for i, entry in enumerate(among)}
