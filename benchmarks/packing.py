@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packing of LibriSpeech-like lengths: ours and Grain's best fit, in turns.
+
+  .venv/bin/python benchmarks/packing.py
+
+Both pack the same items under the same two limits and lay out a number for each frame.
+The last line is JSON; waste is the share of encoder frames that is padding, the last
+rows of the epoch included.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import grain
+import numpy as np
+from absl import app, flags
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installed or not
+
+from data_pipeline.packing import Packed, lay_side_by_side
+
+_ITEMS = flags.DEFINE_integer('items', 6_000, 'utterances of an epoch', lower_bound=100)
+_ROUNDS = flags.DEFINE_integer('rounds', 3, 'measured epochs of each', lower_bound=1)
+_FRAMES = flags.DEFINE_integer('frames', 1_024, 'encoder frames of a row')
+
+TOKENS = 512  # of a row
+BINS = 64  # that Grain keeps open
+FRAME_RATE, TOKEN_RATE = 12.5, 3.2  # per second of speech
+
+
+def lengths_like_librispeech(items: int) -> np.ndarray:
+  """Encoder frames and LLM tokens: most of 12 to 16 s, a mean of 12, 35 at most."""
+  rng = np.random.default_rng(0)
+  long = rng.random(items) < 0.65
+  seconds = np.where(
+    long, rng.normal(14.5, 1.2, items), rng.gamma(2.2, 3.4, items)
+  ).clip(1.3, 35)
+  rate = rng.normal(TOKEN_RATE, 0.5, items).clip(1.5, 6)
+  return np.stack([seconds * FRAME_RATE, seconds * rate + 4], axis=1).astype(np.int64)
+
+
+def ours(lengths: np.ndarray) -> tuple[int, int]:
+  """Rows of an epoch, laid out one by one, and the recordings in them."""
+  order = Packed(lengths, (_FRAMES.value, TOKENS), 1, seed=0)
+  placed = 0
+  for step in range(order.steps_per_epoch):
+    frames = [[np.zeros((lengths[i, 0], 1), np.float32) for i in order[step].rows[0]]]
+    laid = lay_side_by_side(frames, (1, _FRAMES.value))
+    placed += int(laid.segment_ids.max())
+  return order.steps_per_epoch, placed
+
+
+def grains(lengths: np.ndarray) -> tuple[int, int]:
+  """The same of Grain, which moves the frames and tokens themselves."""
+  source = grain.MapDataset.source(lengths.tolist()).to_iter_dataset()  # pyright: ignore[reportArgumentType]
+  source = source.map(
+    lambda need: {
+      'frames': np.zeros(need[0], np.float32),
+      'tokens': np.zeros(need[1], np.float32),
+    }
+  )
+  packed = grain.experimental.BestFitPackIterDataset(
+    source,
+    length_struct={'frames': _FRAMES.value, 'tokens': TOKENS},
+    num_packing_bins=BINS,
+  )
+  rows = [int(row['frames_segment_ids'].max()) for row in packed]
+  return len(rows), sum(rows)
+
+
+def main(argv: list[str]) -> None:
+  """Alternates both and prints waste and rates."""
+  del argv
+  lengths = lengths_like_librispeech(_ITEMS.value)
+  packers: dict[str, Callable] = {'ours': ours, 'grain': grains}
+  seconds: dict[str, list[float]] = {name: [] for name in packers}
+  waste = {}
+  for number in range(_ROUNDS.value):
+    for name, pack in packers.items():
+      start = time.perf_counter()
+      rows, placed = pack(lengths)
+      seconds[name].append(time.perf_counter() - start)
+      if placed != len(lengths):
+        raise ValueError(f'{name} placed {placed} of {len(lengths)} recordings')
+      waste[name] = 1 - lengths[:, 0].sum() / (rows * _FRAMES.value)
+    print(
+      f'{number + 1}/{_ROUNDS.value}', {k: round(v[-1], 3) for k, v in seconds.items()}
+    )
+  rate = {
+    name: len(lengths) / float(np.median(found)) for name, found in seconds.items()
+  }
+  result = {
+    'waste': waste['ours'],
+    'sequences_per_second': rate['ours'],
+    'waste_grain_bestfit': waste['grain'],
+    'sequences_per_second_grain': rate['grain'],
+    'ratio_vs_grain_bestfit': rate['ours'] / rate['grain'],
+  }
+  print(json.dumps({key: round(float(value), 5) for key, value in result.items()}))
+
+
+if __name__ == '__main__':
+  app.run(main)
