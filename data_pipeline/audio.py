@@ -70,7 +70,11 @@ class AudioError(ValueError):
 
 
 def read(
-  source: str | pathlib.Path | bytes, *, limits: Limits = Limits(), name: str = ''
+  source: str | pathlib.Path | bytes,
+  *,
+  limits: Limits = Limits(),
+  name: str = '',
+  span: tuple[int, int] | None = None,
 ) -> Float32[np.ndarray, 'samples']:
   """Decodes WAV, FLAC, Ogg or MP3 to 16 kHz mono; AudioError says what is wrong.
 
@@ -78,9 +82,10 @@ def read(
     source: a path, or the encoded bytes.
     limits: what the file may cost.
     name: what errors call the file; the path unless given.
+    span: of a path, offset and size in bytes, where the file holds other things too.
   """
   name = name or ('audio' if isinstance(source, bytes) else str(source))
-  data = source if isinstance(source, bytes) else _load(source, name, limits)
+  data = source if isinstance(source, bytes) else _load(source, name, limits, span)
   if len(data) > limits.encoded_bytes:
     raise AudioError(name, 'size', f'is over the limit of {limits.encoded_bytes} bytes')
   data = _sniff(data, name)
@@ -100,15 +105,23 @@ def read(
   return soxr.resample(samples, rate, SAMPLE_RATE, 'HQ').astype(np.float32, copy=False)
 
 
-def _load(path: str | pathlib.Path, name: str, limits: Limits) -> bytes:
+def _load(
+  path: str | pathlib.Path, name: str, limits: Limits, span: tuple[int, int] | None
+) -> bytes:
   path = pathlib.Path(path)
+  most = limits.encoded_bytes + 1  # the one more shows that there is too much
+  offset, size = (span[0], min(span[1], most)) if span else (0, most)
   try:
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe or a device may never end
       raise AudioError(name, 'file', 'is not a regular file')
     with path.open('rb') as file:
-      return file.read(limits.encoded_bytes + 1)
+      file.seek(offset)
+      data = file.read(size)
   except OSError as error:
     raise AudioError(name, 'file', f'cannot be read ({error.strerror})') from None
+  if span and len(data) < size:
+    raise AudioError(name, 'content', f'is truncated: {len(data)} of {size} bytes')
+  return data
 
 
 def _sniff(data: bytes, name: str) -> bytes:

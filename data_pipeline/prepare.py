@@ -105,7 +105,7 @@ def _fingerprint(part: Sequence[Item], settings: Settings) -> str:
   """Changes with the utterances, the size or date of their files, and the settings."""
   content: list[Any] = [records.SCHEMA_VERSION, dataclasses.asdict(settings)]
   for item in part:
-    entry = dict(vars(item))
+    entry = {k: v for k, v in vars(item).items() if (k, v) != ('span', None)}
     if path := entry.pop('audio_filepath', None):
       try:
         stat = path.stat()
@@ -142,7 +142,7 @@ def _load(item: Item, settings: Settings) -> Result:
     reason = f'{item.audio_filepath}: text has {characters} characters, limit {limit}'
     return BadUtterance(item.id, 'text', reason)
   try:
-    samples = audio.read(item.audio_filepath, limits=settings.limits)
+    samples = audio.read(item.audio_filepath, limits=settings.limits, span=item.span)
   except audio.AudioError as error:
     return BadUtterance(item.id, error.field, str(error))
   seconds = len(samples) / audio.SAMPLE_RATE

@@ -8,13 +8,23 @@ does not end the corpus: it is yielded as a `BadUtterance`.
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from data_pipeline.corpora import folder, librispeech, manifest
+from data_pipeline.corpora import (
+  common_voice,
+  folder,
+  librispeech,
+  manifest,
+  mls,
+  tarred,
+)
 from data_pipeline.corpora.utterance import BadUtterance, Item, Utterance
 
 CORPORA = {
   'folder': folder.read,
   'librispeech': librispeech.read,
   'manifest': manifest.read,
+  'mls': mls.read,
+  'common_voice': common_voice.read,
+  'nemo_tarred': tarred.read,
 }
 
 

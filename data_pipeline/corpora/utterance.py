@@ -15,6 +15,8 @@ class Utterance:
   speaker: str | None = None
   lang: str | None = None
   response: str | None = None  # the chat model's answer to `text`, where it is known
+  # Offset and size in bytes, where the recording is a part of the file.
+  span: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,11 +27,13 @@ def test_manifest_with_the_required_keys_alone(tmp_path):
   lines = [
     {'audio_filepath': 'a/b.c.wav', 'text': 'hi'},
     {'audio_filepath': str(tmp_path / 'd.wav'), 'text': '', 'id': None, 'offset': 0},
+    {'audio_filepath': '', 'text': 'no file'},
   ]
   path.write_text('\n\n'.join(map(json.dumps, lines)))
-  (first, second), _ = read('manifest', path)
+  (first, second, third), _ = read('manifest', path)
   assert first == Utterance('a/b.c', tmp_path / 'a/b.c.wav', 'hi')
   assert second == Utterance('d', tmp_path / 'd.wav', '')
+  assert third == Utterance('.', tmp_path, 'no file')  # reading it says so
 
 
 BAD_LINES = [
