@@ -47,7 +47,9 @@ def ours(lengths: np.ndarray) -> tuple[int, int]:
   order = Packed(lengths, (_FRAMES.value, TOKENS), 1, seed=0)
   placed = 0
   for step in range(order.steps_per_epoch):
-    frames = [[np.zeros((lengths[i, 0], 1), np.float32) for i in order[step].rows[0]]]
+    frames = [
+      [np.zeros((lengths[i, 0], 1), np.float32) for i in order[step].recordings[0]]
+    ]
     laid = lay_side_by_side(frames, (1, _FRAMES.value))
     placed += int(laid.segment_ids.max())
   return order.steps_per_epoch, placed

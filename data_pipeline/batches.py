@@ -23,6 +23,21 @@ class Batch(NamedTuple):
   length: int  # of every row
   epoch: int = 0
 
+  @property
+  def recordings(self) -> tuple[tuple[int], ...]:
+    """Those of every row, as in `packing.PackedBatch`: one."""
+    return tuple((index,) for index in self.indices)
+
+  @property
+  def clips(self) -> int:
+    """Recordings that a batch may have."""
+    return self.rows
+
+  @property
+  def longest(self) -> int:
+    """Of them."""
+    return self.length
+
 
 class Buckets(Sequence[Batch]):
   """An endless order of batches; nothing is dropped, and the last batch of a bucket may
@@ -48,6 +63,7 @@ class Buckets(Sequence[Batch]):
     self.bucket = np.searchsorted(self.buckets, self.lengths)
     self.too_long = np.flatnonzero(self.bucket == len(self.buckets))
     self.rows = budget // self.buckets
+    self.longest = int(self.buckets[-1])
     counts = np.bincount(self.bucket, minlength=len(self.buckets))[: len(self.buckets)]
     self.steps_per_epoch = int(np.sum(-(-counts // self.rows)))
     if self.steps_per_epoch == 0:

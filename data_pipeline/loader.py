@@ -7,13 +7,16 @@ from typing import Any
 import grain
 
 from data_pipeline.batches import Batch, Buckets
+from data_pipeline.packing import Packed, PackedBatch
 
 THREADS = 2  # threads, not processes: those lose on records of audio size
 AHEAD = 8  # batches
 
 
 def load(
-  order: Buckets, assemble: Callable[[Batch], dict[str, Any]], steps: range
+  order: Buckets | Packed,
+  assemble: Callable[[Batch | PackedBatch], dict[str, Any]],
+  steps: range,
 ) -> Iterator[dict[str, Any]]:
   """The batches of `steps`, in order; a restart at any step costs nothing."""
   dataset = grain.MapDataset.range(steps.start, steps.stop)

@@ -25,9 +25,13 @@ class Laid(NamedTuple):
 
 
 class PackedBatch(NamedTuple):
-  """The recordings of every row, in order; rows behind them are empty."""
+  """Which recordings stand in every row, in order; rows behind them are empty."""
 
-  rows: tuple[tuple[int, ...], ...]
+  recordings: tuple[tuple[int, ...], ...]
+  rows: int
+  length: int  # of every row
+  clips: int  # recordings that a batch may have, so that shapes are fixed
+  longest: int  # of them
   epoch: int
 
 
@@ -35,8 +39,9 @@ class Packed(Sequence[PackedBatch]):
   """An endless order of batches of packed rows, all of one shape; nothing is dropped.
 
   lengths: of every recording, in each of the units that a row is limited in, such as
-    encoder frames and LLM tokens. limits: of a row, in the same units.
-  rows: of a batch. An epoch's last batch may have fewer.
+    encoder frames and LLM tokens. limits: of a row, in the same units; the first is
+    its length. per_row: how many recordings a row may have.
+  rows: of a batch. An epoch's last batch may have empty ones.
   """
 
   def __init__(
@@ -45,9 +50,13 @@ class Packed(Sequence[PackedBatch]):
     limits: Sequence[int],
     rows: int,
     seed: int,
+    per_row: int | None = None,
   ):
-    self.lengths, self.limits = np.asarray(lengths), np.asarray(limits)
     self.rows, self.seed = rows, seed
+    self.per_row = per_row or len(lengths)
+    each = np.ones((len(lengths), 1), np.int64)
+    self.lengths = np.concatenate([lengths, each], axis=1)
+    self.limits = np.asarray([*limits, self.per_row])
     too_long = (self.lengths > self.limits).any(axis=1)
     self.too_long = np.flatnonzero(too_long)
     fitting = np.flatnonzero(~too_long)
@@ -60,6 +69,8 @@ class Packed(Sequence[PackedBatch]):
       for window in [fitting[start : start + WINDOW]]
       for row in best_fit(self.lengths[window], self.limits)
     ]
+    self.longest = int(self.lengths[fitting, 0].max())
+    self.most = max(map(len, self._packed))
     self.steps_per_epoch = -(-len(self._packed) // rows)
 
   @property
@@ -74,7 +85,10 @@ class Packed(Sequence[PackedBatch]):
   def __getitem__(self, step: int) -> PackedBatch:
     epoch, place = divmod(step, self.steps_per_epoch)
     order = self._epoch(epoch)[place * self.rows : (place + 1) * self.rows]
-    return PackedBatch(tuple(self._packed[row] for row in order), epoch)
+    return PackedBatch(
+      tuple(self._packed[row] for row in order),
+      *(self.rows, int(self.limits[0]), self.rows * self.most, self.longest, epoch),
+    )
 
   @functools.lru_cache(maxsize=2)  # noqa: B019 - an order lives as long as its loader
   def _epoch(self, epoch: int) -> np.ndarray:

@@ -14,17 +14,16 @@ from transformers import ParakeetForCTC
 from acl_jax import assembly, train
 from acl_jax.evaluation import examples
 from acl_jax.evaluation.hearing import hear
-from acl_jax.models.conformer_ctc import blank_first
 from acl_jax.models.ctc import BLANK
-from acl_jax.pretrain import new_model, pretrain, transcribe
+from acl_jax.pretrain import new_model, new_order, pretrain, transcribe
 from acl_jax.text.ctc_vocabulary import Vocabulary
-from acl_jax.training import losses
+from acl_jax.training import pretraining
 from acl_jax.training.frames import Frames, batches_of
 from acl_jax.training.log_mels import Changes, LogMels
 from acl_jax.training.metrics import Metrics
 from acl_jax.training.pretraining import Transcripts
 from acl_jax.weights.parakeet import load_conformer
-from data_pipeline.batches import Batch
+from data_pipeline.batches import NO_AUDIO, Batch
 from data_pipeline.records import Dataset
 from tests.tiny_world import load_config
 
@@ -46,7 +45,7 @@ def new_config(world, **ctc):
   c.seed, c.init_from, c.vocabulary_size = 0, '', 20
   c.encoder = dict(kind='conformer', sizes=dict(SIZES))
   prepared = str(world / 'prepared')
-  c.data = dict(train=prepared, dev=prepared, copies=1, buckets=(50,))
+  c.data = dict(train=prepared, dev=prepared, copies=1, row_length=None, buckets=(50,))
   c.augmentation = c.masking = None
   stage = dict(steps=STEPS, frames_per_batch=300, average_decay=0.5, remat=None)
   stage |= dict(peak_lr=3e-3, warmup_steps=2, weight_decay=0.0, clip_norm=1.0)
@@ -118,6 +117,7 @@ def test_batches_hold_transcripts_and_their_padding_changes_nothing(
   corpus = LogMels(Dataset(tiny_world / 'prepared'), model.config, Changes())
   batch = Transcripts(corpus, vocabulary)(Batch((1, 4), rows=3, length=50))
   assert batch.log_mel.shape == (3, 100, 80) and batch.labels.shape == (3, 50)
+  assert (batch.place[2] == NO_AUDIO).all() and batch.place[1, 0] == 50
   assert batch.valid.sum(1).tolist() == [
     len(corpus[1]['frames']),
     len(corpus[4]['frames']),
@@ -128,12 +128,52 @@ def test_batches_hold_transcripts_and_their_padding_changes_nothing(
 
   @jax.jit
   def loss(batch):
-    encoded = model.encoder.encode(batch.log_mel, batch.valid.astype(int))
-    logits = blank_first(model.logits(encoded.frames))
-    return losses.ctc(logits, encoded.segment_ids > 0, batch.labels)
+    frames = model.encoder.encode(batch.log_mel, batch.segment_ids).frames
+    return pretraining.transcript_loss(model, frames, batch)
 
   dirty = np.where(batch.valid[..., None], batch.log_mel, 7.0)
   assert loss(batch) == loss(batch._replace(log_mel=dirty))
+
+
+def test_packed_recordings_lose_what_they_lose_alone(tiny_world, pretrained):
+  vocabulary = Vocabulary(pretrained[0] / assembly.ENCODER_FOLDER)
+  model = pretrained[1]
+  corpus = LogMels(Dataset(tiny_world / 'prepared'), model.config, Changes())
+  transcripts = Transcripts(corpus, vocabulary)
+  config = new_config(tiny_world)
+  config.data.row_length = 120
+  order = new_order(config, transcripts.lengths)
+  batch = transcripts(order[0])
+  members = [i for row in order[0].recordings for i in row]
+  assert len(members) > len(order[0].recordings) > 1
+
+  @jax.jit
+  def logits(batch):
+    frames = model.encoder.encode(batch.log_mel, batch.segment_ids).frames
+    return model.logits(frames.reshape(-1, frames.shape[-1])[batch.place])
+
+  packed = logits(batch)
+  for clip, i in enumerate(members):
+    alone = transcripts(Batch((i,), rows=1, length=50))
+    count = transcripts.lengths[i]
+    np.testing.assert_allclose(
+      packed[clip, :count], logits(alone)[0, :count], atol=1e-5
+    )
+    text = batch.labels[clip]
+    assert (
+      text[text != BLANK].tolist() == alone.labels[0, : (text != BLANK).sum()].tolist()
+    )
+
+
+def test_packed_training_learns(tiny_world, tmp_path):
+  config = new_config(tiny_world)
+  config.data.row_length = 120
+  pretrain(config, tmp_path)
+  found = entries(tmp_path)
+  assert found[-1]['loss'] < found[0]['loss']
+  config.ctc.frames_per_batch = 100
+  with pytest.raises(ValueError, match='frames_per_batch = 100 holds no row of .* 120'):
+    pretrain(config, tmp_path)
 
 
 def test_what_ctc_cannot_learn_is_left_out_and_said(tiny_world, pretrained, caplog):

@@ -15,6 +15,7 @@ from acl_jax.training.checkpoint import Checkpoints
 from acl_jax.training.metrics import Metrics, Pace
 from data_pipeline.batches import Buckets
 from data_pipeline.loader import load
+from data_pipeline.packing import Packed
 
 State = TypeVar('State')
 
@@ -22,7 +23,7 @@ State = TypeVar('State')
 class Feed(NamedTuple):
   """Batches: their order, how each is put together, the seconds of a frame in them."""
 
-  order: Buckets
+  order: Buckets | Packed
   assemble: Callable
   frame_seconds: float
 
@@ -54,7 +55,7 @@ def run(
     logging.warning(
       '%s: %d of %d recordings are left out: longer than %d frames, shorter than their'
       ' transcript needs, or without a transcript or response to learn',
-      *(name, left_out, len(order.lengths), order.buckets[-1]),
+      *(name, left_out, len(order.lengths), order.longest),
     )
   key = jax.random.key(seed)
   steps = range(start, stage.steps)

@@ -69,7 +69,7 @@ class Pace:
     self.start, self.frames, self.places = time.monotonic(), 0, 0
 
   def add(self, batch) -> None:
-    """Counts a batch: a `Sound`, or a tuple that begins with one."""
+    """Counts a batch: what has a `valid`, or a tuple that begins with it."""
     valid = batch.valid if hasattr(batch, 'valid') else batch[0].valid
     self.frames += int(valid.sum())
     self.places += valid.size

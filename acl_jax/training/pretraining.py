@@ -5,7 +5,6 @@ import functools
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import logging
@@ -19,17 +18,27 @@ from acl_jax.text.ctc_vocabulary import Vocabulary
 from acl_jax.training import losses
 from acl_jax.training.log_mels import LogMels
 from acl_jax.training.stages import NO_PLACE, frames_needed
-from data_pipeline.batches import Batch, pad, pad_frames
+from data_pipeline.batches import NO_AUDIO, Batch, pad
+from data_pipeline.packing import PackedBatch, lay_side_by_side
 
 SHOWN = 10  # reasons of examples left out that are told in full
 
 
 class Transcribed(NamedTuple):
-  """Recordings of a batch and their transcripts as CTC classes, `BLANK` behind."""
+  """Rows of recordings, and their transcripts as CTC classes, `BLANK` behind.
+
+  place: where each recording's encoder frames are among all of the batch; -1 is none.
+  """
 
   log_mel: Float[Array, 'b t m']
-  valid: Bool[Array, 'b t']
-  labels: Int[Array, 'b u']
+  segment_ids: Int[Array, 'b t']
+  place: Int[Array, 'a u']
+  labels: Int[Array, 'a u']
+
+  @property
+  def valid(self) -> Bool[Array | np.ndarray, 'b t']:
+    """Which frames are signal."""
+    return self.segment_ids > 0
 
 
 class Transcripts:
@@ -67,13 +76,22 @@ class Transcripts:
         lengths[i] = NO_PLACE
     return lengths
 
-  def __call__(self, batch: Batch) -> Transcribed:
-    found = [r['frames'] for r in self.source.read(batch.indices, batch.epoch)]
-    length = batch.length * self.source.subsampling
-    log_mel, valid = pad_frames(found, batch.rows, length)
-    labels = [self.labels[i] for i in batch.indices]
-    shape = (batch.rows, batch.length)
-    return Transcribed._make((log_mel, valid, pad(labels, shape, BLANK, np.int32)))
+  def __call__(self, batch: Batch | PackedBatch) -> Transcribed:
+    indices = [i for row in batch.recordings for i in row]
+    found = iter(self.source.read(indices, batch.epoch))
+    rows = [[next(found)['frames'] for _ in row] for row in batch.recordings]
+    factor, shape = self.source.subsampling, (batch.clips, batch.longest)
+    laid = lay_side_by_side(rows, (batch.rows, batch.length * factor), factor)
+    place = []
+    for b, row in enumerate(batch.recordings):
+      start = b * batch.length
+      for i in row:
+        place.append(range(start, start + int(self.lengths[i])))
+        start = place[-1].stop
+    labels = [self.labels[i] for i in indices]
+    place = pad(place, shape, NO_AUDIO, np.int32)
+    labels = pad(labels, shape, BLANK, np.int32)
+    return Transcribed._make((*laid, place, labels))
 
 
 class State(NamedTuple):
@@ -105,11 +123,9 @@ def pretrain_step(state: State, batch: Transcribed, key, *, graphdef, optimizer,
 
   def loss(trainable):
     model = nnx.merge(graphdef, trainable, state.statistics)
-    ids = batch.valid.astype(jnp.int32)
-    encoded = model.encoder.encode(batch.log_mel, ids, key, True, how.remat)
-    logits = blank_first(model.logits(encoded.frames))
-    value = losses.ctc(logits, encoded.segment_ids > 0, batch.labels)
-    return value, encoded.moments
+    encoder = model.encoder
+    encoded = encoder.encode(batch.log_mel, batch.segment_ids, key, True, how.remat)
+    return transcript_loss(model, encoded.frames, batch), encoded.moments
 
   (value, moments), gradient = jax.value_and_grad(loss, has_aux=True)(state.trainable)
   update, opt = optimizer.update(gradient, state.optimizer, state.trainable)
@@ -122,6 +138,15 @@ def pretrain_step(state: State, batch: Transcribed, key, *, graphdef, optimizer,
   )
   metrics = {'loss': value, 'grad_norm': optax.tree.norm(gradient)}
   return State(trainable, statistics, opt, average), metrics
+
+
+def transcript_loss(
+  model: ConformerCTC, frames: Float[Array, 'b u d'], batch: Transcribed
+) -> Float[Array, '']:
+  """CTC's loss over the recordings of a batch, each apart from its neighbours."""
+  alone = frames.reshape(-1, frames.shape[-1])[batch.place]
+  logits = blank_first(model.logits(alone))
+  return losses.ctc(logits, batch.place != NO_AUDIO, batch.labels)
 
 
 def _moved(statistics, moments: Moments):

@@ -25,11 +25,11 @@ def test_every_recording_that_fits_comes_once_per_epoch(corpus, rows, seed):
   for epoch in range(2):
     start = epoch * order.steps_per_epoch
     batches = [order[start + i] for i in range(order.steps_per_epoch)]
-    counts = Counter(i for batch in batches for row in batch.rows for i in row)
+    counts = Counter(i for batch in batches for row in batch.recordings for i in row)
     fitting = np.flatnonzero((lengths <= limits).all(axis=1)).tolist()
     assert counts == dict.fromkeys(fitting, 1)
     assert sorted(order.too_long) == sorted(set(range(len(lengths))) - {*fitting})
-    assert all(1 <= len(batch.rows) <= rows for batch in batches)
+    assert all(1 <= len(batch.recordings) <= rows for batch in batches)
     assert all(batch.epoch == epoch for batch in batches)
 
 
@@ -38,7 +38,10 @@ def test_no_row_is_over_a_limit_and_no_two_could_be_one(corpus, seed):
   lengths, limits = corpus
   order = Packed(lengths, limits, 1, seed)
   sums = np.asarray(
-    [lengths[list(order[i].rows[0])].sum(axis=0) for i in range(order.steps_per_epoch)]
+    [
+      lengths[list(order[i].recordings[0])].sum(axis=0)
+      for i in range(order.steps_per_epoch)
+    ]
   )
   assert (sums <= limits).all()
   for i in range(len(sums)):  # best fit opens a row only where nothing else has room
@@ -61,7 +64,7 @@ def test_an_epoch_shuffles_the_rows_and_a_seed_packs_anew():
   order, other = Packed(lengths, (50, 60), 4, 0), Packed(lengths, (50, 60), 4, 1)
   epoch = order.steps_per_epoch
   first, second, third = (
-    [row for i in range(epoch) for row in which[start + i].rows]
+    [row for i in range(epoch) for row in which[start + i].recordings]
     for which, start in ((order, 0), (order, epoch), (other, 0))
   )
   assert first != second and sorted(first) == sorted(second) != sorted(third)
@@ -71,7 +74,7 @@ def test_speech_leaves_hardly_any_padding():
   rng = np.random.default_rng(0)
   frames = (rng.normal(150, 40, 4_000).clip(15, 400)).astype(int)
   order = Packed(np.stack([frames, frames // 4], 1), (1_024, 512), 8, 0)
-  rows = sum(len(order[i].rows) for i in range(order.steps_per_epoch))
+  rows = sum(len(order[i].recordings) for i in range(order.steps_per_epoch))
   assert order.padding_waste == pytest.approx(1 - frames.sum() / (rows * 1_024))
   assert order.padding_waste < 0.025
 
@@ -95,3 +98,13 @@ def test_rows_lie_side_by_side_from_multiples_on():
   assert not laid.frames[laid.segment_ids == 0].any()
   with pytest.raises(ValueError, match='row 0 needs 10 frames and has 9'):
     lay_side_by_side([[a, b]], (1, 9), multiple=4)
+
+
+@given(corpora(), st.integers(1, 3))
+def test_shapes_hold_what_any_batch_has(corpus, per_row):
+  lengths, limits = corpus
+  order = Packed(lengths, limits, 2, 0, per_row)
+  for batch in (order[i] for i in range(order.steps_per_epoch)):
+    placed = [i for row in batch.recordings for i in row]
+    assert max(map(len, batch.recordings)) <= per_row and len(placed) <= batch.clips
+    assert lengths[placed, 0].max() <= batch.longest <= batch.length == limits[0]
