@@ -13,6 +13,7 @@ REQUIRED = [
   'numpy>=2.4,<3',  # whatever runs on the host
   # Data.
   'grain>=0.2.18,<0.4',  # the loader; before 0.2.18 worker tracebacks were lost
+  'apache-beam>=2.77,<3',  # prepares a corpus on one machine or on many
   'array_record>=0.8.3,<0.10',  # records with random access
   'soundfile>=0.14,<0.16',  # wav, flac, ogg, mp3
   'soxr>=1.1,<2',  # resampling
@@ -24,7 +25,7 @@ REQUIRED = [
   'gguf>=0.19,<0.21',  # reads and dequantises GGUF
   'einops>=0.8,<0.9',  # the layout of each foreign tensor, written as a pattern
   'tokenizers>=0.22,<0.25',  # tokenizer.json, and the tokenizer inside a GGUF
-  'sentencepiece>=0.2.1,<0.4',  # tokenizer.model of Llama-2
+  'sentencepiece>=0.2.1,<0.2.3',  # Llama-2's; 0.2.3 is too new for Beam's protobuf
   # Programs.
   'absl-py>=2.5,<3',  # flags
   'ml-collections>=1.1,<2',  # configs, overridable by flags
@@ -51,7 +52,7 @@ EXTRAS = {
   'gpu': ['jax[cuda12]'],  # CUDA 13 needs a driver that many clusters do not have yet
   'launch': ['xmanager>=0.7.1,<0.9'],  # the launcher of launch/xm.py, on Google Cloud
   'dev': [  # the tools are exact: a new version may find new faults
-    'beartype>=0.23,<0.24',  # checks the shapes of the signatures, in tests
+    'beartype>=0.22,<0.24',  # checks the shapes of the signatures, in tests
     'kaldi-native-fbank>=1.22,<2',  # the oracle of Kaldi's features
     'hypothesis>=6.170,<7',  # finds the bad input that nobody thought of
     'pyright[nodejs]==1.1.414',  # brings its node, downloads nothing later

@@ -3,6 +3,7 @@
 and requests about common words. Every word is wanted a few times before any is often.
 
   python -m data_pipeline.sentences --count=22000 --held_out=300 --output=lines
+  python -m data_pipeline.sentences --vocabulary=3000 --output=easy
 """
 
 import random
@@ -137,16 +138,8 @@ def questions(
   verbs = common_words(wordnet, 'verb')
   adjectives = common_words(wordnet, 'adjective') + common_words(wordnet, 'satellite')
   places = sorted({m.strip() for gloss in glosses for m in _CAPITAL.findall(gloss)})
-  groups = (
-    ASK_NOUN,
-    ASK_NOUN,
-    ASK_NOUN,
-    ASK_VERB,
-    ASK_VERB,
-    ASK_ADJECTIVE,
-    ASK_PLACE,
-    ASK_NUMBER,
-  )
+  groups = (ASK_NOUN,) * 3 + (ASK_VERB,) * 2
+  groups += (ASK_ADJECTIVE, ASK_PLACE, ASK_NUMBER)
   made = []
   for _ in range(count):
     noun, noun2, adjective = (
@@ -172,11 +165,16 @@ def questions(
   return made
 
 
+def words_of(line: str) -> list[str]:
+  """The words of a line, in lower case."""
+  return _WORD.findall(line.lower())
+
+
 def select(lines: list[str], count: int, wanted: int = 4) -> list[str]:
   """`count` lines, first those with a word that was met fewer than `wanted` times."""
   met, chosen, rest = Counter(), [], []
   for line in dict.fromkeys(lines):
-    words = set(_WORD.findall(line.lower()))
+    words = set(words_of(line))
     if any(met[word] < wanted for word in words):
       chosen.append(line)
       met.update(words)
@@ -186,24 +184,35 @@ def select(lines: list[str], count: int, wanted: int = 4) -> list[str]:
 
 
 def make(
-  wordnet: Path, count: int, held_out: int, seed: int
+  wordnet: Path, count: int, held_out: int, seed: int, vocabulary: int | None = None
 ) -> tuple[list[str], list[str]]:
   """`count` lines to train on and `held_out` others, three fifths of them examples.
 
-  The held-out lines are drawn first and blindly; only the rest is chosen for its words.
+  With a `vocabulary`, only lines of that many words, the commonest of the examples:
+  where these run short, questions take their place. The held-out lines are drawn first
+  and blindly; only the rest is chosen for its words.
   """
   rng = random.Random(seed)
   glosses = read_glosses(wordnet)
   said = [line for line in examples(glosses) if UNSEEN not in line]
   rng.shuffle(said)
   made = questions(wordnet, glosses, 2 * (count + held_out), rng)
+  if vocabulary is not None:
+    met = Counter(word for line in said for word in words_of(line))
+    easy = {word for word, _ in met.most_common(vocabulary)}
+    more = questions(wordnet, glosses, 20 * (count + held_out), rng)
+    said, made = (
+      [line for line in lines if easy.issuperset(words_of(line))]
+      for lines in (said, made + more)  # most have a word that is not easy
+    )
   known = set(said)
   asked = [line for line in dict.fromkeys(made) if line not in known]
   asked = [line for line in asked if UNSEEN not in line]
   share = (held_out * 3 + 4) // 5
   aside = said[:share] + asked[: held_out - share]
   said, asked = said[share:], asked[held_out - share :]
-  lines = select(said, count * 3 // 5) + select(asked, count - count * 3 // 5)
+  lines = select(said, count * 3 // 5)
+  lines += select(asked, count - len(lines))
   rng.shuffle(aside)
   rng.shuffle(lines)
   return lines, aside
@@ -217,7 +226,9 @@ def main(argv: Sequence[str]) -> None:
   """Runs `make` with the flags."""
   del argv
   given = flags.FLAGS
-  made = make(Path(given.wordnet), given.count, given.held_out, given.seed)
+  made = make(
+    Path(given.wordnet), given.count, given.held_out, given.seed, given.vocabulary
+  )
   for lines, suffix in zip(made, ('.txt', '-held-out.txt'), strict=True):
     path = Path(given.output + suffix)
     path.write_text(''.join(line + '\n' for line in lines), encoding='utf-8')
@@ -229,6 +240,9 @@ if __name__ == '__main__':
   flags.DEFINE_string('wordnet', '/usr/share/wordnet', "WordNet's dict folder")
   flags.DEFINE_integer('count', 22_000, 'lines to train on', lower_bound=1)
   flags.DEFINE_integer('held_out', 300, 'other lines, to test on', lower_bound=0)
+  flags.DEFINE_integer(
+    'vocabulary', None, 'only lines of this many commonest words', lower_bound=1
+  )
   flags.DEFINE_integer('seed', 0, 'which lines, in which order')
   flags.DEFINE_string('output', None, 'writes OUTPUT.txt and OUTPUT-held-out.txt')
   flags.mark_flag_as_required('output')

@@ -92,6 +92,17 @@ def test_held_out_lines_are_others_and_the_unseen_question_is_in_neither(wordnet
   assert not any('{' in line for line in lines)
 
 
+def test_a_vocabulary_leaves_only_lines_of_its_words(wordnet):
+  said = {*sentences.examples(sentences.read_glosses(wordnet))}
+  said = {line for line in said if sentences.UNSEEN not in line}
+  lines, held_out = sentences.make(wordnet, 300, 2, seed=0, vocabulary=27)
+  words = {word for line in lines + held_out for word in sentences.words_of(line)}
+  assert 0 < len(words) <= 27 and len(held_out) == 2
+  assert 0 < len(said & {*lines, *held_out}) < len(said)
+  lines, _ = sentences.make(wordnet, 300, 0, seed=0, vocabulary=10_000)
+  assert said <= {*lines}
+
+
 def test_new_words_come_first():
   lines = ['a b', 'a b', 'a', 'b', 'a b c', 'b a', 'd']
   assert sentences.select(lines, 4, wanted=2) == ['a b', 'a', 'b', 'a b c']
