@@ -25,7 +25,8 @@ REQUIRED = [
   'gguf>=0.19,<0.21',  # reads and dequantises GGUF
   'einops>=0.8,<0.9',  # the layout of each foreign tensor, written as a pattern
   'tokenizers>=0.22,<0.25',  # tokenizer.json, and the tokenizer inside a GGUF
-  'sentencepiece>=0.2.1,<0.2.3',  # Llama-2's; 0.2.3 is too new for Beam's protobuf
+  # 0.2.2 may train for ever, and 0.2.3 is too new for Beam's protobuf.
+  'sentencepiece>=0.2.1,<0.2.2',  # tokenizer.model of Llama-2
   # Programs.
   'absl-py>=2.5,<3',  # flags
   'ml-collections>=1.1,<2',  # configs, overridable by flags

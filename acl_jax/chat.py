@@ -28,7 +28,7 @@ from acl_jax.decoding.generate import stream
 from acl_jax.models.speech_llm import Prompt, SpeechLLM
 from acl_jax.text.templates import Audio, Turn
 from data_pipeline import audio
-from data_pipeline.batches import lay_out
+from data_pipeline.batches import NO_AUDIO, lay_out, pad, pad_frames, round_up
 from data_pipeline.features import features
 
 FRAMES = 200  # a recording is padded to a multiple of 2 s: few shapes, few compilations
@@ -96,17 +96,23 @@ class Chat:
     """The conversation so far as the LLM's input."""
     heard, heard_valid = _no_audio(self.model)
     if self.log_mels:
-      heard, heard_valid = _hear(self.model, *_pad(self.log_mels))
-    row = lay_out(self.text.converse(self.turns), 0, heard.shape[1])
-    length = -(-len(row.tokens) // LENGTH) * LENGTH
+      length = round_up(max(map(len, self.log_mels)), FRAMES)
+      padded = pad_frames(self.log_mels, len(self.log_mels), length)
+      heard, heard_valid = _hear(self.model, *map(jnp.asarray, padded))
+    slots = heard.shape[1]
+    clips = [range(i * slots, (i + 1) * slots) for i in range(len(self.log_mels))]
+    row = lay_out(self.text.converse(self.turns), clips)
+    length = round_up(len(row.tokens), LENGTH)
     room = self.model.llama.config.max_position_embeddings - self.max_new_tokens
     if length > room:
       raise ValueError(f'the conversation has {length} tokens; {room} is the limit')
-    empty = [0] * (length - len(row.tokens))
-    valid = [True] * len(row.tokens) + [False] * len(empty)
-    prompt = ([*row.tokens, *empty], [*row.place, *[-1] * len(empty)], valid)
-    prompt = Prompt._make(jnp.asarray(part)[None] for part in prompt)
-    return self.model.splice(prompt, heard, heard_valid)
+    ids = [1] * len(row.tokens)
+    parts = zip((row.tokens, row.place, ids), (0, NO_AUDIO, 0), strict=True)
+    prompt = (pad([part], (1, length), fill, np.int32) for part, fill in parts)
+    heard, heard_valid = (x.reshape(1, -1, *x.shape[2:]) for x in (heard, heard_valid))
+    prompt = Prompt._make(map(jnp.asarray, prompt))
+    x, ids = self.model.splice(prompt, heard, heard_valid)
+    return x, ids > 0
 
 
 _hear = jax.jit(lambda model, log_mel, valid: model.hear(log_mel, valid))
@@ -114,16 +120,6 @@ _hear = jax.jit(lambda model, log_mel, valid: model.hear(log_mel, valid))
 
 def _no_audio(model: SpeechLLM):
   return jnp.zeros((1, 1, model.llama.config.hidden_size)), jnp.zeros((1, 1), bool)
-
-
-def _pad(log_mels: Sequence[np.ndarray]):
-  longest = max(len(log_mel) for log_mel in log_mels)
-  length = -(-longest // FRAMES) * FRAMES
-  padded = np.zeros((len(log_mels), length, log_mels[0].shape[1]), np.float32)
-  for row, log_mel in zip(padded, log_mels, strict=True):
-    row[: len(log_mel)] = log_mel
-  counts = np.asarray([len(log_mel) for log_mel in log_mels])
-  return jnp.asarray(padded), jnp.arange(length)[None] < jnp.asarray(counts)[:, None]
 
 
 def speak(text: str, path: Path) -> None:

@@ -57,7 +57,7 @@ def decode_targets(
   provenance = {
     'schema_version': targets.SCHEMA_VERSION,
     'llm': targets.describe(llama),
-    'template': _describe_template(text),
+    'template': targets.describe_template(text),
     'decoding': decoding.describe(),
     'corpus': _describe_corpus(examples),
     'shards': len(parts),
@@ -121,12 +121,6 @@ def _check_share(skipped: Sequence[Skip], examples: int, limit: float) -> None:
 
 def _count(skipped: Sequence[Skip]) -> dict[str, int]:
   return dict(collections.Counter(skip['field'] for skip in skipped).most_common())
-
-
-def _describe_template(text: Text) -> dict[str, str]:
-  """Its name, and what it makes of a probe: the same name may frame differently."""
-  frame = json.dumps(text.prompt('probe')).encode()
-  return {'name': text.template.__name__, 'sha256': targets.fingerprint([frame])}
 
 
 def _describe_corpus(examples: Sequence[Example]) -> dict[str, str | int]:

@@ -30,10 +30,10 @@ from acl_jax.training import loop, preemption, pretraining
 from acl_jax.training.frames import BUCKET, batches_of
 from acl_jax.training.log_mels import Changes, LogMels
 from acl_jax.training.optimizer import make_optimizer
+from acl_jax.training.orders import new_order, open_corpora
 from acl_jax.training.pretraining import State, Transcripts
 from acl_jax.weights.parakeet import load_conformer
-from data_pipeline.batches import Buckets, pad_frames, round_up
-from data_pipeline.packing import Packed
+from data_pipeline.batches import pad_frames, round_up
 from data_pipeline.records import Dataset
 
 DEV_FRAMES = 8_000  # log-mel frames of a batch that is only recognised
@@ -43,13 +43,16 @@ def pretrain(config: ml_collections.ConfigDict, workdir: Path) -> ConformerCTC:
   """Trains, and leaves `workdir/encoder`; returns the model."""
   folder = workdir / assembly.ENCODER_FOLDER
   folder.mkdir(parents=True, exist_ok=True)
-  dataset = Dataset(config.data.train)
+  dataset = open_corpora(config.data)
   vocabulary = find_vocabulary(config, folder, dataset.texts)
   model = new_model(config, vocabulary)
   corpus = LogMels(dataset, model.config, assembly.changes(config))
   transcripts = Transcripts(corpus, vocabulary)
   stage = config.ctc
-  order = new_order(config, transcripts.lengths)
+  order = new_order(
+    *(config.data, stage.frames_per_batch, config.seed),
+    *(transcripts.lengths[:, None], dataset.corpus_of(corpus.ids)),
+  )
   graphdef, trainable, statistics = pretraining.split(model)
   optimizer = make_optimizer(stage)
   copy = jax.tree.map(jnp.copy, (trainable, statistics))  # donated apart
@@ -67,22 +70,6 @@ def pretrain(config: ml_collections.ConfigDict, workdir: Path) -> ConformerCTC:
   assembly.save_encoder(model, folder, Path(config.init_from or folder))
   print(f'pretrain: {folder}', flush=True)
   return model
-
-
-def new_order(config, lengths: np.ndarray) -> Buckets | Packed:
-  """Rows of `config.data.row_length` frames, or one recording a row, in buckets."""
-  data, budget, seed = config.data, config.ctc.frames_per_batch, config.seed
-  if data.row_length is None:
-    return Buckets(lengths, data.buckets, budget, seed)
-  if not (rows := budget // data.row_length):
-    raise ValueError(
-      f'config.ctc.frames_per_batch = {budget} holds no row of config.data.row_length'
-      f' = {data.row_length}'
-    )
-  mean = lengths[lengths <= data.row_length].mean()
-  # A row of nothing but short recordings would decide the shape of all batches.
-  per_row = round_up(int(1.5 * data.row_length / mean), 1)
-  return Packed(lengths[:, None], [data.row_length], rows, seed, per_row)
 
 
 def find_vocabulary(config, folder: Path, texts: Sequence[str]) -> Vocabulary:

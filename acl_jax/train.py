@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ml_collections
-import numpy as np
 from absl import flags
 from flax import nnx
 from ml_collections import config_flags
@@ -24,13 +23,14 @@ from acl_jax.assembly import Text
 from acl_jax.decoding.targets import Targets
 from acl_jax.models.ctc import CTC
 from acl_jax.models.speech_llm import SpeechLLM
+from acl_jax.models.whisper import Whisper
 from acl_jax.training import loop, preemption, stages, step
 from acl_jax.training.frames import Frames, encode_dataset
 from acl_jax.training.log_mels import LogMels
 from acl_jax.training.optimizer import make_optimizer
+from acl_jax.training.orders import NO_PLACE, new_order, open_corpora
 from acl_jax.weights.adapter import load_adapter, save_adapter
-from data_pipeline.batches import Buckets
-from data_pipeline.records import Dataset
+from data_pipeline.mixture import Corpora
 
 
 def train(config: ml_collections.ConfigDict, workdir: Path) -> SpeechLLM:
@@ -41,7 +41,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> SpeechLLM:
   workdir.mkdir(parents=True, exist_ok=True)
   text, llama = assembly.load_text(config), assembly.load_frozen_llama(config)
   encoder = assembly.load_encoder(config, config.init_from)
-  frames = listen(config, encoder, workdir)
+  corpora = open_corpora(config.data)
+  frames = listen(config, encoder, corpora, workdir)
   if config.init_from:
     adapter = load_adapter(assembly.find_adapter(config, config.init_from))
   else:
@@ -62,10 +63,11 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> SpeechLLM:
     config.ctc.sampled_classes,
     spelt=isinstance(adapter, CTC) and adapter.config.letter_layers > 0,
   )
+  corpus = corpora.corpus_of(frames.ids)
   if isinstance(adapter, CTC) and config.ctc.steps:
-    model = run_ctc(config, workdir, model, sounds)
+    model = run_ctc(config, workdir, model, sounds, corpus)
   if config.response.steps:
-    model = run_response(config, workdir, model, sounds, text)
+    model = run_response(config, workdir, model, sounds, corpus, text)
   save_adapter(workdir / assembly.ADAPTER_FILE, model.adapter)
   if config.encoder.trains:
     origin = assembly.find_encoder(config, config.init_from)
@@ -74,43 +76,45 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> SpeechLLM:
   return model
 
 
-def listen(config, encoder, workdir: Path) -> Frames | LogMels:
-  """The corpus as the model will hear it: a frozen encoder hears it now, and once."""
-  how, dataset = assembly.changes(config), Dataset(config.data.train)
-  if config.encoder.trains:
-    return LogMels(dataset, encoder.config, how)
-  return encode_dataset(encoder, dataset, workdir / 'frames', how)
+def listen(config, encoder, corpora: Corpora, workdir: Path) -> Frames | LogMels:
+  """The corpora as the model will hear them: a frozen encoder hears now, and once."""
+  how = assembly.changes(config)
+  if not config.encoder.trains:
+    return encode_dataset(encoder, corpora, workdir / 'frames', how)
+  if config.data.row_frames is not None and isinstance(encoder, Whisper):
+    raise ValueError(
+      'config.data.row_frames: a Whisper encoder that trains hears one recording a row;'
+      ' None lays them out so'
+    )
+  return LogMels(corpora, encoder.config, how)
 
 
-def run_ctc(config, workdir: Path, model: SpeechLLM, sounds) -> SpeechLLM:
+def run_ctc(config, workdir: Path, model: SpeechLLM, sounds, corpus) -> SpeechLLM:
   """The stage that needs no LLM pass."""
-  budget = config.ctc.frames_per_batch
-  order = Buckets(sounds.lengths(), config.data.buckets, budget, config.seed)
+  lengths, budget = sounds.lengths()[:, None], config.ctc.frames_per_batch
+  order = new_order(config.data, budget, config.seed, lengths, corpus)
   loss = functools.partial(step.ctc_loss, encoder_trains=config.encoder.trains)
   feed = loop.Feed(order, sounds, sounds.source.frame_seconds)
   return run_stage('ctc', config.ctc, config, workdir, model, feed, loss)
 
 
-def run_response(config, workdir: Path, model, sounds, text: Text) -> SpeechLLM:
+def run_response(config, workdir: Path, model, sounds, corpus, text: Text) -> SpeechLLM:
   """The stage that imitates the responses."""
-  targets = Targets(config.data.targets)
-  known = np.asarray([id in targets for id in sounds.source.ids])
-  if not known.any():
-    raise ValueError(
-      f'{config.data.targets}: no response to any recording of the corpus'
-    )
-  lengths = np.where(known, sounds.lengths(), stages.NO_PLACE)
-  budget = config.response.frames_per_batch
-  order = Buckets(lengths, config.data.buckets, budget, config.seed + 1)
-  how = config.response
-  weights = step.ResponseLoss(how.kl_weight, how.ctc_weight, how.remat)
-  assemble = stages.ResponseBatches(
-    sounds, text, targets, config.targets.top_k if how.kl_weight else 0
-  )
-  longest = len(assemble.prefix)
-  longest += assemble.row_length(-(-max(config.data.buckets) // sounds.stack))
+  data, how = config.data, config.response
+  targets = Targets(data.targets)
+  targets.check(model.llama, text)
+  if not any(id in targets for id in sounds.source.ids):
+    raise ValueError(f'{data.targets}: no response to any recording of the corpus')
+  top_k = config.targets.top_k if how.kl_weight else 0
+  row_tokens = None if data.row_frames is None else data.row_tokens
+  assemble = stages.ResponseBatches(sounds, text, targets, top_k, row_tokens)
+  lengths = assemble.lengths()
+  tokens = lengths[lengths[:, 1] < NO_PLACE, 1]
+  longest = len(assemble.prefix) + int(tokens.max())
   if longest > (limit := model.llama.config.max_position_embeddings):
-    raise ValueError(f'a row has up to {longest} positions; the LLM reads {limit}')
+    raise ValueError(f'a prompt has up to {longest} positions; the LLM reads {limit}')
+  order = new_order(data, how.frames_per_batch, config.seed + 1, lengths, corpus)
+  weights = step.ResponseLoss(how.kl_weight, how.ctc_weight, how.remat)
   loss = functools.partial(
     step.response_loss, encoder_trains=config.encoder.trains, how=weights
   )

@@ -82,20 +82,21 @@ def batch(sizes: Sizes) -> tuple[step.Sound, step.Response]:
   def of(dtype) -> Callable[..., Any]:
     return functools.partial(jax.ShapeDtypeStruct, dtype=dtype)
 
-  whole, real, flag = of(jnp.int32), of(jnp.float32), of(jnp.bool_)
+  whole, real = of(jnp.int32), of(jnp.float32)
   heard, read = (sizes.rows, sizes.frames), (sizes.rows, sizes.length)
-  said = (sizes.rows, sizes.response)
+  said = (sizes.rows, 1, sizes.response)
   sound = step.Sound(
     frames=real((*heard, sizes.encoder_width)),
-    valid=flag(heard),
-    labels=whole((sizes.rows, sizes.frames // sizes.stack)),
-    letters=whole((sizes.rows, 2)),  # from here on the CTC stage's; not used here
+    segment_ids=whole(heard),
+    place=whole((sizes.rows, 1, sizes.frames)),
+    labels=whole((sizes.rows, 1, 2)),
+    letters=whole((sizes.rows, 1, 2)),  # from here on the CTC stage's; not used here
     among=whole((1,)),
     correction=real((2,)),
   )
   response = step.Response(
     prefix=whole((0,)),
-    prompt=Prompt(tokens=whole(read), place=whole(read), valid=flag(read)),
+    prompt=Prompt(tokens=whole(read), place=whole(read), segment_ids=whole(read)),
     targets=whole(said),
     index=whole(said),
     weight=real(said),

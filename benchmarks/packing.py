@@ -20,7 +20,8 @@ from absl import app, flags
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installed or not
 
-from data_pipeline.packing import Packed, lay_side_by_side
+from data_pipeline.batches import lay_side_by_side
+from data_pipeline.packing import Packed
 
 _ITEMS = flags.DEFINE_integer('items', 6_000, 'utterances of an epoch', lower_bound=100)
 _ROUNDS = flags.DEFINE_integer('rounds', 3, 'measured epochs of each', lower_bound=1)
@@ -50,7 +51,7 @@ def ours(lengths: np.ndarray) -> tuple[int, int]:
     frames = [
       [np.zeros((lengths[i, 0], 1), np.float32) for i in order[step].recordings[0]]
     ]
-    laid = lay_side_by_side(frames, (1, _FRAMES.value))
+    laid = lay_side_by_side(frames, order[step])
     placed += int(laid.segment_ids.max())
   return order.steps_per_epoch, placed
 

@@ -40,7 +40,7 @@ from acl_jax.text.tokenizers import load_tokenizer
 from acl_jax.training import step
 from acl_jax.training.stages import split_prefix
 from acl_jax.weights.llama import load_llama
-from data_pipeline.batches import NO_AUDIO, lay_out, pad
+from data_pipeline.batches import NO_AUDIO, Batch, lay_out, pad, pad_each, round_up
 
 _ROUNDS = flags.DEFINE_integer('rounds', 8, 'measured steps of each', lower_bound=1)
 
@@ -62,31 +62,33 @@ def example(path: Path) -> tuple[step.Sound, step.Response]:
   rng = np.random.default_rng(0)
   tokenizer, slots = load_tokenizer(path), FRAMES // STACK
   prefix, prompt = split_prefix(chatml([Turn('user', (Audio(0),))], tokenizer))
-  rows = [lay_out(prompt, clip, slots) for clip in range(ROWS)]
+  row, batch = lay_out(prompt, [range(slots)]), Batch((), ROWS, FRAMES, FRAMES)
   answers = [tokenizer.encode(ANSWERS[i % len(ANSWERS)]) for i in range(ROWS)]
   answers = [answer[: RESPONSE - 1] + [tokenizer.eos_id] for answer in answers]
-  start = len(rows[0].tokens)
-  shape, said = (ROWS, -(-(start + RESPONSE) // 8) * 8), (ROWS, RESPONSE)
-  tokens = [row.tokens + answer[:-1] for row, answer in zip(rows, answers, strict=True)]
+  start = len(row.tokens)
+  shape, said = (ROWS, round_up(start + RESPONSE, 8)), (ROWS, 1, RESPONSE)
+  tokens = [row.tokens + answer[:-1] for answer in answers]
+  valid = np.arange(FRAMES) < rng.integers(FRAMES // 2, FRAMES, (ROWS, 1))
   sound: dict[str, Any] = dict(
-    valid=np.arange(FRAMES) < rng.integers(FRAMES // 2, FRAMES, (ROWS, 1)),
+    segment_ids=valid.astype(np.int32),
+    place=np.where(valid, np.arange(FRAMES, dtype=np.int32), NO_AUDIO)[:, None],
     frames=rng.standard_normal((ROWS, FRAMES, ENCODER_WIDTH), np.float32),
-    labels=np.zeros((ROWS, slots), np.int32),  # from here on the CTC stage's
-    letters=np.zeros((ROWS, 2), np.int32),
+    labels=np.zeros((ROWS, 1, slots), np.int32),  # from here on the CTC stage's
+    letters=np.zeros((ROWS, 1, 2), np.int32),
     among=np.zeros(1, np.int32),
     correction=np.zeros(2, np.float32),
   )
   read: dict[str, Any] = dict(
     tokens=pad(tokens, shape, 0, np.int32),
-    place=pad([row.place for row in rows], shape, NO_AUDIO, np.int32),
-    valid=np.arange(shape[1]) < np.asarray([[len(row)] for row in tokens]),
+    place=pad([row.place] * ROWS, shape, NO_AUDIO, np.int32),
+    segment_ids=pad([[1] * len(read) for read in tokens], shape, 0, np.int32),
   )
   answered: dict[str, Any] = dict(
     prefix=np.asarray(prefix, np.int32),
     prompt=Prompt(**read),
-    targets=pad(answers, said, 0, np.int32),
-    index=np.tile(np.arange(RESPONSE, dtype=np.int32) + start - 1, (ROWS, 1)),
-    weight=pad([[1] * len(answer) for answer in answers], said, 0, np.float32),
+    targets=pad_each([[answer] for answer in answers], batch, RESPONSE, 0, np.int32),
+    index=np.tile(np.arange(RESPONSE, dtype=np.int32) + start - 1, (ROWS, 1, 1)),
+    weight=pad_each([[[1] * len(a)] for a in answers], batch, RESPONSE, 0, np.float32),
     top_ids=np.zeros((*said, 0), np.int32),
     top_log_probs=np.zeros((*said, 0), np.float32),
   )
@@ -96,7 +98,7 @@ def example(path: Path) -> tuple[step.Sound, step.Response]:
 def whole(response: step.Response) -> step.Response:
   """The prefix at the head of every row, as PyTorch reads it."""
   size = response.prefix.size
-  heads = response.prefix, np.full(size, NO_AUDIO, np.int32), np.ones(size, bool)
+  heads = response.prefix, np.full(size, NO_AUDIO, np.int32), np.ones(size, np.int32)
   pairs = zip(heads, map(np.asarray, response.prompt), strict=True)
   rows = [np.concatenate([np.tile(h, (ROWS, 1)), x], axis=1) for h, x in pairs]
   after = {'prompt': Prompt._make(rows), 'index': response.index + size}
@@ -168,16 +170,16 @@ def theirs(path: Path, adapter: adapters.Stride, batch) -> Callable[[], float]:
     projector.parameters(), LEARNING_RATE, BETAS, weight_decay=0.0, fused=True
   )
   sound, response = jax.tree.map(torch.tensor, batch)
-  prompt, index, targets = response.prompt, response.index.long(), response.targets
+  prompt, targets = response.prompt, response.targets
+  index, heard_valid = response.index[:, 0].long(), sound.segment_ids > 0
 
   def loss() -> torch.Tensor:
-    audio = projector(sound.frames, sound.valid)
-    audio = audio.reshape(-1, audio.shape[-1])
-    heard, place = prompt.place >= 0, prompt.place.clamp(min=0)
-    valid = prompt.valid & (~heard | sound.valid[:, ::STACK].reshape(-1)[place])
-    x = torch.where(
-      heard[..., None], audio[place], llama.model.embed_tokens(prompt.tokens)
-    )
+    audio = projector(sound.frames, heard_valid)
+    heard, place = prompt.place >= 0, prompt.place.clamp(min=0).long()
+    audio_valid = heard_valid[:, ::STACK].gather(1, place)
+    valid = (prompt.segment_ids > 0) & (~heard | audio_valid)
+    audio = audio.gather(1, place[..., None].expand(-1, -1, audio.shape[-1]))
+    x = torch.where(heard[..., None], audio, llama.model.embed_tokens(prompt.tokens))
     hidden = llama.model(
       inputs_embeds=torch.where(valid[..., None], x, 0),
       attention_mask=valid.long(),

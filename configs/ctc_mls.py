@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
     train='data/mls/prepared',
     dev='data/mls/prepared-dev',
     copies=1,
-    row_length=512,  # encoder frames, 80 ms: recordings of 41 s in all
+    row_frames=512,  # encoder frames, 80 ms: recordings of 41 s in all
   )
   c.augmentation = dict(
     speed=0.1, noise_share=0.0, noise_snr=(5.0, 30.0), telephone_share=0.0

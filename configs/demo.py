@@ -38,6 +38,7 @@ def get_config() -> ConfigDict:
     train='runs/demo/prepared',
     targets='runs/demo/targets',
     copies=1,
+    row_frames=None,  # one recording a row, in buckets
     buckets=(64, 128, 256, 512, 1500),  # encoder frames, 20 ms
   )
   c.augmentation = None

@@ -64,7 +64,8 @@ def get_config() -> ConfigDict:
     train='data/mls/prepared',
     targets='data/mls/targets-70b',
     copies=1,
-    buckets=(64, 96, 128, 160, 192, 224, 256),  # encoder frames, 80 ms: up to 20 s
+    row_frames=512,  # encoder frames, 80 ms: recordings of 41 s in all
+    row_tokens=1_024,  # of the LLM: their embeddings, prompts and responses
   )
   c.augmentation = None
   c.masking = None

@@ -50,6 +50,7 @@ def get_config() -> ConfigDict:
     train='data/prepared',
     targets='data/targets',
     copies=1,
+    row_frames=None,  # one recording a row, in buckets
     buckets=(64, 96, 128, 192, 256, 384, 512, 1024),  # encoder frames, 20 ms
   )
   c.augmentation = dict(

@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
     train='runs/smol_ctc/prepared',
     targets='runs/smol_ctc/targets',
     copies=1,
+    row_frames=None,  # one recording a row, in buckets
     buckets=(16, 24, 32, 40, 56, 100),  # encoder frames, 80 ms
   )
   c.augmentation = dict(

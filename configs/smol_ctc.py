@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
     train='runs/smol_ctc/prepared',
     dev='runs/smol_ctc/prepared-dev',
     copies=1,
-    row_length=None,  # one recording a row, in buckets
+    row_frames=None,  # one recording a row, in buckets
     buckets=(16, 20, 24, 28, 32, 40, 56, 100),  # encoder frames, 80 ms
   )
   c.augmentation = dict(

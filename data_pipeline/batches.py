@@ -1,93 +1,104 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches of fixed shapes: recordings of like length together, prompts laid out.
+"""What a batch holds, and its arrays: recordings laid side by side, prompts laid out.
 
-Which recordings stand in batch number `step` depends on (seed, step) alone.
+`buckets` and `packing` decide which recordings a batch has.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int, Shaped
 
 Segment = tuple[int, ...] | int  # token ids, or the number of an audio clip
 NO_AUDIO = -1
 
 
 class Batch(NamedTuple):
-  """Which recordings, and the shape they are padded to."""
+  """Which recordings stand in every row, in order; rows behind them are empty.
 
-  indices: tuple[int, ...]
+  length: encoder frames of a row. longest: of a recording at most. per_row: how many
+  recordings a row may have, so that all batches have the same shapes.
+  """
+
+  recordings: tuple[tuple[int, ...], ...]
   rows: int
-  length: int  # of every row
+  length: int
+  longest: int
+  per_row: int = 1
   epoch: int = 0
 
   @property
-  def recordings(self) -> tuple[tuple[int], ...]:
-    """Those of every row, as in `packing.PackedBatch`: one."""
-    return tuple((index,) for index in self.indices)
+  def indices(self) -> list[int]:
+    """All recordings."""
+    return [index for row in self.recordings for index in row]
 
-  @property
-  def clips(self) -> int:
-    """Recordings that a batch may have."""
-    return self.rows
-
-  @property
-  def longest(self) -> int:
-    """Of them."""
-    return self.length
+  def share(self, host: int, hosts: int) -> 'Batch':
+    """The rows of one host of several; ValueError if they have no equal shares."""
+    if self.rows % hosts:
+      raise ValueError(f'{hosts} hosts cannot share {self.rows} rows equally')
+    rows = self.rows // hosts
+    mine = self.recordings[host * rows : (host + 1) * rows]
+    return self._replace(recordings=mine, rows=rows)
 
 
-class Buckets(Sequence[Batch]):
-  """An endless order of batches; nothing is dropped, and the last batch of a bucket may
-  have empty rows.
+class Laid(NamedTuple):
+  """Recordings side by side in rows.
 
-  lengths: of every recording. buckets: the lengths that rows are padded to.
-  budget: what a batch may hold in all, rows times length.
+  segment_ids: count from 1 in every row, 0 is padding. place: where in its row the
+  encoder frames of each recording are, `NO_AUDIO` behind them.
   """
 
-  def __init__(
-    self,
-    lengths: Sequence[int] | np.ndarray,
-    buckets: Sequence[int] | np.ndarray,
-    budget: int,
-    seed: int,
-  ):
-    if max(buckets) > budget:
-      raise ValueError(f'the budget of {budget} holds no row of {max(buckets)}')
-    self.lengths = np.asarray(lengths)
-    self.buckets = np.sort(np.asarray(buckets))
-    self.budget = budget
-    self.seed = seed
-    self.bucket = np.searchsorted(self.buckets, self.lengths)
-    self.too_long = np.flatnonzero(self.bucket == len(self.buckets))
-    self.rows = budget // self.buckets
-    self.longest = int(self.buckets[-1])
-    counts = np.bincount(self.bucket, minlength=len(self.buckets))[: len(self.buckets)]
-    self.steps_per_epoch = int(np.sum(-(-counts // self.rows)))
-    if self.steps_per_epoch == 0:
-      raise ValueError(f'none of {len(lengths)} recordings fits in {self.buckets[-1]}')
+  frames: Float[np.ndarray, 'b t d']
+  segment_ids: Int[np.ndarray, 'b t']
+  place: Int[np.ndarray, 'b k u']
 
-  def __len__(self) -> int:
-    return 1 << 40
 
-  def __getitem__(self, step: int) -> Batch:
-    epoch, place = divmod(step, self.steps_per_epoch)
-    return self._epoch(epoch)[place]
+def lay_side_by_side(
+  rows: Sequence[Sequence[np.ndarray]], batch: Batch, subsampling: int = 1
+) -> Laid:
+  """Recordings [t d] of every row, each from where an encoder frame begins.
 
-  @functools.lru_cache(maxsize=2)  # noqa: B019 - an order lives as long as its loader
-  def _epoch(self, epoch: int) -> list[Batch]:
-    rng = np.random.default_rng([self.seed, epoch])
-    order = rng.permutation(len(self.lengths))
-    batches = []
-    for b, (length, rows) in enumerate(zip(self.buckets, self.rows, strict=True)):
-      members = order[self.bucket[order] == b].tolist()
-      cuts = range(0, len(members), rows)
-      batches += [
-        Batch(tuple(members[i : i + rows]), int(rows), int(length), epoch) for i in cuts
-      ]
-    return [batches[i] for i in rng.permutation(len(batches))]
+  subsampling: how many of these frames an encoder frame has. ValueError if a row's do
+  not fit.
+  """
+  width = next(frames for row in rows for frames in row).shape[1]
+  shape = batch.rows, batch.length * subsampling
+  laid = Laid(
+    np.zeros((*shape, width), np.float32),
+    np.zeros(shape, np.int32),
+    np.full((batch.rows, batch.per_row, batch.longest), NO_AUDIO, np.int32),
+  )
+  for b, row in enumerate(rows):
+    start = 0
+    for k, frames in enumerate(row):
+      stop = start + len(frames)
+      if stop > shape[1]:
+        raise ValueError(f'row {b} needs {stop} frames and has {shape[1]}')
+      laid.frames[b, start:stop], laid.segment_ids[b, start:stop] = frames, k + 1
+      first, start = start // subsampling, round_up(stop, subsampling)
+      encoded = np.arange(first, start // subsampling)
+      laid.place[b, k, : len(encoded)] = encoded
+  return laid
+
+
+def pad_each(
+  rows: Sequence[Sequence[Sequence]], batch: Batch, width: int, fill, dtype
+) -> Shaped[np.ndarray, 'b k width']:
+  """A sequence for each recording of every row, filled up behind."""
+  array = np.full((batch.rows, batch.per_row, width), fill, dtype)
+  for laid, row in zip(array, rows, strict=False):
+    laid[: len(row)] = pad(row, (len(row), width), fill, dtype)
+  return array
+
+
+def pad_frames(
+  recordings: Sequence[np.ndarray], rows: int, length: int
+) -> tuple[Float[np.ndarray, 'b t d'], Bool[np.ndarray, 'b t']]:
+  """Recordings as rows of `length` frames, zeros behind them, and which are signal."""
+  alone = tuple((i,) for i in range(len(recordings)))
+  laid = lay_side_by_side([[r] for r in recordings], Batch(alone, rows, length, length))
+  return laid.frames, laid.segment_ids > 0
 
 
 class Row(NamedTuple):
@@ -97,18 +108,14 @@ class Row(NamedTuple):
   place: list[int]
 
 
-def lay_out(prompt: Sequence[Segment], first_clip: int, slots: int) -> Row:
-  """A row of tokens and audio places, `slots` for each clip.
-
-  first_clip: the number, in the batch, of this prompt's clip 0.
-  """
+def lay_out(prompt: Sequence[Segment], clips: Sequence[Sequence[int]]) -> Row:
+  """Tokens and audio places; clips: where each one is in the audio of the row."""
   tokens: list[int] = []
   place: list[int] = []
   for segment in prompt:
     if isinstance(segment, int):
-      start = (first_clip + segment) * slots
-      tokens += [0] * slots
-      place += range(start, start + slots)
+      tokens += [0] * len(clips[segment])
+      place += clips[segment]
     else:
       tokens += segment
       place += [NO_AUDIO] * len(segment)
@@ -130,14 +137,3 @@ def pad(
       raise ValueError(f'a sequence of {len(sequence)} does not fit in {len(row)}')
     row[: len(sequence)] = sequence
   return array
-
-
-def pad_frames(
-  recordings: Sequence[np.ndarray], rows: int, length: int
-) -> tuple[Float[np.ndarray, 'b t d'], Bool[np.ndarray, 'b t']]:
-  """Recordings as rows of `length` frames, zeros behind them, and which are signal."""
-  padded = np.zeros((rows, length, recordings[0].shape[1]), np.float32)
-  valid = np.zeros((rows, length), bool)
-  for row, seen, frames in zip(padded, valid, recordings, strict=False):
-    row[: len(frames)], seen[: len(frames)] = frames, True
-  return padded, valid

@@ -1,25 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batch number `step`, read and assembled ahead of time by Grain's threads."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain
 
-from data_pipeline.batches import Batch, Buckets
-from data_pipeline.packing import Packed, PackedBatch
+from data_pipeline.batches import Batch
 
 THREADS = 2  # threads, not processes: those lose on records of audio size
 AHEAD = 8  # batches
 
 
 def load(
-  order: Buckets | Packed,
-  assemble: Callable[[Batch | PackedBatch], dict[str, Any]],
+  order: Sequence[Batch],
+  assemble: Callable[[Batch], Any],
   steps: range,
-) -> Iterator[dict[str, Any]]:
-  """The batches of `steps`, in order; a restart at any step costs nothing."""
+  *,
+  host: int = 0,
+  hosts: int = 1,
+  threads: int = THREADS,
+) -> Iterator[Any]:
+  """This host's rows of the batches of `steps`, in order.
+
+  What a step has depends on nothing else: neither on the number of threads, nor on
+  where a run was stopped, and a restart reads no batch before its own.
+  """
   dataset = grain.MapDataset.range(steps.start, steps.stop)
-  dataset = dataset.map(lambda step: assemble(order[int(step)]))
-  options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD)
+  dataset = dataset.map(lambda step: assemble(order[int(step)].share(host, hosts)))
+  options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=AHEAD)
   return iter(dataset.to_iter_dataset(options))

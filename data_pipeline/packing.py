@@ -9,38 +9,22 @@ import bisect
 import functools
 import operator
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
+
+from data_pipeline.batches import Batch
 
 WINDOW = 1 << 14  # recordings packed together; bounds the rows that stand open
 
 
-class Laid(NamedTuple):
-  """Recordings side by side; segment ids count from 1 in every row, 0 is padding."""
-
-  frames: Float[np.ndarray, 'b t d']
-  segment_ids: Int[np.ndarray, 'b t']
-
-
-class PackedBatch(NamedTuple):
-  """Which recordings stand in every row, in order; rows behind them are empty."""
-
-  recordings: tuple[tuple[int, ...], ...]
-  rows: int
-  length: int  # of every row
-  clips: int  # recordings that a batch may have, so that shapes are fixed
-  longest: int  # of them
-  epoch: int
-
-
-class Packed(Sequence[PackedBatch]):
+class Packed(Sequence[Batch]):
   """An endless order of batches of packed rows, all of one shape; nothing is dropped.
 
   lengths: of every recording, in each of the units that a row is limited in, such as
     encoder frames and LLM tokens. limits: of a row, in the same units; the first is
-    its length. per_row: how many recordings a row may have.
+    its length. per_row: how many recordings a row may have. longest: of a recording;
+    both are as found, unless given, and decide the shapes.
   rows: of a batch. An epoch's last batch may have empty ones.
   """
 
@@ -51,12 +35,12 @@ class Packed(Sequence[PackedBatch]):
     rows: int,
     seed: int,
     per_row: int | None = None,
+    longest: int | None = None,
   ):
     self.rows, self.seed = rows, seed
-    self.per_row = per_row or len(lengths)
     each = np.ones((len(lengths), 1), np.int64)
     self.lengths = np.concatenate([lengths, each], axis=1)
-    self.limits = np.asarray([*limits, self.per_row])
+    self.limits = np.asarray([*limits, per_row or len(lengths)])
     too_long = (self.lengths > self.limits).any(axis=1)
     self.too_long = np.flatnonzero(too_long)
     fitting = np.flatnonzero(~too_long)
@@ -69,8 +53,8 @@ class Packed(Sequence[PackedBatch]):
       for window in [fitting[start : start + WINDOW]]
       for row in best_fit(self.lengths[window], self.limits)
     ]
-    self.longest = int(self.lengths[fitting, 0].max())
-    self.most = max(map(len, self._packed))
+    self.longest = longest or int(self.lengths[fitting, 0].max())
+    self.per_row = per_row or max(map(len, self._packed))
     self.steps_per_epoch = -(-len(self._packed) // rows)
 
   @property
@@ -82,12 +66,12 @@ class Packed(Sequence[PackedBatch]):
   def __len__(self) -> int:
     return 1 << 40
 
-  def __getitem__(self, step: int) -> PackedBatch:
+  def __getitem__(self, step: int) -> Batch:
     epoch, place = divmod(step, self.steps_per_epoch)
     order = self._epoch(epoch)[place * self.rows : (place + 1) * self.rows]
-    return PackedBatch(
+    return Batch(
       tuple(self._packed[row] for row in order),
-      *(self.rows, int(self.limits[0]), self.rows * self.most, self.longest, epoch),
+      *(self.rows, int(self.limits[0]), self.longest, self.per_row, epoch),
     )
 
   @functools.lru_cache(maxsize=2)  # noqa: B019 - an order lives as long as its loader
@@ -100,7 +84,8 @@ def best_fit(
 ) -> list[list[int]]:
   """Rows of indices: from the longest on, each into the fullest row that has room.
 
-  Best fit decreasing (Johnson 1973), "long" and "full" by the unit that is scarcest.
+  Best fit decreasing (Johnson 1973): "long" by the unit that an item needs most of,
+  "full" by the first unit, and by the next where that is the same.
   ValueError if one alone is over a limit.
   """
   if (over := np.flatnonzero((lengths > limits).any(axis=1))).size:
@@ -125,23 +110,3 @@ def best_fit(
     left = tuple(map(operator.sub, left, need))
     bisect.insort(room, (*left, row))
   return rows
-
-
-def lay_side_by_side(
-  rows: Sequence[Sequence[np.ndarray]], shape: tuple[int, int], multiple: int = 1
-) -> Laid:
-  """Recordings [t d] of every row, each from a multiple of `multiple` on.
-
-  shape: how many rows, of how many frames. ValueError if a row's do not fit.
-  """
-  width = next(frames for row in rows for frames in row).shape[1]
-  laid = Laid(np.zeros((*shape, width), np.float32), np.zeros(shape, np.int32))
-  for b, row in enumerate(rows):
-    start = 0
-    for number, frames in enumerate(row, 1):
-      stop = start + len(frames)
-      if stop > shape[1]:
-        raise ValueError(f'row {b} needs {stop} frames and has {shape[1]}')
-      laid.frames[b, start:stop], laid.segment_ids[b, start:stop] = frames, number
-      start = -(-stop // multiple) * multiple
-  return laid

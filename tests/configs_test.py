@@ -50,7 +50,7 @@ def test_what_it_does_to_recordings_is_known(name):
   how = assembly.changes(config)
   assert isinstance(how.augmentation, Augmentation | None)
   assert isinstance(how.masking, Masking | None)
-  longest = config.data.get('row_length') or max(config.data.buckets)
+  longest = config.data.row_frames or max(config.data.buckets)
   assert longest <= config.ctc.get('frames_per_batch', 1 << 30)
 
 
@@ -64,7 +64,8 @@ def test_adapters_and_templates_are_known(name):
     CTCConfig(**sizes, vocabulary_size=3)
   else:
     Stride(StrideConfig(**sizes), rngs=nnx.Rngs(0))
-  assert max(config.data.buckets) <= config.response.frames_per_batch
+  longest = config.data.row_frames or max(config.data.buckets)
+  assert longest <= config.response.frames_per_batch
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -15,12 +16,14 @@ from acl_jax import assembly, train
 from acl_jax.evaluation import examples
 from acl_jax.evaluation.hearing import hear
 from acl_jax.models.ctc import BLANK
-from acl_jax.pretrain import new_model, new_order, pretrain, transcribe
+from acl_jax.models.layers import apart
+from acl_jax.pretrain import new_model, pretrain, transcribe
 from acl_jax.text.ctc_vocabulary import Vocabulary
 from acl_jax.training import pretraining
 from acl_jax.training.frames import Frames, batches_of
 from acl_jax.training.log_mels import Changes, LogMels
 from acl_jax.training.metrics import Metrics
+from acl_jax.training.orders import new_order
 from acl_jax.training.pretraining import Transcripts
 from acl_jax.weights.parakeet import load_conformer
 from data_pipeline.batches import NO_AUDIO, Batch
@@ -45,7 +48,7 @@ def new_config(world, **ctc):
   c.seed, c.init_from, c.vocabulary_size = 0, '', 20
   c.encoder = dict(kind='conformer', sizes=dict(SIZES))
   prepared = str(world / 'prepared')
-  c.data = dict(train=prepared, dev=prepared, copies=1, row_length=None, buckets=(50,))
+  c.data = dict(train=prepared, dev=prepared, copies=1, row_frames=None, buckets=(50,))
   c.augmentation = c.masking = None
   stage = dict(steps=STEPS, frames_per_batch=300, average_decay=0.5, remat=None)
   stage |= dict(peak_lr=3e-3, warmup_steps=2, weight_decay=0.0, clip_norm=1.0)
@@ -115,23 +118,24 @@ def test_batches_hold_transcripts_and_their_padding_changes_nothing(
   vocabulary = Vocabulary(folder)
   model = new_model(new_config(tiny_world), vocabulary)
   corpus = LogMels(Dataset(tiny_world / 'prepared'), model.config, Changes())
-  batch = Transcripts(corpus, vocabulary)(Batch((1, 4), rows=3, length=50))
-  assert batch.log_mel.shape == (3, 100, 80) and batch.labels.shape == (3, 50)
-  assert (batch.place[2] == NO_AUDIO).all() and batch.place[1, 0] == 50
-  assert batch.valid.sum(1).tolist() == [
+  batch = Transcripts(corpus, vocabulary)(Batch(((1,), (4,)), 3, 50, 50))
+  assert batch.log_mel.shape == (3, 100, 80) and batch.labels.shape == (3, 1, 50)
+  assert (batch.place[2] == NO_AUDIO).all() and batch.place[1, 0, 0] == 0
+  valid = batch.segment_ids > 0
+  assert valid.sum(1).tolist() == [
     len(corpus[1]['frames']),
     len(corpus[4]['frames']),
     0,
   ]
-  text = [int(i) - 1 for i in batch.labels[0] if i != BLANK]
+  text = [int(i) - 1 for i in batch.labels[0, 0] if i != BLANK]
   assert text == vocabulary.encode(corpus.texts[1])
 
   @jax.jit
   def loss(batch):
-    frames = model.encoder.encode(batch.log_mel, batch.segment_ids).frames
+    frames = model.encode(batch.log_mel, batch.segment_ids).frames
     return pretraining.transcript_loss(model, frames, batch)
 
-  dirty = np.where(batch.valid[..., None], batch.log_mel, 7.0)
+  dirty = np.where(valid[..., None], batch.log_mel, 7.0)
   assert loss(batch) == loss(batch._replace(log_mel=dirty))
 
 
@@ -141,33 +145,34 @@ def test_packed_recordings_lose_what_they_lose_alone(tiny_world, pretrained):
   corpus = LogMels(Dataset(tiny_world / 'prepared'), model.config, Changes())
   transcripts = Transcripts(corpus, vocabulary)
   config = new_config(tiny_world)
-  config.data.row_length = 120
-  order = new_order(config, transcripts.lengths)
+  config.data.row_frames = 120
+  lengths = transcripts.lengths[:, None]
+  budget, corpus = config.ctc.frames_per_batch, np.zeros(len(lengths), int)
+  order = new_order(config.data, budget, 0, lengths, corpus)
   batch = transcripts(order[0])
-  members = [i for row in order[0].recordings for i in row]
+  members = order[0].indices
   assert len(members) > len(order[0].recordings) > 1
 
   @jax.jit
   def logits(batch):
-    frames = model.encoder.encode(batch.log_mel, batch.segment_ids).frames
-    return model.logits(frames.reshape(-1, frames.shape[-1])[batch.place])
+    frames = model.encode(batch.log_mel, batch.segment_ids).frames
+    return model.logits(apart(frames, jnp.asarray(batch.place))[0])
 
-  packed = logits(batch)
-  for clip, i in enumerate(members):
-    alone = transcripts(Batch((i,), rows=1, length=50))
-    count = transcripts.lengths[i]
-    np.testing.assert_allclose(
-      packed[clip, :count], logits(alone)[0, :count], atol=1e-5
-    )
-    text = batch.labels[clip]
-    assert (
-      text[text != BLANK].tolist() == alone.labels[0, : (text != BLANK).sum()].tolist()
-    )
+  packed = np.reshape(logits(batch), (*batch.place.shape[:2], order[0].longest, -1))
+  for b, row in enumerate(order[0].recordings):
+    for k, i in enumerate(row):
+      alone = transcripts(Batch(((i,),), 1, 50, 50))
+      count = transcripts.lengths[i]
+      np.testing.assert_allclose(
+        packed[b, k, :count], logits(alone)[0, :count], atol=1e-5
+      )
+      text = batch.labels[b, k][batch.labels[b, k] != BLANK]
+      assert text.tolist() == alone.labels[0, 0, : len(text)].tolist()
 
 
 def test_packed_training_learns(tiny_world, tmp_path):
   config = new_config(tiny_world)
-  config.data.row_length = 120
+  config.data.row_frames = 120
   pretrain(config, tmp_path)
   found = entries(tmp_path)
   assert found[-1]['loss'] < found[0]['loss']

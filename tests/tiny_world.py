@@ -77,6 +77,7 @@ def config_of(folder: Path) -> dict:
       train=str(folder / 'prepared'),
       targets=str(folder / 'targets'),
       copies=1,
+      row_frames=None,
       buckets=(40,),  # one shape, one compilation
     ),
     augmentation=dict(
@@ -170,6 +171,10 @@ def write_corpus(folder: Path) -> list[str]:
 
 def write_targets(folder: Path, ids: list[str], vocab_size: int) -> None:
   """Responses such as `decode_targets` writes; the last recording has none."""
+  from ml_collections import ConfigDict
+
+  from acl_jax import assembly
+  from acl_jax.decoding import targets
   from data_pipeline.container import pack
   from data_pipeline.records import write_shard
 
@@ -186,11 +191,17 @@ def write_targets(folder: Path, ids: list[str], vocab_size: int) -> None:
       ].astype(np.int32),
       'top_log_probs': np.tile(np.log([0.5, 0.2, 0.1]), (u, 1)).astype(np.float16),
     }
-    header = dict(id=id, text='', finish_reason='stop', prompt_fingerprint='')
+    header = dict(id=id, text=TEXTS[i], finish_reason='stop', prompt_fingerprint='')
     records.append(pack(header, arrays))
   write_shard(folder / 'targets-00000-of-00001.array_record', records)
   index = ''.join(json.dumps({'id': id}) + '\n' for id in ids[:-1])
   (folder / 'index.jsonl').write_text(index)
   decoding = dict(max_new_tokens=MAX_NEW_TOKENS, top_k=TOP_K)
-  provenance = {'schema_version': 1, 'decoding': decoding}
+  config = ConfigDict(config_of(folder.parent))
+  provenance = {
+    'schema_version': 1,
+    'decoding': decoding,
+    'llm': targets.describe(assembly.load_frozen_llama(config)),
+    'template': targets.describe_template(assembly.load_text(config)),
+  }
   (folder / 'provenance.json').write_text(json.dumps(provenance))

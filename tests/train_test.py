@@ -4,6 +4,7 @@
 import itertools
 import json
 import logging
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from acl_jax import assembly, program, train
+from acl_jax.decoding.targets import Targets
 from acl_jax.training import preemption
 from acl_jax.training.metrics import Metrics
 from acl_jax.weights.adapter import load_adapter
@@ -21,7 +23,8 @@ from tests.tiny_world import load_config
 
 ROOT = Path(__file__).parent.parent
 CTC_STEPS, RESPONSE_STEPS = 10, 8
-MEASURED = ('audio_hours_per_second', 'padding_waste')  # of time, and since the restart
+# Of time, and since the restart.
+MEASURED = ('audio_hours_per_second', 'padding_waste', 'llm_padding_waste')
 
 
 def metrics(workdir):
@@ -140,7 +143,7 @@ def test_a_stride_adapter_has_the_response_stage_only(tiny_world, tmp_path, capl
   with caplog.at_level(logging.WARNING, 'absl'):
     train.train(config, tmp_path)
   assert {entry['stage'] for entry in metrics(tmp_path)} == {'response'}
-  assert 'response: 1 of 9 recordings are left out' in caplog.text
+  assert '1 of 9 recordings are left out' in caplog.text
   assert load_adapter(tmp_path / 'adapter.safetensors').config.stack == 3
 
 
@@ -180,13 +183,52 @@ def test_targets_of_other_recordings_are_refused(tiny_world, tmp_path):
     train.train(config, tmp_path / 'out')
 
 
-def test_rows_beyond_the_context_are_refused(tiny_world, tmp_path):
-  changes = {'data.buckets': (40, 500), 'response.frames_per_batch': 500}
-  config = load_config(tiny_world, **changes, **{'ctc.steps': 0})
-  with pytest.raises(
-    ValueError, match=r'a row has up to \d+ positions; the LLM reads 256'
+def test_prompts_beyond_the_context_are_refused(tiny_world, tmp_path, monkeypatch):
+  config = load_config(tiny_world, **{'ctc.steps': 0})
+  with (
+    monkeypatch.context() as patch,
+    pytest.raises(
+      ValueError, match=r'a prompt has up to \d+ positions; the LLM reads 256'
+    ),
   ):
+    patch.setattr(Targets, 'lengths', lambda _, ids: np.full(len(ids), 240))
     train.train(config, tmp_path)
+
+
+@pytest.mark.parametrize('key', ['llm', 'template'])
+def test_targets_that_were_made_otherwise_are_refused(tiny_world, tmp_path, key):
+  folder = tmp_path / 'targets'
+  shutil.copytree(tiny_world / 'targets', folder)
+  provenance = json.loads((folder / 'provenance.json').read_text())
+  provenance[key]['sha256'] = 'f00'
+  (folder / 'provenance.json').write_text(json.dumps(provenance))
+  config = load_config(tiny_world, **{'data.targets': str(folder), 'ctc.steps': 0})
+  with pytest.raises(
+    ValueError, match=f'{folder}: holds targets of another {key}, .*f00.*, not of .*sha'
+  ):
+    train.train(config, tmp_path / 'out')
+
+
+def test_a_whisper_that_trains_hears_one_recording_a_row(tiny_world, tmp_path):
+  config = load_config(tiny_world)
+  config.data.row_tokens = 90
+  config.data.row_frames, config.encoder.trains = 60, True
+  with pytest.raises(ValueError, match='row_frames: a Whisper encoder that trains'):
+    train.train(config, tmp_path)
+
+
+def test_frozen_frames_and_prompts_may_share_rows(tiny_world, tmp_path):
+  config = load_config(tiny_world, **{'response.steps': 6})
+  config.data.row_tokens = 90
+  config.data.row_frames = 60
+  train.train(config, tmp_path)
+  lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  found = [json.loads(line) for line in lines]
+  last = {entry['stage']: entry for entry in found}
+  assert last['ctc']['padding_waste'] < 1 and 'llm_padding_waste' not in last['ctc']
+  assert last['response']['llm_padding_waste'] < 1
+  first = next(entry for entry in found if entry['stage'] == 'ctc')
+  assert last['ctc']['loss'] < first['loss']
 
 
 # The program, with steps long enough to send a signal in the midst of them.

@@ -13,6 +13,7 @@ from acl_jax.decoding.generate import Generated, generate
 from acl_jax.decoding.targets import fingerprint
 from acl_jax.models.llama import Llama
 from acl_jax.text.tokenizer import Tokenizer
+from data_pipeline.batches import round_up
 from data_pipeline.container import pack
 
 LENGTH_STEP = 16  # prompts are padded to multiples: few lengths, few compilations
@@ -84,7 +85,7 @@ def _generate(
   # The last prompt again in the rows that are left: they end when it does.
   batch = [*batch, *[batch[-1]] * (decoding.batch_size - len(batch))]
   longest = max(len(example.prompt) for example in batch)
-  length = min(-(-longest // LENGTH_STEP) * LENGTH_STEP, decoding.room(llama))
+  length = min(round_up(longest, LENGTH_STEP), decoding.room(llama))
   tokens = np.zeros((len(batch), length), np.int32)
   valid = np.zeros((len(batch), length), bool)
   for row, example in enumerate(batch):

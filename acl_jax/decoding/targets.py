@@ -13,13 +13,16 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
+from acl_jax.assembly import Text
 from acl_jax.models.llama import Llama
 from data_pipeline.container import RecordError, unpack
 from data_pipeline.records import Shards
 
 NAME = 'targets'
 SCHEMA_VERSION = 1
+CHUNK = 1_024  # records read at once
 
 
 class Targets(Mapping[str, dict[str, Any]]):
@@ -32,7 +35,7 @@ class Targets(Mapping[str, dict[str, Any]]):
 
   def __init__(self, folder: str | Path):
     folder = Path(folder)
-    self.provenance = read_provenance(folder)
+    self.folder, self.provenance = folder, read_provenance(folder)
     self.max_new_tokens: int = self.provenance['decoding']['max_new_tokens']
     self._shards = Shards(folder, NAME)
     lines = (folder / 'index.jsonl').read_text().splitlines()
@@ -50,6 +53,31 @@ class Targets(Mapping[str, dict[str, Any]]):
         f'{self._shards.locate(row)}: id is not {id!r}, as in the index'
       )
     return header | arrays
+
+  def check(self, llama: Llama, text: Text) -> None:
+    """ValueError if another LLM gave the responses, or was asked in another way."""
+    ours = {'llm': describe(llama), 'template': describe_template(text)}
+    _same(self.folder, self.provenance, ours, 'run decode_targets with this config')
+
+  def read(self, id: str, text: str) -> dict[str, Any]:
+    """The response to a transcript; RecordError if it was made from another."""
+    target = self[id]
+    if target['text'] != text:
+      raise RecordError(
+        f'{self._shards.locate(self._rows[id])}: {id!r} answers {target["text"]!r}; the'
+        f' transcript is {text!r}'
+      )
+    return target
+
+  def lengths(self, ids: Sequence[str]) -> Int[np.ndarray, ' n']:
+    """The tokens of each response; 0 where there is none."""
+    known = sorted({self._rows[id] for id in ids if id in self})
+    said = np.zeros(len(self) + 1, np.int64)  # the last for all that have none
+    for start in range(0, len(known), CHUNK):
+      rows = known[start : start + CHUNK]
+      for row, record in zip(rows, self._shards.__getitems__(rows), strict=True):
+        said[row] = len(unpack(record)[1]['response'])
+    return said[[self._rows.get(id, -1) for id in ids]]
 
   def __contains__(self, id: object) -> bool:
     return id in self._rows
@@ -84,18 +112,22 @@ def claim(folder: Path, provenance: Mapping[str, Any], ids: Sequence[str]) -> No
   """Makes `folder` the place of these targets; ValueError if it is that of others."""
   path = folder / 'provenance.json'
   if path.exists():
-    there = read_provenance(folder)
-    for key, value in provenance.items():
-      if there.get(key) != value:
-        raise ValueError(
-          f'{folder}: holds targets of another {key}, {_short(there.get(key))}, not of '
-          f'{_short(value)}; choose another folder, or delete this one'
-        )
-    return
+    hint = 'choose another folder, or delete this one'
+    return _same(folder, read_provenance(folder), provenance, hint)
   folder.mkdir(parents=True, exist_ok=True)
   index = ''.join(json.dumps({'id': id}) + '\n' for id in ids)
   _write(folder / 'index.jsonl', index)
   _write(path, json.dumps(provenance, indent=2) + '\n')  # last: it vouches for the rest
+
+
+def _same(folder: Path, there: Mapping, ours: Mapping, hint: str) -> None:
+  """Refuses targets that were made in another way than ours."""
+  for key, value in ours.items():
+    if there.get(key) != value:
+      raise ValueError(
+        f'{folder}: holds targets of another {key}, {_short(there.get(key))}, not of '
+        f'{_short(value)}; {hint}'
+      )
 
 
 def _short(value: Any) -> str:
@@ -116,6 +148,12 @@ def fingerprint(parts: Iterable[bytes | memoryview]) -> str:
   for part in parts:
     digest.update(part)
   return digest.hexdigest()
+
+
+def describe_template(text: Text) -> dict[str, str]:
+  """Its name, and what it makes of a probe: the same name may frame differently."""
+  frame = json.dumps(text.prompt('probe')).encode()
+  return {'name': text.template.__name__, 'sha256': fingerprint([frame])}
 
 
 def describe(llama: Llama) -> dict[str, Any]:

@@ -29,11 +29,11 @@ def answer(
   width = model.llama.config.hidden_size
   few = 1 << (min(MAX_ROWS, max(1, len(cases))) - 1).bit_length()
   for numbers, rows in batches(cases, width, TOKENS_PER_BATCH, few):
-    x, valid = _splice(model, rows)
+    x, ids = _splice(model, rows)
     made = generate(
       model.llama,
       x,
-      valid,
+      ids > 0,
       jax.random.key(0),  # nothing is drawn: greedy
       max_new_tokens=max_new_tokens,
       stop_ids=stop_ids,

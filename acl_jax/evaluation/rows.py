@@ -68,7 +68,7 @@ def batches(
 def lay_out_rows(cases: Sequence[Case], rows: int, width: int) -> Rows:
   """The arrays of some cases, the shapes rounded up."""
   slots = max(map(count_slots, cases))
-  laid = [lay_out(case.prompt, number, slots) for number, case in enumerate(cases)]
+  laid = [lay_out(case.prompt, [range(slots)]) for case in cases]
   tokens = [
     [*row.tokens, *case.response[:-1]] for row, case in zip(laid, cases, strict=True)
   ]
@@ -88,7 +88,7 @@ def lay_out_rows(cases: Sequence[Case], rows: int, width: int) -> Rows:
   prompt = Prompt(
     tokens=jnp.asarray(pad(tokens, shape, 0, np.int32)),
     place=jnp.asarray(pad([row.place for row in laid], shape, NO_AUDIO, np.int32)),
-    valid=jnp.asarray(np.arange(length) < lengths[:, None]),
+    segment_ids=jnp.asarray((np.arange(length) < lengths[:, None]).astype(np.int32)),
   )
   # Beyond the response the index may be any: nobody reads the result.
   index = np.minimum(starts + np.arange(most, dtype=np.int32), length - 1)

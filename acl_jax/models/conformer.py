@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from acl_jax.models.batch_norm import BatchNorm, Moments
-from acl_jax.models.layers import REMAT, Linear, Norm, drop, param, zeros
+from acl_jax.models.layers import REMAT, Linear, Norm, drop, param, within, zeros
 from acl_jax.models.relative_attention import RelativeAttention, sinusoids
 from acl_jax.models.subsampling import Subsampling
 
@@ -226,16 +226,3 @@ class Conformer(nnx.Module):
       layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=False)
     x, moments = jax.lax.scan(layer, x, (self.layers, keys))
     return Encoded(x, segment_ids, moments)
-
-
-def within(
-  segment_ids: Int[Array, 'b t'], context: tuple[int, int] | None
-) -> Bool[Array, 'b t t']:
-  """Which frames a frame sees: its own utterance's, and only so far away."""
-  mask = (segment_ids[:, :, None] == segment_ids[:, None]) & (segment_ids > 0)[:, None]
-  if context is None:
-    return mask
-  place = jnp.arange(segment_ids.shape[1])
-  ahead = place[None, :] - place[:, None]
-  near = (-context[0] <= ahead) & (ahead <= context[1])
-  return mask & near[None]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from acl_jax.models.conformer import Conformer, ConformerConfig
+from acl_jax.models.conformer import Conformer, ConformerConfig, Encoded
 from acl_jax.models.ctc import segments
 from acl_jax.models.layers import Linear
 
@@ -26,6 +26,17 @@ class ConformerCTC(nnx.Module):
   def __call__(self, log_mel: Float[Array, 'b t m'], valid: Bool[Array, 'b t']):
     """As `Conformer.__call__`."""
     return self.encoder(log_mel, valid)
+
+  def encode(
+    self,
+    log_mel: Float[Array, 'b t m'],
+    segment_ids: Int[Array, 'b t'],
+    key: Array | None = None,
+    train_norm: bool = False,
+    remat: str | None = None,
+  ) -> Encoded:
+    """As `Conformer.encode`."""
+    return self.encoder.encode(log_mel, segment_ids, key, train_norm, remat)
 
   def logits(self, frames: Float[Array, 'b u d']) -> Float[Array, 'b u v']:
     """The scores of every frame, float32."""

@@ -135,3 +135,29 @@ def attention(
   scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
   weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
   return jnp.einsum('bkgts,bskh->btkgh', weights, value).reshape(b, t, n, h)
+
+
+def apart(
+  frames: Float[Array, 'b t d'], place: Int[Array, 'b k u']
+) -> tuple[Float[Array, 'a u d'], Bool[Array, 'a u']]:
+  """Recordings that share rows, each on its own, and what of them is signal; a = b k.
+
+  place: where in its row each one's frames are; -1 is nowhere.
+  """
+  b, k, u = place.shape
+  index = jnp.maximum(place, 0).reshape(b, k * u, 1)
+  alone = jnp.take_along_axis(frames, index, axis=1)
+  return alone.reshape(b * k, u, -1), place.reshape(b * k, u) >= 0
+
+
+def within(
+  segment_ids: Int[Array, 'b t'], context: tuple[int, int] | None = None
+) -> Bool[Array, 'b t t']:
+  """Which inputs one sees: its own segment's, and only so far before and after it."""
+  mask = (segment_ids[:, :, None] == segment_ids[:, None]) & (segment_ids > 0)[:, None]
+  if context is None:
+    return mask
+  place = jnp.arange(segment_ids.shape[1])
+  ahead = place[None, :] - place[:, None]
+  near = (-context[0] <= ahead) & (ahead <= context[1])
+  return mask & near[None]

@@ -15,6 +15,7 @@ from acl_jax.models.adapters import Stride
 from acl_jax.models.conformer import Conformer
 from acl_jax.models.conformer_ctc import ConformerCTC
 from acl_jax.models.ctc import CTC
+from acl_jax.models.layers import within
 from acl_jax.models.llama import Llama
 from acl_jax.models.whisper import Whisper
 
@@ -24,13 +25,14 @@ Encoder = Whisper | Conformer | ConformerCTC
 class Prompt(NamedTuple):
   """Rows of text and places for audio, laid out by `data_pipeline.batches`.
 
-  place: where a position holds audio, its index among all audio embeddings of the batch
-    (clip times slots plus slot); -1 where it holds the token.
+  place: where a position holds audio, its index among the audio embeddings of its row;
+    -1 where it holds the token. segment_ids: prompts that share a row know nothing of
+    each other; 0 is padding.
   """
 
   tokens: Int[Array, 'b t']
   place: Int[Array, 'b t']
-  valid: Bool[Array, 'b t']
+  segment_ids: Int[Array, 'b t']
 
 
 class SpeechLLM(nnx.Module):
@@ -69,45 +71,48 @@ class SpeechLLM(nnx.Module):
   def splice(
     self,
     prompt: Prompt,
-    audio: Float[Array, 'a s e'],
-    audio_valid: Bool[Array, 'a s'],
-  ) -> tuple[Float[Array, 'b t e'], Bool[Array, 'b t']]:
-    """The prompt as embeddings. An audio place that no embedding fills is not valid."""
+    audio: Float[Array, 'b s e'],
+    audio_valid: Bool[Array, 'b s'],
+  ) -> tuple[Float[Array, 'b t e'], Int[Array, 'b t']]:
+    """The prompt as embeddings, and its segment ids, 0 where no embedding came."""
     text = self.llama.embed(prompt.tokens)
-    if audio.size == 0:  # a place that nobody fills, to read from
-      audio, audio_valid = jnp.zeros((1, 1, text.shape[-1])), jnp.zeros((1, 1), bool)
     heard = prompt.place >= 0
+    if audio.shape[1] == 0:  # there is nothing to take from
+      ids = jnp.where(heard, 0, prompt.segment_ids)
+      return jnp.where(ids[..., None] > 0, text, 0), ids
     place = jnp.maximum(prompt.place, 0)
-    spoken = audio.reshape(-1, audio.shape[-1])[place].astype(text.dtype)
-    valid = prompt.valid & (~heard | audio_valid.reshape(-1)[place])
+    spoken = jnp.take_along_axis(audio, place[..., None], axis=1).astype(text.dtype)
+    missing = heard & ~jnp.take_along_axis(audio_valid, place, axis=1)
+    ids = jnp.where(missing, 0, prompt.segment_ids)
     x = jnp.where(heard[..., None], spoken, text)
-    return jnp.where(valid[..., None], x, 0), valid
+    return jnp.where(ids[..., None] > 0, x, 0), ids
 
   def read(
     self,
     x: Float[Array, 'b t e'],
-    valid: Bool[Array, 'b t'],
+    segment_ids: Int[Array, 'b t'],
     remat: str | None = None,
     prefix: Int[Array, ' p'] | None = None,
   ) -> Float[Array, 'b t e']:
-    """The LLM's hidden states: causal, and blind to what is not valid.
+    """The LLM's hidden states: causal, and blind to padding and to other prompts.
 
-    prefix: text that every row begins with, and that is read but once.
+    prefix: text that every prompt begins with, and that is read but once.
     """
-    positions, mask = causal(valid)
+    positions, mask = causal(segment_ids)
     shared = None
     if prefix is not None and prefix.size:
       start = self.llama.embed(prefix[None]).astype(x.dtype)
-      _, shared = self.llama(start, *causal(jnp.ones((1, prefix.size), bool)))
+      _, shared = self.llama(start, *causal(jnp.ones((1, prefix.size), int)))
       positions += prefix.size
       mask = jnp.pad(mask, ((0, 0), (0, 0), (prefix.size, 0)), constant_values=True)
     hidden, _ = self.llama(x, positions, mask, remat=remat, prefix=shared)
     return hidden
 
 
-def causal(valid: Bool[Array, 'b t']) -> tuple[Int[Array, 'b t'], Bool[Array, 'b t t']]:
-  """Positions that count valid inputs only, and who may see whom."""
-  t = valid.shape[1]
-  positions = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
-  earlier = jnp.tril(jnp.ones((t, t), bool))
-  return positions, earlier[None] & valid[:, None, :]
+def causal(
+  segment_ids: Int[Array, 'b t'],
+) -> tuple[Int[Array, 'b t'], Bool[Array, 'b t t']]:
+  """Positions that count what is before in the same segment, and who may see whom."""
+  t = segment_ids.shape[1]
+  mask = jnp.tril(jnp.ones((t, t), bool))[None] & within(segment_ids)
+  return jnp.maximum(jnp.sum(mask, axis=-1) - 1, 0), mask

@@ -26,6 +26,7 @@ from acl_jax.training import preemption
 from acl_jax.training.log_mels import Changes, LogMels
 from data_pipeline.batches import pad_frames, round_up
 from data_pipeline.container import pack, unpack
+from data_pipeline.mixture import Corpora
 from data_pipeline.records import Dataset, Shards, write_shard
 
 SHARD_SIZE = 1_000  # recordings
@@ -66,7 +67,7 @@ class Frames(Sequence[dict[str, Any]]):
 
 def encode_dataset(
   encoder: Encoder,
-  dataset: Dataset,
+  dataset: Dataset | Corpora,
   output: str | Path,
   how: Changes,
   batch_seconds: float = 16.0,

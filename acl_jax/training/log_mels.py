@@ -15,7 +15,9 @@ from absl import logging
 from acl_jax.models.conformer import ConformerConfig
 from acl_jax.models.whisper import Config as WhisperConfig
 from data_pipeline.augment import Augmentation, Masking, augment, changed_length, mask
+from data_pipeline.batches import Batch, Laid, lay_side_by_side
 from data_pipeline.features import HOP, SAMPLE_RATE, WINDOW, features
+from data_pipeline.mixture import Corpora
 from data_pipeline.records import Dataset
 
 
@@ -41,7 +43,10 @@ class LogMels(Sequence[dict[str, Any]]):
   frame_seconds = HOP / SAMPLE_RATE
 
   def __init__(
-    self, dataset: Dataset, encoder: ConformerConfig | WhisperConfig, how: Changes
+    self,
+    dataset: Dataset | Corpora,
+    encoder: ConformerConfig | WhisperConfig,
+    how: Changes,
   ):
     self.encoder, self.how, self.subsampling = encoder, how, encoder.subsampling
     self._dataset, self._features = dataset, features(encoder.features)
@@ -100,3 +105,10 @@ class LogMels(Sequence[dict[str, Any]]):
       return samples
     rng = np.random.default_rng([how.seed, copy, index])
     return changed_length(samples, how.augmentation, rng)
+
+
+def read_side_by_side(source, batch: Batch) -> Laid:
+  """The recordings of a batch in its rows; source: `LogMels`, or `frames.Frames`."""
+  found = iter(source.read(batch.indices, batch.epoch))
+  rows = [[next(found)['frames'] for _ in row] for row in batch.recordings]
+  return lay_side_by_side(rows, batch, source.subsampling)

@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loop of every training: steps, log lines, checkpoints, and an end at any time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import ml_collections
-from absl import logging
 
 from acl_jax import program
 from acl_jax.training import preemption
 from acl_jax.training.checkpoint import Checkpoints
 from acl_jax.training.metrics import Metrics, Pace
-from data_pipeline.batches import Buckets
+from data_pipeline.batches import Batch
 from data_pipeline.loader import load
-from data_pipeline.packing import Packed
 
 State = TypeVar('State')
 
@@ -23,7 +21,7 @@ State = TypeVar('State')
 class Feed(NamedTuple):
   """Batches: their order, how each is put together, the seconds of a frame in them."""
 
-  order: Buckets | Packed
+  order: Sequence[Batch]
   assemble: Callable
   frame_seconds: float
 
@@ -50,17 +48,11 @@ def run(
     start, state = found
     print(f'{name}: continues at step {start} of {stage.steps}', flush=True)
   metrics.forget_after(start)
-  order = feed.order
-  if left_out := len(order.too_long):
-    logging.warning(
-      '%s: %d of %d recordings are left out: longer than %d frames, shorter than their'
-      ' transcript needs, or without a transcript or response to learn',
-      *(name, left_out, len(order.lengths), order.longest),
-    )
   key = jax.random.key(seed)
   steps = range(start, stage.steps)
-  for number, batch in enumerate(load(order, feed.assemble, steps), start + 1):
-    state, values = update(state, batch, jax.random.fold_in(key, number))
+  batches = on_device(load(feed.order, feed.assemble, steps))
+  for number, (batch, sent) in enumerate(batches, start + 1):
+    state, values = update(state, sent, jax.random.fold_in(key, number))
     pace.add(batch)
     stop = preemption.preempted()
     keep = stop or number % stage.save_every == 0 or number == stage.steps
@@ -75,3 +67,15 @@ def run(
   checkpoints.close()
   metrics.close()
   return state
+
+
+def on_device(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+  """Each batch and its copy on the device, sent while the one before is at work."""
+  ahead = None
+  for batch in batches:
+    sent = batch, jax.device_put(batch)
+    if ahead is not None:
+      yield ahead
+    ahead = sent
+  if ahead is not None:
+    yield ahead

@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+
 
 class Metrics:
   """Writes `workdir/metrics.jsonl`, which an interrupted run continues."""
@@ -66,20 +68,28 @@ class Pace:
 
   def __init__(self, frame_seconds: float):
     self.frame_seconds = frame_seconds
-    self.start, self.frames, self.places = time.monotonic(), 0, 0
+    self.start = time.monotonic()
+    self.filled: dict[str, int] = {}
+    self.places: dict[str, int] = {}
 
   def add(self, batch) -> None:
-    """Counts a batch: what has a `valid`, or a tuple that begins with it."""
-    valid = batch.valid if hasattr(batch, 'valid') else batch[0].valid
-    self.frames += int(valid.sum())
-    self.places += valid.size
+    """Counts a batch: recordings, or (recordings, prompts and responses)."""
+    if hasattr(batch, 'segment_ids'):
+      return self._count('padding_waste', batch.segment_ids)
+    sound, response = batch
+    self._count('padding_waste', sound.segment_ids)
+    self._count('llm_padding_waste', response.prompt.segment_ids)
+
+  def _count(self, name: str, segment_ids: np.ndarray) -> None:
+    filled = int(np.count_nonzero(segment_ids))
+    self.filled[name] = self.filled.get(name, 0) + filled
+    self.places[name] = self.places.get(name, 0) + segment_ids.size
 
   def take(self) -> dict[str, float]:
     """The rates since the last call."""
     seconds = max(time.monotonic() - self.start, 1e-9)
-    rates = {
-      'audio_hours_per_second': self.frames * self.frame_seconds / 3600 / seconds,
-      'padding_waste': 1 - self.frames / max(self.places, 1),
-    }
+    heard = self.filled.get('padding_waste', 0) * self.frame_seconds
+    rates = {'audio_hours_per_second': heard / 3600 / seconds}
+    rates |= {name: 1 - self.filled[name] / n for name, n in self.places.items()}
     self.__init__(self.frame_seconds)
     return rates

@@ -9,17 +9,18 @@ import numpy as np
 import optax
 from absl import logging
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from acl_jax.models.batch_norm import Moments, RunningAverage
 from acl_jax.models.conformer_ctc import ConformerCTC, blank_first
 from acl_jax.models.ctc import BLANK
+from acl_jax.models.layers import apart
 from acl_jax.text.ctc_vocabulary import Vocabulary
 from acl_jax.training import losses
-from acl_jax.training.log_mels import LogMels
-from acl_jax.training.stages import NO_PLACE, frames_needed
-from data_pipeline.batches import NO_AUDIO, Batch, pad
-from data_pipeline.packing import PackedBatch, lay_side_by_side
+from acl_jax.training.log_mels import LogMels, read_side_by_side
+from acl_jax.training.orders import NO_PLACE
+from acl_jax.training.stages import frames_needed
+from data_pipeline.batches import Batch, pad_each
 
 SHOWN = 10  # reasons of examples left out that are told in full
 
@@ -27,18 +28,13 @@ SHOWN = 10  # reasons of examples left out that are told in full
 class Transcribed(NamedTuple):
   """Rows of recordings, and their transcripts as CTC classes, `BLANK` behind.
 
-  place: where each recording's encoder frames are among all of the batch; -1 is none.
+  place: where in its row the encoder frames of each recording are; -1 is nowhere.
   """
 
   log_mel: Float[Array, 'b t m']
   segment_ids: Int[Array, 'b t']
-  place: Int[Array, 'a u']
-  labels: Int[Array, 'a u']
-
-  @property
-  def valid(self) -> Bool[Array | np.ndarray, 'b t']:
-    """Which frames are signal."""
-    return self.segment_ids > 0
+  place: Int[Array, 'b k u']
+  labels: Int[Array, 'b k u']
 
 
 class Transcripts:
@@ -76,22 +72,10 @@ class Transcripts:
         lengths[i] = NO_PLACE
     return lengths
 
-  def __call__(self, batch: Batch | PackedBatch) -> Transcribed:
-    indices = [i for row in batch.recordings for i in row]
-    found = iter(self.source.read(indices, batch.epoch))
-    rows = [[next(found)['frames'] for _ in row] for row in batch.recordings]
-    factor, shape = self.source.subsampling, (batch.clips, batch.longest)
-    laid = lay_side_by_side(rows, (batch.rows, batch.length * factor), factor)
-    place = []
-    for b, row in enumerate(batch.recordings):
-      start = b * batch.length
-      for i in row:
-        place.append(range(start, start + int(self.lengths[i])))
-        start = place[-1].stop
-    labels = [self.labels[i] for i in indices]
-    place = pad(place, shape, NO_AUDIO, np.int32)
-    labels = pad(labels, shape, BLANK, np.int32)
-    return Transcribed._make((*laid, place, labels))
+  def __call__(self, batch: Batch) -> Transcribed:
+    labels = [[self.labels[i] for i in row] for row in batch.recordings]
+    labels = pad_each(labels, batch, batch.longest, BLANK, np.int32)
+    return Transcribed._make((*read_side_by_side(self.source, batch), labels))
 
 
 class State(NamedTuple):
@@ -123,8 +107,7 @@ def pretrain_step(state: State, batch: Transcribed, key, *, graphdef, optimizer,
 
   def loss(trainable):
     model = nnx.merge(graphdef, trainable, state.statistics)
-    encoder = model.encoder
-    encoded = encoder.encode(batch.log_mel, batch.segment_ids, key, True, how.remat)
+    encoded = model.encode(batch.log_mel, batch.segment_ids, key, True, how.remat)
     return transcript_loss(model, encoded.frames, batch), encoded.moments
 
   (value, moments), gradient = jax.value_and_grad(loss, has_aux=True)(state.trainable)
@@ -144,9 +127,9 @@ def transcript_loss(
   model: ConformerCTC, frames: Float[Array, 'b u d'], batch: Transcribed
 ) -> Float[Array, '']:
   """CTC's loss over the recordings of a batch, each apart from its neighbours."""
-  alone = frames.reshape(-1, frames.shape[-1])[batch.place]
-  logits = blank_first(model.logits(alone))
-  return losses.ctc(logits, batch.place != NO_AUDIO, batch.labels)
+  frames, valid = apart(frames, batch.place)
+  labels = batch.labels.reshape(valid.shape)
+  return losses.ctc(blank_first(model.logits(frames)), valid, labels)
 
 
 def _moved(statistics, moments: Moments):

@@ -2,21 +2,29 @@
 """The two stages' batches: recordings with transcripts, recordings with responses."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from acl_jax.assembly import Text
 from acl_jax.decoding.targets import Targets
 from acl_jax.models.ctc import BLANK
 from acl_jax.models.speech_llm import Prompt
 from acl_jax.models.spelling import sounded
+from acl_jax.training.log_mels import read_side_by_side
+from acl_jax.training.orders import NO_PLACE
 from acl_jax.training.step import Response, Sound
-from data_pipeline.batches import NO_AUDIO, Batch, Segment, lay_out, pad, pad_frames
+from data_pipeline.batches import (
+  NO_AUDIO,
+  Batch,
+  Segment,
+  lay_out,
+  pad_each,
+  round_up,
+)
 
 MULTIPLE = 8  # a row's length is a multiple of it
 UNLIKELY = -30.0  # log-probability of what the teacher does not name
-NO_PLACE = np.iinfo(np.int32).max  # length of a recording that no batch shall hold
 
 
 class Labels:
@@ -92,18 +100,26 @@ class SoundBatches:
     return np.where(fits, lengths, NO_PLACE)
 
   def __call__(self, batch: Batch) -> Sound:
-    records = self.source.read(batch.indices, batch.epoch)
-    length = batch.length * self.source.subsampling
-    slots = -(-batch.length // self.stack)
-    padded, valid = pad_frames([r['frames'] for r in records], batch.rows, length)
     labels = [self.labels[i] for i in batch.indices]
     among, correction = self._sample(labels, np.random.default_rng(batch.indices))
-    place = {int(entry) + 1: i + 1 for i, entry in enumerate(among)}
-    labels = [[place[label] for label in row] for row in labels]
-    labels = pad(labels, (batch.rows, slots), BLANK, np.int32)
-    letters = [self.letters[i] for i in batch.indices]
-    letters = pad(letters, (batch.rows, 2 * slots), BLANK, np.int32)
-    return Sound._make((padded, valid, labels, letters, among, correction))
+    class_of = {int(entry) + 1: i + 1 for i, entry in enumerate(among)}
+    slots = self.slots(batch.longest)
+    labels, letters = (
+      pad_each(
+        [[of(i) for i in row] for row in batch.recordings],
+        *(batch, width, BLANK, np.int32),
+      )
+      for of, width in (
+        (lambda i: [class_of[label] for label in self.labels[i]], slots),
+        (lambda i: self.letters[i], 2 * slots),
+      )
+    )
+    laid = read_side_by_side(self.source, batch)
+    return Sound._make((*laid, labels, letters, among, correction))
+
+  def slots(self, frames: int) -> int:
+    """The adapter's embeddings of so many encoder frames."""
+    return -(-frames // self.stack)
 
   def _sample(self, labels: Sequence[Sequence[int]], rng: np.random.Generator):
     """The batch's own tokens and others drawn blindly, each standing for several.
@@ -126,69 +142,88 @@ class SoundBatches:
 
 
 class ResponseBatches:
-  """Assembles the response stage's batches: one recording and its response a row.
+  """Assembles the response stage's batches: recordings, prompts and their responses.
 
   top_k: how many of the teacher's likeliest tokens to read at each target; 0 is none.
+  row_tokens: of a row of packed prompts; without it a row is as long as it must be.
   """
 
-  def __init__(self, sounds: SoundBatches, text: Text, targets: Targets, top_k: int):
+  def __init__(
+    self,
+    sounds: SoundBatches,
+    text: Text,
+    targets: Targets,
+    top_k: int,
+    row_tokens: int | None = None,
+  ):
     self.sounds, self.targets, self.top_k = sounds, targets, top_k
     if (stored := targets.provenance['decoding']['top_k']) < top_k:
       raise ValueError(f'the targets hold {stored} tokens of the teacher, not {top_k}')
     self.prefix, self.prompt = split_prefix(text.spoken())
-    self.max_response = targets.max_new_tokens
+    self.max_response, self.row_tokens = targets.max_new_tokens, row_tokens
+
+  def lengths(self) -> Int[np.ndarray, 'n 2']:
+    """Encoder frames and LLM tokens of every recording; `NO_PLACE` without response."""
+    source, frames = self.sounds.source, self.sounds.lengths()
+    said = self.targets.lengths(source.ids)
+    text = len(lay_out(self.prompt, [()]).tokens)
+    tokens = -(-source.lengths // self.sounds.stack) + text + np.maximum(said - 1, 0)
+    lengths = np.stack([frames, tokens], axis=1)
+    return np.where((said > 0)[:, None], lengths, NO_PLACE)
+
+  def row_length(self, batch: Batch) -> int:
+    """The positions of a batch's rows; the prefix is in no row."""
+    if self.row_tokens is not None:
+      return self.row_tokens
+    slots = range(self.sounds.slots(batch.longest))
+    needed = len(lay_out(self.prompt, [slots]).tokens) + self.max_response
+    return round_up(needed, MULTIPLE)
 
   def __call__(self, batch: Batch) -> tuple[Sound, Response]:
-    sound = self.sounds(batch)
-    ids = [self.sounds.source.ids[i] for i in batch.indices]
-    found = [self.targets[id] for id in ids]
-    responses = [list(map(int, target['response'])) for target in found]
-    return sound, self._lay_out(responses, found, batch.rows, sound.labels.shape[1])
-
-  def row_length(self, slots: int) -> int:
-    """The positions of a row whose clip has `slots`; the prefix is in no row."""
-    needed = len(lay_out(self.prompt, 0, slots).tokens) + self.max_response
-    return -(-needed // MULTIPLE) * MULTIPLE
-
-  def _lay_out(self, responses, found, rows: int, slots: int) -> Response:
-    laid = [lay_out(self.prompt, clip, slots) for clip in range(rows)]
-    start, length = len(laid[0].tokens), self.row_length(slots)
-    tokens = [
-      row.tokens + response[:-1] for row, response in zip(laid, responses, strict=False)
-    ]
-    valid = (
-      np.arange(length)
-      < np.asarray([len(t) for t in tokens] + [0] * (rows - len(tokens)))[:, None]
-    )
-    places = [row.place for row in laid]
-    prompt = (
-      pad(tokens, (rows, length), 0, np.int32),
-      pad(places, (rows, length), NO_AUDIO, np.int32),
-      valid,
-    )
-    shape = (rows, self.max_response)
-    index = np.broadcast_to(np.arange(self.max_response) + start - 1, shape)
-    weight = (
-      np.arange(self.max_response)
-      < np.asarray([len(r) for r in responses] + [0] * (rows - len(responses)))[:, None]
-    )
-    return Response._make(
+    shape = batch.rows, self.row_length(batch)
+    said = batch.rows, batch.per_row, self.max_response
+    prompt = Prompt._make(np.full(shape, fill, np.int32) for fill in (0, NO_AUDIO, 0))
+    response = Response._make(
       (
         np.asarray(self.prefix, np.int32),
-        Prompt._make(prompt),
-        pad(responses, shape, 0, np.int32),
-        index.astype(np.int32),
-        weight.astype(np.float32),
-        *self._teacher(found, shape),
+        prompt,
+        np.zeros(said, np.int32),
+        np.zeros(said, np.int32),
+        np.zeros(said, np.float32),
+        np.zeros((*said, self.top_k), np.int32),
+        np.full((*said, self.top_k), UNLIKELY, np.float16),
       )
     )
+    slots = self.sounds.slots(batch.longest)
+    for b, row in enumerate(batch.recordings):
+      start = 0
+      for k, i in enumerate(row):
+        start = self._lay_out(response, (b, k), start, i, slots)
+    return self.sounds(batch), response
 
-  def _teacher(self, found: Sequence[dict[str, Any]], shape):
-    ids = np.zeros((*shape, self.top_k), np.int32)
-    log_probs = np.full((*shape, self.top_k), UNLIKELY, np.float16)
-    for i, target in enumerate(found):
-      if self.top_k:
-        u = len(target['response'])
-        ids[i, :u] = target['top_ids'][:, : self.top_k]
-        log_probs[i, :u] = target['top_log_probs'][:, : self.top_k]
-    return ids, log_probs
+  def _lay_out(
+    self, response: Response, at: tuple[int, int], start: int, i: int, slots: int
+  ) -> int:
+    """Writes recording i's prompt and response from `start` of a row; returns its end.
+
+    at: the row, and which of its recordings. slots: of a recording at most.
+    """
+    (b, k), source = at, self.sounds.source
+    target = self.targets.read(source.ids[i], source.texts[i])
+    answer = target['response']
+    first = k * slots
+    clip = range(first, first + self.sounds.slots(int(source.lengths[i])))
+    row = lay_out(self.prompt, [clip])
+    stop = start + len(row.tokens) + len(answer) - 1
+    tokens, place, segment_ids = response.prompt
+    tokens[b, start:stop] = [*row.tokens, *answer[:-1]]
+    place[b, start : start + len(row.tokens)] = row.place
+    segment_ids[b, start:stop] = k + 1
+    u = len(answer)
+    response.targets[b, k, :u] = answer
+    response.index[b, k, :u] = start + len(row.tokens) - 1 + np.arange(u)
+    response.weight[b, k, :u] = 1
+    if self.top_k:
+      response.top_ids[b, k, :u] = target['top_ids'][:, : self.top_k]
+      response.top_log_probs[b, k, :u] = target['top_log_probs'][:, : self.top_k]
+    return stop

@@ -14,7 +14,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from acl_jax.models.ctc import CTC
+from acl_jax.models.layers import apart
 from acl_jax.models.speech_llm import Prompt, SpeechLLM
+from acl_jax.models.whisper import Whisper
 from acl_jax.training import losses
 
 
@@ -28,15 +30,17 @@ class State(NamedTuple):
 class Sound(NamedTuple):
   """Recordings of a batch: log-mel frames, or what a frozen encoder made of them.
 
+  place: where in its row the encoder frames of each recording are; -1 is nowhere.
   among: the entries of the vocabulary that this batch's softmax ranges over, and
   correction: what to add to their logits, for one that stands for several. `labels` are
     indices into blank and these. letters: the transcript as `spelling.sounded` has it.
   """
 
-  frames: Float[Array, 'a t d']
-  valid: Bool[Array, 'a t']
-  labels: Int[Array, 'a u']
-  letters: Int[Array, 'a l']
+  frames: Float[Array, 'b t d']
+  segment_ids: Int[Array, 'b t']
+  place: Int[Array, 'b k u']
+  labels: Int[Array, 'b k n']
+  letters: Int[Array, 'b k l']
   among: Int[Array, ' w']
   correction: Float[Array, ' c']
 
@@ -45,17 +49,18 @@ class Response(NamedTuple):
   """Prompts of a batch and the responses to imitate.
 
   prefix: the text that every prompt begins with; `prompt` has what comes after it.
-  index: the position in the row whose hidden state predicts each target.
-  top_ids, top_log_probs: the teacher's k likeliest tokens at each target; k may be 0.
+  targets: of every prompt of the row, one for each recording. index: the position in
+  the row whose hidden state predicts each target.
+  top_ids, top_log_probs: the teacher's n likeliest tokens at each target; n may be 0.
   """
 
   prefix: Int[Array, ' p']
   prompt: Prompt
-  targets: Int[Array, 'b u']
-  index: Int[Array, 'b u']
-  weight: Float[Array, 'b u']
-  top_ids: Int[Array, 'b u k']
-  top_log_probs: Float[Array, 'b u k']
+  targets: Int[Array, 'b k r']
+  index: Int[Array, 'b k r']
+  weight: Float[Array, 'b k r']
+  top_ids: Int[Array, 'b k r n']
+  top_log_probs: Float[Array, 'b k r n']
 
 
 class ResponseLoss(NamedTuple):
@@ -78,11 +83,17 @@ def is_trainable(encoder_trains: bool) -> Callable:
   return trains
 
 
-def frames_of(model: SpeechLLM, sound: Sound, encoder_trains: bool):
-  """Encoder frames: computed here where the encoder trains."""
+def frames_of(
+  model: SpeechLLM, sound: Sound, encoder_trains: bool
+) -> tuple[Float[Array, 'a u d'], Bool[Array, 'a u']]:
+  """Each recording's encoder frames: computed here where the encoder trains."""
+  frames = sound.frames.astype(jnp.float32)
   if encoder_trains:
-    return model.encoder(sound.frames, sound.valid)
-  return sound.frames.astype(jnp.float32), sound.valid
+    if isinstance(model.encoder, Whisper):  # hears one a row
+      frames, _ = model.encoder(frames, sound.segment_ids > 0)
+    else:
+      frames = model.encoder.encode(frames, sound.segment_ids).frames
+  return apart(frames, sound.place)
 
 
 def ctc_loss(model: SpeechLLM, batch: Sound, key: Array, *, encoder_trains: bool):
@@ -92,10 +103,11 @@ def ctc_loss(model: SpeechLLM, batch: Sound, key: Array, *, encoder_trains: bool
   assert isinstance(model.adapter, CTC), 'the stage is for CTC adapters'
   scores = model.adapter.scores(frames, valid, table, key, batch.among)
   logits = scores.tokens + jnp.broadcast_to(batch.correction, scores.tokens.shape)
-  tokens = losses.ctc(logits, scores.valid, batch.labels)
+  labels, letters = (x.reshape(-1, x.shape[-1]) for x in (batch.labels, batch.letters))
+  tokens = losses.ctc(logits, scores.valid, labels)
   if scores.letters is None or scores.letters_valid is None:
     return tokens, {'ctc_tokens': tokens}
-  letters = losses.ctc(scores.letters, scores.letters_valid, batch.letters)
+  letters = losses.ctc(scores.letters, scores.letters_valid, letters)
   return tokens + letters, {'ctc_tokens': tokens, 'ctc_letters': letters}
 
 
@@ -110,16 +122,20 @@ def response_loss(
   """The response stage: answer the recording as the transcript was answered."""
   sound, response = batch
   frames, valid = frames_of(model, sound, encoder_trains)
-  x, seen = model.splice(response.prompt, *model.adapt(frames, valid))
+  rows = len(response.prompt.tokens)
+  heard, heard_valid = model.adapt(frames, valid)
+  heard, heard_valid = (x.reshape(rows, -1, *x.shape[2:]) for x in (heard, heard_valid))
+  x, seen = model.splice(response.prompt, heard, heard_valid)
   hidden = model.read(x, seen, how.remat, response.prefix)
-  at_targets = jnp.take_along_axis(hidden, response.index[..., None], axis=1)
-  logits = model.llama.logits(at_targets)
-  loss = nll = losses.cross_entropy(logits, response.targets, response.weight)
+  index = response.index.reshape(rows, -1, 1)
+  logits = model.llama.logits(jnp.take_along_axis(hidden, index, axis=1))
+  targets, weight = (x.reshape(rows, -1) for x in (response.targets, response.weight))
+  loss = nll = losses.cross_entropy(logits, targets, weight)
   parts = {'response_nll': nll}
   if how.kl_weight:
-    kl = losses.top_k_kl(
-      logits, response.top_ids, response.top_log_probs, response.weight
-    )
+    shape = (*index.shape[:2], response.top_ids.shape[-1])
+    teacher = response.top_ids.reshape(shape), response.top_log_probs.reshape(shape)
+    kl = losses.top_k_kl(logits, teacher[0], teacher[1], weight)
     loss += how.kl_weight * kl
     parts['kl'] = kl
   if how.ctc_weight and isinstance(model.adapter, CTC):

@@ -1,106 +1,61 @@
 # SPDX-License-Identifier: Apache-2.0
-from collections import Counter
-
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from data_pipeline.batches import NO_AUDIO, Buckets, lay_out, pad
-
-LENGTHS = [7, 30, 64, 65, 12, 96, 97, 128, 129, 3, 64, 40, 41]
-BUCKETS = (64, 96, 128)
-
-
-@st.composite
-def corpora(draw):
-  """The arguments of `Buckets`; built in the tests, for beartype draws at random."""
-  buckets = draw(st.lists(st.integers(1, 60), min_size=1, max_size=5, unique=True))
-  lengths = draw(st.lists(st.integers(0, 70), min_size=1, max_size=40))
-  lengths[0] = min(buckets)  # one at least has a place
-  budget = draw(st.integers(max(buckets), 200))
-  return lengths, buckets, budget, draw(st.integers(0, 2**31))
+from data_pipeline.batches import (
+  NO_AUDIO,
+  Batch,
+  lay_out,
+  lay_side_by_side,
+  pad,
+  pad_each,
+)
 
 
-@given(corpora())
-def test_every_recording_with_a_place_comes_once_per_epoch(corpus):
-  order = Buckets(*corpus)
-  for epoch in range(3):
-    start = epoch * order.steps_per_epoch
-    batches = [order[start + i] for i in range(order.steps_per_epoch)]
-    counts = Counter(i for batch in batches for i in batch.indices)
-    placed = [
-      i for i, length in enumerate(order.lengths) if length <= order.buckets[-1]
-    ]
-    assert counts == dict.fromkeys(placed, 1)
-    assert sorted(order.too_long) == sorted(set(range(len(order.lengths))) - {*placed})
+def test_rows_lie_side_by_side_from_multiples_on():
+  rng = np.random.default_rng(0)
+  a, b, c = (rng.normal(size=(n, 3)).astype(np.float32) for n in (5, 2, 7))
+  laid = lay_side_by_side([[a, b], [c]], Batch((), 3, 3, 2, 2), subsampling=4)
+  ids = [[1] * 5 + [0] * 3 + [2] * 2 + [0] * 2, [1] * 7 + [0] * 5, [0] * 12]
+  np.testing.assert_array_equal(laid.segment_ids, ids)
+  np.testing.assert_array_equal(laid.frames[0, :5], a)
+  np.testing.assert_array_equal(laid.frames[0, 8:10], b)
+  np.testing.assert_array_equal(laid.frames[1, :7], c)
+  assert not laid.frames[laid.segment_ids == 0].any()
+  none = [-1, -1]
+  assert laid.place.tolist() == [[[0, 1], [2, -1]], [[0, 1], none], [none, none]]
+  with pytest.raises(ValueError, match='row 0 needs 10 frames and has 8'):
+    lay_side_by_side([[a, b]], Batch((), 1, 2, 2, 2), subsampling=4)
 
 
-@given(corpora())
-def test_batches_keep_the_budget_and_the_tightest_bucket(corpus):
-  order = Buckets(*corpus)
-  for batch in (order[i] for i in range(order.steps_per_epoch)):
-    assert 1 <= len(batch.indices) <= batch.rows == order.budget // batch.length
-    for i in batch.indices:
-      fitting = [b for b in order.buckets if b >= order.lengths[i]]
-      assert batch.length == min(fitting)
+def test_hosts_share_the_rows():
+  batch = Batch(((3, 1), (4,), (2, 5)), rows=4, length=9, longest=5, per_row=2)
+  for hosts in (1, 2, 4):
+    shares = [batch.share(host, hosts) for host in range(hosts)]
+    assert sum((share.recordings for share in shares), ()) == batch.recordings
+    assert all(share[2:] == batch[2:] for share in shares)
+    assert {share.rows for share in shares} == {4 // hosts}
+  with pytest.raises(ValueError, match='3 hosts cannot share 4 rows equally'):
+    batch.share(0, 3)
 
 
-@given(corpora(), st.data())
-def test_random_access_equals_sequential(corpus, data):
-  order = Buckets(*corpus)
-  steps = 3 * order.steps_per_epoch
-  sequential = [order[i] for i in range(steps)]
-  fresh = Buckets(order.lengths, order.buckets, order.budget, order.seed)
-  for step in data.draw(st.permutations(range(steps))):
-    assert fresh[step] == sequential[step]
-
-
-def test_the_order_is_shuffled_anew_each_epoch_and_by_seed():
-  first = Buckets(LENGTHS, BUCKETS, 200, seed=0)
-  other = Buckets(LENGTHS, BUCKETS, 200, seed=1)
-  epoch = first.steps_per_epoch
-  orders = [
-    [first[i] for i in range(epoch)],
-    [first[epoch + i] for i in range(epoch)],
-    [other[i] for i in range(epoch)],
-  ]
-  assert orders[0] != orders[1] and orders[0] != orders[2]
-
-
-def test_the_buckets_may_come_in_any_order():
-  orders = [
-    Buckets(LENGTHS, b, 200, 0) for b in (BUCKETS, BUCKETS[::-1], list(BUCKETS))
-  ]
-  assert orders[0][3] == orders[1][3] == orders[2][3]
-
-
-def test_a_far_step_is_as_quick_as_a_near_one():
-  order = Buckets(LENGTHS, BUCKETS, 200, seed=0)
-  assert order[10**9].rows and len(order) > 10**9
-
-
-def test_a_budget_below_a_row_is_refused():
-  with pytest.raises(ValueError, match='the budget of 127 holds no row of 128'):
-    Buckets(LENGTHS, BUCKETS, 127, seed=0)
-
-
-def test_a_corpus_that_fits_nowhere_is_refused():
-  with pytest.raises(ValueError, match='none of 2 recordings fits in 128'):
-    Buckets([129, 4000], BUCKETS, 200, seed=0)
+def test_every_recording_has_its_own_padding():
+  batch = Batch(((3, 1), (4,)), rows=3, length=9, longest=5, per_row=2)
+  array = pad_each([[[7, 8], [9]], [[5]]], batch, 3, 0, np.int32)
+  assert array.tolist() == [[[7, 8, 0], [9, 0, 0]], [[5, 0, 0], [0] * 3], [[0] * 3] * 2]
 
 
 def test_clips_are_laid_out_in_their_places():
-  row = lay_out([(5, 6), 1, (7,), 0], first_clip=4, slots=3)
+  row = lay_out([(5, 6), 1, (7,), 0], [range(12, 15), range(15, 18)])
   assert row.tokens == [5, 6, 0, 0, 0, 7, 0, 0, 0]
   none = NO_AUDIO
   assert row.place == [none, none, 15, 16, 17, none, 12, 13, 14]
 
 
 def test_a_row_may_have_no_clip_or_begin_with_one():
-  assert lay_out([(5, 6)], 4, 3) == ([5, 6], [NO_AUDIO, NO_AUDIO])
-  assert lay_out([0], 2, 2) == ([0, 0], [4, 5])
-  assert lay_out([], 2, 2) == ([], [])
+  assert lay_out([(5, 6)], []) == ([5, 6], [NO_AUDIO, NO_AUDIO])
+  assert lay_out([0], [(4, 5)]) == ([0, 0], [4, 5])
+  assert lay_out([], []) == ([], [])
 
 
 def test_padding_fills_up_behind():

@@ -2,8 +2,9 @@
 import numpy as np
 import pytest
 
-from data_pipeline.batches import Buckets
+from data_pipeline.buckets import Buckets
 from data_pipeline.loader import load
+from data_pipeline.packing import Packed
 
 ORDER = Buckets([7, 30, 64, 65, 12, 96, 97, 128, 40, 41], (64, 96, 128), 200, seed=3)
 
@@ -27,6 +28,20 @@ def test_a_restart_gives_the_same_batches(start):
   assert [b['indices'] for b in load(ORDER, assemble, range(start, 29))] == (
     all_steps[start:]
   )
+
+
+@pytest.mark.parametrize('threads', [0, 1, 4])
+@pytest.mark.parametrize('hosts', [1, 2, 4])
+def test_neither_threads_nor_hosts_change_the_order(threads, hosts):
+  lengths = np.random.default_rng(0).integers(3, 40, (90, 2))
+  order = Packed(lengths, (50, 60), 4, seed=0)
+  steps = range(order.steps_per_epoch - 3, order.steps_per_epoch + 4)
+  shares = [
+    load(order, lambda batch: batch, steps, host=host, hosts=hosts, threads=threads)
+    for host in range(hosts)
+  ]
+  for step, batches in zip(steps, zip(*shares, strict=True), strict=True):
+    assert sum((b.recordings for b in batches), ()) == order[step].recordings
 
 
 def test_nothing_is_left_after_the_last_step():

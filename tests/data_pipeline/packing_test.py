@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.packing import Packed, best_fit, lay_side_by_side
+from data_pipeline.packing import Packed, best_fit
 
 
 @st.composite
@@ -86,25 +86,11 @@ def test_too_long_is_an_error_that_names_it():
     Packed(np.asarray([[20, 2], [3, 9]]), (10, 8), 1, 0)
 
 
-def test_rows_lie_side_by_side_from_multiples_on():
-  rng = np.random.default_rng(0)
-  a, b, c = (rng.normal(size=(n, 3)).astype(np.float32) for n in (5, 2, 7))
-  laid = lay_side_by_side([[a, b], [c]], (3, 11), multiple=4)
-  ids = [[1] * 5 + [0] * 3 + [2] * 2 + [0], [1] * 7 + [0] * 4, [0] * 11]
-  np.testing.assert_array_equal(laid.segment_ids, ids)
-  np.testing.assert_array_equal(laid.frames[0, :5], a)
-  np.testing.assert_array_equal(laid.frames[0, 8:10], b)
-  np.testing.assert_array_equal(laid.frames[1, :7], c)
-  assert not laid.frames[laid.segment_ids == 0].any()
-  with pytest.raises(ValueError, match='row 0 needs 10 frames and has 9'):
-    lay_side_by_side([[a, b]], (1, 9), multiple=4)
-
-
 @given(corpora(), st.integers(1, 3))
 def test_shapes_hold_what_any_batch_has(corpus, per_row):
   lengths, limits = corpus
   order = Packed(lengths, limits, 2, 0, per_row)
   for batch in (order[i] for i in range(order.steps_per_epoch)):
-    placed = [i for row in batch.recordings for i in row]
-    assert max(map(len, batch.recordings)) <= per_row and len(placed) <= batch.clips
+    placed = batch.indices
+    assert max(map(len, batch.recordings)) <= per_row == batch.per_row
     assert lengths[placed, 0].max() <= batch.longest <= batch.length == limits[0]

@@ -9,8 +9,9 @@ import torch
 from flax import nnx
 
 from acl_jax.models.batch_norm import BatchNorm
-from acl_jax.models.conformer import Conformer, ConformerConfig, within
+from acl_jax.models.conformer import Conformer, ConformerConfig
 from acl_jax.models.conformer_ctc import ConformerCTC
+from acl_jax.models.layers import within
 from acl_jax.models.relative_attention import shift, sinusoids
 from acl_jax.weights.parakeet import load_conformer
 from tests.tiny_conformer import SIZES, VOCABULARY, log_mel, oracle

@@ -39,8 +39,8 @@ PROMPTS = (
   [(11, 12, 13), 0, (14,), 1, (15, 16, 17, 18)],
   [(19,), 1, 0],
 )
-FIRST_CLIPS = (0, 0, 1, 3)
-SPOKEN = (3, 1, 5, 0, 2)  # embeddings in the slots of each of five clips
+# Embeddings in the slots of the two clips that a row may have.
+SPOKEN = ((0, 0), (3, 0), (1, 5), (0, 2))
 
 
 read = jax.jit(SpeechLLM.read, static_argnames='remat')
@@ -57,52 +57,69 @@ def model():
 
 
 def clips():
-  audio = np.random.default_rng(0).normal(size=(len(SPOKEN), SLOTS, D))
-  valid = np.arange(SLOTS) < np.asarray(SPOKEN)[:, None]
-  return jnp.asarray(audio, jnp.float32), jnp.asarray(valid)
+  audio = np.random.default_rng(0).normal(size=(len(SPOKEN), 2 * SLOTS, D))
+  valid = np.arange(SLOTS) < np.asarray(SPOKEN)[..., None]
+  return jnp.asarray(audio, jnp.float32), jnp.asarray(valid.reshape(len(SPOKEN), -1))
 
 
-def prompts(rows=PROMPTS, first_clips=FIRST_CLIPS, length=24):
-  laid = [
-    lay_out(row, first, SLOTS) for row, first in zip(rows, first_clips, strict=True)
-  ]
+def prompts(rows=PROMPTS, length=24):
+  places = range(SLOTS), range(SLOTS, 2 * SLOTS)
+  laid = [lay_out(row, places) for row in rows]
   shape = len(laid), length
   tokens = pad([row.tokens for row in laid], shape, 1, np.int32)
   place = pad([row.place for row in laid], shape, NO_AUDIO, np.int32)
-  valid = np.arange(length) < np.asarray([len(row.tokens) for row in laid])[:, None]
-  return Prompt(*map(jnp.asarray, (tokens, place, valid)))
+  ids = pad([[1] * len(row.tokens) for row in laid], shape, 0, np.int32)
+  return Prompt(*map(jnp.asarray, (tokens, place, ids)))
 
 
-def embedded(model, row, first):
+def embedded(model, number):
   """One prompt as its embeddings alone, put together by hand."""
   audio, _ = clips()
   parts = []
-  for segment in row:
+  for segment in PROMPTS[number]:
     if isinstance(segment, int):
-      parts.append(audio[first + segment, : SPOKEN[first + segment]])
+      start = segment * SLOTS
+      parts.append(audio[number, start : start + SPOKEN[number][segment]])
     else:
       parts.append(model.llama.embed(jnp.asarray([segment]))[0])
   return jnp.concatenate(parts)
 
 
 def test_audio_stands_wherever_text_may(model):
-  x, valid = splice(model, prompts(), *clips())
-  for i, (row, first) in enumerate(zip(PROMPTS, FIRST_CLIPS, strict=True)):
-    np.testing.assert_array_equal(x[i][valid[i]], embedded(model, row, first))
-  assert not x[~valid].any()
+  x, ids = splice(model, prompts(), *clips())
+  for i in range(len(PROMPTS)):
+    np.testing.assert_array_equal(x[i][ids[i] > 0], embedded(model, i))
+  assert not x[ids == 0].any()
 
 
 def test_unused_slots_change_nothing(model):
   """Real positions see what they would if the holes were not there."""
-  x, valid = splice(model, prompts(), *clips())
-  hidden = read(model, x, valid)
+  x, ids = splice(model, prompts(), *clips())
+  hidden = read(model, x, ids)
   compact = np.zeros((len(PROMPTS), 17, D), np.float32)
-  for i, (row, first) in enumerate(zip(PROMPTS, FIRST_CLIPS, strict=True)):
-    alone = embedded(model, row, first)
-    compact[i, : len(alone)] = alone
-  expected = read(model, compact, jnp.arange(17)[None] < valid.sum(1, keepdims=True))
-  for i, count in enumerate(valid.sum(1).tolist()):
-    np.testing.assert_allclose(hidden[i][valid[i]], expected[i, :count], atol=3e-6)
+  compact_ids = np.zeros(compact.shape[:2], np.int32)
+  for i in range(len(PROMPTS)):
+    alone = embedded(model, i)
+    compact[i, : len(alone)], compact_ids[i, : len(alone)] = alone, 1
+  expected = read(model, compact, compact_ids)
+  for i, count in enumerate(ids.sum(1).tolist()):
+    np.testing.assert_allclose(hidden[i][ids[i] > 0], expected[i, :count], atol=3e-6)
+
+
+def test_prompts_that_share_a_row_read_what_they_read_alone(model):
+  """With holes in them, and behind a prefix that all of them see."""
+  x, ids = splice(model, prompts(), *clips())
+  prefix = jnp.asarray([33, 5, 41])
+  row = jnp.concatenate([x[3, :14], x[1, :9], x[2, :20]])[None]
+  segment_ids = jnp.concatenate([ids[3, :14], 2 * ids[1, :9], 3 * ids[2, :20]])[None]
+  for start in (None, prefix):
+    packed = read(model, row, segment_ids, prefix=start)[0]
+    alone = read(model, x, ids, prefix=start)
+    for number, (i, stop) in enumerate(((3, 14), (1, 9), (2, 20)), 1):
+      kept = ids[i, :stop] > 0
+      np.testing.assert_allclose(
+        packed[segment_ids[0] == number], alone[i, :stop][kept], atol=1e-5
+      )
 
 
 def test_content_of_unused_slots_changes_nothing(model):
@@ -110,18 +127,19 @@ def test_content_of_unused_slots_changes_nothing(model):
   expected = read(model, *splice(model, prompts(), audio, valid))
   for rubbish in (1e6, jnp.nan):
     dirty = jnp.where(valid[..., None], audio, rubbish)
-    x, kept = splice(model, prompts(), dirty, valid)
-    np.testing.assert_array_equal(read(model, x, kept)[kept], expected[kept])
+    x, ids = splice(model, prompts(), dirty, valid)
+    kept = ids > 0
+    np.testing.assert_array_equal(read(model, x, ids)[kept], expected[kept])
 
 
-@pytest.mark.parametrize('clip_count', [0, 5])
-def test_text_alone_is_the_plain_llm(model, clip_count):
+@pytest.mark.parametrize('slots', [0, 5])
+def test_text_alone_is_the_plain_llm(model, slots):
   rows = ([(3, 4, 5, 6, 7, 8)], [(9, 10)])
   audio, audio_valid = clips()
-  prompt = prompts(rows, (0, 0), length=7)
-  x, valid = splice(model, prompt, audio[:clip_count], audio_valid[:clip_count])
-  np.testing.assert_array_equal(valid, prompt.valid)
-  hidden = read(model, x, valid)
+  prompt = prompts(rows, length=7)
+  x, ids = splice(model, prompt, audio[:2, :slots], audio_valid[:2, :slots])
+  np.testing.assert_array_equal(ids, prompt.segment_ids)
+  hidden = read(model, x, ids)
   llama = jax.jit(lambda *inputs: model.llama(*inputs)[0])
   for i, (tokens,) in enumerate(rows):
     t = len(tokens)
@@ -132,27 +150,26 @@ def test_text_alone_is_the_plain_llm(model, clip_count):
 
 def test_nothing_is_seen_before_its_time(model):
   """The hidden state at t depends on the valid inputs up to t and on no other."""
-  x, valid = splice(model, prompts(), *clips())
+  x, ids = splice(model, prompts(), *clips())
   row, t = 2, 11
 
   def state(x):
-    return jnp.sum(model.read(x, valid)[row, t] ** 2)
+    return jnp.sum(model.read(x, ids)[row, t] ** 2)
 
   gradient = jnp.abs(jax.jit(jax.grad(state))(x)).max(-1)
-  seen = np.zeros(valid.shape, bool)
-  seen[row, : t + 1] = valid[row, : t + 1]
+  seen = np.zeros(ids.shape, bool)
+  seen[row, : t + 1] = ids[row, : t + 1] > 0
   assert seen.sum() == 3 + 1 + 1 + 3  # text, clip 1 of its five slots, text, clip 2
   np.testing.assert_array_equal(gradient > 0, seen)
 
 
-def test_positions_count_what_is_valid():
-  valid = jnp.asarray(
-    [[True, False, False, True, True], [False, True, False, True, False]]
-  )
-  positions, mask = causal(valid)
-  assert positions.tolist() == [[0, 0, 0, 1, 2], [0, 0, 0, 1, 1]]
-  assert mask[0, 3].tolist() == [True, False, False, True, False]
-  assert mask[1, 2].tolist() == [False, True, False, False, False]
+def test_positions_count_what_is_valid_in_the_same_segment():
+  ids = jnp.asarray([[1, 0, 0, 1, 1, 2], [0, 3, 5, 0, 5, 0]])
+  positions, mask = causal(ids)
+  assert positions.tolist() == [[0, 0, 0, 1, 2, 0], [0, 0, 0, 0, 1, 0]]
+  assert mask[0, 4].tolist() == [True, False, False, True, True, False]
+  assert mask[1, 4].tolist() == [False, False, True, False, True, False]
+  assert not mask[1, 3].any()
 
 
 def test_hearing_is_encoding_then_adapting(model):
@@ -165,10 +182,11 @@ def test_hearing_is_encoding_then_adapting(model):
 
 
 def test_recomputed_activations_are_the_same(model):
-  x, valid = splice(model, prompts(), *clips())
+  x, ids = splice(model, prompts(), *clips())
 
   def loss(x, remat):
-    return jnp.sum(jnp.where(valid[..., None], read(model, x, valid, remat), 0) ** 2)
+    hidden = read(model, x, ids, remat)
+    return jnp.sum(jnp.where(ids[..., None] > 0, hidden, 0) ** 2)
 
   gradient = jax.jit(jax.grad(loss), static_argnums=1)
   expected = gradient(x, None)
@@ -179,16 +197,17 @@ def test_recomputed_activations_are_the_same(model):
 @pytest.mark.parametrize('prefix', [(), (33, 5, 41, 7, 2)])
 def test_a_prefix_read_once_is_the_prefix_of_every_row(model, prefix):
   p, prefix = len(prefix), jnp.asarray(prefix, jnp.int32)
-  x, valid = splice(model, prompts(), *clips())
+  x, ids = splice(model, prompts(), *clips())
+  valid = ids > 0
   start = jnp.broadcast_to(model.llama.embed(prefix[None]), (len(x), p, D))
-  whole_valid = jnp.pad(valid, ((0, 0), (p, 0)), constant_values=True)
+  whole_ids = jnp.pad(ids, ((0, 0), (p, 0)), constant_values=1)
 
   def apart(x):
-    return SpeechLLM.read(model, x, valid, prefix=prefix)
+    return SpeechLLM.read(model, x, ids, prefix=prefix)
 
   def whole(x):
     x = jnp.concatenate([start, x], axis=1)
-    return SpeechLLM.read(model, x, whole_valid)[:, p:]
+    return SpeechLLM.read(model, x, whole_ids)[:, p:]
 
   def loss(x, read):
     return jnp.sum(jnp.where(valid[..., None], read(x), 0) ** 2)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from acl_jax.training.metrics import Metrics, Pace
-from acl_jax.training.step import Sound
 
 
 @pytest.fixture
@@ -68,13 +68,14 @@ def test_nothing_to_forget(metrics):
 
 
 def test_pace_counts_signal_and_padding():
-  valid = np.asarray([[True] * 30 + [False] * 10, [True] * 20 + [False] * 20])
-  labels = np.zeros((2, 5)), np.zeros((2, 9))
-  sound = Sound(np.zeros((2, 40, 3)), valid, *labels, np.zeros(4), np.zeros(5))
+  ids = np.asarray([[1] * 30 + [0] * 10, [2] * 20 + [0] * 20])
+  sound = SimpleNamespace(segment_ids=ids)
+  prompt = SimpleNamespace(segment_ids=np.asarray([[1, 1, 2, 0, 0, 0]]))
   pace = Pace(0.02)
   pace.add(sound)
-  pace.add((sound, None))
+  pace.add((sound, SimpleNamespace(prompt=prompt)))
   rates = pace.take()
   assert rates['padding_waste'] == pytest.approx(1 - 100 / 160)
+  assert rates['llm_padding_waste'] == pytest.approx(1 / 2)
   assert rates['audio_hours_per_second'] > 0
-  assert pace.take() == {'audio_hours_per_second': 0, 'padding_waste': 1}
+  assert pace.take() == {'audio_hours_per_second': 0}

@@ -54,7 +54,10 @@ def batch(rows=3, width=WIDTH, frames=FRAMES):
   x = rng.normal(size=(rows, frames, width)).astype(np.float32)
   among, correction = np.asarray([3, 0, 2, 4, 1]), np.zeros(6, np.float32)
   letters = np.asarray([[8, 9, 27, 1], [20, 0, 0, 0], [0] * 4][:rows], np.int32)
-  sound = step.Sound(x, valid, labels.astype(np.int32), letters, among, correction)
+  ids, each = valid.astype(np.int32), np.arange(frames, dtype=np.int32)
+  place = np.where(valid, each, NO_AUDIO)[:, None]
+  labels = labels.astype(np.int32)[:, None]
+  sound = step.Sound(x, ids, place, labels, letters[:, None], among, correction)
   prefix = np.asarray([15, 33, 4], np.int32)
   response = np.asarray([[21, 5, 30], [8, 40, 0], [0, 0, 0]])[:rows]
   lengths = np.asarray([3, 2, 0])[:rows]
@@ -62,7 +65,7 @@ def batch(rows=3, width=WIDTH, frames=FRAMES):
   tokens[:, :2], tokens[:, 2 + SLOTS] = (1, 2), 3
   tokens[:, 3 + SLOTS : 5 + SLOTS] = response[:, :-1]
   place = np.full((rows, 16), NO_AUDIO, np.int32)
-  place[:, 2 : 2 + SLOTS] = np.arange(rows * SLOTS).reshape(rows, SLOTS)
+  place[:, 2 : 2 + SLOTS] = np.arange(SLOTS)
   read = (np.arange(16) < (2 + SLOTS + lengths)[:, None]) & full[:, None]
   # As from a greedy decode: the target is the likeliest of the teacher's tokens.
   teacher = np.sort(rng.normal(size=(rows, 3, 4)))[..., ::-1] + [2, 0, 0, 0]
@@ -72,14 +75,14 @@ def batch(rows=3, width=WIDTH, frames=FRAMES):
   top_ids = np.concatenate([response[..., None], others.reshape(rows, 3, 3)], axis=-1)
   return sound, step.Response(
     prefix,
-    Prompt(tokens, place, read),
-    response.astype(np.int32),
-    np.tile(np.arange(3) + 2 + SLOTS, (rows, 1)).astype(np.int32),
-    (np.arange(3) < lengths[:, None]).astype(np.float32),
-    top_ids.astype(np.int32),
+    Prompt(tokens, place, read.astype(np.int32)),
+    response.astype(np.int32)[:, None],
+    np.tile(np.arange(3) + 2 + SLOTS, (rows, 1, 1)).astype(np.int32),
+    (np.arange(3) < lengths[:, None, None]).astype(np.float32),
+    top_ids.astype(np.int32)[:, None],
     np.log(0.9 * np.exp(teacher) / np.exp(teacher).sum(-1, keepdims=True)).astype(
       np.float16
-    ),
+    )[:, None],
   )
 
 
@@ -156,7 +159,9 @@ def test_a_stride_adapter_learns_responses():
 def test_the_encoder_learns_if_asked():
   loss = functools.partial(step.response_loss, encoder_trains=True, how=BOTH)
   sound, response = batch(width=10, frames=2 * FRAMES)
-  sound = sound._replace(valid=np.repeat(batch()[0].valid, 2, axis=1))
+  sound = sound._replace(
+    segment_ids=np.repeat(batch()[0].segment_ids, 2, axis=1), place=batch()[0].place
+  )
   before, after, _ = train(build(), loss, (sound, response), 2, trains_encoder=True)
   assert set(before[0]) == {'adapter', 'encoder'}
   jax.tree.map(np.testing.assert_array_equal, before[1], after[1])
@@ -172,7 +177,7 @@ def test_the_encoder_learns_if_asked():
 def first_rows(data, count):
   """A batch without its last rows; `among`, `correction`, `prefix` are of no row."""
   if isinstance(data, step.Sound):
-    of_rows = ('frames', 'valid', 'labels', 'letters')
+    of_rows = ('frames', 'segment_ids', 'place', 'labels', 'letters')
     return data._replace(**{name: getattr(data, name)[:count] for name in of_rows})
   sound, response = data
   rows = jax.tree.map(lambda x: x[:count], response)
@@ -199,18 +204,19 @@ def test_the_softmax_ranges_over_what_the_batch_names():
   loss, sound = losses_of('ctc')
   model = build()
   without_dropout(model)
-  labels = np.asarray([[1, 1, 2, 0], [2, 1, 0, 0], [0] * 4], np.int32)
+  labels = np.asarray([[[1, 1, 2, 0]], [[2, 1, 0, 0]], [[0] * 4]], np.int32)
   correction = np.asarray([0, 0, 0, 1], np.float32)
   fewer = sound._replace(
     labels=labels, among=np.asarray([4, 0, 3]), correction=correction
   )
   value, parts = evaluate(model, fewer, loss=loss)
   table = model.llama.embed_tokens[...]
-  scores = jax.jit(CTC.scores)(model.adapter, sound.frames, sound.valid, table)
+  valid = sound.segment_ids > 0
+  scores = jax.jit(CTC.scores)(model.adapter, sound.frames, valid, table)
   logits = scores.tokens[..., np.asarray([0, 5, 1, 4])] + correction[None, None]
-  expected = losses.ctc(logits, scores.valid, jnp.asarray(labels))
+  expected = losses.ctc(logits, scores.valid, jnp.asarray(labels[:, 0]))
   np.testing.assert_allclose(parts['ctc_tokens'], expected, rtol=1e-5)
-  letters = jnp.asarray(sound.letters)
+  letters = jnp.asarray(sound.letters[:, 0])
   letters = losses.ctc(scores.letters, scores.letters_valid, letters)
   np.testing.assert_allclose(parts['ctc_letters'], letters, rtol=1e-5)
   np.testing.assert_allclose(value, expected + letters, rtol=1e-5)

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_pipeline.buckets import Buckets
+from data_pipeline.mixture import Corpora, Mixture
+from data_pipeline.packing import Packed
+from data_pipeline.records import Dataset
+
+LENGTHS = np.random.default_rng(0).integers(3, 40, (60, 2))
+
+
+def orders():
+  return [Packed(LENGTHS, (50, 60), 2, 0), Buckets(LENGTHS[:, 0], (20, 40), 80, 1)]
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 200))
+def test_every_corpus_comes_in_its_own_order_and_share(first, second, steps):
+  mine = orders()
+  mixed = Mixture(mine, (float(first), float(second)))
+  batches = [mixed[step] for step in range(steps)]
+  place = Counter()
+  for batch in batches:
+    number = int(batch.per_row == 1)
+    assert batch == mine[number][place[number]]
+    place[number] += 1
+  assert place[0] == pytest.approx(steps * first / (first + second), abs=1)
+
+
+def test_a_far_step_is_found_without_those_before_it():
+  mixed = Mixture(orders(), (0.3, 0.7))
+  assert mixed[10**9] == Mixture(orders(), (0.3, 0.7))[10**9]
+  assert len(mixed) > 10**9
+
+
+def test_a_corpus_without_weight_is_refused():
+  with pytest.raises(ValueError, match=r'weights \[1.0, 0.0\] of corpora are not'):
+    Mixture(orders(), (1.0, 0.0))
+
+
+@pytest.fixture(scope='module')
+def other(tiny_world, tmp_path_factory):
+  """The tiny corpus again, under other names."""
+  from data_pipeline.prepare import prepare
+
+  folder = tmp_path_factory.mktemp('other')
+  corpus = tiny_world / 'corpus'
+  for path in corpus.glob('*.flac'):
+    (folder / path.name).hardlink_to(path)
+  manifest = (corpus / 'manifest.jsonl').read_text().replace('"id": "u', '"id": "v')
+  (folder / 'manifest.jsonl').write_text(manifest)
+  prepare('manifest', folder / 'manifest.jsonl', folder / 'prepared')
+  return folder / 'prepared'
+
+
+def test_corpora_are_as_one(tiny_world, other):
+  folders = [tiny_world / 'prepared', other]
+  parts, both = [Dataset(folder) for folder in folders], Corpora(folders)
+  count = len(parts[0])
+  assert len(both) == 2 * count
+  assert both.ids == parts[0].ids + parts[1].ids and both.texts == parts[0].texts * 2
+  np.testing.assert_array_equal(both.seconds, np.tile(parts[0].seconds, 2))
+  assert both.corpus_of(['v3', 'u1', 'u2']).tolist() == [1, 0, 0]
+  wanted = [count + 2, 1, 0, count, 2]
+  for index, record in zip(wanted, both.__getitems__(wanted), strict=True):
+    part = parts[index // count][index % count]
+    assert record['id'] == part['id'] == both.ids[index]
+    np.testing.assert_array_equal(record['audio'], part['audio'])
+
+
+def test_an_id_in_two_corpora_is_refused(tiny_world, other):
+  folder = tiny_world / 'prepared'
+  with pytest.raises(ValueError, match=f"{folder}: id 'u0' is also in {folder}"):
+    Corpora([folder, folder])
