@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 import hashlib
 import json
 import os
@@ -32,8 +33,10 @@ def test_what_is_written(corpus, tmp_path):
   info = prepare('manifest', corpus, tmp_path / 'out', settings=SMALL)
   written = content(tmp_path / 'out')
   assert json.loads(written['dataset.json']) == info
+  assert not {name for name in written if name.endswith('.tmp') or 'plan' in name}
   assert info['schema_version'] == 1 and info['sample_rate'] == 16_000
   assert info['examples'] == 7 and info['hours'] == pytest.approx(1.75 / 3600, abs=1e-6)
+  assert info['seconds_histogram']['counts'] == [7] + [0] * 15
   assert [shard['examples'] for shard in info['shards']] == [3, 3, 1]
   for i, shard in enumerate(info['shards']):
     assert shard['file'] == f'data-0000{i}-of-00003.array_record'
@@ -73,28 +76,6 @@ def test_a_stopped_run_goes_on(corpus, tmp_path, monkeypatch):
   assert content(tmp_path / 'out') == content(tmp_path / 'whole')
 
 
-def test_a_killed_program_goes_on(corpus, tmp_path):
-  prepare('manifest', corpus, tmp_path / 'whole', settings=SMALL)
-  kill = """if True:
-    import os, signal
-    from data_pipeline import prepare
-    write, written = prepare._write_shard, []
-    def killed(path, *rest):
-      if written:
-        path.with_name(path.name + '.tmp').write_bytes(b'half')
-        os.kill(os.getpid(), signal.SIGKILL)
-      written.append(path)
-      return write(path, *rest)
-    prepare._write_shard = killed
-    settings = prepare.Settings(shard_size=3, max_characters=50)
-    prepare.prepare('manifest', sys.argv[1], sys.argv[2], settings=settings)
-  """
-  command = [sys.executable, '-c', 'import sys\n' + kill, corpus, tmp_path / 'out']
-  assert subprocess.run(command, env=_environment()).returncode == -9
-  prepare('manifest', corpus, tmp_path / 'out', settings=SMALL)
-  assert content(tmp_path / 'out') == content(tmp_path / 'whole')
-
-
 def test_a_finished_folder_is_reused(corpus, tmp_path, monkeypatch):
   out = tmp_path / 'out'
   info = prepare('manifest', corpus, out, settings=SMALL)
@@ -104,8 +85,18 @@ def test_a_finished_folder_is_reused(corpus, tmp_path, monkeypatch):
   assert content(out) == before
 
 
-@pytest.mark.parametrize('change', ['text', 'audio', 'settings', 'more', 'fewer'])
-def test_a_folder_of_something_else_is_left_alone(corpus, tmp_path, record, change):
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    ('text', '00002-of-00003.array_record: was made from other utterances or files'),
+    ('audio', '00001-of-00003.array_record: was made from other .*manifest.jsonl has'),
+    ('settings', 'out: was begun with max_characters=50, not 51'),
+    ('encoding', "out: was begun with encoding='flac', not 'int16'"),
+    ('more', '00000-of-00003.array_record: is not one of the 4 shards'),
+    ('fewer', '00000-of-00003.array_record: is not one of the 1 shards'),
+  ],
+)
+def test_a_folder_of_something_else_is_left_alone(corpus, tmp_path, change, message):
   out, settings = tmp_path / 'out', SMALL
   prepare('manifest', corpus, out, settings=SMALL)
   before = content(out)
@@ -115,13 +106,15 @@ def test_a_folder_of_something_else_is_left_alone(corpus, tmp_path, record, chan
     case 'audio':
       os.utime(corpus.parent / 'audio/3.flac', (1, 1))
     case 'settings':
-      settings = Settings(shard_size=3, max_characters=51)
+      settings = dataclasses.replace(SMALL, max_characters=51)
+    case 'encoding':
+      settings = dataclasses.replace(SMALL, encoding='int16')
     case 'more':
       for i in range(3):
         add(corpus, audio_filepath='audio/0.flac', id=f'v{i}')
     case 'fewer':
       corpus.write_text(corpus.read_text().splitlines()[0])
-  with pytest.raises(ValueError, match=r'array_record: is not the shard .* delete'):
+  with pytest.raises(ValueError, match=f'{message}.*; delete .*out or choose another'):
     prepare('manifest', corpus, out, settings=settings)
   assert content(out) == before
 
@@ -152,6 +145,8 @@ def test_what_cannot_be_used_is_counted_and_listed(damaged, tmp_path, capsys):
   assert info['skipped_by_field'] == {
     'content': 3, 'text': 2, 'file': 1, 'codec': 1, 'id': 1, 'line': 1
   }  # fmt: skip
+  listed = (out / 'skipped.jsonl').read_text().splitlines()
+  assert [json.loads(line) for line in listed] == info['skipped']
   reasons = [entry['reason'] for entry in info['skipped']]
   for part in (
     'missing.wav: file cannot be read (No such file',
@@ -206,6 +201,15 @@ def test_nothing_usable(tmp_path):
 
 def _environment():
   return os.environ | {'PYTHONPATH': os.getcwd()}
+
+
+def test_settings_cannot_change_in_the_middle(corpus, tmp_path, record):
+  record(corpus.parent / 'audio/4.flac', 'PCM_16', seconds=0.01)
+  with pytest.raises(ValueError, match='1 of 7'):
+    prepare('manifest', corpus, tmp_path / 'out', settings=SMALL)
+  smaller = dataclasses.replace(SMALL, shard_size=2)
+  with pytest.raises(ValueError, match='out: was begun with shard_size=3, not 2'):
+    prepare('manifest', corpus, tmp_path / 'out', settings=smaller)
 
 
 @pytest.mark.parametrize('bad', [False, True])
