@@ -5,8 +5,8 @@
 
 Shard i holds the i-th `--shard_size` utterances: the same input gives the same bytes,
 wherever and however often it is run. A finished shard is noted in `OUTPUT/progress`,
-where a run that was stopped goes on. Utterances that cannot be used are skipped, counted
-in `dataset.json` and listed in `skipped.jsonl`.
+where a run that was stopped goes on. Utterances that cannot be used are skipped,
+counted in `dataset.json` and listed in `skipped.jsonl`.
 
 The shards are made by Apache Beam: in this process, with a thread per core, or where
 `--runner` says (Flink, Spark, Dataflow), with what `--beam_options` says to Beam:
@@ -45,7 +45,7 @@ def prepare(
   input: str | Path,
   output: str | Path,
   *,
-  settings: Settings = Settings(),
+  settings: Settings | None = None,
   max_skipped: float = 0.01,
   threads: int | None = None,
   runner: str = pipeline.DIRECT,
@@ -56,6 +56,7 @@ def prepare(
   ValueError if `output` holds something else, or if more than the share `max_skipped`
   of the utterances had to be skipped (the finished shards stay for the next run).
   """
+  settings = settings or Settings()
   output = Path(output).absolute()  # a worker may run in another folder
   items = open_corpus(corpus, Path(input).absolute())
   listed = plan.write(items, output / 'plan', settings.shard_size)

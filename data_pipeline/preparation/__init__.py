@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The steps of `data_pipeline.prepare`: plan, pipeline, shard, summary, in this order."""
+"""The steps of `data_pipeline.prepare`, in order: plan, pipeline, shard, summary."""

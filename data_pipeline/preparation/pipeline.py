@@ -79,7 +79,7 @@ def _runner(name: str) -> Any:
   if name != DIRECT:
     return name
   # Beam's own idea of a DirectRunner would first download another runner, Prism.
-  from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+  from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
   return FnApiRunner()
 

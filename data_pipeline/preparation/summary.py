@@ -95,14 +95,16 @@ def _read_note(job: Job, part: int) -> dict[str, Any]:
 def _check_share(totals: _Totals, max_skipped: float, output: Path) -> None:
   for entry in totals.listed:
     print(f'prepare: skipped {entry["id"]}: {entry["reason"]}', file=sys.stderr)
-  count = totals.fields.total()
-  if count > len(totals.listed):
-    more = count - len(totals.listed)
-    print(f'prepare: skipped {more} more: {output}/skipped.jsonl', file=sys.stderr)
+  fields, listed = dict(totals.fields.most_common()), len(totals.listed)
+  count = sum(fields.values())
+  if count > listed:
+    print(
+      f'prepare: skipped {count - listed} more, see {output / "skipped.jsonl"}',
+      file=sys.stderr,
+    )
   total = totals.examples + count
   if count > max_skipped * total or not totals.examples:
     raise ValueError(
-      f'{count} of {total} utterances cannot be used {dict(totals.fields.most_common())}'
-      f', limit {max_skipped:.1%}: mend them or raise --max_skipped; {output} keeps the '
-      'others'
+      f'{count} of {total} utterances cannot be used {fields}, limit '
+      f'{max_skipped:.1%}: mend them or raise --max_skipped; {output} keeps the others'
     )
