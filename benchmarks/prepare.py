@@ -71,14 +71,14 @@ def run(*arguments: str | Path) -> Cost:
 
 
 def make_corpus(folder: Path, utterances: int, heard: bool = True) -> Path:
-  """A split of MLS; without recordings unless `heard`."""
+  """A split of MLS; with one recording only unless `heard`."""
   book = folder / 'audio/1/2'
   book.mkdir(parents=True)
   names = [f'1_2_{i:07d}' for i in range(utterances)]
   text = 'what was said in this recording and written down by its reader'
   lines = (f'{name}\t{text} {name}\n' for name in names)
   (folder / 'transcripts.txt').write_text(''.join(lines))
-  for i, name in enumerate(names if heard else ()):
+  for i, name in enumerate(names if heard else names[:1]):
     if i < len(SECONDS):
       soundfile.write(book / f'{name}.flac', speech(SECONDS[i]), audio.SAMPLE_RATE)
     else:
