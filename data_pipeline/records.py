@@ -2,11 +2,13 @@
 """Records on disk: containers in ArrayRecord shards, and prepared folders of speech.
 
 A folder of speech holds `data-00000-of-0000N.array_record`, `index.jsonl` (one line per
-record, in order: id, seconds, text) and `dataset.json` (counts, checksums, skips).
+record, in order: id, seconds, text) and `dataset.json` (counts, checksums, skips). The
+audio of a record is a FLAC file (array `flac`) or samples (array `audio`, int16).
 """
 
 import bisect
 import contextlib
+import io
 import itertools
 import json
 import operator
@@ -15,16 +17,21 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
+import soundfile
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
+from data_pipeline import audio
 from data_pipeline.container import RecordError, pack, unpack
 
 SCHEMA_VERSION = 1
 SAMPLE_RATE = 16_000
+MAX_SECONDS = 3_600.0  # of an utterance
+ENCODINGS = ('flac', 'int16')  # of the audio in a record
 UTTERANCE = ('id', 'text', 'speaker', 'lang', 'response')
 
 _DIGITS = '[0-9]' * 5
+_CLOSE = 0.001  # seconds that a length may be off, as float32
 
 
 def shard_name(name: str, index: int, total: int) -> str:
@@ -44,7 +51,7 @@ def write_shard(path: str | pathlib.Path, records: Iterable[bytes]) -> int:
   """Writes one shard, whole or not at all; returns the number of records."""
   path = pathlib.Path(path)
   temporary = path.with_name(path.name + '.tmp')
-  # Group size 1: any record can be read alone. PCM hardly compresses.
+  # Group size 1: any record can be read alone. Audio hardly compresses further.
   options = 'group_size:1,uncompressed'
   with _writing(path):
     writer = array_record_module.ArrayRecordWriter(str(temporary), options)
@@ -170,25 +177,54 @@ class Dataset(Sequence[dict[str, Any]]):
   def _decode(self, index: int, record: bytes) -> dict[str, Any]:
     try:
       header, arrays = unpack(record)
-      audio = arrays['audio']
-      utterance = {key: header.get(key) for key in UTTERANCE}
-    except (RecordError, KeyError) as error:
+      if (name := header.get('id')) != self.ids[index]:
+        raise RecordError(f'id is {name!r}, but {self.ids[index]!r} in index.jsonl')
+      samples = _unpack_audio(arrays, float(self.seconds[index]))
+    except (RecordError, audio.AudioError) as error:
       raise RecordError(f'{self._shards.locate(index)}: {error}') from None
-    if utterance['id'] != self.ids[index]:
-      raise RecordError(
-        f'{self._shards.locate(index)}: id is {utterance["id"]!r}, '
-        f'but {self.ids[index]!r} in index.jsonl'
-      )
-    return utterance | {'audio': audio.astype(np.float32) / 32768}
+    return {key: header.get(key) for key in UTTERANCE} | {'audio': samples}
 
 
 def pack_utterance(
-  utterance: Mapping[str, Any], audio: Float[np.ndarray, 'samples']
+  utterance: Mapping[str, Any],
+  samples: Float[np.ndarray, 'samples'],
+  encoding: str = 'flac',
 ) -> bytes:
-  """The record of one utterance; `audio` in -1..1 at 16 kHz is kept as int16."""
-  pcm = np.clip(np.round(audio * 32768), -32768, 32767).astype(np.int16)
+  """The record of one utterance; `samples` in -1..1 at 16 kHz are kept as 16 bits."""
+  pcm = np.clip(np.round(samples * 32768), -32768, 32767).astype(np.int16)
   header = {key: utterance[key] for key in UTTERANCE if utterance[key] is not None}
-  return pack(header, {'audio': pcm})
+  if encoding == 'int16':
+    return pack(header, {'audio': pcm})
+  file = io.BytesIO()
+  soundfile.write(file, pcm, SAMPLE_RATE, 'PCM_16', format='FLAC')
+  return pack(header, {'flac': np.frombuffer(file.getbuffer(), np.uint8)})
+
+
+def _unpack_audio(
+  arrays: Mapping[str, np.ndarray], seconds: float
+) -> Float32[np.ndarray, 'samples']:
+  """The samples, which should last as long as the index says."""
+  match arrays:
+    case {'flac': flac}:
+      # A small file may hold hours of silence: no more is decoded than there should be,
+      # whatever its header says.
+      limits = audio.Limits(
+        encoded_bytes=flac.nbytes,
+        seconds=min(MAX_SECONDS, seconds + _CLOSE),
+        min_seconds=0.0,
+        min_rate=SAMPLE_RATE,
+        max_rate=SAMPLE_RATE,
+        channels=1,
+      )
+      samples = audio.read(flac.tobytes(), limits=limits)
+    case {'audio': pcm} if pcm.dtype == np.int16 and pcm.ndim == 1:
+      samples = pcm.astype(np.float32) / 32768
+    case _:
+      raise RecordError('has neither an array flac nor int16 audio')
+  found = len(samples) / SAMPLE_RATE
+  if not abs(found - seconds) <= _CLOSE:
+    raise RecordError(f'audio lasts {found:g} s, but {seconds:g} s in index.jsonl')
+  return samples
 
 
 def _read_info(path: pathlib.Path) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def _split(transcripts: pathlib.Path) -> Iterator[Item]:
       if isinstance(item, Utterance):
         # Asked until one is there, not 10 million times: a split has one kind.
         suffix = suffix or _suffix(item.audio_filepath)
-        audio = item.audio_filepath.with_suffix(suffix or '.flac')
+        audio = pathlib.Path(f'{item.audio_filepath}{suffix or ".flac"}')
         item = Utterance(item.id, audio, item.text, item.speaker, item.lang)
       yield item
 
@@ -64,7 +64,7 @@ def _utterance(
     text = text.decode().strip()
   except UnicodeDecodeError:
     return BadUtterance(name, 'text', f'{where}: text is not UTF-8')
-  audio = split / 'audio' / speaker / book / name
+  audio = pathlib.Path(f'{split}/audio/{speaker}/{book}/{name}')  # faster than by /
   return Utterance(name, audio, text, speaker, lang)
 
 

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
+import soundfile
 
 from data_pipeline import audio, records
+from data_pipeline.preparation import plan, shard
 from data_pipeline.prepare import Settings, prepare
 
 SMALL = Settings(shard_size=3, max_characters=50)
@@ -32,12 +37,14 @@ def test_what_is_written(corpus, tmp_path):
   info = prepare('manifest', corpus, tmp_path / 'out', settings=SMALL)
   written = content(tmp_path / 'out')
   assert json.loads(written['dataset.json']) == info
+  assert not {name for name in written if name.endswith('.tmp') or 'plan' in name}
   assert info['schema_version'] == 1 and info['sample_rate'] == 16_000
   assert info['examples'] == 7 and info['hours'] == pytest.approx(1.75 / 3600, abs=1e-6)
-  assert [shard['examples'] for shard in info['shards']] == [3, 3, 1]
-  for i, shard in enumerate(info['shards']):
-    assert shard['file'] == f'data-0000{i}-of-00003.array_record'
-    assert shard['sha256'] == hashlib.sha256(written[shard['file']]).hexdigest()
+  assert info['seconds_histogram']['counts'] == [7] + [0] * 15
+  assert [made['examples'] for made in info['shards']] == [3, 3, 1]
+  for i, made in enumerate(info['shards']):
+    assert made['file'] == f'data-0000{i}-of-00003.array_record'
+    assert made['sha256'] == hashlib.sha256(written[made['file']]).hexdigest()
   lines = [json.loads(line) for line in written['index.jsonl'].splitlines()]
   assert lines[2] == {'id': 'u2', 'seconds': 0.2, 'text': 'Grüße 2'}
   data = records.Dataset(tmp_path / 'out')
@@ -73,26 +80,106 @@ def test_a_stopped_run_goes_on(corpus, tmp_path, monkeypatch):
   assert content(tmp_path / 'out') == content(tmp_path / 'whole')
 
 
-def test_a_killed_program_goes_on(corpus, tmp_path):
+# Runs the program, which halts in the middle of its second shard.
+HALTING = """if True:
+  import runpy, time
+  from data_pipeline.preparation import shard
+  write, written = shard._write, []
+  def halt(path, results):
+    if written:
+      path.write_bytes(b'half')
+      print('halted', flush=True)
+      time.sleep(60)
+    written.append(path)
+    return write(path, results)
+  shard._write = halt
+  runpy.run_module('data_pipeline.prepare', run_name='__main__')
+"""
+
+
+def group_is_empty(group):
+  try:
+    os.killpg(group, 0)
+  except ProcessLookupError:
+    return True
+  return False
+
+
+@pytest.mark.parametrize('stop, code', [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+def test_a_stopped_program_leaves_no_process_and_goes_on(corpus, tmp_path, stop, code):
   prepare('manifest', corpus, tmp_path / 'whole', settings=SMALL)
-  kill = """if True:
-    import os, signal
-    from data_pipeline import prepare
-    write, written = prepare._write_shard, []
-    def killed(path, *rest):
-      if written:
-        path.with_name(path.name + '.tmp').write_bytes(b'half')
-        os.kill(os.getpid(), signal.SIGKILL)
-      written.append(path)
-      return write(path, *rest)
-    prepare._write_shard = killed
-    settings = prepare.Settings(shard_size=3, max_characters=50)
-    prepare.prepare('manifest', sys.argv[1], sys.argv[2], settings=settings)
-  """
-  command = [sys.executable, '-c', 'import sys\n' + kill, corpus, tmp_path / 'out']
-  assert subprocess.run(command, env=_environment()).returncode == -9
+  arguments = [f'--input={corpus}', f'--output={tmp_path / "out"}', '--shard_size=3']
+  command = [sys.executable, '-c', HALTING, *arguments, '--max_characters=50']
+  with subprocess.Popen(
+    command,
+    env=_environment(),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    start_new_session=True,
+  ) as program:
+    assert program.stdout.readline() == 'halted\n'
+    program.send_signal(stop)
+    assert program.wait(5) == code
+    if stop == signal.SIGINT:
+      assert program.stderr.read().endswith('\ninterrupted\n')
+    end = time.monotonic() + 5
+    while not group_is_empty(program.pid) and time.monotonic() < end:
+      time.sleep(0.1)
+    assert group_is_empty(program.pid)
+  made = tmp_path / 'out/data-00000-of-00003.array_record'
+  date = made.stat().st_mtime_ns
+  assert content(tmp_path / 'out') != content(tmp_path / 'whole')
   prepare('manifest', corpus, tmp_path / 'out', settings=SMALL)
   assert content(tmp_path / 'out') == content(tmp_path / 'whole')
+  assert made.stat().st_mtime_ns == date
+
+
+@pytest.mark.parametrize('mode', ['multi_threading', 'multi_processing'])
+def test_other_runners_give_the_same_bytes(corpus, tmp_path, mode, monkeypatch):
+  monkeypatch.setenv('PYTHONPATH', os.getcwd())
+  prepare('manifest', corpus, tmp_path / 'one', settings=SMALL)
+  beam_options = [f'--direct_running_mode={mode}', '--direct_num_workers=2']
+  prepare(
+    'manifest', corpus, tmp_path / 'two', settings=SMALL, beam_options=beam_options
+  )
+  assert content(tmp_path / 'one') == content(tmp_path / 'two')
+
+
+def test_what_beam_does_not_know(corpus, tmp_path):
+  for options, message in (
+    ({'runner': 'NoRunner'}, 'Unexpected pipeline runner: NoRunner'),
+    ({'runner': 'InteractiveRunner'}, 'Runner: .* install apache_beam.interactive'),
+    (
+      {'beam_options': ['--direct_num_workers=x']},
+      "num_workers: invalid int value: 'x",
+    ),
+  ):
+    with pytest.raises(ValueError, match=message):
+      prepare('manifest', corpus, tmp_path / 'out', **options)
+
+
+def test_a_full_disk_is_said_in_one_sentence(corpus, tmp_path, monkeypatch):
+  def full(path, results):
+    raise OSError(f'{path}: cannot be written (No space left on device)')
+
+  monkeypatch.setattr(records, 'write_shard', full)
+  with pytest.raises(OSError, match=r'tmp: cannot be written \(No space .*device\)$'):
+    prepare('manifest', corpus, tmp_path / 'out', settings=SMALL)
+
+
+def test_only_a_run_that_makes_shards_pays_for_beam(corpus, tmp_path):
+  prepare('manifest', corpus, tmp_path / 'out', settings=SMALL)
+  code = """if True:
+    import sys
+    from data_pipeline.prepare import Settings, prepare
+    import data_pipeline.records
+    settings = Settings(shard_size=3, max_characters=50)
+    prepare('manifest', sys.argv[1], sys.argv[2], settings=settings)
+    print('apache_beam' in sys.modules)
+  """
+  command = [sys.executable, '-c', code, corpus, tmp_path / 'out']
+  assert subprocess.check_output(command, env=_environment()) == b'False\n'
 
 
 def test_a_finished_folder_is_reused(corpus, tmp_path, monkeypatch):
@@ -104,8 +191,18 @@ def test_a_finished_folder_is_reused(corpus, tmp_path, monkeypatch):
   assert content(out) == before
 
 
-@pytest.mark.parametrize('change', ['text', 'audio', 'settings', 'more', 'fewer'])
-def test_a_folder_of_something_else_is_left_alone(corpus, tmp_path, record, change):
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    ('text', '00002-of-00003.array_record: was made from other utterances or files'),
+    ('audio', '00001-of-00003.array_record: was made from other .*manifest.jsonl has'),
+    ('settings', 'out: was begun with max_characters=50, not 51'),
+    ('encoding', "out: was begun with encoding='flac', not 'int16'"),
+    ('more', '00000-of-00003.array_record: is not one of the 4 shards'),
+    ('fewer', '00000-of-00003.array_record: is not one of the 1 shards'),
+  ],
+)
+def test_a_folder_of_something_else_is_left_alone(corpus, tmp_path, change, message):
   out, settings = tmp_path / 'out', SMALL
   prepare('manifest', corpus, out, settings=SMALL)
   before = content(out)
@@ -115,13 +212,15 @@ def test_a_folder_of_something_else_is_left_alone(corpus, tmp_path, record, chan
     case 'audio':
       os.utime(corpus.parent / 'audio/3.flac', (1, 1))
     case 'settings':
-      settings = Settings(shard_size=3, max_characters=51)
+      settings = dataclasses.replace(SMALL, max_characters=51)
+    case 'encoding':
+      settings = dataclasses.replace(SMALL, encoding='int16')
     case 'more':
       for i in range(3):
         add(corpus, audio_filepath='audio/0.flac', id=f'v{i}')
     case 'fewer':
       corpus.write_text(corpus.read_text().splitlines()[0])
-  with pytest.raises(ValueError, match=r'array_record: is not the shard .* delete'):
+  with pytest.raises(ValueError, match=f'{message}.*; delete .*out or choose another'):
     prepare('manifest', corpus, out, settings=settings)
   assert content(out) == before
 
@@ -152,6 +251,8 @@ def test_what_cannot_be_used_is_counted_and_listed(damaged, tmp_path, capsys):
   assert info['skipped_by_field'] == {
     'content': 3, 'text': 2, 'file': 1, 'codec': 1, 'id': 1, 'line': 1
   }  # fmt: skip
+  listed = (out / 'skipped.jsonl').read_text().splitlines()
+  assert [json.loads(line) for line in listed] == info['skipped']
   reasons = [entry['reason'] for entry in info['skipped']]
   for part in (
     'missing.wav: file cannot be read (No such file',
@@ -168,6 +269,55 @@ def test_what_cannot_be_used_is_counted_and_listed(damaged, tmp_path, capsys):
   printed = capsys.readouterr().err
   assert all(reason in printed for reason in reasons)
   assert 'prepare: 16 of 16\n' in printed
+
+
+def test_what_can_happen_to_a_corpus(tmp_path, record, monkeypatch):
+  split = tmp_path / 'mls_polish/train'
+  paths = [record(split / f'audio/1/2/1_2_{i:06d}.flac') for i in range(6)]
+  lines = [f'1_2_{i:06d}\tsłowo {i}'.encode() for i in range(6)]
+  lines[1] = '1_2_000001\tsłowo 1'.encode('latin2')
+  lines.append(b'1_2_000005\tagain')
+  (split / 'transcripts.txt').write_bytes(b'\n'.join(lines))
+  paths[2].write_bytes(paths[2].read_bytes()[:-200])
+  # A header that claims 11 days, and one second more than is allowed.
+  absurd = bytearray(paths[3].read_bytes())
+  absurd[21:26] = bytes([absurd[21] | 0xF]) + b'\xff' * 4
+  paths[3].write_bytes(absurd)
+  soundfile.write(paths[4], np.zeros(16_000 * 601, np.int16), 16_000)
+  write = plan.write
+
+  def vanishes(*arguments):
+    written = write(*arguments)
+    paths[5].unlink()
+    return written
+
+  monkeypatch.setattr(plan, 'write', vanishes)
+  info = prepare('mls', split.parent, tmp_path / 'out', max_skipped=0.9)
+  assert info['examples'] == 1
+  fields = {entry['id'] + entry['field'] for entry in info['skipped']}
+  assert fields == {
+    '1_2_000001text', '1_2_000002content', '1_2_000003content', '1_2_000004duration',
+    '1_2_000005file', '1_2_000005id',
+  }  # fmt: skip
+
+
+def test_a_long_list_of_skips_is_cut_but_in_its_file(corpus, tmp_path, capsys):
+  for i in range(150):
+    add(corpus, audio_filepath=f'none{i}.wav')
+  info = prepare('manifest', corpus, tmp_path / 'out', max_skipped=1.0)
+  assert info['skipped_by_field'] == {'file': 150}
+  listed = (tmp_path / 'out/skipped.jsonl').read_text().splitlines()
+  assert len(listed) == 150 and json.loads(listed[-1])['id'] == 'none149'
+  assert [json.loads(line) for line in listed[:100]] == info['skipped']
+  printed = capsys.readouterr().err
+  assert printed.count('prepare: skipped none') == 100
+  assert 'prepare: skipped 50 more, see ' in printed
+
+
+def test_a_note_that_is_not_there(corpus, tmp_path, monkeypatch):
+  monkeypatch.setattr(shard, 'make', print)  # a worker that writes somewhere else
+  with pytest.raises(ValueError, match='00000.*json: cannot be read .*do all workers'):
+    prepare('manifest', corpus, tmp_path / 'out', settings=SMALL)
 
 
 def test_too_many_skips_fail_at_the_end_and_lose_nothing(
@@ -206,6 +356,15 @@ def test_nothing_usable(tmp_path):
 
 def _environment():
   return os.environ | {'PYTHONPATH': os.getcwd()}
+
+
+def test_settings_cannot_change_in_the_middle(corpus, tmp_path, record):
+  record(corpus.parent / 'audio/4.flac', 'PCM_16', seconds=0.01)
+  with pytest.raises(ValueError, match='1 of 7'):
+    prepare('manifest', corpus, tmp_path / 'out', settings=SMALL)
+  smaller = dataclasses.replace(SMALL, shard_size=2)
+  with pytest.raises(ValueError, match='out: was begun with shard_size=3, not 2'):
+    prepare('manifest', corpus, tmp_path / 'out', settings=smaller)
 
 
 @pytest.mark.parametrize('bad', [False, True])

@@ -2,8 +2,11 @@
 import json
 import pickle
 
+import hypothesis
 import numpy as np
 import pytest
+import soundfile
+from hypothesis import strategies as st
 
 from data_pipeline import records
 from data_pipeline.prepare import Settings, prepare
@@ -96,7 +99,7 @@ def test_a_flipped_bit_is_named(folder):
   path = folder / shard_name('data', 1, 3)
   content = bytearray(path.read_bytes())
   # In the sound of its second record: index 4 of the dataset.
-  at = content.index(b'"u4"') + 2_000
+  at = content.index(b'"u4"') + 1_000
   content[at] ^= 1
   path.write_bytes(content)
   data = Dataset(folder)
@@ -138,10 +141,93 @@ def test_a_wrong_dataset_json(folder, change, message):
     Dataset(folder)
 
 
-def test_pcm_is_kept_exactly_and_overshoot_is_cut():
-  pcm = np.array([-32_768, -1, 0, 1, 32_767], np.int16)
-  utterance = dict.fromkeys(records.UTTERANCE)
-  kept = records.pack_utterance(utterance, pcm.astype(np.float32) / 32_768)
-  np.testing.assert_array_equal(records.unpack(kept)[1]['audio'], pcm)
-  loud = records.pack_utterance(utterance, np.array([1.5, -1.5], np.float32))
-  assert records.unpack(loud)[1]['audio'].tolist() == [32_767, -32_768]
+@pytest.mark.parametrize('encoding', records.ENCODINGS)
+def test_16_bits_are_kept_exactly_and_overshoot_is_cut(encoding):
+  def kept(samples):
+    utterance = dict.fromkeys(records.UTTERANCE)
+    samples = np.asarray(samples, np.float32)
+    _, arrays = records.unpack(records.pack_utterance(utterance, samples, encoding))
+    return records._unpack_audio(arrays, len(samples) / 16_000) * 32_768
+
+  pcm = np.array([-32_768, -1, 0, 1, 32_767] * 1_000, np.float32)
+  np.testing.assert_array_equal(kept(pcm / 32_768), pcm)
+  assert kept([1.5, -1.5]).tolist() == [32_767, -32_768]
+
+
+@pytest.fixture(scope='module')
+def flac():
+  """3000 samples of noise, and the FLAC file of them that a record holds."""
+  samples = np.random.default_rng(0).uniform(-1, 1, 3_000).astype(np.float32)
+  samples = np.round(samples * 32_767) / np.float32(32_768)
+  record = records.pack_utterance(dict.fromkeys(records.UTTERANCE), samples)
+  return samples, records.unpack(record)[1]['flac']
+
+
+@hypothesis.given(st.integers(0, 2**20), st.integers(0, 7))
+@hypothesis.example(19, 1)  # 16 032 Hz
+def test_a_flipped_bit_of_flac_is_found_or_changes_nothing(flac, at, bit):
+  samples, good = flac
+  bad = good.copy()
+  bad[at % len(bad)] ^= 1 << bit
+  try:
+    found = records._unpack_audio({'flac': bad}, len(samples) / 16_000)
+  except ValueError:
+    return
+  np.testing.assert_array_equal(found, samples)
+
+
+def test_silence_is_not_decoded_beyond_what_the_index_says(tmp_path, monkeypatch):
+  path, rate = tmp_path / 'bomb.flac', 16_000
+  soundfile.write(path, np.zeros(3_000 * rate, np.int16), rate)  # 96 MB
+  bomb = bytearray(path.read_bytes())
+  assert len(bomb) < 1 << 19
+  decoded = []
+  read = soundfile.SoundFile.read
+
+  def counted(self, *args, **options):
+    block = read(self, *args, **options)
+    decoded.append(len(block))
+    return block
+
+  monkeypatch.setattr(soundfile.SoundFile, 'read', counted)
+  # The number of samples in the header: as it is, unknown, more than there are.
+  for claimed in (3_000 * rate, 0, 2**32 - 1):
+    bomb[22:26] = claimed.to_bytes(4, 'big')
+    decoded.clear()
+    with pytest.raises(ValueError, match='duration is over the limit of'):
+      records._unpack_audio({'flac': np.frombuffer(bomb, np.uint8)}, 1.0)
+    assert sum(decoded) <= 1 << 18
+
+
+def test_what_is_wrong_with_a_record_is_said_with_its_place(folder):
+  index = folder / 'index.jsonl'
+  index.write_text(index.read_text().replace('"seconds": 0.15', '"seconds": 0.16'))
+  data = Dataset(folder)
+  assert data[0]['id'] == 'u0'
+  where = 'data-00000-of-00003.array_record: record 1: audio'
+  with pytest.raises(RecordError, match=f'{where} lasts 0.15 s, but 0.16 s in index'):
+    data[1]
+  index.write_text(index.read_text().replace('"seconds": 0.16', '"seconds": 0.14'))
+  with pytest.raises(RecordError, match=f'{where}: duration is over the limit'):
+    Dataset(folder)[1]
+  name = shard_name('data', 0, 3)
+  packed = [
+    records.pack({'id': 'u0'}, {}),
+    records.pack({'id': 'u1'}, {'audio': np.zeros(2_400, np.float64)}),
+    records.pack({'id': 'u2'}, {'flac': np.zeros(2_400, np.uint8)}),
+  ]
+  write_shard(folder / name, packed)
+  for i, problem in enumerate(['neither', 'neither', 'audio: content is not WAV']):
+    with pytest.raises(RecordError, match=f'{name}: record {i}: .*{problem}'):
+      Dataset(folder)[i]
+
+
+def test_folders_of_both_encodings_sound_the_same(corpus, tmp_path):
+  for encoding in records.ENCODINGS:
+    settings = Settings(shard_size=3, encoding=encoding)
+    info = prepare('manifest', corpus, tmp_path / encoding, settings=settings)
+    assert info['encoding'] == encoding
+  flac, int16 = (Dataset(tmp_path / encoding) for encoding in records.ENCODINGS)
+  for one, other in zip(flac, int16, strict=True):
+    np.testing.assert_array_equal(one.pop('audio'), other.pop('audio'))
+    assert one == other

@@ -86,7 +86,7 @@ def test_a_prepared_folder_knows_where_its_recordings_lay(tarred_corpus, tmp_pat
     members = [(member, tar.extractfile(member).read()) for member in tar]
   write_tar(path, *members[::-1])  # the same size, and date
   os.utime(path, ns=(date, date))
-  with pytest.raises(ValueError, match='is not the shard that this input'):
+  with pytest.raises(ValueError, match='was made from other utterances or files'):
     prepare('nemo_tarred', tarred_corpus, tmp_path / 'out')
 
 

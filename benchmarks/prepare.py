@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`data_pipeline.prepare` on a small corpus and a larger one: speed and peak memory.
+
+  .venv/bin/python benchmarks/prepare.py
+
+The corpora are in the layout of MLS: FLAC files of 2 to 20 s, cut from the shipped
+recordings, and hard links to them. Every program runs in a process of its own. Rates
+are of processor time, so that other processes disturb them little, and without the
+start of the program: what the larger corpus takes more. The last line is JSON.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+from absl import app, flags
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installed or not
+
+from data_pipeline import audio, records
+
+_UTTERANCES = flags.DEFINE_integer('utterances', 200, 'of the small corpus', 20)
+_TIMES = flags.DEFINE_integer('times', 8, 'as many has the larger', 2)
+_LISTED = flags.DEFINE_integer('listed', 20_000, 'utterances only listed', 1_000)
+
+ROOT = Path(__file__).parent.parent
+SECONDS = range(2, 21)  # of the recordings
+SHARD_SIZE = 100
+
+LISTING = """if True:
+  import pathlib, sys
+  from data_pipeline.corpora import open_corpus
+  from data_pipeline.preparation import plan
+  plan.write(open_corpus('mls', sys.argv[1]), pathlib.Path(sys.argv[2]), 1_000)
+"""
+
+
+class Cost(NamedTuple):
+  """What a process took, its children included."""
+
+  cpu: float  # seconds, on all cores
+  wall: float  # seconds
+  megabytes: float  # at the peak
+
+
+def run(*arguments: str | Path) -> Cost:
+  """Runs Python; raises if it fails."""
+  start = time.perf_counter()
+  process = subprocess.Popen(
+    [sys.executable, *arguments],
+    cwd=ROOT,
+    env=os.environ | {'PYTHONPATH': str(ROOT)},
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+  )
+  assert process.stderr
+  said = process.stderr.read()
+  _, status, usage = os.wait4(process.pid, 0)
+  process.returncode = os.waitstatus_to_exitcode(status)
+  if process.returncode:
+    raise RuntimeError(said.decode())
+  wall = time.perf_counter() - start
+  return Cost(usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss / 1024)
+
+
+def make_corpus(folder: Path, utterances: int, heard: bool = True) -> Path:
+  """A split of MLS; with one recording only unless `heard`."""
+  book = folder / 'audio/1/2'
+  book.mkdir(parents=True)
+  names = [f'1_2_{i:07d}' for i in range(utterances)]
+  text = 'what was said in this recording and written down by its reader'
+  lines = (f'{name}\t{text} {name}\n' for name in names)
+  (folder / 'transcripts.txt').write_text(''.join(lines))
+  for i, name in enumerate(names if heard else names[:1]):
+    if i < len(SECONDS):
+      soundfile.write(book / f'{name}.flac', speech(SECONDS[i]), audio.SAMPLE_RATE)
+    else:
+      os.link(book / f'{names[i % len(SECONDS)]}.flac', book / f'{name}.flac')
+  return folder
+
+
+def speech(seconds: int) -> np.ndarray:
+  """Real speech, other for other lengths."""
+  paths = sorted((ROOT / 'data_pipeline/recordings').glob('audio/**/*.*'))
+  samples, wanted = np.empty(0, np.float32), seconds * audio.SAMPLE_RATE
+  for path in paths[seconds::7]:
+    if len(samples) < wanted:
+      samples = np.concatenate([samples, audio.read(path)])
+  return samples[:wanted]
+
+
+def prepare(corpus: Path, encoding: str = 'flac') -> tuple[Path, Cost]:
+  """Where the shards are, and what they took."""
+  output = corpus.with_name(f'{corpus.name}-{encoding}')
+  cost = run(
+    *('-m', 'data_pipeline.prepare', '--corpus=mls', f'--input={corpus}'),
+    *(f'--output={output}', f'--encoding={encoding}', f'--shard_size={SHARD_SIZE}'),
+  )
+  return output, cost
+
+
+def read_speed(folder: Path) -> float:
+  """Seconds of audio that a second of one core reads; the best of three."""
+  data, best = records.Dataset(folder), 0.0
+  for _ in range(3):
+    start = time.process_time()
+    for index in range(len(data)):
+      data[index]
+    best = max(best, float(data.seconds.sum()) / (time.process_time() - start))
+  return best
+
+
+def size(folder: Path) -> int:
+  """Bytes of the shards."""
+  return sum(path.stat().st_size for path in folder.glob('data-*'))
+
+
+def measure(folder: Path, utterances: int, times: int, listed: int) -> dict[str, float]:
+  """All figures."""
+  small, few = prepare(make_corpus(folder / 'small', utterances))
+  large, many = prepare(make_corpus(folder / 'large', utterances * times))
+  plain, _ = prepare(folder / 'small', 'int16')
+  hours = [records.Dataset(path).info['hours'] for path in (small, large)]
+  minutes = (many.cpu - few.cpu) / 60
+  short = make_corpus(folder / 'short', listed, heard=False)
+  long = make_corpus(folder / 'long', listed * times, heard=False)
+  listing = [run('-c', LISTING, path, folder / 'plan') for path in (short, long)]
+  more = listed * (times - 1)
+  return {
+    'audio_hours_per_minute_per_core': (hours[1] - hours[0]) / minutes,
+    'audio_hours_per_minute': hours[1] / (many.wall / 60),
+    'peak_mb_small': few.megabytes,
+    'peak_mb_large': many.megabytes,
+    'utterances_small': utterances,
+    'utterances_large': utterances * times,
+    'listed_per_second_per_core': more / (listing[1].cpu - listing[0].cpu),
+    'peak_mb_listing_small': listing[0].megabytes,
+    'peak_mb_listing_large': listing[1].megabytes,
+    'flac_over_int16_bytes': size(small) / size(plain),
+    'read_x_real_time_flac': read_speed(small),
+    'read_x_real_time_int16': read_speed(plain),
+  }
+
+
+def main(argv: list[str]) -> None:
+  """Prints the figures."""
+  del argv
+  with tempfile.TemporaryDirectory() as folder:
+    found = measure(Path(folder), _UTTERANCES.value, _TIMES.value, _LISTED.value)
+  figures = {name: float(f'{value:.4g}') for name, value in found.items()}
+  print(json.dumps(figures | {'cores': os.cpu_count()}))
+
+
+if __name__ == '__main__':
+  app.run(main)
