@@ -4,6 +4,11 @@
 import dataclasses
 import pathlib
 
+import numpy as np
+from jaxtyping import Float32
+
+from data_pipeline import audio
+
 
 @dataclasses.dataclass(frozen=True)
 class Utterance:
@@ -17,6 +22,27 @@ class Utterance:
   response: str | None = None  # the chat model's answer to `text`, where it is known
   # Offset and size in bytes, where the recording is a part of the file.
   span: tuple[int, int] | None = None
+
+  def read(self, limits: audio.Limits) -> Float32[np.ndarray, 'samples']:
+    """The audio: 16 kHz, mono; AudioError says what is wrong with it."""
+    return audio.read(self.audio_filepath, limits=limits, span=self.span)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stretch(Utterance):
+  """An utterance that is said somewhere in a longer recording; times in seconds."""
+
+  start: float = 0.0
+  seconds: float = 0.0
+
+  def read(self, limits: audio.Limits) -> Float32[np.ndarray, 'samples']:
+    """The audio of the stretch alone."""
+    return audio.read(
+      self.audio_filepath,
+      limits=limits,
+      span=self.span,
+      stretch=(self.start, self.seconds),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
