@@ -15,6 +15,7 @@ REQUIRED = [
   'grain>=0.2.18,<0.4',  # the loader; before 0.2.18 worker tracebacks were lost
   'apache-beam>=2.77,<3',  # prepares a corpus on one machine or on many
   'array_record>=0.8.3,<0.10',  # records with random access
+  'tensorflow-datasets>=4.9.10,<4.10',  # its datasets; two modules are of its core
   'soundfile>=0.14,<0.16',  # wav, flac, ogg, mp3
   'soxr>=1.1,<2',  # resampling
   'librosa>=0.11,<0.13',  # mel filter banks, spectrogram pictures

@@ -17,6 +17,7 @@ from data_pipeline.corpora import (
   mls,
   patterns,
   tarred,
+  tfds,
 )
 from data_pipeline.corpora.utterance import BadUtterance, Item, Utterance
 
@@ -27,6 +28,7 @@ CORPORA = {
   'mls': mls.read,
   'common_voice': common_voice.read,
   'nemo_tarred': tarred.read,
+  'tfds': tfds.read,
 }
 
 

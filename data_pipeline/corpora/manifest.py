@@ -14,13 +14,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from data_pipeline.corpora.utterance import (
-  BadUtterance,
-  Item,
-  Stretch,
-  Utterance,
-  inside,
-)
+from data_pipeline.corpora.utterance import BadUtterance, Item, Utterance, inside
 
 _SUBPART = re.compile('-sub[0-9]+$')
 
@@ -86,7 +80,10 @@ def utterance(
   stem = os.path.splitext(name)[0]
   if offset and _SUBPART.search(stem) is None:  # which NeMo's names would tell apart
     stem = f'{stem}-{offset:.3f}'
-  whole = Utterance(
+  if offset and duration is None:
+    raise LineError('duration', 'is missing, but there is an offset')
+  stretch = None if offset is None or duration is None else (offset, duration)
+  return Utterance(
     _string(entry, 'id') or stem,
     audio,
     required(entry, 'text'),
@@ -94,12 +91,8 @@ def utterance(
     lang=_string(entry, 'lang'),
     response=_string(entry, 'response'),
     span=span,
+    stretch=stretch,
   )
-  if offset and duration is None:
-    raise LineError('duration', 'is missing, but there is an offset')
-  if offset is None or duration is None:
-    return whole
-  return Stretch(**vars(whole), start=offset, seconds=duration)
 
 
 def whole_name(name: str) -> str:

@@ -69,7 +69,7 @@ def test_check_names_every_shard_and_record_that_is_broken(prepared):
   shards = sorted(prepared.glob('*.array_record'))
   for shard in (shards[0], shards[2]):
     data = bytearray(shard.read_bytes())
-    place = data.index(b'ACLR') + 1_000
+    place = data.index(b'ACLR') + 300
     data[place] ^= 1
     shard.write_bytes(data)
   done = run(prepared, '--check')
@@ -83,11 +83,10 @@ def test_check_names_every_shard_and_record_that_is_broken(prepared):
   assert done.stderr.splitlines()[-1] == f'error: {prepared}: 4 faults, listed above'
 
 
-@pytest.mark.parametrize('field, value', [('text', 'other'), ('seconds', 0.5)])
-def test_check_compares_with_the_index(prepared, field, value):
+def test_check_compares_with_the_index(prepared):
   path = prepared / 'index.jsonl'
   first, *others = path.read_text().splitlines()
-  changed = json.dumps(json.loads(first) | {field: value})
+  changed = json.dumps(json.loads(first) | {'text': 'other'})
   path.write_text('\n'.join([changed, *others]) + '\n')
   (fault,) = inspect.check(prepared)
   assert fault.startswith("number 0, id 'u0': ") and 'index.jsonl' in fault
