@@ -15,6 +15,7 @@ REQUIRED = [
   'grain>=0.2.18,<0.4',  # the loader; before 0.2.18 worker tracebacks were lost
   'apache-beam>=2.77,<3',  # prepares a corpus on one machine or on many
   'array_record>=0.8.3,<0.10',  # records with random access
+  'tensorflow-datasets>=4.9.10,<4.10',  # its datasets; two modules are of its core
   'soundfile>=0.14,<0.16',  # wav, flac, ogg, mp3
   'soxr>=1.1,<2',  # resampling
   'librosa>=0.11,<0.13',  # mel filter banks, spectrogram pictures
@@ -25,8 +26,8 @@ REQUIRED = [
   'gguf>=0.19,<0.21',  # reads and dequantises GGUF
   'einops>=0.8,<0.9',  # the layout of each foreign tensor, written as a pattern
   'tokenizers>=0.22,<0.25',  # tokenizer.json, and the tokenizer inside a GGUF
-  # 0.2.2 may train for ever, and 0.2.3 is too new for Beam's protobuf.
-  'sentencepiece>=0.2.1,<0.2.2',  # tokenizer.model of Llama-2
+  'sentencepiece>=0.2.3,<0.4',  # tokenizer.model of Llama-2; 0.2.2 may train for ever
+  'protobuf>=5,<8',  # the format of such models, in the version that Beam accepts
   # Programs.
   'absl-py>=2.5,<3',  # flags
   'ml-collections>=1.1,<2',  # configs, overridable by flags

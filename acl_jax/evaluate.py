@@ -134,7 +134,7 @@ def show(
   shown = []
   for place, number in enumerate(chosen):
     example = found[number]
-    sound = hearing.read_sound(model, example.utterance.audio_filepath)
+    sound = hearing.read_sound(model, example.utterance)
     shown.append(
       report.Shown(
         id=example.utterance.id,

@@ -19,17 +19,20 @@ class Preempted(Exception):
   """The machine is wanted back, and everything done so far has been saved."""
 
 
-def run(main: Callable[[Sequence[str]], Any]) -> NoReturn:
+def run(main: Callable[[Sequence[str]], Any], *positional: str) -> NoReturn:
   """Parses the flags, runs `main(argv)` and exits; replaces `absl.app.run`.
 
-  What a user can mend (a flag, a config key, ValueError, OSError) ends in one sentence
-  on stderr, with the traceback only under --debug or ACL_JAX_DEBUG=1. The rest is our
+  `positional` names the arguments that are no flags, none of them optional. What a
+  user can mend (a flag, a config key, ValueError, OSError) ends in one sentence on
+  stderr, with the traceback only under --debug or ACL_JAX_DEBUG=1. The rest is our
   fault and keeps its traceback.
   """
 
   def checked(argv: Sequence[str]) -> Any:
-    if argv[1:]:
-      raise ValueError(f'{argv[1]} is not a flag: write --name=value, see --help')
+    if stray := argv[1 + len(positional) :]:
+      raise ValueError(f'{stray[0]} is not a flag: write --name=value, see --help')
+    if missing := positional[len(argv) - 1 :]:
+      raise ValueError(f'{" ".join(missing)} is missing, see --help')
     if not flags.FLAGS['verbosity'].present:  # JAX and Orbax tell of every step
       logging.set_verbosity(logging.WARNING)
     try:

@@ -9,14 +9,15 @@ import dataclasses
 import io
 import pathlib
 import stat
-import struct
+import sys
 
 import numpy as np
 import soundfile
 import soxr
-from jaxtyping import Float32
+from jaxtyping import Float32, Int16
 
 from data_pipeline import mp3
+from data_pipeline.sniff import AudioError, sniff
 
 SAMPLE_RATE = 16_000
 
@@ -27,12 +28,9 @@ _CODECS = {
   'OGG': {'VORBIS', 'OPUS'},
   'MP3': {'MPEG_LAYER_III'},
 }
-# (format tag, bits per sample) of a WAV file: integer and floating-point PCM.
-_WAV_CODECS = {(1, 8), (1, 16), (1, 24), (1, 32), (3, 32), (3, 64)}
-_EXTENSIBLE = 0xFFFE
-_EXTENSIBLE_GUID = bytes.fromhex('00000000001000800000aa00389b71')[1:]
-_UNKNOWN_LENGTH = 0x7FFF_0000  # writers to a pipe put a size from here up
 _MP3_SLACK = 2 * 1_152  # a cut last frame, and the decoder's delay
+_SEEKABLE = {'WAV', 'WAVEX', 'FLAC'}  # to the very sample
+_ROUNDED = 0.1  # seconds by which a stretch may go past the end, as times are rounded
 _BLOCK = 1 << 18  # samples decoded at a time, over all channels
 
 
@@ -61,20 +59,13 @@ class _Stream(soundfile.SoundFile):
     return False
 
 
-class AudioError(ValueError):
-  """Audio that cannot be used: `name: field is ..., limit ...`."""
-
-  def __init__(self, name: str, field: str, problem: str):
-    super().__init__(f'{name}: {field} {problem}')
-    self.field = field
-
-
 def read(
   source: str | pathlib.Path | bytes,
   *,
   limits: Limits = Limits(),
   name: str = '',
   span: tuple[int, int] | None = None,
+  stretch: tuple[float, float] | None = None,
 ) -> Float32[np.ndarray, 'samples']:
   """Decodes WAV, FLAC, Ogg or MP3 to 16 kHz mono; AudioError says what is wrong.
 
@@ -83,20 +74,40 @@ def read(
     limits: what the file may cost.
     name: what errors call the file; the path unless given.
     span: of a path, offset and size in bytes, where the file holds other things too.
+    stretch: start and length in seconds, where only this is wanted.
   """
   name = name or ('audio' if isinstance(source, bytes) else str(source))
   data = source if isinstance(source, bytes) else _load(source, name, limits, span)
   if len(data) > limits.encoded_bytes:
     raise AudioError(name, 'size', f'is over the limit of {limits.encoded_bytes} bytes')
-  data = _sniff(data, name)
+  data = sniff(data, name)
   try:
     with _Stream(io.BytesIO(data)) as file:
       _check_header(file, name, limits)
-      samples = _decode(file, name, limits)
-      _check_whole(file, len(samples), data, name)
+      if stretch:
+        samples = _cut(file, name, limits, stretch)
+      else:
+        samples = _decode(file, name, limits)
+        _check_whole(file, len(samples), data, name)
       rate = file.samplerate
   except soundfile.LibsndfileError as error:
     raise AudioError(name, 'content', f'cannot be decoded ({error})') from None
+  return _resample(samples, rate, name, limits)
+
+
+def from_pcm(
+  samples: Int16[np.ndarray, 'n'], rate: int, name: str, limits: Limits = Limits()
+) -> Float32[np.ndarray, 'samples']:
+  """Mono 16-bit samples, `rate` per second, at 16 kHz; AudioError as `read`."""
+  _check_rate(rate, name, limits)
+  if len(samples) > limits.seconds * rate:
+    raise AudioError(name, 'duration', f'is over the limit of {limits.seconds:g} s')
+  return _resample(samples.astype(np.float32) / 32768, rate, name, limits)
+
+
+def _resample(
+  samples: Float32[np.ndarray, 'n'], rate: int, name: str, limits: Limits
+) -> Float32[np.ndarray, 'samples']:
   if len(samples) < limits.min_seconds * rate:
     seconds = len(samples) / rate
     raise AudioError(
@@ -124,84 +135,53 @@ def _load(
   return data
 
 
-def _sniff(data: bytes, name: str) -> bytes:
-  """Lets four containers through, freed of what could disguise another."""
-  if not data:
-    raise AudioError(name, 'content', 'is empty (0 bytes)')
-  if data[:3] == b'ID3' and len(data) > 10:
-    high, middle, low, last = (byte & 0x7F for byte in data[6:10])
-    size = high << 21 | middle << 14 | low << 7 | last
-    data = data[10 + size :].lstrip(b'\0')
-  if data[:4] == b'RIFF' and data[8:12] == b'WAVE':
-    return _canonical_wav(data, name)
-  if data[:4] == b'OggS':
-    return _complete_ogg(data, name)
-  if data[:4] == b'fLaC' or (data[:1] == b'\xff' and data[1:2] >= b'\xe0'):
-    return data
-  raise AudioError(name, 'content', 'is not WAV, FLAC, Ogg or MP3')
-
-
-def _canonical_wav(data: bytes, name: str) -> bytes:
-  """The same WAV with only the two chunks checked here: nothing else gets parsed."""
-  chunks, offset = {}, 12
-  while offset + 8 <= len(data) and b'data' not in chunks:
-    kind, size = struct.unpack_from('<4sI', data, offset)
-    body = data[offset + 8 : offset + 8 + size]
-    if len(body) < size and not (kind == b'data' and size >= _UNKNOWN_LENGTH):
-      raise AudioError(name, 'content', f'is truncated: {len(body)} of {size} bytes')
-    chunks.setdefault(kind, body)
-    offset += 8 + size + size % 2
-  if b'fmt ' not in chunks or b'data' not in chunks or len(chunks[b'fmt ']) < 16:
-    raise AudioError(name, 'content', 'is truncated: no samples in the WAV file')
-  format_chunk, samples = chunks[b'fmt '], chunks[b'data']
-  tag, channels, rate, _, _, bits = struct.unpack_from('<HHIIHH', format_chunk)
-  if tag == _EXTENSIBLE and format_chunk[26:40] == _EXTENSIBLE_GUID:
-    tag = struct.unpack_from('<H', format_chunk, 24)[0]
-  if (tag, bits) not in _WAV_CODECS:
-    raise AudioError(
-      name, 'codec', f'is WAV format {tag:#06x} of {bits} bits, limit PCM or float'
-    )
-  frame = channels * bits // 8 % 2**16  # channels are checked once it is open
-  speed = rate * frame % 2**32
-  header = struct.pack('<HHIIHH', tag, channels, rate, speed, frame, bits)
-  body = b'WAVEfmt ' + struct.pack('<I', 16) + header
-  body += b'data' + struct.pack('<I', len(samples)) + samples
-  return b'RIFF' + struct.pack('<I', len(body)) + body
-
-
-def _complete_ogg(data: bytes, name: str) -> bytes:
-  """An Ogg stream says on its last page that it ends there."""
-  last = data.rfind(b'OggS')
-  segments = data[last + 26] if last + 27 <= len(data) else 0
-  size = 27 + segments + sum(data[last + 27 : last + 27 + segments])
-  if len(data) - last < size or not data[last + 5] & 4:
-    raise AudioError(name, 'content', 'is truncated: the Ogg stream has no last page')
-  return data
-
-
 def _check_header(file: soundfile.SoundFile, name: str, limits: Limits) -> None:
   if file.subtype not in _CODECS.get(file.format, ()):
     raise AudioError(
       name, 'codec', f'is {file.subtype} in {file.format}, not supported'
     )
-  if not limits.min_rate <= file.samplerate <= limits.max_rate:
-    raise AudioError(
-      name,
-      'sample rate',
-      f'is {file.samplerate} Hz, limits {limits.min_rate} and {limits.max_rate} Hz',
-    )
+  _check_rate(file.samplerate, name, limits)
   if file.channels > limits.channels:
     raise AudioError(name, 'channels', f'are {file.channels}, limit {limits.channels}')
 
 
-def _decode(
-  file: soundfile.SoundFile, name: str, limits: Limits
+def _check_rate(rate: int, name: str, limits: Limits) -> None:
+  least, most = limits.min_rate, limits.max_rate
+  if not least <= rate <= most:
+    problem = f'is {rate} Hz, limits {least} and {most} Hz'
+    raise AudioError(name, 'sample rate', problem)
+
+
+def _cut(
+  file: soundfile.SoundFile,
+  name: str,
+  limits: Limits,
+  stretch: tuple[float, float],
 ) -> Float32[np.ndarray, 'samples']:
-  """All samples, mixed to mono, at the file's own rate."""
+  """The samples of a stretch; those before it are decoded only where they must."""
+  rate = file.samplerate
+  start, count = (round(seconds * rate) for seconds in stretch)
+  if file.format in _SEEKABLE:
+    file.seek(min(start, file.frames))
+    samples = _decode(file, name, limits, count)
+  else:
+    samples = _decode(file, name, limits, start + count)[start:]
+  if len(samples) < count - _ROUNDED * rate:
+    lacking = (count - len(samples)) / rate
+    problem = f'is {lacking:.3f} s too short for {stretch[1]:g} s from {stretch[0]:g} s'
+    raise AudioError(name, 'duration', problem)
+  return samples
+
+
+def _decode(
+  file: soundfile.SoundFile, name: str, limits: Limits, most: int = sys.maxsize
+) -> Float32[np.ndarray, 'samples']:
+  """At most so many samples, mixed to mono, at the file's own rate."""
   max_frames = limits.decoded_bytes // (4 * file.channels)
   blocks, frames = [], 0
   while True:
-    block = file.read(_BLOCK // file.channels, dtype='float32', always_2d=True)
+    size = min(_BLOCK // file.channels, most - frames)
+    block = file.read(size, dtype='float32', always_2d=True)
     frames += len(block)
     if frames > limits.seconds * file.samplerate:
       raise AudioError(name, 'duration', f'is over the limit of {limits.seconds:g} s')

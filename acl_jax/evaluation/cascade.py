@@ -77,7 +77,7 @@ def transcribe(
   """The transcripts of recordings; `cache` is this recogniser's, by audio."""
   transcripts = []
   for utterance in utterances:
-    sound = audio.read(utterance.audio_filepath)
+    sound = utterance.read(audio.Limits())
     key = fingerprint([sound.tobytes()])
     if key not in cache:
       cache[key] = recogniser(sound)

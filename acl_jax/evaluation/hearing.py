@@ -3,7 +3,6 @@
 
 import collections
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -28,10 +27,12 @@ class Heard(NamedTuple):
   transcript: str | None
 
 
-def read_sound(model: SpeechLLM, path: Path) -> Float32[np.ndarray, ' samples']:
+def read_sound(
+  model: SpeechLLM, utterance: Utterance
+) -> Float32[np.ndarray, ' samples']:
   """Audio of no more than the encoder can hear; AudioError says what is wrong."""
   frames = model.encoder.config.max_frames
-  return audio.read(path, limits=audio.Limits(seconds=frames * HOP / SAMPLE_RATE))
+  return utterance.read(audio.Limits(seconds=frames * HOP / SAMPLE_RATE))
 
 
 def log_mel(
@@ -68,7 +69,7 @@ def hear(
 
   for utterance in utterances:
     try:
-      mel = log_mel(model, read_sound(model, utterance.audio_filepath))
+      mel = log_mel(model, read_sound(model, utterance))
     except ValueError as error:
       bad.append(BadUtterance(utterance.id, 'audio', str(error)))
       advance(1)

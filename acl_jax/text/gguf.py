@@ -11,7 +11,8 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from acl_jax.text.sentencepieces import ModelProto, from_sentencepiece
+from acl_jax.text.model_proto import BPE, ModelProto
+from acl_jax.text.sentencepieces import from_sentencepiece
 from acl_jax.text.tokenizer import Backends, Merges, Tokenizer
 from acl_jax.weights import gguf
 
@@ -83,7 +84,7 @@ def _sentencepiece(field: Field) -> Backends:
   rows = zip(field('tokens'), field('scores'), field('token_type'), strict=True)
   for token, score, kind in rows:
     model.pieces.add(piece=token, score=score, type=kind)
-  model.trainer_spec.model_type = model.trainer_spec.BPE
+  model.trainer_spec.model_type = BPE
   model.trainer_spec.byte_fallback = True
   model.trainer_spec.eos_piece = field('tokens')[field('eos_token_id')]
   model.normalizer_spec.name = 'identity'

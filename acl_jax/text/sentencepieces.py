@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import sentencepiece
-from sentencepiece import sentencepiece_model_pb2
 
+from acl_jax.text.model_proto import ModelProto
 from acl_jax.text.tokenizer import Backends, Pieces, Tokenizer
-
-ModelProto = sentencepiece_model_pb2.ModelProto  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def load(path: Path) -> Tokenizer:

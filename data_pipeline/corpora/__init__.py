@@ -5,6 +5,7 @@ A reader streams in a fixed order and opens no audio. What is wrong with one utt
 does not end the corpus: it is yielded as a `BadUtterance`.
 """
 
+import itertools
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -16,7 +17,9 @@ from data_pipeline.corpora import (
   librispeech,
   manifest,
   mls,
+  patterns,
   tarred,
+  tfds,
 )
 from data_pipeline.corpora.utterance import BadUtterance, Item, Utterance
 
@@ -27,16 +30,23 @@ CORPORA = {
   'mls': mls.read,
   'common_voice': common_voice.read,
   'nemo_tarred': tarred.read,
+  'tfds': tfds.read,
 }
 
 
 def open_corpus(kind: str, path: str | Path) -> Iterator[Item]:
-  """Reads the corpus at `path`, laid out as `kind` (a key of CORPORA), ids unique."""
+  """Reads the corpus at `path`, laid out as `kind` (a key of CORPORA), ids unique.
+
+  `path` may stand for many, which are read as one corpus: see `patterns`.
+  """
   if kind not in CORPORA:
     raise ValueError(f'corpus {kind!r} is not one of {", ".join(CORPORA)}')
-  if not Path(path).exists():
-    raise FileNotFoundError(f'{path}: the corpus does not exist')
-  return _unique(CORPORA[kind](Path(path)))
+  paths = [Path(path)] if Path(path).exists() else patterns.expand(path)
+  for one in paths:
+    # A split of a TFDS dataset is no file of its own.
+    if not one.exists() and not (kind == 'tfds' and one.parent.is_dir()):
+      raise FileNotFoundError(f'{one}: the corpus does not exist')
+  return _unique(itertools.chain.from_iterable(map(CORPORA[kind], paths)))
 
 
 def _unique(items: Iterable[Item]) -> Iterator[Item]:

@@ -2,16 +2,21 @@
 """JSON-lines manifests with NeMo's keys, one utterance per line.
 
 `audio_filepath` (relative to the manifest, and within its folder) and `text`; optional
-`duration` (seconds), `id`, `speaker`, `lang`, `response`. Further keys are ignored.
+`id`, `speaker`, `lang`, `response`, `offset` and `duration` (seconds). A line with an
+`offset`, be it 0, and a `duration` stands for this stretch of the recording; without an
+`offset` the recording is read whole. Further keys are ignored.
 """
 
 import json
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from data_pipeline.corpora.utterance import BadUtterance, Item, Utterance, inside
+
+_SUBPART = re.compile('-sub[0-9]+$')
 
 
 class LineError(ValueError):
@@ -71,20 +76,29 @@ def utterance(
   span: tuple[int, int] | None = None,
 ) -> Utterance:
   """The utterance of a line; `name` without its suffix is the id if there is none."""
-  text, duration = required(entry, 'text'), entry.get('duration')
-  if duration is not None and (type(duration) not in (int, float) or not duration >= 0):
-    raise LineError('duration', f'is {short(duration)}, not a number of seconds')
-  if entry.get('offset'):
-    raise LineError('offset', f'is {short(entry["offset"])}: only whole files are read')
+  offset, duration = _seconds(entry, 'offset'), _seconds(entry, 'duration')
+  stem = os.path.splitext(name)[0]
+  if offset and _SUBPART.search(stem) is None:  # which NeMo's names would tell apart
+    stem = f'{stem}-{offset:.3f}'
+  if offset and duration is None:
+    raise LineError('duration', 'is missing, but there is an offset')
+  stretch = None if offset is None or duration is None else (offset, duration)
   return Utterance(
-    _string(entry, 'id') or os.path.splitext(name)[0],
+    _string(entry, 'id') or stem,
     audio,
-    text,
+    required(entry, 'text'),
     speaker=_string(entry, 'speaker'),
     lang=_string(entry, 'lang'),
     response=_string(entry, 'response'),
     span=span,
+    stretch=stretch,
   )
+
+
+def whole_name(name: str) -> str:
+  """The name of the recording that NeMo's `name-sub2.wav` is a part of."""
+  stem, suffix = os.path.splitext(name)
+  return _SUBPART.sub('', stem) + suffix
 
 
 def required(entry: dict[str, Any], key: str) -> str:
@@ -93,6 +107,13 @@ def required(entry: dict[str, Any], key: str) -> str:
   if value is None:
     raise LineError(key, 'is missing')
   return value
+
+
+def _seconds(entry: dict[str, Any], key: str) -> float | None:
+  value = entry.get(key)
+  if value is not None and (type(value) not in (int, float) or not 0 <= value < 1e9):
+    raise LineError(key, f'is {short(value)}, not a number of seconds')
+  return None if value is None else float(value)
 
 
 def _string(entry: dict[str, Any], key: str) -> str | None:

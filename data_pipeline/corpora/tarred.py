@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """NeMo's tarred corpora: a manifest beside `audio_0.tar`, `audio_1.tar`, ...
 
+The path is the folder, its manifest, or one shard: `manifest_3.json` or `audio_3.tar`,
+where each tar has a manifest, beside it or in `sharded_manifests`.
+
 A line of the manifest names a member of a tar, as it is or as NeMo flattens names
-(`a/b.wav` to `a_b.wav`); its optional `shard_id` is the number of the tar. Nothing is
-unpacked: the headers tell which bytes of a tar are the recording.
+(`a/b.wav` to `a_b.wav`, or `a_b-sub2.wav` for a further utterance of `a/b.wav`); its
+optional `shard_id` is the number of the tar. Nothing is unpacked: the headers tell
+which bytes of a tar are the recording.
 """
 
 import io
+import itertools
 import os
 import pathlib
 import re
@@ -19,6 +24,8 @@ from data_pipeline.corpora.utterance import Item, Utterance, inside
 
 _MANIFEST = 'tarred_audio_manifest.json'
 _TAR = re.compile(r'audio_([0-9]{1,9})\.tar')
+_SHARD = re.compile(r'(?:audio_([0-9]{1,9})\.tar)|(?:manifest_([0-9]{1,9})\.json)')
+_SHARDED = 'sharded_manifests'
 _HEADER_BYTES = 1 << 20  # tarfile would hold a name or attributes of any length
 # What tarfile raises at damaged headers, by what they claim.
 _DAMAGE = (
@@ -34,11 +41,34 @@ _Place = tuple[int, int, int]  # number of the tar, offset, size
 
 
 def read(path: pathlib.Path) -> Iterator[Item]:
-  """Utterances in the order of the manifest, once all tars have been looked through."""
-  if not path.is_dir():
-    raise NotADirectoryError(f'{path}: is not a folder')
-  lines, tars = _manifest(path), _Tars(path.resolve())
-  return manifest.items(lines, tars.utterance)
+  """Utterances in the order of the manifest, once its tars have been looked through."""
+  if path.is_dir():
+    if shards := [] if (path / _MANIFEST).is_file() else _shards(path):
+      return itertools.chain.from_iterable(map(read, shards))
+    return manifest.items(_manifest(path), _Tars(path.resolve()).utterance)
+  if found := _SHARD.fullmatch(path.name):
+    return _shard(path, int(found[1] or found[2]))
+  if path.suffix not in ('.json', '.jsonl') or not path.is_file():
+    raise ValueError(f'{path}: is not a folder, a manifest or an audio_N.tar')
+  return manifest.items(path, _Tars(path.parent.resolve()).utterance)
+
+
+def _shards(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The manifests of single tars, by number."""
+  paths = [*folder.glob('manifest_*.json'), *folder.glob(f'{_SHARDED}/manifest_*.json')]
+  found = {int(m[2]): p for p in paths if (m := _SHARD.fullmatch(p.name))}
+  return [path for _, path in sorted(found.items())]
+
+
+def _shard(path: pathlib.Path, number: int) -> Iterator[Item]:
+  """The utterances of one tar; `path` is it or its manifest."""
+  folder = path.parent
+  folder = folder.parent if folder.name == _SHARDED else folder
+  name = f'manifest_{number}.json'
+  for lines in (folder / name, folder / _SHARDED / name):
+    if lines.is_file():
+      return manifest.items(lines, _Tars(folder.resolve(), number).utterance)
+  raise FileNotFoundError(f'{path}: has no {name} beside it or in {_SHARDED}')
 
 
 def _manifest(folder: pathlib.Path) -> pathlib.Path:
@@ -54,15 +84,16 @@ def _manifest(folder: pathlib.Path) -> pathlib.Path:
 
 
 class _Tars:
-  """Where each recording lies, and what is wrong with the tars."""
+  """Where each recording lies, and what is wrong with the tars: of all, or of one."""
 
-  def __init__(self, folder: pathlib.Path):
+  def __init__(self, folder: pathlib.Path, only: int | None = None):
     self._paths: dict[int, pathlib.Path] = {}
     self._faults: dict[int, str] = {}
     # By name; by tar and name too, for a name that an earlier tar has already.
     self._places: dict[str | tuple[int, str], _Place] = {}
     for path in sorted(folder.glob('audio_*.tar')):
-      if found := _TAR.fullmatch(path.name):
+      found = _TAR.fullmatch(path.name)
+      if found and only in (None, int(found[1])):
         self._paths[int(found[1])] = path
     for shard, path in sorted(self._paths.items()):
       try:
@@ -82,7 +113,10 @@ class _Tars:
     if shard is not None and (type(shard) is not int or shard not in self._paths):
       problem = f'is {manifest.short(shard)}, the number of no tar'
       raise manifest.LineError('shard_id', problem)
-    place = self._find(name, shard) or self._find(_flat(name), shard)
+    names = [name, _flat(name)]
+    if entry.get('offset') is not None:
+      names += [whole := manifest.whole_name(name), _flat(whole)]
+    place = next(filter(None, (self._find(n, shard) for n in names)), None)
     if place is None:
       raise manifest.LineError('audio_filepath', self._why_missing(name, shard))
     return manifest.utterance(entry, self._paths[place[0]], name, span=place[1:])

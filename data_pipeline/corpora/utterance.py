@@ -3,6 +3,12 @@
 
 import dataclasses
 import pathlib
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from data_pipeline import audio, tfds_example
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +23,17 @@ class Utterance:
   response: str | None = None  # the chat model's answer to `text`, where it is known
   # Offset and size in bytes, where the recording is a part of the file.
   span: tuple[int, int] | None = None
+  # Start and length in seconds, where the utterance is a part of the recording.
+  stretch: tuple[float, float] | None = None
+  # Number, samples per second and encoding, where the file is a shard of TFDS.
+  example: tuple[int, int, str] | None = None
+
+  def read(self, limits: audio.Limits) -> Float32[np.ndarray, 'samples']:
+    """The audio, 16 kHz and mono; AudioError says what is wrong with it."""
+    path = self.audio_filepath
+    if self.example:
+      return tfds_example.read_audio(path, *self.example, limits=limits)
+    return audio.read(path, limits=limits, span=self.span, stretch=self.stretch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +46,18 @@ class BadUtterance:
 
 
 Item = Utterance | BadUtterance
+
+
+def from_json(entry: dict[str, Any]) -> Item:
+  """The item whose `vars` were written as JSON: tuples as lists, a path as a string."""
+  if 'reason' in entry:
+    return BadUtterance(**entry)
+  values: dict[str, Any] = {
+    key: tuple(value) if isinstance(value, list) else value
+    for key, value in entry.items()
+  }
+  values['audio_filepath'] = pathlib.Path(values['audio_filepath'])
+  return Utterance(**values)
 
 
 def inside(folder: pathlib.Path, name: str | pathlib.Path) -> pathlib.Path:

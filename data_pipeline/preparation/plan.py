@@ -12,9 +12,8 @@ import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from data_pipeline.corpora.utterance import BadUtterance, Item, Utterance
+from data_pipeline.corpora.utterance import Item, from_json
 
 MAX_PARTS = 99_999  # the names of shards have five digits
 _TOLD = 1_000_000  # utterances between two lines that say how far the listing is
@@ -31,7 +30,7 @@ class Plan:
   def read(self, part: int) -> list[Item]:
     """The utterances of one part."""
     lines = _file(self.folder, part).read_text(encoding='utf-8').splitlines()
-    return [_item(json.loads(line)) for line in lines]
+    return [from_json(json.loads(line)) for line in lines]
 
 
 def write(items: Iterable[Item], folder: Path, size: int) -> Plan:
@@ -55,10 +54,3 @@ def write(items: Iterable[Item], folder: Path, size: int) -> Plan:
 
 def _file(folder: Path, part: int) -> Path:
   return folder / f'{part:05d}.jsonl'
-
-
-def _item(entry: dict[str, Any]) -> Item:
-  if 'reason' in entry:
-    return BadUtterance(**entry)
-  path, span = Path(entry.pop('audio_filepath')), entry.pop('span')
-  return Utterance(audio_filepath=path, span=tuple(span) if span else None, **entry)

@@ -95,7 +95,7 @@ def _fingerprint(items: Sequence[Item], settings: Settings) -> str:
   """Changes with the utterances, the size or date of their files, and the settings."""
   content: list[Any] = [records.SCHEMA_VERSION, dataclasses.asdict(settings)]
   for item in items:
-    entry = {k: v for k, v in vars(item).items() if (k, v) != ('span', None)}
+    entry = {k: v for k, v in vars(item).items() if v is not None}
     if path := entry.pop('audio_filepath', None):
       try:
         stat = path.stat()
@@ -131,7 +131,7 @@ def _load(item: Item, settings: Settings) -> _Result:
     reason = f'{item.audio_filepath}: text has {characters} characters, limit {limit}'
     return BadUtterance(item.id, 'text', reason)
   try:
-    samples = audio.read(item.audio_filepath, limits=settings.limits, span=item.span)
+    samples = item.read(settings.limits)
   except audio.AudioError as error:
     return BadUtterance(item.id, error.field, str(error))
   seconds = len(samples) / audio.SAMPLE_RATE

@@ -13,13 +13,13 @@ import sentencepiece
 import soundfile
 from flax import nnx
 from ml_collections import ConfigDict
-from sentencepiece import sentencepiece_model_pb2 as sentencepiece_model
 
 import data_pipeline
 from acl_jax import assembly
 from acl_jax.assembly import Text
 from acl_jax.models import ctc, llama, whisper
 from acl_jax.models.speech_llm import SpeechLLM
+from acl_jax.text.model_proto import ModelProto
 from acl_jax.text.sentencepieces import from_sentencepiece
 from acl_jax.text.templates import llama2
 from acl_jax.weights.adapter import save_adapter
@@ -41,7 +41,7 @@ def text() -> Text:
     normalization_rule_name='identity',
     minloglevel=2,
   )
-  model = sentencepiece_model.ModelProto.FromString(file.getvalue())
+  model = ModelProto.FromString(file.getvalue())
   return Text(from_sentencepiece(model), llama2)
 
 

@@ -3,16 +3,21 @@
 
 import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import sentencepiece
 import tokenizers
 from transformers import AutoTokenizer, LlamaTokenizer
+from transformers.utils import sentencepiece_model_pb2_new
 
 from acl_jax import assets
 from acl_jax.text.tokenizer import Tokenizer
 from acl_jax.text.tokenizers import load_tokenizer
+
+# Transformers would take sentencepiece's own, which wants a newer protobuf than Beam's.
+sys.modules['sentencepiece.sentencepiece_model_pb2'] = sentencepiece_model_pb2_new
 
 CORPUS = """What is the capital of France? The capital of France is Paris.
 You are a helpful, respectful and honest assistant. Always answer as well as you can.

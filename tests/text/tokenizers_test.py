@@ -8,10 +8,10 @@ import hypothesis
 import pytest
 import tokenizers as library
 from hypothesis import strategies as st
-from sentencepiece import sentencepiece_model_pb2 as sentencepiece_model
 from transformers import LlamaTokenizer
 
 from acl_jax.text import tokenizers
+from acl_jax.text.model_proto import ModelProto
 
 TEXTS = [
   'What is the capital of France?',
@@ -83,7 +83,7 @@ def test_gguf_equals_transformers(smollm2, smollm2_oracle, text):
 
 
 def test_gguf_of_sentencepiece_equals_the_model_it_was_made_of(llama_model, tmp_path):
-  model = sentencepiece_model.ModelProto.FromString(llama_model.read_bytes())
+  model = ModelProto.FromString(llama_model.read_bytes())
   writer = gguf.GGUFWriter(tmp_path / 'llama.gguf', 'llama')
   writer.add_tokenizer_model('llama')
   writer.add_token_list([piece.piece for piece in model.pieces])

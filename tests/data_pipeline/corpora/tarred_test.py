@@ -123,7 +123,8 @@ BAD_LINES = [
   ({'shard_id': '0'}, 'shard_id', "is '0', the"),
   ({'shard_id': True}, 'shard_id', 'is True'),
   ({'shard_id': {'a': []}}, 'shard_id', 'is {'),
-  ({'offset': 1.5}, 'offset', 'only whole files'),
+  ({'offset': -1.5}, 'offset', 'is -1.5, not a number of seconds'),
+  ({'offset': 1.5, 'duration': None}, 'duration', 'is missing'),
   ({'text': None}, 'text', 'is missing'),
 ]
 
@@ -253,5 +254,8 @@ def test_what_is_no_corpus(tmp_path):
     (tmp_path / f'{name}.json').touch()
   with pytest.raises(ValueError, match='and 2 other'):
     list(open_corpus('nemo_tarred', tmp_path))
-  with pytest.raises(NotADirectoryError, match='json: is not a folder'):
-    list(open_corpus('nemo_tarred', tmp_path / 'a.json'))
+  (tmp_path / 'a.txt').touch()
+  with pytest.raises(
+    ValueError, match='a.txt: is not a folder, a manifest or an audio'
+  ):
+    list(open_corpus('nemo_tarred', tmp_path / 'a.txt'))
