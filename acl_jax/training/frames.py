@@ -6,6 +6,7 @@ shards.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import operator
@@ -23,7 +24,7 @@ from flax import nnx
 from acl_jax.models.speech_llm import Encoder
 from acl_jax.program import Preempted
 from acl_jax.training import preemption
-from acl_jax.training.log_mels import Changes, LogMels
+from acl_jax.training.log_mels import Changes, LogMels, read_unless_broken
 from data_pipeline.batches import pad_frames, round_up
 from data_pipeline.container import pack, unpack
 from data_pipeline.mixture import Corpora
@@ -48,6 +49,7 @@ class Frames(Sequence[dict[str, Any]]):
     self.texts = [line['text'] for line in index]
     self.lengths = np.asarray([line['frames'] for line in index], np.int32)
     self._shards = Shards(folder, 'frames')
+    self.broken: set[int] = set()  # what could not be read so far
 
   def __len__(self) -> int:
     return len(self.ids)
@@ -135,7 +137,8 @@ def _encode(
 
   # Threads, as much of this is the work of one core at a time, the encoder's too.
   with ThreadPoolExecutor(os.cpu_count()) as pool:
-    found = list(pool.map(log_mels.__getitem__, indices))
+    read = pool.map(functools.partial(read_unless_broken, log_mels), indices)
+    found = [recording for recording in read if recording]
     lengths = [len(recording['frames']) for recording in found]
     list(pool.map(run, batches_of(lengths, budget)))
   return found

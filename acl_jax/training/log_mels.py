@@ -16,9 +16,12 @@ from acl_jax.models.conformer import ConformerConfig
 from acl_jax.models.whisper import Config as WhisperConfig
 from data_pipeline.augment import Augmentation, Masking, augment, changed_length, mask
 from data_pipeline.batches import Batch, Laid, lay_side_by_side
+from data_pipeline.container import RecordError
 from data_pipeline.features import HOP, SAMPLE_RATE, WINDOW, features
 from data_pipeline.mixture import Corpora
 from data_pipeline.records import Dataset
+
+BROKEN = 10  # records that may be unreadable in any corpus
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,7 @@ class LogMels(Sequence[dict[str, Any]]):
     how: Changes,
   ):
     self.encoder, self.how, self.subsampling = encoder, how, encoder.subsampling
+    self.broken: set[int] = set()  # what could not be read so far
     self._dataset, self._features = dataset, features(encoder.features)
     self._jobs, self._samples, lengths = [], [], []
     limit = encoder.max_frames
@@ -107,8 +111,39 @@ class LogMels(Sequence[dict[str, Any]]):
     return changed_length(samples, how.augmentation, rng)
 
 
-def read_side_by_side(source, batch: Batch) -> Laid:
-  """The recordings of a batch in its rows; source: `LogMels`, or `frames.Frames`."""
-  found = iter(source.read(batch.indices, batch.epoch))
-  rows = [[next(found)['frames'] for _ in row] for row in batch.recordings]
-  return lay_side_by_side(rows, batch, source.subsampling)
+def read_side_by_side(source, batch: Batch) -> tuple[Batch, Laid]:
+  """A batch and its recordings in rows; source: `LogMels`, or `frames.Frames`.
+
+  What cannot be read is left out of it, and said. RecordError if that is too much.
+  """
+  try:
+    found = source.read(batch.indices, batch.epoch)
+  except RecordError:
+    batch, found = _without_broken(source, batch)
+  frames = iter(record['frames'] for record in found)
+  rows = [[next(frames) for _ in row] for row in batch.recordings]
+  return batch, lay_side_by_side(rows, batch, source.subsampling)
+
+
+def _without_broken(source, batch: Batch) -> tuple[Batch, list[dict[str, Any]]]:
+  found = {i: read_unless_broken(source, i, batch.epoch) for i in batch.indices}
+  if not (sound := {i: record for i, record in found.items() if record}):
+    raise RecordError(f'none of the {len(found)} recordings of a batch can be read')
+  rows = (tuple(i for i in row if i in sound) for row in batch.recordings)
+  return batch._replace(recordings=tuple(rows)), list(sound.values())
+
+
+def read_unless_broken(source, index: int, epoch: int = 0) -> dict[str, Any] | None:
+  """A recording, or None if it cannot be read, which is said and counted.
+
+  RecordError if there are more of these than one in a thousand, and more than `BROKEN`.
+  """
+  try:
+    return source.read([index], epoch)[0]
+  except RecordError as error:
+    source.broken.add(index)
+    count, limit = len(source.broken), max(BROKEN, len(source) // 1_000)
+    if count > limit:
+      raise RecordError(f'{error}; {count} are broken, the limit is {limit}') from None
+    logging.warning('%s; it is left out, as are %d others', error, count - 1)
+    return None

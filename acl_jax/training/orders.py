@@ -21,9 +21,15 @@ def open_corpora(data: ml_collections.ConfigDict) -> Corpora:
   return Corpora([folder for folder, _ in _weighed(data.train)])
 
 
-def _weighed(train) -> Sequence[tuple[str, float]]:
-  """Folders and their weights; one folder may be named alone."""
-  return ((train, 1.0),) if isinstance(train, str) else tuple(train)
+def _weighed(train: str) -> list[tuple[str, float]]:
+  """Folders and their weights, written as `folder` or as `one*3,other*1.5`."""
+  parts = (part.strip().partition('*') for part in train.split(','))
+  try:
+    return [(folder, float(weight or 1)) for folder, _, weight in parts]
+  except ValueError:
+    raise ValueError(
+      f'config.data.train = {train!r}: write folder, or folder*3,other*1.5'
+    ) from None
 
 
 def new_order(

@@ -73,9 +73,10 @@ class Transcripts:
     return lengths
 
   def __call__(self, batch: Batch) -> Transcribed:
+    batch, laid = read_side_by_side(self.source, batch)
     labels = [[self.labels[i] for i in row] for row in batch.recordings]
     labels = pad_each(labels, batch, batch.longest, BLANK, np.int32)
-    return Transcribed._make((*read_side_by_side(self.source, batch), labels))
+    return Transcribed._make((*laid, labels))
 
 
 class State(NamedTuple):

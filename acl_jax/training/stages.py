@@ -17,6 +17,7 @@ from acl_jax.training.step import Response, Sound
 from data_pipeline.batches import (
   NO_AUDIO,
   Batch,
+  Laid,
   Segment,
   lay_out,
   pad_each,
@@ -100,6 +101,10 @@ class SoundBatches:
     return np.where(fits, lengths, NO_PLACE)
 
   def __call__(self, batch: Batch) -> Sound:
+    return self.sound(*read_side_by_side(self.source, batch))
+
+  def sound(self, batch: Batch, laid: Laid) -> Sound:
+    """The recordings of a batch, already read, and their labels."""
     labels = [self.labels[i] for i in batch.indices]
     among, correction = self._sample(labels, np.random.default_rng(batch.indices))
     class_of = {int(entry) + 1: i + 1 for i, entry in enumerate(among)}
@@ -114,7 +119,6 @@ class SoundBatches:
         (lambda i: self.letters[i], 2 * slots),
       )
     )
-    laid = read_side_by_side(self.source, batch)
     return Sound._make((*laid, labels, letters, among, correction))
 
   def slots(self, frames: int) -> int:
@@ -180,6 +184,7 @@ class ResponseBatches:
     return round_up(needed, MULTIPLE)
 
   def __call__(self, batch: Batch) -> tuple[Sound, Response]:
+    batch, laid = read_side_by_side(self.sounds.source, batch)
     shape = batch.rows, self.row_length(batch)
     said = batch.rows, batch.per_row, self.max_response
     prompt = Prompt._make(np.full(shape, fill, np.int32) for fill in (0, NO_AUDIO, 0))
@@ -199,7 +204,7 @@ class ResponseBatches:
       start = 0
       for k, i in enumerate(row):
         start = self._lay_out(response, (b, k), start, i, slots)
-    return self.sounds(batch), response
+    return self.sounds.sound(batch, laid), response
 
   def _lay_out(
     self, response: Response, at: tuple[int, int], start: int, i: int, slots: int

@@ -1,4 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -6,6 +10,7 @@ from data_pipeline.buckets import Buckets
 from data_pipeline.loader import load
 from data_pipeline.packing import Packed
 
+ROOT = Path(__file__).parents[2]
 ORDER = Buckets([7, 30, 64, 65, 12, 96, 97, 128, 40, 41], (64, 96, 128), 200, seed=3)
 
 
@@ -42,6 +47,33 @@ def test_neither_threads_nor_hosts_change_the_order(threads, hosts):
   ]
   for step, batches in zip(steps, zip(*shares, strict=True), strict=True):
     assert sum((b.recordings for b in batches), ()) == order[step].recordings
+
+
+PROGRAM = """if True:
+  import numpy as np
+  from data_pipeline.buckets import Buckets
+  from data_pipeline.loader import load
+  order = Buckets(np.full(64, 9), (10,), 40, seed=0)
+  def assemble(batch):
+    return np.zeros((batch.rows, 1_000_000))
+  for _ in load(order, assemble, range(1 << 40)):
+    print('batch', flush=True)
+"""
+
+
+@pytest.mark.skipif(not Path('/proc').exists(), reason='looks at processes of Linux')
+def test_a_kill_can_leave_neither_processes_nor_shared_memory():
+  """There are none even while it is at work."""
+  with subprocess.Popen(
+    [sys.executable, '-c', PROGRAM], cwd=ROOT, stdout=subprocess.PIPE
+  ) as program:
+    assert program.stdout and program.stdout.readline() == b'batch\n'
+    process = Path(f'/proc/{program.pid}')
+    children = [path.read_text() for path in process.glob('task/*/children')]
+    mapped = (process / 'maps').read_text()
+    program.kill()
+  assert children and not any(children)
+  assert '/dev/shm' not in mapped
 
 
 def test_nothing_is_left_after_the_last_step():

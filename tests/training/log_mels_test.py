@@ -4,8 +4,10 @@ import pytest
 
 from acl_jax import assembly
 from acl_jax.models.conformer import ConformerConfig
-from acl_jax.training.log_mels import Changes, LogMels
+from acl_jax.training.log_mels import Changes, LogMels, read_side_by_side
 from data_pipeline.augment import Augmentation, Masking
+from data_pipeline.batches import Batch
+from data_pipeline.container import RecordError
 from data_pipeline.features import kaldi_log_mel, parakeet_log_mel, whisper_log_mel
 from data_pipeline.records import Dataset
 from tests.tiny_conformer import SIZES
@@ -69,3 +71,50 @@ def test_each_encoder_hears_its_own_features(dataset):
     found = log_mels[3]['frames']
     np.testing.assert_array_equal(found, log_mel(dataset[3]['audio']))
     assert log_mels.lengths[3] == -(-len(found) // 8)
+
+
+CONFORMER = ConformerConfig(**SIZES | {'num_mel_bins': 80})
+
+
+class Damaged:
+  """A dataset of which some records cannot be read."""
+
+  def __init__(self, dataset, broken):
+    self.dataset, self.damage = dataset, broken
+
+  def __getattr__(self, name):
+    return getattr(self.dataset, name)
+
+  def __len__(self):
+    return len(self.dataset)
+
+  def __getitems__(self, indices):
+    for i in indices:
+      if i in self.damage:
+        raise RecordError(f'shard: record {i}: CRC mismatch')
+    return self.dataset.__getitems__(indices)
+
+
+def test_broken_records_are_left_out_of_their_batch(dataset, caplog, monkeypatch):
+  log_mels = LogMels(dataset, CONFORMER, Changes())
+  monkeypatch.setattr(log_mels, '_dataset', Damaged(dataset, {1, 4}))
+  batch = Batch(((3, 1), (4,), (0,)), rows=4, length=60, longest=30, per_row=2)
+  kept, laid = read_side_by_side(log_mels, batch)
+  assert kept.recordings == ((3,), (), (0,))
+  expected = Batch(((3,), (), (0,)), rows=4, length=60, longest=30, per_row=2)
+  whole = read_side_by_side(LogMels(dataset, CONFORMER, Changes()), expected)[1]
+  for ours, theirs in zip(laid, whole, strict=True):
+    np.testing.assert_array_equal(ours, theirs)
+  assert 'shard: record 1: CRC mismatch; it is left out, as are 0 others' in caplog.text
+  assert log_mels.broken == {1, 4}
+  with pytest.raises(RecordError, match='none of the 2 recordings of a batch can be'):
+    read_side_by_side(log_mels, Batch(((4, 1),), 1, 60, 30, 2))
+
+
+def test_too_many_broken_records_end_it(dataset, monkeypatch):
+  log_mels = LogMels(dataset, CONFORMER, Changes())
+  monkeypatch.setattr(log_mels, '_dataset', Damaged(dataset, {2, 5, 6}))
+  monkeypatch.setattr('acl_jax.training.log_mels.BROKEN', 2)
+  batch = Batch(((2, 5, 0), (6,)), rows=2, length=90, longest=30, per_row=3)
+  with pytest.raises(RecordError, match='record 6: .* 3 are broken, the limit is 2'):
+    read_side_by_side(log_mels, batch)

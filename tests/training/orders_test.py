@@ -34,15 +34,21 @@ def test_without_rows_there_are_buckets():
 
 @pytest.mark.parametrize('row_frames', [None, 50])
 def test_corpora_are_mixed_by_weight_in_batches_of_one_shape(row_frames):
-  train = (('here', 3.0), ('there', 1.0))
   corpus = np.arange(60) % 2
-  order = new_order(data(train=train, row_frames=row_frames), 100, 3, LENGTHS, corpus)
+  order = new_order(
+    data(train='here*3, there', row_frames=row_frames), 100, 3, LENGTHS, corpus
+  )
   assert isinstance(order, Mixture)
   batches = [order[step] for step in range(40)]
   of = [{int(corpus[i]) for i in batch.indices} for batch in batches]
   assert of.count({0}) == 30 and of.count({1}) == 10
   shapes = {(b.rows, b.length, b.longest, b.per_row) for b in batches}
   assert len(shapes) == (2 if row_frames is None else 1)
+
+
+def test_weights_are_numbers():
+  with pytest.raises(ValueError, match="config.data.train = 'a\\*b': write folder"):
+    new_order(data(train='a*b'), 100, 3, LENGTHS, ALONE)
 
 
 def test_what_has_no_place_is_said(caplog):

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FLAC shards -> packed batches: our loader, and Grain's `mp_prefetch` with 2 workers.
+
+  .venv/bin/python benchmarks/loader.py [--log_mel]
+
+Both read the same shards, decode the same records and lay the same rows out, as int16
+samples or as log-mel frames; Grain's workers hand them over through shared memory. A
+rate is that of the batches after the first, so no start-up counts; of several rounds in
+turns the best. The last line is JSON.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+from absl import app, flags
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installed or not
+
+from benchmarks.prepare import make_corpus
+from data_pipeline.batches import Batch, lay_side_by_side
+from data_pipeline.features import HOP, features
+from data_pipeline.loader import load
+from data_pipeline.packing import Packed
+from data_pipeline.prepare import prepare
+from data_pipeline.records import SAMPLE_RATE, Dataset
+
+_LOG_MEL = flags.DEFINE_bool('log_mel', False, 'log-mel frames instead of samples')
+_UTTERANCES = flags.DEFINE_integer('utterances', 400, 'of the corpus', 50)
+_ROUNDS = flags.DEFINE_integer('rounds', 3, 'of each, in turns', 1)
+
+ROW_SECONDS, ROWS = 40, 8
+WORKERS = 2
+
+
+class Assemble:
+  """Batches of a prepared folder; picklable, for workers that are processes."""
+
+  def __init__(self, folder: Path, log_mel: bool):
+    self.dataset, self.log_mel = Dataset(folder), log_mel
+    self.rate = SAMPLE_RATE // HOP if log_mel else SAMPLE_RATE
+    count = features('parakeet').count
+    samples = np.round(self.dataset.seconds * SAMPLE_RATE).astype(int)
+    lengths = np.asarray([count(n) for n in samples]) if log_mel else samples
+    self.order = Packed(lengths[:, None], [ROW_SECONDS * self.rate], ROWS, seed=0)
+
+  def __call__(self, batch: Batch) -> dict[str, np.ndarray]:
+    found = iter(self.dataset.__getitems__(batch.indices))
+    rows = [[self.frames(next(found)['audio']) for _ in r] for r in batch.recordings]
+    if self.log_mel:
+      return lay_side_by_side(rows, batch)._asdict()
+    audio = np.zeros((batch.rows, batch.length), np.int16)
+    segment_ids = np.zeros(audio.shape, np.int8)
+    for b, row in enumerate(rows):
+      start = 0
+      for k, samples in enumerate(row, 1):
+        stop = start + len(samples)
+        audio[b, start:stop], segment_ids[b, start:stop] = samples, k
+        start = stop
+    return {'audio': audio, 'segment_ids': segment_ids}
+
+  def frames(self, audio: np.ndarray) -> np.ndarray:
+    """What of a recording stands in a row."""
+    if self.log_mel:
+      return features('parakeet').log_mel(audio, 80)
+    return (audio * 32768).astype(np.int16)
+
+  def at(self, step: int) -> dict[str, np.ndarray]:
+    """The batch of a step."""
+    return self(self.order[int(step)])
+
+
+def ours(assemble: Assemble, steps: int) -> Iterator[dict[str, Any]]:
+  """Threads of this process."""
+  return load(assemble.order, assemble, range(steps))
+
+
+def grains(assemble: Assemble, steps: int) -> Iterator[dict[str, Any]]:
+  """Processes."""
+  dataset = grain.MapDataset.range(steps).map(assemble.at).to_iter_dataset()
+  options = grain.MultiprocessingOptions(num_workers=WORKERS)
+  return iter(dataset.mp_prefetch(options))
+
+
+def rate(batches: Iterator[dict[str, Any]], per_second: int) -> float:
+  """Audio hours per second, of all batches but the first."""
+  next(batches)
+  start, filled = time.perf_counter(), 0
+  for batch in batches:
+    filled += int(np.count_nonzero(batch['segment_ids']))
+  return filled / per_second / 3600 / (time.perf_counter() - start)
+
+
+def main(argv: list[str]) -> None:
+  """Measures both in turns and prints."""
+  del argv
+  with tempfile.TemporaryDirectory() as folder:
+    corpus = make_corpus(Path(folder) / 'corpus', _UTTERANCES.value)
+    prepare('mls', corpus, Path(folder) / 'prepared')
+    assemble = Assemble(Path(folder) / 'prepared', _LOG_MEL.value)
+    loaders: dict[str, Callable] = {'ours': ours, 'grain': grains}
+    best = dict.fromkeys(loaders, 0.0)
+    for number in range(_ROUNDS.value):
+      for name, batches in loaders.items():
+        found = rate(batches(assemble, assemble.order.steps_per_epoch), assemble.rate)
+        best[name] = max(best[name], found)
+        print(f'{number + 1}/{_ROUNDS.value} {name} {found:.3f} h/s', flush=True)
+  result = {
+    'audio_hours_per_second': best['ours'],
+    'audio_hours_per_second_mp_prefetch2': best['grain'],
+    'ratio_vs_mp_prefetch2': best['ours'] / best['grain'],
+  }
+  figures = {name: float(f'{value:.4g}') for name, value in result.items()}
+  print(json.dumps(figures | {'log_mel': _LOG_MEL.value, 'cores': os.cpu_count()}))
+
+
+if __name__ == '__main__':
+  app.run(main)
