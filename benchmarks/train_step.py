@@ -234,18 +234,15 @@ def main(_):
   fastest = {name: min(times) for name, times in seconds.items()}
   ratio = {name: round(fastest['torch'] / fastest[name], 3) for name in fastest}
   pairs = zip(losses['ours'], losses['torch'], strict=True)
-  print(
-    json.dumps(
-      {
-        'ratio_vs_torch': ratio['ours'],
-        'ratio_vs_torch_whole_rows': ratio['ours_whole_rows'],
-        'ours_seconds': round(fastest['ours'], 4),
-        'torch_seconds': round(fastest['torch'], 4),
-        'loss_difference': max(abs(a - b) for a, b in pairs),
-        'threads': threads,
-      }
-    )
-  )
+  result = {
+    'ratio_vs_torch': ratio['ours'],
+    'ratio_vs_torch_whole_rows': ratio['ours_whole_rows'],
+    'ours_seconds': round(fastest['ours'], 4),
+    'torch_seconds': round(fastest['torch'], 4),
+    'loss_difference': max(abs(a - b) for a, b in pairs),
+    'threads': threads,
+  }
+  print(json.dumps(result))
 
 
 if __name__ == '__main__':

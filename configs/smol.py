@@ -57,7 +57,6 @@ def get_config() -> ConfigDict:
     speed=0.1, noise_share=0.5, noise_snr=(5.0, 30.0), telephone_share=0.25
   )
   c.targets = dict(max_new_tokens=32, batch_size=32, temperature=0.0, top_k=16)
-
   c.ctc = dict(
     steps=4_000,
     frames_per_batch=3_072,  # 61 s

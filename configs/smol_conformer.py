@@ -46,7 +46,6 @@ def get_config() -> ConfigDict:
     speed=0.05, noise_share=0.25, noise_snr=(10.0, 40.0), telephone_share=0.1
   )
   c.targets = dict(max_new_tokens=32, batch_size=32, temperature=0.0, top_k=16)
-
   c.ctc = dict(
     steps=1_500,
     frames_per_batch=1_200,  # 96 s

@@ -92,7 +92,7 @@ def test_every_transcript_has_its_response(llama, text, tmp_path):
     ended = target['response'][-1] == 257
     assert target['finish_reason'] == ('stop' if ended else 'length')
     assert target['text'] == text.tokenizer.decode(target['response'])
-    assert transcript not in target['text']
+    assert target['transcript'] == transcript not in target['text']
 
 
 def test_a_sample_depends_on_the_id_alone(llama, text, tmp_path):

@@ -191,7 +191,9 @@ def write_targets(folder: Path, ids: list[str], vocab_size: int) -> None:
       ].astype(np.int32),
       'top_log_probs': np.tile(np.log([0.5, 0.2, 0.1]), (u, 1)).astype(np.float16),
     }
-    header = dict(id=id, text=TEXTS[i], finish_reason='stop', prompt_fingerprint='')
+    header = dict(
+      id=id, transcript=TEXTS[i], finish_reason='stop', prompt_fingerprint=''
+    )
     records.append(pack(header, arrays))
   write_shard(folder / 'targets-00000-of-00001.array_record', records)
   index = ''.join(json.dumps({'id': id}) + '\n' for id in ids[:-1])
@@ -199,7 +201,7 @@ def write_targets(folder: Path, ids: list[str], vocab_size: int) -> None:
   decoding = dict(max_new_tokens=MAX_NEW_TOKENS, top_k=TOP_K)
   config = ConfigDict(config_of(folder.parent))
   provenance = {
-    'schema_version': 1,
+    'schema_version': targets.SCHEMA_VERSION,
     'decoding': decoding,
     'llm': targets.describe(assembly.load_frozen_llama(config)),
     'template': targets.describe_template(assembly.load_text(config)),

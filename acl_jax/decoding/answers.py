@@ -114,6 +114,7 @@ def _record(
   prompt = np.array(example.prompt, '<i4').tobytes()
   header = {
     'id': example.id,
+    'transcript': example.text,
     'prompt_fingerprint': fingerprint([prompt])[:16],
     'finish_reason': 'stop' if response[-1] in tokenizer.stop_ids else 'length',
     'text': tokenizer.decode(response),

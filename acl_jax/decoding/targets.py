@@ -21,16 +21,17 @@ from data_pipeline.container import RecordError, unpack
 from data_pipeline.records import Shards
 
 NAME = 'targets'
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 CHUNK = 1_024  # records read at once
 
 
 class Targets(Mapping[str, dict[str, Any]]):
   """The responses of a finished folder, by the id of the example.
 
-  A dict each: id, text, finish_reason ('stop' or 'length'), prompt_fingerprint,
-  response int32 [u] with its stop token, log_probs float32 [u] and, where they were
-  asked for, the likeliest tokens top_ids int32 [u k], top_log_probs float16 [u k].
+  A dict each: id, transcript, text of the response, finish_reason ('stop' or
+  'length'), prompt_fingerprint, response int32 [u] with its stop token, log_probs
+  float32 [u] and, where they were asked for, the likeliest tokens top_ids int32 [u k],
+  top_log_probs float16 [u k].
   """
 
   def __init__(self, folder: str | Path):
@@ -62,10 +63,10 @@ class Targets(Mapping[str, dict[str, Any]]):
   def read(self, id: str, text: str) -> dict[str, Any]:
     """The response to a transcript; RecordError if it was made from another."""
     target = self[id]
-    if target['text'] != text:
+    if target['transcript'] != text:
       raise RecordError(
-        f'{self._shards.locate(self._rows[id])}: {id!r} answers {target["text"]!r}; the'
-        f' transcript is {text!r}'
+        f'{self._shards.locate(self._rows[id])}: {id!r} answers'
+        f' {target["transcript"]!r}; the transcript is {text!r}'
       )
     return target
 

@@ -82,8 +82,10 @@ def test_a_stopped_run_goes_on(corpus, tmp_path, monkeypatch):
 
 # Runs the program, which halts in the middle of its second shard.
 HALTING = """if True:
-  import runpy, time
+  import runpy, signal, time
   from data_pipeline.preparation import shard
+  # Where the tests run in the background, SIGINT is ignored.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
   write, written = shard._write, []
   def halt(path, results):
     if written:
