@@ -18,20 +18,18 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import soundfile
 from absl import app, flags
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installed or not
 
-from data_pipeline import audio, records
+from benchmarks.mls_like import make_corpus
+from data_pipeline import records
 
 _UTTERANCES = flags.DEFINE_integer('utterances', 200, 'of the small corpus', 20)
 _TIMES = flags.DEFINE_integer('times', 8, 'as many has the larger', 2)
 _LISTED = flags.DEFINE_integer('listed', 20_000, 'utterances only listed', 1_000)
 
 ROOT = Path(__file__).parent.parent
-SECONDS = range(2, 21)  # of the recordings
 SHARD_SIZE = 100
 
 LISTING = """if True:
@@ -68,32 +66,6 @@ def run(*arguments: str | Path) -> Cost:
     raise RuntimeError(said.decode())
   wall = time.perf_counter() - start
   return Cost(usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss / 1024)
-
-
-def make_corpus(folder: Path, utterances: int, heard: bool = True) -> Path:
-  """A split of MLS; with one recording only unless `heard`."""
-  book = folder / 'audio/1/2'
-  book.mkdir(parents=True)
-  names = [f'1_2_{i:07d}' for i in range(utterances)]
-  text = 'what was said in this recording and written down by its reader'
-  lines = (f'{name}\t{text} {name}\n' for name in names)
-  (folder / 'transcripts.txt').write_text(''.join(lines))
-  for i, name in enumerate(names if heard else names[:1]):
-    if i < len(SECONDS):
-      soundfile.write(book / f'{name}.flac', speech(SECONDS[i]), audio.SAMPLE_RATE)
-    else:
-      os.link(book / f'{names[i % len(SECONDS)]}.flac', book / f'{name}.flac')
-  return folder
-
-
-def speech(seconds: int) -> np.ndarray:
-  """Real speech, other for other lengths."""
-  paths = sorted((ROOT / 'data_pipeline/recordings').glob('audio/**/*.*'))
-  samples, wanted = np.empty(0, np.float32), seconds * audio.SAMPLE_RATE
-  for path in paths[seconds::7]:
-    if len(samples) < wanted:
-      samples = np.concatenate([samples, audio.read(path)])
-  return samples[:wanted]
 
 
 def prepare(corpus: Path, encoding: str = 'flac') -> tuple[Path, Cost]:

@@ -113,6 +113,8 @@ def _resample(
     raise AudioError(
       name, 'duration', f'is {seconds:.3f} s, limit at least {limits.min_seconds} s'
     )
+  if rate == SAMPLE_RATE:
+    return samples
   return soxr.resample(samples, rate, SAMPLE_RATE, 'HQ').astype(np.float32, copy=False)
 
 
@@ -191,10 +193,10 @@ def _decode(
       )
     if not len(block):
       break
-    peak = np.abs(block).max()
+    peak = max(block.max(), -block.min())
     if not peak <= limits.peak:  # NaN compares false
       raise AudioError(name, 'samples', f'reach {peak}, limit {limits.peak:g}')
-    blocks.append(block.mean(axis=1))
+    blocks.append(block[:, 0] if file.channels == 1 else block.mean(axis=1))
   return np.concatenate(blocks) if blocks else np.empty(0, np.float32)
 
 

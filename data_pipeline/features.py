@@ -44,8 +44,9 @@ def whisper_log_mel(
   _check_length(audio)
   padded = np.pad(audio.astype(np.float32), WINDOW // 2, mode='reflect')
   window = np.hanning(WINDOW + 1)[:-1].astype(np.float32)  # periodic
-  power = _power(_frames(padded, WINDOW)[:-1] * window, WINDOW)
-  log_mel = np.log10(np.maximum(power @ mel_filters(num_mels), 1e-10))
+  frames = _frames(padded, WINDOW)[:-1]
+  mel = _mel(frames, lambda block: block * window, WINDOW, mel_filters(num_mels))
+  log_mel = np.log10(np.maximum(mel, 1e-10))
   log_mel = np.maximum(log_mel, log_mel.max() - 8.0)
   return ((log_mel + 4.0) / 4.0).astype(np.float32)
 
@@ -63,9 +64,8 @@ def parakeet_log_mel(
   frames = _frames(np.pad(sharp, FFT // 2), FFT)[: len(audio) // HOP]
   beside = (FFT - WINDOW) // 2
   window = np.pad(np.hanning(WINDOW).astype(np.float32), beside)
-  log_mel = np.log(
-    _power(frames * window, FFT) @ mel_filters(num_mels, FFT) + PARAKEET_FLOOR
-  )
+  mel = _mel(frames, lambda block: block * window, FFT, mel_filters(num_mels, FFT))
+  log_mel = np.log(mel + PARAKEET_FLOOR)
   deviation = log_mel.std(axis=0, ddof=1)
   return ((log_mel - log_mel.mean(axis=0)) / (deviation + PARAKEET_EPS)).astype(
     np.float32
@@ -83,16 +83,16 @@ def kaldi_log_mel(
   _check_length(audio)
   frames = _frames(audio.astype(np.float32), WINDOW)
   window = (np.hanning(WINDOW) ** 0.85).astype(np.float32)  # Povey's
-  filters = kaldi_filters(num_mels)
-  log_mel = np.empty((len(frames), num_mels), np.float32)
-  for start in range(0, len(frames), CACHED):
-    block = frames[start : start + CACHED]
+
+  def shape(block: np.ndarray) -> np.ndarray:
     block = block - block.mean(axis=1, keepdims=True)
     block[:, 1:] -= PREEMPHASIS * block[:, :-1]
     block[:, 0] *= 1 - PREEMPHASIS  # the sample before a frame is its first
     block *= window
-    log_mel[start : start + CACHED] = _power(block, FFT) @ filters
-  return np.log(np.maximum(log_mel, KALDI_FLOOR))
+    return block
+
+  mel = _mel(frames, shape, FFT, kaldi_filters(num_mels))
+  return np.log(np.maximum(mel, KALDI_FLOOR))
 
 
 @functools.cache
@@ -115,10 +115,20 @@ def _frames(audio: np.ndarray, width: int) -> np.ndarray:
   return np.lib.stride_tricks.sliding_window_view(audio, width)[::HOP]
 
 
-def _power(frames: np.ndarray, fft: int) -> np.ndarray:
-  # float32: the analysis keeps 1e-4 of the definition and is twice as fast as float64.
-  spectrum = scipy.fft.rfft(frames, fft)
-  return spectrum.real**2 + spectrum.imag**2  # no square root, unlike `abs`
+def _mel(
+  frames: np.ndarray,
+  shape: Callable[[np.ndarray], np.ndarray],
+  fft: int,
+  filters: Float[np.ndarray, 'f m'],
+) -> Float[np.ndarray, 't m']:
+  """The power of frames, windowed and so on by `shape`, in every mel bin."""
+  mel = np.empty((len(frames), filters.shape[1]), np.float32)
+  for start in range(0, len(frames), CACHED):
+    # float32: the analysis keeps 1e-4 of the definition at twice float64's speed.
+    spectrum = scipy.fft.rfft(shape(frames[start : start + CACHED]), fft)
+    power = spectrum.real**2 + spectrum.imag**2  # no square root, unlike `abs`
+    mel[start : start + CACHED] = power @ filters
+  return mel
 
 
 class Features(NamedTuple):
