@@ -23,6 +23,7 @@ from acl_jax.assembly import Text
 from acl_jax.decoding import targets
 from acl_jax.decoding.answers import Decoding, Example, answer
 from acl_jax.models.llama import Llama
+from acl_jax.text.instructions import PLAIN, Weighed, check, choose, written
 from data_pipeline import corpora, records
 from data_pipeline.corpora.utterance import Utterance
 
@@ -36,18 +37,23 @@ def decode_targets(
   output: str | Path,
   decoding: Decoding,
   *,
+  instructions: Weighed = ((PLAIN, 1.0),),
   shard_size: int = 512,
   skipped: Sequence[Skip] = (),
   max_skipped: float = 0.1,
 ) -> targets.Targets:
   """Answers (id, transcript) pairs into a folder of targets; returns its reader.
 
+  instructions: what to ask of transcripts, and how often; see `text.instructions`.
   skipped: what could not even be read, listed with what cannot be answered.
-  ValueError if `output` holds targets of another LLM, template, decoding or corpus, or
-  if more than the share `max_skipped` has to be skipped.
+  ValueError if `output` holds targets of another LLM, template, instructions, decoding
+  or corpus, or if more than the share `max_skipped` has to be skipped.
   """
   output = Path(output)
-  examples, unanswerable = plan(text, transcripts, decoding.room(llama))
+  check(instructions)
+  examples, unanswerable = plan(
+    text, transcripts, instructions, decoding.seed, decoding.room(llama)
+  )
   skipped = [*skipped, *unanswerable]
   _check_share(skipped, len(examples), max_skipped)
   parts = [
@@ -58,6 +64,8 @@ def decode_targets(
     'schema_version': targets.SCHEMA_VERSION,
     'llm': targets.describe(llama),
     'template': targets.describe_template(text),
+    'instructions': [instruction for instruction, _ in instructions],
+    'weights': [weight for _, weight in instructions],
     'decoding': decoding.describe(),
     'corpus': _describe_corpus(examples),
     'shards': len(parts),
@@ -79,7 +87,11 @@ def decode_targets(
 
 
 def plan(
-  text: Text, transcripts: Iterable[tuple[str, str]], room: int
+  text: Text,
+  transcripts: Iterable[tuple[str, str]],
+  instructions: Weighed,
+  seed: int,
+  room: int,
 ) -> tuple[list[Example], list[Skip]]:
   """Builds the prompts, of `room` tokens at most; skips what cannot have one."""
   examples: dict[str, Example] = {}
@@ -89,16 +101,20 @@ def plan(
       skipped.append({'id': id, 'field': 'id', 'reason': 'not the first of this name'})
       continue
     try:
-      examples[id] = Example(id, transcript, _prompt(text, transcript, room))
+      instruction = choose(instructions, id, seed)
+      prompt = _prompt(text, transcript, instruction, room)
+      examples[id] = Example(id, transcript, instruction, prompt)
     except ValueError as error:
       skipped.append({'id': id, 'field': 'text', 'reason': str(error)})
   return list(examples.values()), skipped
 
 
-def _prompt(text: Text, transcript: str, room: int) -> tuple[int, ...]:
+def _prompt(
+  text: Text, transcript: str, instruction: str, room: int
+) -> tuple[int, ...]:
   if not transcript.strip():
     raise ValueError('text is empty')
-  [prompt] = text.prompt(transcript)
+  [prompt] = text.prompt(written(instruction, transcript))
   assert isinstance(prompt, tuple)  # without audio it is one segment
   if len(prompt) > room:
     raise ValueError(
@@ -181,12 +197,15 @@ def main(argv: Sequence[str]) -> None:
   given = flags.FLAGS
   config: ml_collections.ConfigDict = given.config
   transcripts, skipped = read_transcripts(Path(given.input))
+  settings = dict(config.targets)
+  instructions = settings.pop('instructions', ((PLAIN, 1.0),))
   found = decode_targets(
     assembly.load_frozen_llama(config),
     assembly.load_text(config),
     transcripts,
     given.output,
-    Decoding(seed=config.seed, **config.targets),
+    Decoding(seed=config.seed, **settings),
+    instructions=instructions,
     shard_size=given.shard_size,
     skipped=skipped,
     max_skipped=given.max_skipped,

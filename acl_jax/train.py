@@ -24,11 +24,13 @@ from acl_jax.decoding.targets import Targets
 from acl_jax.models.ctc import CTC
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.models.whisper import Whisper
-from acl_jax.training import loop, preemption, stages, step
+from acl_jax.training import loop, preemption, step
 from acl_jax.training.frames import Frames, encode_dataset
 from acl_jax.training.log_mels import LogMels
 from acl_jax.training.optimizer import make_optimizer
 from acl_jax.training.orders import NO_PLACE, new_order, open_corpora
+from acl_jax.training.responses import ResponseBatches
+from acl_jax.training.sounds import Labels, SoundBatches
 from acl_jax.weights.adapter import load_adapter, save_adapter
 from data_pipeline.mixture import Corpora
 
@@ -47,7 +49,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> SpeechLLM:
     adapter = load_adapter(assembly.find_adapter(config, config.init_from))
   else:
     sizes = encoder.config.output_size, llama.config.hidden_size
-    labels = stages.Labels.of_corpus(frames.texts, text.tokenizer.encode)
+    labels = Labels.of_corpus(frames.texts, text.tokenizer.encode)
     adapter = assembly.new_adapter(
       config, *sizes, labels.vocabulary, text.tokenizer.piece
     )
@@ -55,9 +57,9 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> SpeechLLM:
       adapter.bias[...] = labels.log_prior(frames.texts, text.tokenizer.encode)
   heard = adapter.vocabulary[...].tolist() if isinstance(adapter, CTC) else []
   model = SpeechLLM(encoder, adapter, llama)
-  sounds = stages.SoundBatches(
+  sounds = SoundBatches(
     frames,
-    stages.Labels(heard),
+    Labels(heard),
     text.tokenizer.encode,
     adapter.config.stack,
     config.ctc.sampled_classes,
@@ -107,7 +109,7 @@ def run_response(config, workdir: Path, model, sounds, corpus, text: Text) -> Sp
     raise ValueError(f'{data.targets}: no response to any recording of the corpus')
   top_k = config.targets.top_k if how.kl_weight else 0
   row_tokens = None if data.row_frames is None else data.row_tokens
-  assemble = stages.ResponseBatches(sounds, text, targets, top_k, row_tokens)
+  assemble = ResponseBatches(sounds, text, targets, top_k, row_tokens)
   lengths = assemble.lengths()
   tokens = lengths[lengths[:, 1] < NO_PLACE, 1]
   longest = len(assemble.prefix) + int(tokens.max())

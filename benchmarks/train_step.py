@@ -38,7 +38,7 @@ from acl_jax.models.speech_llm import Prompt, SpeechLLM
 from acl_jax.text.templates import Audio, Turn, chatml
 from acl_jax.text.tokenizers import load_tokenizer
 from acl_jax.training import step
-from acl_jax.training.stages import split_prefix
+from acl_jax.training.responses import split_prefix
 from acl_jax.weights.llama import load_llama
 from data_pipeline.batches import NO_AUDIO, Batch, lay_out, pad, pad_each, round_up
 
@@ -61,7 +61,7 @@ def example(path: Path) -> tuple[step.Sound, step.Response]:
   """A batch: noise in place of speech, real prompts and answers, no row full."""
   rng = np.random.default_rng(0)
   tokenizer, slots = load_tokenizer(path), FRAMES // STACK
-  prefix, prompt = split_prefix(chatml([Turn('user', (Audio(0),))], tokenizer))
+  prefix, [prompt] = split_prefix([chatml([Turn('user', (Audio(0),))], tokenizer)])
   row, batch = lay_out(prompt, [range(slots)]), Batch((), ROWS, FRAMES, FRAMES)
   answers = [tokenizer.encode(ANSWERS[i % len(ANSWERS)]) for i in range(ROWS)]
   answers = [answer[: RESPONSE - 1] + [tokenizer.eos_id] for answer in answers]

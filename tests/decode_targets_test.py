@@ -12,9 +12,10 @@ from acl_jax import decode_targets as program
 from acl_jax.assembly import Text
 from acl_jax.decoding import answers
 from acl_jax.decoding.answers import Decoding
-from acl_jax.decoding.targets import Targets
+from acl_jax.decoding.targets import Targets, fingerprint
 from acl_jax.models.llama import Config, Llama
 from acl_jax.text import templates
+from acl_jax.text.instructions import choose, written
 from acl_jax.text.tokenizer import Backends, Merges, Tokenizer
 from data_pipeline.container import RecordError
 
@@ -93,6 +94,27 @@ def test_every_transcript_has_its_response(llama, text, tmp_path):
     assert target['finish_reason'] == ('stop' if ended else 'length')
     assert target['text'] == text.tokenizer.decode(target['response'])
     assert target['transcript'] == transcript not in target['text']
+
+
+def test_instructions_are_given_by_weight_and_kept(llama, text, tmp_path):
+  weighed = (('{}', 2.0), ('Say {} again.', 1.0))
+  found = program.decode_targets(
+    *(llama, text, TRANSCRIPTS, tmp_path, DECODING), instructions=weighed
+  )
+  plain = decode(llama, text, tmp_path / 'plain')
+  assert found.instructions == ['{}', 'Say {} again.'] and plain.instructions == ['{}']
+  asked = {id: found[id]['instruction'] for id in found}
+  assert asked == {id: choose(weighed, id, DECODING.seed) for id in found}
+  assert set(asked.values()) == set(found.instructions)
+  for id, transcript in TRANSCRIPTS:
+    [prompt] = text.prompt(written(asked[id], transcript))
+    print_ = fingerprint([np.array(prompt, '<i4').tobytes()])[:16]
+    assert found[id]['prompt_fingerprint'] == print_
+    assert found[id]['transcript'] == transcript
+    same = found[id]['prompt_fingerprint'] == plain[id]['prompt_fingerprint']
+    assert same == (asked[id] == '{}')
+  with pytest.raises(ValueError, match='another instructions, .*again.*, not of '):
+    decode(llama, text, tmp_path)
 
 
 def test_a_sample_depends_on_the_id_alone(llama, text, tmp_path):

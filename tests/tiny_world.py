@@ -192,7 +192,11 @@ def write_targets(folder: Path, ids: list[str], vocab_size: int) -> None:
       'top_log_probs': np.tile(np.log([0.5, 0.2, 0.1]), (u, 1)).astype(np.float16),
     }
     header = dict(
-      id=id, transcript=TEXTS[i], finish_reason='stop', prompt_fingerprint=''
+      instruction='{}',
+      id=id,
+      transcript=TEXTS[i],
+      finish_reason='stop',
+      prompt_fingerprint='',
     )
     records.append(pack(header, arrays))
   write_shard(folder / 'targets-00000-of-00001.array_record', records)
@@ -203,6 +207,7 @@ def write_targets(folder: Path, ids: list[str], vocab_size: int) -> None:
   provenance = {
     'schema_version': targets.SCHEMA_VERSION,
     'decoding': decoding,
+    'instructions': ['{}'],
     'llm': targets.describe(assembly.load_frozen_llama(config)),
     'template': targets.describe_template(assembly.load_text(config)),
   }

@@ -191,7 +191,8 @@ def test_prompts_beyond_the_context_are_refused(tiny_world, tmp_path, monkeypatc
       ValueError, match=r'a prompt has up to \d+ positions; the LLM reads 256'
     ),
   ):
-    patch.setattr(Targets, 'lengths', lambda _, ids: np.full(len(ids), 240))
+    long = lambda _, ids: (np.full(len(ids), 240), ['{}'] * len(ids))  # noqa: E731
+    patch.setattr(Targets, 'lengths', long)
     train.train(config, tmp_path)
 
 

@@ -48,10 +48,11 @@ class Decoding:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """A transcript to answer, and the prompt that asks for it."""
+  """A transcript to answer, what is wanted of it, and the prompt that asks for that."""
 
   id: str
   text: str
+  instruction: str
   prompt: tuple[int, ...]
 
 
@@ -115,6 +116,7 @@ def _record(
   header = {
     'id': example.id,
     'transcript': example.text,
+    'instruction': example.instruction,
     'prompt_fingerprint': fingerprint([prompt])[:16],
     'finish_reason': 'stop' if response[-1] in tokenizer.stop_ids else 'length',
     'text': tokenizer.decode(response),

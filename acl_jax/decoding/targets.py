@@ -28,8 +28,8 @@ CHUNK = 1_024  # records read at once
 class Targets(Mapping[str, dict[str, Any]]):
   """The responses of a finished folder, by the id of the example.
 
-  A dict each: id, transcript, text of the response, finish_reason ('stop' or
-  'length'), prompt_fingerprint, response int32 [u] with its stop token, log_probs
+  A dict each: id, transcript, instruction, text of the response, finish_reason ('stop'
+  or 'length'), prompt_fingerprint, response int32 [u] with its stop token, log_probs
   float32 [u] and, where they were asked for, the likeliest tokens top_ids int32 [u k],
   top_log_probs float16 [u k].
   """
@@ -70,15 +70,23 @@ class Targets(Mapping[str, dict[str, Any]]):
       )
     return target
 
-  def lengths(self, ids: Sequence[str]) -> Int[np.ndarray, ' n']:
-    """The tokens of each response; 0 where there is none."""
+  @property
+  def instructions(self) -> list[str]:
+    """All that were given; in them `{}` is the transcript, or the recording."""
+    return self.provenance['instructions']
+
+  def lengths(self, ids: Sequence[str]) -> tuple[Int[np.ndarray, ' n'], list[str]]:
+    """The tokens of each response, 0 where there is none, and each instruction."""
     known = sorted({self._rows[id] for id in ids if id in self})
-    said = np.zeros(len(self) + 1, np.int64)  # the last for all that have none
+    said: dict[int, tuple[int, str]] = {}
     for start in range(0, len(known), CHUNK):
       rows = known[start : start + CHUNK]
       for row, record in zip(rows, self._shards.__getitems__(rows), strict=True):
-        said[row] = len(unpack(record)[1]['response'])
-    return said[[self._rows.get(id, -1) for id in ids]]
+        header, arrays = unpack(record)
+        said[row] = len(arrays['response']), header['instruction']
+    nothing = 0, self.instructions[0]
+    found = [said.get(self._rows.get(id, -1), nothing) for id in ids]
+    return np.asarray([u for u, _ in found]), [asked for _, asked in found]
 
   def __contains__(self, id: object) -> bool:
     return id in self._rows

@@ -19,7 +19,7 @@ from acl_jax.text.ctc_vocabulary import Vocabulary
 from acl_jax.training import losses
 from acl_jax.training.log_mels import LogMels, read_side_by_side
 from acl_jax.training.orders import NO_PLACE
-from acl_jax.training.stages import frames_needed
+from acl_jax.training.sounds import frames_needed
 from data_pipeline.batches import Batch, pad_each
 
 SHOWN = 10  # reasons of examples left out that are told in full

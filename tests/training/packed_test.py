@@ -15,7 +15,8 @@ from acl_jax.models.conformer import Conformer, ConformerConfig
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.training import step
 from acl_jax.training.log_mels import Changes, LogMels
-from acl_jax.training.stages import Labels, ResponseBatches, SoundBatches
+from acl_jax.training.responses import ResponseBatches
+from acl_jax.training.sounds import Labels, SoundBatches
 from data_pipeline.batches import Batch
 from data_pipeline.records import Dataset
 from tests.tiny_world import TOP_K, load_config
