@@ -23,7 +23,7 @@ from acl_jax.assembly import Text
 from acl_jax.decoding import targets
 from acl_jax.decoding.answers import Decoding, Example, answer
 from acl_jax.models.llama import Llama
-from acl_jax.text.instructions import PLAIN, Weighed, check, choose, written
+from acl_jax.text.instructions import choose, written
 from data_pipeline import corpora, records
 from data_pipeline.corpora.utterance import Utterance
 
@@ -37,23 +37,18 @@ def decode_targets(
   output: str | Path,
   decoding: Decoding,
   *,
-  instructions: Weighed = ((PLAIN, 1.0),),
   shard_size: int = 512,
   skipped: Sequence[Skip] = (),
   max_skipped: float = 0.1,
 ) -> targets.Targets:
   """Answers (id, transcript) pairs into a folder of targets; returns its reader.
 
-  instructions: what to ask of transcripts, and how often; see `text.instructions`.
   skipped: what could not even be read, listed with what cannot be answered.
-  ValueError if `output` holds targets of another LLM, template, instructions, decoding
-  or corpus, or if more than the share `max_skipped` has to be skipped.
+  ValueError if `output` holds targets of another LLM, template, decoding or corpus, or
+  if more than the share `max_skipped` has to be skipped.
   """
   output = Path(output)
-  check(instructions)
-  examples, unanswerable = plan(
-    text, transcripts, instructions, decoding.seed, decoding.room(llama)
-  )
+  examples, unanswerable = plan(text, transcripts, decoding, decoding.room(llama))
   skipped = [*skipped, *unanswerable]
   _check_share(skipped, len(examples), max_skipped)
   parts = [
@@ -64,8 +59,6 @@ def decode_targets(
     'schema_version': targets.SCHEMA_VERSION,
     'llm': targets.describe(llama),
     'template': targets.describe_template(text),
-    'instructions': [instruction for instruction, _ in instructions],
-    'weights': [weight for _, weight in instructions],
     'decoding': decoding.describe(),
     'corpus': _describe_corpus(examples),
     'shards': len(parts),
@@ -87,11 +80,7 @@ def decode_targets(
 
 
 def plan(
-  text: Text,
-  transcripts: Iterable[tuple[str, str]],
-  instructions: Weighed,
-  seed: int,
-  room: int,
+  text: Text, transcripts: Iterable[tuple[str, str]], decoding: Decoding, room: int
 ) -> tuple[list[Example], list[Skip]]:
   """Builds the prompts, of `room` tokens at most; skips what cannot have one."""
   examples: dict[str, Example] = {}
@@ -101,7 +90,7 @@ def plan(
       skipped.append({'id': id, 'field': 'id', 'reason': 'not the first of this name'})
       continue
     try:
-      instruction = choose(instructions, id, seed)
+      instruction = choose(decoding.instructions, id, decoding.seed)
       prompt = _prompt(text, transcript, instruction, room)
       examples[id] = Example(id, transcript, instruction, prompt)
     except ValueError as error:
@@ -197,15 +186,12 @@ def main(argv: Sequence[str]) -> None:
   given = flags.FLAGS
   config: ml_collections.ConfigDict = given.config
   transcripts, skipped = read_transcripts(Path(given.input))
-  settings = dict(config.targets)
-  instructions = settings.pop('instructions', ((PLAIN, 1.0),))
   found = decode_targets(
     assembly.load_frozen_llama(config),
     assembly.load_text(config),
     transcripts,
     given.output,
-    Decoding(seed=config.seed, **settings),
-    instructions=instructions,
+    Decoding(seed=config.seed, **config.targets),
     shard_size=given.shard_size,
     skipped=skipped,
     max_skipped=given.max_skipped,

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 import json
 
 import jax
@@ -98,9 +99,8 @@ def test_every_transcript_has_its_response(llama, text, tmp_path):
 
 def test_instructions_are_given_by_weight_and_kept(llama, text, tmp_path):
   weighed = (('{}', 2.0), ('Say {} again.', 1.0))
-  found = program.decode_targets(
-    *(llama, text, TRANSCRIPTS, tmp_path, DECODING), instructions=weighed
-  )
+  decoding = dataclasses.replace(DECODING, instructions=weighed)
+  found = decode(llama, text, tmp_path, decoding=decoding)
   plain = decode(llama, text, tmp_path / 'plain')
   assert found.instructions == ['{}', 'Say {} again.'] and plain.instructions == ['{}']
   asked = {id: found[id]['instruction'] for id in found}
@@ -113,7 +113,7 @@ def test_instructions_are_given_by_weight_and_kept(llama, text, tmp_path):
     assert found[id]['transcript'] == transcript
     same = found[id]['prompt_fingerprint'] == plain[id]['prompt_fingerprint']
     assert same == (asked[id] == '{}')
-  with pytest.raises(ValueError, match='another instructions, .*again.*, not of '):
+  with pytest.raises(ValueError, match='another decoding, .*again.*, not of '):
     decode(llama, text, tmp_path)
 
 

@@ -202,12 +202,13 @@ def write_targets(folder: Path, ids: list[str], vocab_size: int) -> None:
   write_shard(folder / 'targets-00000-of-00001.array_record', records)
   index = ''.join(json.dumps({'id': id}) + '\n' for id in ids[:-1])
   (folder / 'index.jsonl').write_text(index)
-  decoding = dict(max_new_tokens=MAX_NEW_TOKENS, top_k=TOP_K)
+  decoding = dict(
+    max_new_tokens=MAX_NEW_TOKENS, top_k=TOP_K, instructions=[['{}', 1.0]]
+  )
   config = ConfigDict(config_of(folder.parent))
   provenance = {
     'schema_version': targets.SCHEMA_VERSION,
     'decoding': decoding,
-    'instructions': ['{}'],
     'llm': targets.describe(assembly.load_frozen_llama(config)),
     'template': targets.describe_template(assembly.load_text(config)),
   }

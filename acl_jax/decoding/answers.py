@@ -4,6 +4,7 @@
 import dataclasses
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import numpy as np
 from acl_jax.decoding.generate import Generated, generate
 from acl_jax.decoding.targets import fingerprint
 from acl_jax.models.llama import Llama
+from acl_jax.text.instructions import PLAIN, Weighed, check
 from acl_jax.text.tokenizer import Tokenizer
 from data_pipeline.batches import round_up
 from data_pipeline.container import pack
@@ -28,6 +30,7 @@ class Decoding:
   temperature: float
   top_k: int  # how many of the likeliest tokens to keep at each step; 0 for none
   seed: int
+  instructions: Weighed = ((PLAIN, 1.0),)  # what to ask of transcripts
 
   def __post_init__(self):
     least = {'max_new_tokens': 1, 'batch_size': 1, 'temperature': 0, 'top_k': 0}
@@ -36,10 +39,12 @@ class Decoding:
         raise ValueError(
           f'targets.{name} is {getattr(self, name)}, should be at least {limit}'
         )
+    check(self.instructions)
 
-  def describe(self) -> dict[str, int | float]:
-    """What decides the responses: all but the batch size."""
-    return {k: v for k, v in dataclasses.asdict(self).items() if k != 'batch_size'}
+  def describe(self) -> dict[str, Any]:
+    """What decides the responses, for JSON: all but the batch size."""
+    described = {k: v for k, v in vars(self).items() if k != 'batch_size'}
+    return described | {'instructions': [list(pair) for pair in self.instructions]}
 
   def room(self, llama: Llama) -> int:
     """The longest prompt that leaves space for the response."""

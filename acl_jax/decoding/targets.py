@@ -73,7 +73,7 @@ class Targets(Mapping[str, dict[str, Any]]):
   @property
   def instructions(self) -> list[str]:
     """All that were given; in them `{}` is the transcript, or the recording."""
-    return self.provenance['instructions']
+    return [asked for asked, _ in self.provenance['decoding']['instructions']]
 
   def lengths(self, ids: Sequence[str]) -> tuple[Int[np.ndarray, ' n'], list[str]]:
     """The tokens of each response, 0 where there is none, and each instruction."""

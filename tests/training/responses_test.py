@@ -140,8 +140,7 @@ def test_a_recording_stands_where_its_instruction_says(tiny_world, world, tmp_pa
     text,
     list(zip(sounds.source.ids, sounds.source.texts, strict=True)),
     tmp_path,
-    Decoding(MAX_NEW_TOKENS, batch_size=4, temperature=0.0, top_k=0, seed=0),
-    instructions=weighed,
+    Decoding(MAX_NEW_TOKENS, 4, 0.0, 0, seed=0, instructions=weighed),
   )
   batches = ResponseBatches(sounds, text, targets, 0)
   met = set()
