@@ -4,9 +4,10 @@
   configs/smol_ctc.sh           # from nothing, the data and smol_conformer included
   python -m acl_jax.pretrain --config=configs/smol_ctc.py --workdir=runs/smol_ctc
 
-7.3 M parameters, 21 hours of speech: WordNet sentences by six TTS voices and the
-shipped human recordings. On two CPU cores a step takes about 1.4 s, all of them 190
-minutes. Not run to its end yet: the word error rate is not known.
+7.5 M parameters, 29 hours of speech: sentences of the 3,000 commonest words of
+WordNet's examples, each said twice by six TTS voices, and the shipped human recordings.
+Not run to its end yet: after 2,000 of the 12,000 steps the word error rate on unseen
+sentences by these voices is 67 %.
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +18,7 @@ def get_config() -> ConfigDict:
   c = ConfigDict()
   c.seed = 0
   c.init_from = ''  # a folder of a Parakeet CTC model to start from
-  c.vocabulary_size = 256  # sentencepieces; 21 hours say too little about 1,000
+  c.vocabulary_size = 1_000  # sentencepieces
   c.encoder = dict(
     kind='conformer',
     sizes=dict(
@@ -46,15 +47,15 @@ def get_config() -> ConfigDict:
   c.masking = None  # SpecAugment, for a run long enough to over-fit
 
   c.ctc = dict(
-    steps=8_000,
-    frames_per_batch=1_200,  # 96 s
+    steps=12_000,
+    frames_per_batch=600,  # 48 s
     average_decay=0.995,
     remat='dots',
-    peak_lr=2e-3,
+    peak_lr=1.5e-3,
     warmup_steps=500,
     weight_decay=1e-3,
     clip_norm=1.0,
     log_every=20,
-    save_every=250,
+    save_every=500,
   )
   return c.lock()

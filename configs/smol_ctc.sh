@@ -12,13 +12,15 @@ repeat() { for _ in $(seq "$1"); do printf '%s,' "$2"; done; }
 voices=$(repeat 9 flite:slt)$(repeat 9 flite:awb)$(repeat 4 flite:kal16)
 voices+=espeak-ng:en-us+m1,espeak-ng:en-gb+f3,espeak-ng:en-us+f2
 
-$python -m data_pipeline.sentences --count=30000 --output="$work/lines"
+$python -m data_pipeline.sentences --vocabulary=3000 --count=24000 --output="$work/lines"
 $python -m data_pipeline.synthesize --input="$work/lines.txt" \
-  --output="$work/speech/speech" --voices="$voices"
+  --output="$work/speech/first" --voices="$voices"
+$python -m data_pipeline.synthesize --input="$work/lines.txt" --seed=2 \
+  --output="$work/speech/second" --voices="$voices"
 $python -m data_pipeline.synthesize --input="$work/lines-held-out.txt" --seed=1 \
   --output="$work/held-out" --voices="$voices"
 cp -r --no-clobber data_pipeline/recordings "$work/speech/real"
-$python -m data_pipeline.join --input='speech,real*4' \
+$python -m data_pipeline.join --input='first,second,real*4' \
   --output="$work/speech/manifest.jsonl"
 $python -m data_pipeline.prepare --input="$work/speech/manifest.jsonl" \
   --output="$work/prepared"
