@@ -54,11 +54,12 @@ class Cache(NamedTuple):
   value: Float[Array, 'l b s k h']
 
   def write(self, key, value, layer, index) -> 'Cache':
-    """Puts t keys and values of one layer into the slots from `index` on."""
-    start = (layer, 0, index, 0, 0)
+    """Puts t keys and values of one layer into each row's places from `index` on."""
+    row = jnp.arange(len(index))[:, None]
+    place = index[:, None] + jnp.arange(key.shape[1])[None]
     return Cache(
-      jax.lax.dynamic_update_slice(self.key, key[None], start),
-      jax.lax.dynamic_update_slice(self.value, value[None], start),
+      self.key.at[layer, row, place].set(key),
+      self.value.at[layer, row, place].set(value),
     )
 
 
@@ -125,7 +126,7 @@ class Block(nnx.Module):
     self.post_attention_layernorm = ones(config.hidden_size)
     self.mlp = MLP(config, rngs=rngs)
 
-  def __call__(self, x, positions, mask, prefix=None, cache=None, layer=0, index=0):
+  def __call__(self, x, positions, mask, prefix=None, cache=None, layer=0, index=None):
     y = rms_norm(x, self.input_layernorm[...], self.eps)
     y, cache = self.self_attn(y, positions, mask, prefix, cache, layer, index)
     x = x + y
@@ -146,7 +147,7 @@ class Llama(nnx.Module):
     if not config.tie_word_embeddings:
       self.lm_head = param(rngs, (d, v), ('embed', 'vocab'))
 
-  def embed(self, tokens: Int[Array, 'b t']) -> Float[Array, 'b t d']:
+  def embed(self, tokens: Int[Array, '*b']) -> Float[Array, '*b d']:
     """The embedding of every token, in the dtype of the table."""
     return self.embed_tokens[...][tokens]
 
@@ -166,15 +167,16 @@ class Llama(nnx.Module):
     positions: Int[Array, 'b t'],
     mask: Bool[Array, 'b t s'],
     cache: Cache | None = None,
-    index: int | Int[Array, ''] = 0,
+    index: Int[Array, ' b'] | None = None,
     remat: str | None = None,
     prefix: Cache | None = None,
   ) -> tuple[Float[Array, 'b t d'], Cache]:
     """Embeddings -> (hidden states after the final norm, keys and values).
 
     mask: which of the s keys a query sees. Without `cache` the keys are those of the
-      t inputs, and are returned. With it they are its slots, of which the inputs take
-      index..index+t (never more than there are); it is returned with these written.
+      t inputs, and are returned. With it they are those in its places, of which the
+      inputs of a row take index..index+t (what is beyond the last is not written); it is
+      returned with these.
     prefix: keys and values of one row that stand before those of all b rows, and before
       them in `mask`. Not with `cache`.
     remat: what to keep for the backward pass, a key of `REMAT`; None keeps everything.
@@ -200,7 +202,7 @@ class Llama(nnx.Module):
     return x, stacked if carried is None else carried
 
   def empty_cache(self, batch: int, length: int, dtype: DTypeLike) -> Cache:
-    """A cache of `length` slots, none of them written."""
+    """A cache of `length` places in each row, none of them written."""
     c = self.config
     shape = (c.num_hidden_layers, batch, length, c.num_key_value_heads, c.head_dim)
     return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
