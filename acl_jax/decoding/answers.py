@@ -112,7 +112,7 @@ def common_start(prompts: Sequence[Sequence[int]]) -> int:
   """How many tokens all prompts begin with; of each at least one is left."""
   first, last = min(prompts), max(prompts)
   alike = len(os.path.commonprefix([first, last]))
-  return min(alike, min(map(len, prompts)) - 1)
+  return max(0, min(alike, min(map(len, prompts)) - 1))
 
 
 def _record(tokenizer: Tokenizer, example: Example, response: Response) -> bytes:

@@ -33,8 +33,9 @@ SIZES = dict(
 )
 PREFIX = (5, 2, 8)
 DRAWN = Sampling(temperature=0.7)
+STOPS = tuple(range(0, 53, 10))
 # Few sizes and rules: each is a compilation.
-RULES = Rules(stop_ids=(7, 11), top=53, steps=4)
+RULES = Rules(stop_ids=STOPS, top=53, steps=4)
 SAMPLED = dataclasses.replace(RULES, sampling=DRAWN)
 
 
