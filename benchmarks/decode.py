@@ -145,14 +145,16 @@ def main(argv: list[str]) -> None:
   ours, theirs = (kind(prompts, tokenizer.stop_ids) for kind in (Ours, Theirs))
   _, compiling = timed(ours)
   seconds = {'ours': [], **{f'theirs at {size}': [] for size in _BATCHES.value}}
+  print(f'the first call took {compiling:.0f} s', flush=True)
   for number in range(_ROUNDS.value):
     responses, took = timed(ours)
     seconds['ours'].append(took)
+    print(f'ours {took:.1f} s, {ours.engine.statistics}', flush=True)
     for size in _BATCHES.value:
       answers, took = timed(theirs, size)
       seconds[f'theirs at {size}'].append(took)
-    said = {k: round(v[-1], 2) for k, v in seconds.items()}
-    print(f'{number + 1}/{_ROUNDS.value}', said, flush=True)
+      print(f'theirs at {size}: {took:.1f} s', flush=True)
+    print(f'round {number + 1} of {_ROUNDS.value}', flush=True)
   lengths = [len(response.tokens) for response in responses]
   same, margins = compare(responses, answers)
   median = {name: float(np.median(values)) for name, values in seconds.items()}

@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """The batch engine: a stream of prompts in, their responses out as they get done.
 
-What happens on the device is in `slots`. Here prompts of like length are grouped and
-sent ahead, and what the device says is sorted by request. The host always looks at what
-was said a call ago, so the device never waits for it.
+What happens on the device is in `waiting_room` and `slots`. Here prompts of like length
+are grouped and sent ahead, and what the device says is sorted by request. The host
+always looks at what was said a call ago, so the device never waits for it.
 """
 
 import collections
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
 
-from acl_jax.decoding import slots
-from acl_jax.decoding.slots import Log, Room, Rules, Slots
+from acl_jax.decoding import slots, waiting_room
+from acl_jax.decoding.requests import Request, Response, Token, join
+from acl_jax.decoding.slots import Log, Rules
+from acl_jax.decoding.waiting_room import Room
 from acl_jax.models.llama import Llama
 from data_pipeline.batches import round_up
 
@@ -45,50 +45,6 @@ class EngineConfig:
     for name in ('slots', 'prompt_length', 'max_new_tokens'):
       if getattr(self, name) < 1:
         raise ValueError(f'{name} is {getattr(self, name)}, should be at least 1')
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Request:
-  """A prompt to continue, what of it is behind the engine's prefix.
-
-  seed: with the engine's, it decides what is drawn. max_new_tokens: the engine's if
-  None.
-  """
-
-  id: str
-  prompt: Sequence[int] | Float[np.ndarray, 't d']  # tokens, or embeddings
-  seed: int = 0
-  max_new_tokens: int | None = None
-
-
-class Token(NamedTuple):
-  """A token of a response; `finish_reason` is that of the last, '' before.
-
-  log_prob: the model's own, whatever the temperature. top_ids, top_log_probs: of the
-  likeliest tokens at this step, `Rules.top` of them.
-  """
-
-  request: Request
-  id: int
-  finish_reason: str
-  log_prob: np.float32
-  top_ids: Int[np.ndarray, ' k']
-  top_log_probs: Float[np.ndarray, ' k']
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Response:
-  """All tokens of a response, the stop token included.
-
-  finish_reason: 'stop', 'length' or 'repetition'.
-  """
-
-  request: Request
-  finish_reason: str
-  tokens: Int[np.ndarray, ' u']
-  log_probs: Float[np.ndarray, ' u']
-  top_ids: Int[np.ndarray, 'u k']
-  top_log_probs: Float[np.ndarray, 'u k']
 
 
 @dataclasses.dataclass
@@ -132,7 +88,7 @@ class Engine:
         f' the context of {context}'
       )
     self.places = min(round_up(needed, PLACES), context)
-    self.prefix = slots.read_prefix(llama, jnp.asarray(prefix, jnp.int32))
+    self.prefix = waiting_room.read_prefix(llama, jnp.asarray(prefix, jnp.int32))
 
   def run(self, requests: Iterable[Request]) -> Iterator[Response]:
     """The responses, as they get done; ValueError for a request that cannot be met."""
@@ -140,14 +96,14 @@ class Engine:
     for token in self.stream(requests):
       growing[token.request].append(token)
       if token.finish_reason:
-        yield _join(growing.pop(token.request))
+        yield join(growing.pop(token.request))
 
   def stream(self, requests: Iterable[Request]) -> Iterator[Token]:
     """The tokens of all responses, as they come; those of one are in order."""
     config = self.config
     size = max(2 * GROUP, config.slots)
     queue = _Queue(requests, self)
-    room = slots.empty_room(self.llama, size, self.longest_row, self.prefix)
+    room = waiting_room.empty_room(self.llama, size, self.longest_row, self.prefix)
     state = slots.empty_slots(self.llama, config.slots, self.places, config.rules)
     numbered: dict[int, Request] = {}
     arrived = started = 0
@@ -176,7 +132,7 @@ class Engine:
       limit[row] = request.max_new_tokens or self.config.max_new_tokens
     keys = jax.vmap(jax.random.fold_in, (None, 0))(self.key, jnp.asarray(seed))
     lengths = (x.astype(np.int32) for x in (length, limit))
-    return slots.prefill(self.llama, self.prefix, room, prompts, *lengths, keys)
+    return waiting_room.prefill(self.llama, self.prefix, room, prompts, *lengths, keys)
 
   def _read(self, log: Log, more: bool, numbered: dict[int, Request]):
     """The tokens of a call; returns how many requests had started by its end."""
@@ -209,7 +165,8 @@ class Engine:
     limit, prompt = self.config.prompt_length, np.asarray(request.prompt)
     if not 0 < len(prompt) <= limit:
       raise ValueError(
-        f'request {request.id!r}: a prompt of {len(prompt)} tokens; it takes 1 to {limit}'
+        f'request {request.id!r}: a prompt of {len(prompt)} tokens; it takes 1 to'
+        f' {limit}'
       )
     if not 0 < (request.max_new_tokens or 1) <= self.config.max_new_tokens:
       raise ValueError(
@@ -222,8 +179,8 @@ class Engine:
         raise ValueError(f'request {request.id!r}: tokens should be below {size}')
     elif prompt.shape[1:] != (width := self.llama.config.hidden_size,):
       raise ValueError(
-        f'request {request.id!r}: embeddings of shape {prompt.shape}, their width should'
-        f' be {width}'
+        f'request {request.id!r}: embeddings of shape {prompt.shape}, their width'
+        f' should be {width}'
       )
     elif not np.isfinite(prompt).all():  # it would stay in the cache
       raise ValueError(f'request {request.id!r}: embeddings should be finite')
@@ -257,14 +214,3 @@ class _Queue:
   def _kind(self, request: Request) -> tuple[int, bool]:
     tokens = np.ndim(request.prompt[0]) == 0
     return self.engine.bucket(len(request.prompt)), tokens
-
-
-def _join(tokens: Sequence[Token]) -> Response:
-  return Response(
-    request=tokens[-1].request,
-    finish_reason=tokens[-1].finish_reason,
-    tokens=np.array([token.id for token in tokens], np.int32),
-    log_probs=np.array([token.log_prob for token in tokens], np.float32),
-    top_ids=np.stack([token.top_ids for token in tokens]),
-    top_log_probs=np.stack([token.top_log_probs for token in tokens]),
-  )

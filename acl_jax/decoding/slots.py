@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A slot's life, all of it on the device: a prompt enters, tokens leave, it is free.
 
-`prefill` reads prompts into the waiting room. `advance` decodes; whenever a slot is free
-and a prompt waits, the prompt's keys and values are copied into the slot's row of the
-cache. Requests are numbered as they come, and number n waits in row n modulo the size of
-the room. Nothing here asks the host, so it may be several calls ahead.
+`advance` decodes; whenever a slot is free and a prompt waits, the prompt's keys and
+values are copied from the waiting room into the slot's row of the cache. Nothing here
+asks the host, which may be several calls ahead.
 """
 
 import dataclasses
@@ -16,8 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from acl_jax.decoding.sampling import Sampling, choose, repeats
+from acl_jax.decoding.waiting_room import Room
 from acl_jax.models.llama import Cache, Llama
-from acl_jax.models.speech_llm import causal
 
 FREE = -1  # the request of a slot that has none
 GOES_ON, STOP, LENGTH, REPETITION = range(4)  # after a token
@@ -29,8 +28,8 @@ STARVED = 16  # one slot of so many may be free before the host is asked for pro
 class Rules:
   """How to decode, for all requests alike; a value is compiled in.
 
-  stop_ids: any of these ends a response. top: how many of the likeliest tokens to report
-  of each step. repeats: an n-gram that often in a row ends a response, 0 for never.
+  stop_ids: any of these ends a response. top: how many of the likeliest tokens to tell
+  of at each step. repeats: an n-gram that often in a row ends a response, 0 for never.
   steps: of one call of `advance`.
   """
 
@@ -41,21 +40,10 @@ class Rules:
   steps: int = 8
 
 
-class Room(NamedTuple):
-  """Prompts that were read and wait for a slot."""
-
-  cache: Cache  # [l w s k h], in each row the prefix first
-  x: Float[Array, 'w d']  # the last embedding: the first that a slot will decode
-  position: Int[Array, ' w']  # of `x`
-  limit: Int[Array, ' w']  # how long the response may be
-  key: Key[Array, ' w']
-  arrived: Int[Array, '']  # how many requests ever
-
-
 class Slots(NamedTuple):
   """The responses that grow, one in each slot."""
 
-  cache: Cache  # [l b s k h]
+  cache: Cache  # [l b k s h]
   request: Int[Array, ' b']  # its number, or FREE
   x: Float[Array, 'b d']  # the embedding to decode next
   position: Int[Array, ' b']  # of `x`; beyond the cache where no request is
@@ -85,23 +73,6 @@ class Log(NamedTuple):
   started: Int[Array, '']  # how many requests ever
 
 
-def empty_room(llama: Llama, size: int, length: int, prefix: Cache) -> Room:
-  """Room for prompts that have `length` tokens at most, the prefix included."""
-  table = llama.embed_tokens[...]
-  return Room(
-    cache=jax.tree.map(
-      lambda row, start: row.at[:, :, : start.shape[2]].set(start),
-      llama.empty_cache(size, length, table.dtype),
-      prefix,
-    ),
-    x=jnp.zeros((size, table.shape[1]), table.dtype),
-    position=jnp.zeros(size, jnp.int32),
-    limit=jnp.zeros(size, jnp.int32),
-    key=jax.random.split(jax.random.key(0), size),
-    arrived=jnp.int32(0),
-  )
-
-
 def empty_slots(llama: Llama, size: int, length: int, rules: Rules) -> Slots:
   """Free slots with a cache of `length`."""
   table = llama.embed_tokens[...]
@@ -115,49 +86,6 @@ def empty_slots(llama: Llama, size: int, length: int, rules: Rules) -> Slots:
     key=jax.random.split(jax.random.key(0), size),
     recent=jnp.full((size, rules.repeats * NGRAM), -1),
     started=jnp.int32(0),
-  )
-
-
-@jax.jit
-def read_prefix(llama: Llama, tokens: Int[Array, ' p']) -> Cache:
-  """The keys and values of the tokens that all prompts begin with, if there are any."""
-  x = llama.embed(tokens[None])
-  if not tokens.size:
-    return llama.empty_cache(1, 0, x.dtype)
-  return llama(x, *causal(jnp.ones(x.shape[:2], jnp.int32)))[1]
-
-
-@functools.partial(jax.jit, donate_argnames='room')
-def prefill(
-  llama: Llama,
-  prefix: Cache,
-  room: Room,
-  prompts: Int[Array, 'g t'] | Float[Array, 'g t d'],
-  length: Int[Array, ' g'],
-  limit: Int[Array, ' g'],
-  key: Key[Array, ' g'],
-) -> Room:
-  """Reads a group of prompts, what of them is behind the prefix, into the room.
-
-  Those come first that are any; the others have length 0. There must be room for them.
-  """
-  x = llama.embed(prompts) if prompts.ndim == 2 else prompts.astype(room.x.dtype)
-  (g, t), start = x.shape[:2], prefix.key.shape[2]
-  positions, mask = causal((jnp.arange(t)[None] < length[:, None]).astype(jnp.int32))
-  mask = jnp.pad(mask, ((0, 0), (0, 0), (start, 0)), constant_values=True)
-  _, own = llama(x, positions + start, mask, prefix=prefix)
-  size, last = len(room.position), jnp.maximum(length - 1, 0)
-  place = (room.arrived + jnp.arange(g)) % size
-  place = jnp.where(length > 0, place, size)  # beyond: written nowhere
-  return Room(
-    cache=jax.tree.map(
-      lambda row, new: row.at[:, place, start : start + t].set(new), room.cache, own
-    ),
-    x=room.x.at[place].set(x[jnp.arange(g), last]),
-    position=room.position.at[place].set(start + last),
-    limit=room.limit.at[place].set(limit),
-    key=room.key.at[place].set(key),
-    arrived=room.arrived + jnp.sum(length > 0),
   )
 
 
@@ -222,7 +150,7 @@ def _admit(slots: Slots, room: Room) -> Slots:
 
 def _decode(llama: Llama, slots: Slots, rules: Rules) -> tuple[Slots, Said]:
   """One token for every slot; those whose last it was are free."""
-  places = slots.cache.key.shape[2]
+  places = slots.cache.key.shape[3]
   mask = jnp.arange(places)[None, None] <= slots.position[:, None, None]
   hidden, cache = llama(
     slots.x[:, None], slots.position[:, None], mask, slots.cache, slots.position

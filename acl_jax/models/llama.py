@@ -50,16 +50,16 @@ class Config:
 class Cache(NamedTuple):
   """The keys and values of every layer, the keys rotated already."""
 
-  key: Float[Array, 'l b s k h']
-  value: Float[Array, 'l b s k h']
+  key: Float[Array, 'l b k s h']
+  value: Float[Array, 'l b k s h']
 
   def write(self, key, value, layer, index) -> 'Cache':
     """Puts t keys and values of one layer into each row's places from `index` on."""
     row = jnp.arange(len(index))[:, None]
     place = index[:, None] + jnp.arange(key.shape[1])[None]
     return Cache(
-      self.key.at[layer, row, place].set(key),
-      self.value.at[layer, row, place].set(value),
+      self.key.at[layer, row, :, place].set(key),
+      self.value.at[layer, row, :, place].set(value),
     )
 
 
@@ -80,7 +80,8 @@ class Attention(nnx.Module):
     key = rope(project(x, self.k_proj), positions, self.theta)
     value = project(x, self.v_proj)
     if cache is None:
-      cache = Cache(key, value)
+      cache = Cache(key.swapaxes(1, 2), value.swapaxes(1, 2))
+      key, value = cache
     else:
       cache = cache.write(key, value, layer, index)
       key, value = cache.key[layer], cache.value[layer]
@@ -91,11 +92,11 @@ class Attention(nnx.Module):
 
 
 def _behind(
-  shared: Float[Array, '1 p k h'], own: Float[Array, 'b t k h']
-) -> Float[Array, 'b s k h']:
+  shared: Float[Array, '1 k p h'], own: Float[Array, 'b k t h']
+) -> Float[Array, 'b k s h']:
   """Every row's own keys or values behind those that all rows share."""
   shared = jnp.broadcast_to(shared, (len(own), *shared.shape[1:]))
-  return jnp.concatenate([shared.astype(own.dtype), own], axis=1)
+  return jnp.concatenate([shared.astype(own.dtype), own], axis=2)
 
 
 class MLP(nnx.Module):
@@ -175,7 +176,7 @@ class Llama(nnx.Module):
 
     mask: which of the s keys a query sees. Without `cache` the keys are those of the
       t inputs, and are returned. With it they are those in its places, of which the
-      inputs of a row take index..index+t (what is beyond the last is not written); it is
+      inputs of a row take index..index+t (beyond the last, nothing is written); it is
       returned with these.
     prefix: keys and values of one row that stand before those of all b rows, and before
       them in `mask`. Not with `cache`.
@@ -204,5 +205,5 @@ class Llama(nnx.Module):
   def empty_cache(self, batch: int, length: int, dtype: DTypeLike) -> Cache:
     """A cache of `length` places in each row, none of them written."""
     c = self.config
-    shape = (c.num_hidden_layers, batch, length, c.num_key_value_heads, c.head_dim)
+    shape = (c.num_hidden_layers, batch, c.num_key_value_heads, length, c.head_dim)
     return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))

@@ -10,8 +10,8 @@ import pytest
 import soundfile
 
 from acl_jax import evaluate as program
-from acl_jax.evaluate import check_skipped, evaluate, table
 from acl_jax.decoding.engine import Engine
+from acl_jax.evaluate import check_skipped, evaluate, table
 from acl_jax.evaluation import answers, report
 from acl_jax.evaluation.cascade import Recogniser
 from acl_jax.evaluation.examples import CONDITIONS
