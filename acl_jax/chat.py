@@ -24,7 +24,9 @@ from ml_collections import config_flags
 
 from acl_jax import assembly, assets, program
 from acl_jax.assembly import Text
-from acl_jax.decoding.generate import stream
+from acl_jax.decoding.engine import Engine, EngineConfig, Request
+from acl_jax.decoding.sampling import Sampling
+from acl_jax.decoding.slots import Rules
 from acl_jax.models.speech_llm import Prompt, SpeechLLM
 from acl_jax.text.templates import Audio, Turn
 from data_pipeline import audio
@@ -33,6 +35,7 @@ from data_pipeline.features import features
 
 FRAMES = 200  # a recording is padded to a multiple of 2 s: few shapes, few compilations
 LENGTH = 32  # and a prompt to a multiple of this
+STEPS = 2  # tokens that are shown at once
 
 
 class Chat:
@@ -42,7 +45,7 @@ class Chat:
     self, model: SpeechLLM, text: Text, *, max_new_tokens: int, seed: int = 0
   ):
     self.model, self.text = model, text
-    self.max_new_tokens, self.key = max_new_tokens, jax.random.key(seed)
+    self.max_new_tokens, self.seed = max_new_tokens, seed
     self.turns: list[Turn] = []
     self.log_mels: list[np.ndarray] = []
 
@@ -74,26 +77,22 @@ class Chat:
 
   def _answer(self, temperature: float) -> Iterator[str]:
     """The reply's text as it grows, never in the middle of a character."""
-    x, valid = self._embed()
-    self.key, key = jax.random.split(self.key)
+    prompt = self._embed()
+    rules = Rules(self.text.tokenizer.stop_ids, Sampling(temperature), steps=STEPS)
+    length = round_up(len(prompt), LENGTH)
+    config = EngineConfig(1, length, self.max_new_tokens, rules)
+    self.seed, seed = self.seed + 1, self.seed
+    engine = Engine(self.model.llama, config, seed=seed)
     ids, shown = [], ''
-    for token in stream(
-      self.model.llama,
-      x,
-      valid,
-      key,
-      max_new_tokens=self.max_new_tokens,
-      stop_ids=self.text.tokenizer.stop_ids,
-      temperature=temperature,
-    ):
-      ids.append(token)
+    for token in engine.stream([Request('reply', prompt)]):
+      ids.append(token.id)
       text = self.text.tokenizer.decode(ids)
       if not text.endswith('\N{REPLACEMENT CHARACTER}'):
         yield text[len(shown) :]
         shown = text
 
-  def _embed(self):
-    """The conversation so far as the LLM's input."""
+  def _embed(self) -> np.ndarray:
+    """The conversation so far as the LLM's input [t d]."""
     heard, heard_valid = _no_audio(self.model)
     if self.log_mels:
       length = round_up(max(map(len, self.log_mels)), FRAMES)
@@ -103,16 +102,17 @@ class Chat:
     clips = [range(i * slots, (i + 1) * slots) for i in range(len(self.log_mels))]
     row = lay_out(self.text.converse(self.turns), clips)
     length = round_up(len(row.tokens), LENGTH)
-    room = self.model.llama.config.max_position_embeddings - self.max_new_tokens
-    if length > room:
-      raise ValueError(f'the conversation has {length} tokens; {room} is the limit')
     ids = [1] * len(row.tokens)
     parts = zip((row.tokens, row.place, ids), (0, NO_AUDIO, 0), strict=True)
     prompt = (pad([part], (1, length), fill, np.int32) for part, fill in parts)
     heard, heard_valid = (x.reshape(1, -1, *x.shape[2:]) for x in (heard, heard_valid))
     prompt = Prompt._make(map(jnp.asarray, prompt))
     x, ids = self.model.splice(prompt, heard, heard_valid)
-    return x, ids > 0
+    said = np.asarray(x[0][ids[0] > 0])
+    room = self.model.llama.config.max_position_embeddings - self.max_new_tokens
+    if round_up(len(said), LENGTH) > room:
+      raise ValueError(f'the conversation has {len(said)} tokens; {room} is the limit')
+    return said
 
 
 _hear = jax.jit(lambda model, log_mel, valid: model.hear(log_mel, valid))

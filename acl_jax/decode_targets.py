@@ -4,10 +4,12 @@
   python -m acl_jax.decode_targets --config=configs/smol.py --input=speech --output=out
 
 Only transcripts are read, no audio. A run that was stopped goes on, when run again,
-with the first shard that is missing: a shard depends on nothing but its transcripts.
+with the first shard that is missing, to the same bytes: a response depends on its own
+transcript, and its rounding at most on the longest and the shortest of the corpus.
 """
 
 import collections
+import itertools
 import json
 import sys
 import time
@@ -21,7 +23,7 @@ from ml_collections import config_flags
 from acl_jax import assembly, program
 from acl_jax.assembly import Text
 from acl_jax.decoding import targets
-from acl_jax.decoding.answers import Decoding, Example, answer
+from acl_jax.decoding.answers import Answers, Decoding, Example
 from acl_jax.models.llama import Llama
 from acl_jax.text.instructions import choose, written
 from data_pipeline import corpora, records
@@ -72,10 +74,12 @@ def decode_targets(
       missing[path] = part
   if len(missing) < len(parts):
     _say(f'{len(parts) - len(missing)} of {len(parts)} shards are there already')
-  progress = _Progress(sum(map(len, missing.values())))
-  for path, part in missing.items():
-    responses = answer(llama, text.tokenizer, part, decoding, progress.advance)
-    records.write_shard(path, responses)
+  if missing:
+    asked = [*itertools.chain(*missing.values())]
+    answers = Answers(llama, text.tokenizer, examples, decoding)
+    made = answers(asked, _Progress(len(asked)).advance)
+    for path, part in missing.items():
+      records.write_shard(path, itertools.islice(made, len(part)))
   return targets.Targets(output)
 
 

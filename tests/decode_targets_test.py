@@ -128,30 +128,43 @@ def test_a_sample_depends_on_the_id_alone(llama, text, tmp_path):
 
 def test_a_killed_job_resumes_to_the_same_bytes(llama, text, tmp_path, monkeypatch):
   decode(llama, text, tmp_path / 'calm')
-  shards = []
+  asked = []
 
-  def kill_in_the_second(*arguments):
-    shards.append(answers.answer(*arguments))
-    yield next(shards[-1])
-    if len(shards) == 2:
-      raise KeyboardInterrupt
-    yield from shards[-1]
+  class Killed(answers.Answers):
+    """Dies in the second shard."""
 
-  monkeypatch.setattr(program, 'answer', kill_in_the_second)
+    def __call__(self, examples, advance):
+      asked.append(len(examples))
+      for number, record in enumerate(super().__call__(examples, advance)):
+        if len(asked) == 1 and number == 5:
+          raise KeyboardInterrupt
+        yield record
+
+  monkeypatch.setattr(program, 'Answers', Killed)
   with pytest.raises(KeyboardInterrupt):
     decode(llama, text, tmp_path / 'killed')
   with pytest.raises(RecordError, match='targets-00001-of-00003.*missing'):
     Targets(tmp_path / 'killed')
   decode(llama, text, tmp_path / 'killed')
-  assert len(shards) == 4  # one whole, one cut, and the two that were missing
+  assert asked == [11, 7]  # all, and what was missing
   calm, killed = contents(tmp_path / 'calm'), contents(tmp_path / 'killed')
   assert killed == calm
+
+
+@pytest.mark.parametrize('number', range(3))
+def test_a_shard_does_not_depend_on_those_before_it(llama, text, tmp_path, number):
+  decode(llama, text, tmp_path)
+  path = tmp_path / f'targets-0000{number}-of-00003.array_record'
+  together = path.read_bytes()
+  path.unlink()
+  decode(llama, text, tmp_path)  # alone
+  assert path.read_bytes() == together
 
 
 def test_a_finished_folder_is_only_read(llama, text, tmp_path, monkeypatch):
   decode(llama, text, tmp_path)
   before = contents(tmp_path)
-  monkeypatch.setattr(program, 'answer', None)
+  monkeypatch.setattr(program, 'Answers', None)
   smaller = Decoding(**{**vars(DECODING), 'batch_size': 2})
   assert len(decode(llama, text, tmp_path, decoding=smaller)) == 11
   assert contents(tmp_path) == before

@@ -1,24 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From prompts to the records of their responses, batch by batch."""
+"""From prompts to the records of their responses, by the batch engine."""
 
 import dataclasses
+import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from acl_jax.decoding.generate import Generated, generate
+from acl_jax.decoding.engine import Engine, EngineConfig, Request, Response
+from acl_jax.decoding.sampling import Sampling
+from acl_jax.decoding.slots import Rules
 from acl_jax.decoding.targets import fingerprint
 from acl_jax.models.llama import Llama
 from acl_jax.text.instructions import PLAIN, Weighed, check
 from acl_jax.text.tokenizer import Tokenizer
-from data_pipeline.batches import round_up
 from data_pipeline.container import pack
-
-LENGTH_STEP = 16  # prompts are padded to multiples: few lengths, few compilations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +24,7 @@ class Decoding:
   """How to decode: `config.targets` and `config.seed`."""
 
   max_new_tokens: int
-  batch_size: int
+  batch_size: int  # slots of the engine
   temperature: float
   top_k: int  # how many of the likeliest tokens to keep at each step; 0 for none
   seed: int
@@ -61,75 +59,80 @@ class Example:
   prompt: tuple[int, ...]
 
 
-def answer(
-  llama: Llama,
-  tokenizer: Tokenizer,
-  examples: Sequence[Example],
-  decoding: Decoding,
-  advance: Callable[[int, int], None],
-) -> Iterator[bytes]:
-  """The records of the examples, in their order.
+class Answers:
+  """The LLM, ready to answer the examples of a corpus or some of them.
 
-  Prompts of like length share a batch. A sampled response depends on the seed and the
-  id of its example. advance: told the examples and the tokens of every batch.
+  Its shapes follow from all examples, so that the record of one does not depend on
+  which others are asked for: a sampled response depends on the seed and its id.
   """
-  answers = {}
-  by_length = sorted(examples, key=lambda example: len(example.prompt))
-  for start in range(0, len(by_length), decoding.batch_size):
-    batch = by_length[start : start + decoding.batch_size]
-    generated = _generate(llama, batch, tokenizer.stop_ids, decoding)
-    for row, example in enumerate(batch):
-      answers[example.id] = _record(tokenizer, example, generated, row)
-    advance(len(batch), int(generated.lengths[: len(batch)].sum()))
-  return (answers[example.id] for example in examples)
+
+  def __init__(
+    self,
+    llama: Llama,
+    tokenizer: Tokenizer,
+    examples: Sequence[Example],
+    decoding: Decoding,
+  ):
+    self.tokenizer = tokenizer
+    prompts = [example.prompt for example in examples]
+    self.start = common_start(prompts)
+    config = EngineConfig(
+      slots=decoding.batch_size,
+      prompt_length=max(map(len, prompts)) - self.start,
+      max_new_tokens=decoding.max_new_tokens,
+      rules=Rules(
+        stop_ids=tokenizer.stop_ids,
+        sampling=Sampling(decoding.temperature),
+        top=decoding.top_k,
+      ),
+    )
+    prefix = prompts[0][: self.start]
+    self.engine = Engine(llama, config, prefix=prefix, seed=decoding.seed)
+
+  def __call__(
+    self, examples: Sequence[Example], advance: Callable[[int, int], None]
+  ) -> Iterator[bytes]:
+    """The records of the examples, in their order.
+
+    advance: told of every response, 1, and how many tokens it has.
+    """
+    asked = (
+      Request(
+        id=example.id,
+        prompt=example.prompt[self.start :],
+        seed=zlib.crc32(example.id.encode()),
+      )
+      for example in examples
+    )
+    responses = self.engine.run(asked)
+    made: dict[str, Response] = {}
+    for example in examples:
+      while example.id not in made:
+        response = next(responses)
+        made[response.request.id] = response
+        advance(1, len(response.tokens))
+      yield _record(self.tokenizer, example, made.pop(example.id))
 
 
-def _generate(
-  llama: Llama, batch: Sequence[Example], stop_ids: tuple[int, ...], decoding: Decoding
-) -> Generated:
-  """Decodes one batch; the shapes take few values, whatever its prompts."""
-  # The last prompt again in the rows that are left: they end when it does.
-  batch = [*batch, *[batch[-1]] * (decoding.batch_size - len(batch))]
-  longest = max(len(example.prompt) for example in batch)
-  length = min(round_up(longest, LENGTH_STEP), decoding.room(llama))
-  tokens = np.zeros((len(batch), length), np.int32)
-  valid = np.zeros((len(batch), length), bool)
-  for row, example in enumerate(batch):
-    tokens[row, : len(example.prompt)] = example.prompt
-    valid[row, : len(example.prompt)] = True
-  numbers = np.array([zlib.crc32(example.id.encode()) for example in batch], np.uint32)
-  root = jax.random.key(decoding.seed)
-  generated = generate(
-    llama,
-    llama.embed(jnp.asarray(tokens)),
-    jnp.asarray(valid),
-    jax.vmap(jax.random.fold_in, (None, 0))(root, jnp.asarray(numbers)),
-    max_new_tokens=decoding.max_new_tokens,
-    stop_ids=stop_ids,
-    temperature=decoding.temperature,
-    top_k=decoding.top_k,
-  )
-  return jax.device_get(generated)
+def common_start(prompts: Sequence[Sequence[int]]) -> int:
+  """How many tokens all prompts begin with; of each at least one is left."""
+  first, last = min(prompts), max(prompts)
+  alike = len(os.path.commonprefix([first, last]))
+  return max(0, min(alike, min(map(len, prompts)) - 1))
 
 
-def _record(
-  tokenizer: Tokenizer, example: Example, generated: Generated, row: int
-) -> bytes:
-  length = int(generated.lengths[row])
-  response = np.asarray(generated.tokens)[row, :length]
+def _record(tokenizer: Tokenizer, example: Example, response: Response) -> bytes:
   prompt = np.array(example.prompt, '<i4').tobytes()
   header = {
     'id': example.id,
     'transcript': example.text,
     'instruction': example.instruction,
     'prompt_fingerprint': fingerprint([prompt])[:16],
-    'finish_reason': 'stop' if response[-1] in tokenizer.stop_ids else 'length',
-    'text': tokenizer.decode(response),
+    'finish_reason': response.finish_reason,
+    'text': tokenizer.decode(response.tokens),
   }
-  log_probs = np.asarray(generated.log_probs)[row, :length]
-  arrays = {'response': response, 'log_probs': log_probs}
-  if generated.top_ids.shape[2]:
-    top_log_probs = np.asarray(generated.top_log_probs)[row, :length]
-    arrays['top_ids'] = np.asarray(generated.top_ids)[row, :length]
-    arrays['top_log_probs'] = top_log_probs.astype(np.float16)
+  arrays = {'response': response.tokens, 'log_probs': response.log_probs}
+  if response.top_ids.shape[1]:
+    arrays['top_ids'] = response.top_ids
+    arrays['top_log_probs'] = response.top_log_probs.astype(np.float16)
   return pack(header, arrays)

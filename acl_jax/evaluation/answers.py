@@ -5,17 +5,19 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
+import numpy as np
 
 from acl_jax.assembly import Text
-from acl_jax.decoding.generate import generate
+from acl_jax.decoding.answers import common_start
+from acl_jax.decoding.engine import Engine, EngineConfig, Request
+from acl_jax.decoding.slots import Rules
 from acl_jax.decoding.targets import fingerprint
 from acl_jax.evaluation.cache import Cache
-from acl_jax.evaluation.rows import Case, batches
+from acl_jax.evaluation.rows import Case, lay_out_rows, size
 from acl_jax.models.speech_llm import SpeechLLM
 from data_pipeline.corpora.utterance import Utterance
 
-TOKENS_PER_BATCH = 4_096
-MAX_ROWS = 32  # every step reads all weights, however many rows there are
+MAX_SLOTS = 32  # every step reads all weights, however many slots there are
 
 
 def answer(
@@ -26,21 +28,37 @@ def answer(
   stop_ids: tuple[int, ...],
 ) -> Iterator[tuple[int, tuple[int, ...]]]:
   """Number and response of every case, as they get done; the stop token included."""
-  width = model.llama.config.hidden_size
-  few = 1 << (min(MAX_ROWS, max(1, len(cases))) - 1).bit_length()
-  for numbers, rows in batches(cases, width, TOKENS_PER_BATCH, few):
-    x, ids = _splice(model, rows)
-    made = generate(
-      model.llama,
-      x,
-      ids > 0,
-      jax.random.key(0),  # nothing is drawn: greedy
-      max_new_tokens=max_new_tokens,
-      stop_ids=stop_ids,
-    )
-    tokens, lengths = jax.device_get((made.tokens, made.lengths))
-    for row, number in enumerate(numbers):
-      yield number, tuple(tokens[row, : lengths[row]].tolist())
+  if not cases:
+    return
+  start = common_start([_opening(case) for case in cases])
+  prefix = _opening(cases[0])[:start]
+  config = EngineConfig(
+    slots=min(MAX_SLOTS, len(cases)),
+    prompt_length=max(map(size, cases)) - start,
+    max_new_tokens=max_new_tokens,
+    rules=Rules(stop_ids),
+  )
+  asked = (
+    Request(str(number), _embed(model, case, start))
+    for number, case in enumerate(cases)
+  )
+  for response in Engine(model.llama, config, prefix=prefix).run(asked):
+    yield int(response.request.id), tuple(response.tokens.tolist())
+
+
+def _opening(case: Case) -> tuple[int, ...]:
+  """The text that a prompt begins with."""
+  first = case.prompt[0]
+  return () if isinstance(first, int) else first
+
+
+def _embed(model: SpeechLLM, case: Case, start: int):
+  """A prompt from `start` on: its tokens or, if there is audio in it, embeddings."""
+  if len(case.prompt) == 1 and case.clip is None:
+    return _opening(case)[start:]
+  rows = lay_out_rows([case], 1, model.llama.config.hidden_size)
+  x, ids = _splice(model, rows)
+  return np.asarray(x[0][ids[0] > 0][start:])
 
 
 _splice = jax.jit(

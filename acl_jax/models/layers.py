@@ -117,8 +117,8 @@ def rope(
 
 def attention(
   query: Float[Array, 'b t n h'],
-  key: Float[Array, 'b s k h'],
-  value: Float[Array, 'b s k h'],
+  key: Float[Array, 'b k s h'],
+  value: Float[Array, 'b k s h'],
   mask: Bool[Array, 'b t s'],
 ) -> Float[Array, 'b t n h']:
   """Scaled dot-product attention; n/k query heads share each key/value head.
@@ -126,15 +126,16 @@ def attention(
   A query whose mask is all False gets an arbitrary finite answer, never NaN.
   """
   b, t, n, h = query.shape
-  k = key.shape[2]
-  query = query.reshape(b, t, k, n // k, h)
+  k = key.shape[1]
+  query = query.reshape(b, t, k, n // k, h).transpose(0, 2, 3, 1, 4)
   # float32: scores and softmax
   scores = jnp.einsum(
-    'btkgh,bskh->bkgts', query * h**-0.5, key, preferred_element_type=jnp.float32
+    'bkgth,bksh->bkgts', query * h**-0.5, key, preferred_element_type=jnp.float32
   )
   scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
   weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-  return jnp.einsum('bkgts,bskh->btkgh', weights, value).reshape(b, t, n, h)
+  y = jnp.einsum('bkgts,bksh->bkgth', weights, value)
+  return y.transpose(0, 3, 1, 2, 4).reshape(b, t, n, h)
 
 
 def apart(

@@ -50,15 +50,16 @@ class Config:
 class Cache(NamedTuple):
   """The keys and values of every layer, the keys rotated already."""
 
-  key: Float[Array, 'l b s k h']
-  value: Float[Array, 'l b s k h']
+  key: Float[Array, 'l b k s h']
+  value: Float[Array, 'l b k s h']
 
   def write(self, key, value, layer, index) -> 'Cache':
-    """Puts t keys and values of one layer into the slots from `index` on."""
-    start = (layer, 0, index, 0, 0)
+    """Puts t keys and values of one layer into each row's places from `index` on."""
+    row = jnp.arange(len(index))[:, None]
+    place = index[:, None] + jnp.arange(key.shape[1])[None]
     return Cache(
-      jax.lax.dynamic_update_slice(self.key, key[None], start),
-      jax.lax.dynamic_update_slice(self.value, value[None], start),
+      self.key.at[layer, row, :, place].set(key),
+      self.value.at[layer, row, :, place].set(value),
     )
 
 
@@ -79,7 +80,8 @@ class Attention(nnx.Module):
     key = rope(project(x, self.k_proj), positions, self.theta)
     value = project(x, self.v_proj)
     if cache is None:
-      cache = Cache(key, value)
+      cache = Cache(key.swapaxes(1, 2), value.swapaxes(1, 2))
+      key, value = cache
     else:
       cache = cache.write(key, value, layer, index)
       key, value = cache.key[layer], cache.value[layer]
@@ -90,11 +92,11 @@ class Attention(nnx.Module):
 
 
 def _behind(
-  shared: Float[Array, '1 p k h'], own: Float[Array, 'b t k h']
-) -> Float[Array, 'b s k h']:
+  shared: Float[Array, '1 k p h'], own: Float[Array, 'b k t h']
+) -> Float[Array, 'b k s h']:
   """Every row's own keys or values behind those that all rows share."""
   shared = jnp.broadcast_to(shared, (len(own), *shared.shape[1:]))
-  return jnp.concatenate([shared.astype(own.dtype), own], axis=1)
+  return jnp.concatenate([shared.astype(own.dtype), own], axis=2)
 
 
 class MLP(nnx.Module):
@@ -125,7 +127,7 @@ class Block(nnx.Module):
     self.post_attention_layernorm = ones(config.hidden_size)
     self.mlp = MLP(config, rngs=rngs)
 
-  def __call__(self, x, positions, mask, prefix=None, cache=None, layer=0, index=0):
+  def __call__(self, x, positions, mask, prefix=None, cache=None, layer=0, index=None):
     y = rms_norm(x, self.input_layernorm[...], self.eps)
     y, cache = self.self_attn(y, positions, mask, prefix, cache, layer, index)
     x = x + y
@@ -146,7 +148,7 @@ class Llama(nnx.Module):
     if not config.tie_word_embeddings:
       self.lm_head = param(rngs, (d, v), ('embed', 'vocab'))
 
-  def embed(self, tokens: Int[Array, 'b t']) -> Float[Array, 'b t d']:
+  def embed(self, tokens: Int[Array, '*b']) -> Float[Array, '*b d']:
     """The embedding of every token, in the dtype of the table."""
     return self.embed_tokens[...][tokens]
 
@@ -166,15 +168,16 @@ class Llama(nnx.Module):
     positions: Int[Array, 'b t'],
     mask: Bool[Array, 'b t s'],
     cache: Cache | None = None,
-    index: int | Int[Array, ''] = 0,
+    index: Int[Array, ' b'] | None = None,
     remat: str | None = None,
     prefix: Cache | None = None,
   ) -> tuple[Float[Array, 'b t d'], Cache]:
     """Embeddings -> (hidden states after the final norm, keys and values).
 
     mask: which of the s keys a query sees. Without `cache` the keys are those of the
-      t inputs, and are returned. With it they are its slots, of which the inputs take
-      index..index+t (never more than there are); it is returned with these written.
+      t inputs, and are returned. With it they are those in its places, of which the
+      inputs of a row take index..index+t (beyond the last, nothing is written); it is
+      returned with these.
     prefix: keys and values of one row that stand before those of all b rows, and before
       them in `mask`. Not with `cache`.
     remat: what to keep for the backward pass, a key of `REMAT`; None keeps everything.
@@ -200,7 +203,7 @@ class Llama(nnx.Module):
     return x, stacked if carried is None else carried
 
   def empty_cache(self, batch: int, length: int, dtype: DTypeLike) -> Cache:
-    """A cache of `length` slots, none of them written."""
+    """A cache of `length` places in each row, none of them written."""
     c = self.config
-    shape = (c.num_hidden_layers, batch, length, c.num_key_value_heads, c.head_dim)
+    shape = (c.num_hidden_layers, batch, c.num_key_value_heads, length, c.head_dim)
     return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))

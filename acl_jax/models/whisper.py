@@ -79,7 +79,8 @@ class Block(nnx.Module):
     y = self.self_attn_layer_norm(x)
     k = (y @ self.k_proj[...].astype(x.dtype)).reshape(heads)
     q, v = self.q_proj(y).reshape(heads), self.v_proj(y).reshape(heads)
-    x = x + self.out_proj(attention(q, k, v, mask).reshape(x.shape))
+    y = attention(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask)
+    x = x + self.out_proj(y.reshape(x.shape))
     y = self.fc1(self.final_layer_norm(x))
     return x + self.fc2(jax.nn.gelu(y, approximate=False))
 

@@ -62,15 +62,15 @@ def attention_by_hand(query, key, value, mask):
   out = np.zeros(query.shape)
   for b, t, n in np.ndindex(query.shape[:3]):
     seen = mask[b, t]
-    k = n // (query.shape[2] // key.shape[2])
-    weights = np.exp(key[b, seen, k] @ query[b, t, n] / np.sqrt(H))
-    out[b, t, n] = weights / weights.sum() @ value[b, seen, k]
+    k = n // (query.shape[2] // key.shape[1])
+    weights = np.exp(key[b, k, seen] @ query[b, t, n] / np.sqrt(H))
+    out[b, t, n] = weights / weights.sum() @ value[b, k, seen]
   return out
 
 
 @pytest.mark.parametrize('k', [1, K, N])
 def test_attention_is_its_definition(k):
-  query, key, value = normal(B, T, N, H), normal(B, S, k, H), normal(B, S, k, H, seed=1)
+  query, key, value = normal(B, T, N, H), normal(B, k, S, H), normal(B, k, S, H, seed=1)
   mask = (normal(B, T, S, seed=2) > 0).at[:, :, 0].set(True)
   got = layers.attention(query, key, value, mask)
   want = attention_by_hand(query, key, value, np.asarray(mask))
@@ -78,15 +78,15 @@ def test_attention_is_its_definition(k):
 
 
 def test_a_key_out_of_sight_changes_nothing():
-  query, key, value = normal(B, T, N, H), normal(B, S, K, H), normal(B, S, K, H)
+  query, key, value = normal(B, T, N, H), normal(B, K, S, H), normal(B, K, S, H)
   mask = jnp.ones((B, T, S), bool).at[:, :, 3].set(False)
   got = layers.attention(query, key, value, mask)
-  key, value = key.at[:, 3].set(1e4), value.at[:, 3].set(-1e4)
+  key, value = key.at[:, :, 3].set(1e4), value.at[:, :, 3].set(-1e4)
   np.testing.assert_array_equal(got, layers.attention(query, key, value, mask))
 
 
 def test_a_query_that_sees_nothing_gets_and_gives_no_nan():
-  query, key, value = normal(B, T, N, H), normal(B, S, K, H), normal(B, S, K, H)
+  query, key, value = normal(B, T, N, H), normal(B, K, S, H), normal(B, K, S, H)
   mask = jnp.ones((B, T, S), bool).at[:, 2].set(False)
   loss = lambda *qkv: jnp.sum(layers.attention(*qkv, mask) ** 2)  # noqa: E731
   value, gradients = jax.value_and_grad(loss, (0, 1, 2))(query, key, value)

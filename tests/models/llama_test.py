@@ -29,7 +29,7 @@ def x():
 
 
 @jax.jit
-def run(model, x, positions, mask, cache=None, index=0):
+def run(model, x, positions, mask, cache=None, index=None):
   return model(x, positions, mask, cache, index)
 
 
@@ -79,12 +79,14 @@ def test_decoding_with_a_cache_is_the_full_forward(model, x):
     slots = jnp.arange(T + 3)[None, None] <= jnp.arange(start, stop)[None, :, None]
     mask = jnp.tile(slots, (B, 1, 1))
     part = slice(start, stop)
-    y, cache = run(model, x[:, part], POSITIONS[:, part], mask, cache, start)
+    y, cache = run(
+      model, x[:, part], POSITIONS[:, part], mask, cache, jnp.full(B, start)
+    )
     out.append(y)
   np.testing.assert_allclose(jnp.concatenate(out, 1), want, atol=1e-5)
-  np.testing.assert_allclose(cache.key[:, :, :T], keys.key, atol=1e-5)
-  np.testing.assert_allclose(cache.value[:, :, :T], keys.value, atol=1e-5)
-  np.testing.assert_array_equal(cache.key[:, :, T:], 0)
+  np.testing.assert_allclose(cache.key[..., :T, :], keys.key, atol=1e-5)
+  np.testing.assert_allclose(cache.value[..., :T, :], keys.value, atol=1e-5)
+  np.testing.assert_array_equal(cache.key[..., T:, :], 0)
 
 
 def test_what_is_masked_changes_nothing(model, x):

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the batch engine is asked, and what it says."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Request:
+  """A prompt to continue, what of it is behind the engine's prefix.
+
+  seed: with the engine's, it decides what is drawn. max_new_tokens: the engine's if
+  None.
+  """
+
+  id: str
+  prompt: Sequence[int] | Float[np.ndarray, 't d']  # tokens, or embeddings
+  seed: int = 0
+  max_new_tokens: int | None = None
+
+
+class Token(NamedTuple):
+  """A token of a response; `finish_reason` is that of the last, '' before.
+
+  log_prob: the model's own, whatever the temperature. top_ids, top_log_probs: of the
+  likeliest tokens at this step, `Rules.top` of them.
+  """
+
+  request: Request
+  id: int
+  finish_reason: str
+  log_prob: np.float32
+  top_ids: Int[np.ndarray, ' k']
+  top_log_probs: Float[np.ndarray, ' k']
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Response:
+  """All tokens of a response, the stop token included.
+
+  finish_reason: 'stop', 'length' or 'repetition'.
+  """
+
+  request: Request
+  finish_reason: str
+  tokens: Int[np.ndarray, ' u']
+  log_probs: Float[np.ndarray, ' u']
+  top_ids: Int[np.ndarray, 'u k']
+  top_log_probs: Float[np.ndarray, 'u k']
+
+
+def join(tokens: Sequence[Token]) -> Response:
+  """The response that these are the tokens of."""
+  return Response(
+    request=tokens[-1].request,
+    finish_reason=tokens[-1].finish_reason,
+    tokens=np.array([token.id for token in tokens], np.int32),
+    log_probs=np.array([token.log_prob for token in tokens], np.float32),
+    top_ids=np.stack([token.top_ids for token in tokens]),
+    top_log_probs=np.stack([token.top_log_probs for token in tokens]),
+  )
