@@ -19,8 +19,7 @@ REQUIRED = [
   'soundfile>=0.14,<0.16',  # wav, flac, ogg, mp3
   'soxr>=1.1,<2',  # resampling
   'librosa>=0.11,<0.13',  # mel filter banks, spectrogram pictures
-  'scipy>=1.17,<2',  # the FFT of the front end
-  'threadpoolctl>=3.6,<4',  # keeps NumPy's threads from fighting with the loader's
+  'scipy>=1.17,<2',  # the FFT and the mel filters of the front end
   # Weights and text.
   'safetensors>=0.8,<0.10',  # Hugging Face weights, and the adapters we ship
   'ml_dtypes>=0.5,<0.7',  # bfloat16 in NumPy, as JAX has it

@@ -4,10 +4,9 @@
   .venv/bin/python benchmarks/loader.py [--log_mel] [--encoding=int16]
 
 Both read the same shards, decode the same records and lay the same rows out, as int16
-samples or as log-mel frames; Grain's workers hand them over through shared memory, and
-their NumPy keeps to one thread, as ours does. A rate is that of the epochs after the
-second, so neither the start nor what was read ahead meanwhile counts; of several rounds
-in turns the best. The last line is JSON.
+samples or as log-mel frames; Grain's workers hand them over through shared memory. A
+rate is that of the epochs after the second, so neither the start nor what was read
+ahead meanwhile counts; of several rounds in turns the best. The last line is JSON.
 """
 
 import json
@@ -21,7 +20,6 @@ from typing import Any
 
 import grain
 import numpy as np
-import threadpoolctl
 from absl import app, flags
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installed or not
@@ -69,10 +67,6 @@ class Assemble:
         audio[b, start:stop], segment_ids[b, start:stop] = samples, k
         start = stop
     return {'audio': audio, 'segment_ids': segment_ids}
-
-  def __setstate__(self, state: dict[str, Any]) -> None:
-    self.__dict__ |= state
-    threadpoolctl.threadpool_limits(1, user_api='blas')  # in a worker, too
 
   def frames(self, audio: np.ndarray) -> np.ndarray:
     """What of a recording stands in a row."""

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain
-import threadpoolctl
 
 from data_pipeline.batches import Batch
 
@@ -27,7 +26,6 @@ def load(
   What a step has depends on nothing else: neither on the number of threads, nor on
   where a run was stopped, and a restart reads no batch before its own.
   """
-  threadpoolctl.threadpool_limits(1, user_api='blas')  # ours are enough
   dataset = grain.MapDataset.range(steps.start, steps.stop)
   dataset = dataset.map(lambda step: assemble(order[int(step)].share(host, hosts)))
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=AHEAD)
