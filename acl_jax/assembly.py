@@ -15,6 +15,7 @@ from acl_jax import assets
 from acl_jax.models.adapters import Stride, StrideConfig
 from acl_jax.models.conformer_ctc import ConformerCTC
 from acl_jax.models.ctc import CTC, CTCConfig
+from acl_jax.models.int8 import quantise
 from acl_jax.models.speech_llm import Encoder, SpeechLLM
 from acl_jax.models.spelling import letters_of
 from acl_jax.models.whisper import Whisper
@@ -64,10 +65,12 @@ def load_text(config: ml_collections.ConfigDict) -> Text:
 
 
 def load_frozen_llama(config: ml_collections.ConfigDict):
-  """The LLM that a config names."""
-  llama = load_llama(assets.resolve(config.llama.path), jnp.dtype(config.llama.dtype))
+  """The LLM that a config names; of dtype int8, it computes in bfloat16."""
+  dtype = jnp.dtype(config.llama.dtype)
+  computes = jnp.bfloat16 if dtype == jnp.int8 else dtype
+  llama = load_llama(assets.resolve(config.llama.path), computes)
   _check_sizes('llama', config.llama, llama.config)
-  return llama
+  return quantise(llama) if dtype == jnp.int8 else llama
 
 
 def _check_sizes(name: str, wanted: ml_collections.ConfigDict, found) -> None:

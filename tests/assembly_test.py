@@ -50,6 +50,10 @@ def test_the_llm_has_the_dtype_of_the_config(config):
     config.llama.dtype = dtype
     llama = assembly.load_frozen_llama(config)
     assert {leaf.dtype for leaf in jax.tree.leaves(llama)} == {jnp.dtype(dtype)}
+  config.llama.dtype = 'int8'
+  llama = assembly.load_frozen_llama(config)
+  assert {str(leaf.dtype) for leaf in jax.tree.leaves(llama)} == {'int8', 'bfloat16'}
+  assert llama.dtype == jnp.bfloat16
 
 
 def test_new_adapters(config):

@@ -75,11 +75,10 @@ class Log(NamedTuple):
 
 def empty_slots(llama: Llama, size: int, length: int, rules: Rules) -> Slots:
   """Free slots with a cache of `length`."""
-  table = llama.embed_tokens[...]
   return Slots(
-    cache=llama.empty_cache(size, length, table.dtype),
+    cache=llama.empty_cache(size, length, llama.dtype),
     request=jnp.full(size, FREE),
-    x=jnp.zeros((size, table.shape[1]), table.dtype),
+    x=jnp.zeros((size, llama.config.hidden_size), llama.dtype),
     position=jnp.full(size, length),
     step=jnp.zeros(size, jnp.int32),
     limit=jnp.zeros(size, jnp.int32),

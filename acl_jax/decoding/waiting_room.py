@@ -71,14 +71,13 @@ def prefill(
 
 def empty_room(llama: Llama, size: int, length: int, prefix: Cache) -> Room:
   """Room for prompts that have `length` tokens at most, the prefix included."""
-  table = llama.embed_tokens[...]
   return Room(
     cache=jax.tree.map(
       lambda row, start: row.at[:, :, :, : start.shape[3]].set(start),
-      llama.empty_cache(size, length, table.dtype),
+      llama.empty_cache(size, length, llama.dtype),
       prefix,
     ),
-    x=jnp.zeros((size, table.shape[1]), table.dtype),
+    x=jnp.zeros((size, llama.config.hidden_size), llama.dtype),
     position=jnp.zeros(size, jnp.int32),
     limit=jnp.zeros(size, jnp.int32),
     key=jax.random.split(jax.random.key(0), size),

@@ -9,7 +9,7 @@ m mel bins, l layers, a audio clips.
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Int8
 
 LAYER_NORM_EPS = 1e-5  # PyTorch's default, which both encoders use
 # What the backward pass may keep of a layer instead of computing it again.
@@ -38,6 +38,30 @@ def ones(size: int, axis: str = 'embed') -> nnx.Param:
 def zeros(size: int, axis: str = 'embed') -> nnx.Param:
   """A bias."""
   return nnx.Param(jnp.zeros(size), axes=(axis,))
+
+
+class Quantised(nnx.Module):
+  """A matrix in 8 bits; what is read of it has the dtype it was made from.
+
+  Symmetric: value times scale, one scale for each index of the axes not `summed`.
+  """
+
+  def __init__(self, weight: Float[Array, '...'], summed: tuple[int, ...]):
+    largest = jnp.max(jnp.abs(weight.astype(jnp.float32)), summed, keepdims=True)
+    scale = jnp.where(largest > 0, largest / 127, 1)
+    self.value = nnx.Variable(_round(weight, scale))
+    self.scale = nnx.Variable(scale.astype(weight.dtype))
+
+  def __getitem__(self, index) -> Float[Array, '...']:
+    scale = self.scale[index]
+    return self.value[index].astype(scale.dtype) * scale
+
+
+@jax.jit
+def _round(
+  weight: Float[Array, '...'], scale: Float[Array, '...']
+) -> Int8[Array, '...']:
+  return jnp.round(weight.astype(jnp.float32) / scale).astype(jnp.int8)
 
 
 class Norm(nnx.Module):
@@ -73,7 +97,9 @@ def drop(x: Float[Array, '...'], rate: float, key: Array | None) -> Float[Array,
   return jnp.where(keep, x / (1 - rate), 0)
 
 
-def project(x: Float[Array, 'b t d'], w: nnx.Param) -> Float[Array, 'b t n h']:
+def project(
+  x: Float[Array, 'b t d'], w: nnx.Param | Quantised
+) -> Float[Array, 'b t n h']:
   """A linear map from the model width to heads, in the dtype of `x`."""
   return jnp.einsum('btd,dnh->btnh', x, w[...].astype(x.dtype))
 

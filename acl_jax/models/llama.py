@@ -148,9 +148,14 @@ class Llama(nnx.Module):
     if not config.tie_word_embeddings:
       self.lm_head = param(rngs, (d, v), ('embed', 'vocab'))
 
+  @property
+  def dtype(self) -> jnp.dtype:
+    """That of the embeddings."""
+    return self.norm[...].dtype
+
   def embed(self, tokens: Int[Array, '*b']) -> Float[Array, '*b d']:
     """The embedding of every token, in the dtype of the table."""
-    return self.embed_tokens[...][tokens]
+    return self.embed_tokens[tokens]
 
   def logits(self, x: Float[Array, 'b t d']) -> Float[Array, 'b t v']:
     """The next token's scores, float32."""
