@@ -49,8 +49,12 @@ def read_prompts(tokenizer) -> list[tuple[int, ...]]:
   lines = (Path(__file__).parent.parent / RECORDINGS).read_text().splitlines()
   rng = np.random.default_rng(0)
   chosen = rng.permutation(len(lines))[: _EXAMPLES.value]
-  turns = [Turn('user', json.loads(lines[i])['text']) for i in chosen]
-  return [tuple(*chatml([turn], tokenizer)) for turn in turns]
+  prompts = []
+  for i in chosen:
+    [prompt] = chatml([Turn('user', json.loads(lines[i])['text'])], tokenizer)
+    assert isinstance(prompt, tuple)  # without audio it is one segment
+    prompts.append(prompt)
+  return prompts
 
 
 class Ours:
@@ -93,7 +97,7 @@ class Theirs:
       for row, i in enumerate(batch):
         tokens[row, length - len(self.prompts[i]) :] = torch.tensor(self.prompts[i])
         mask[row, length - len(self.prompts[i]) :] = 1
-      out = self.model.generate(
+      out = self.model.generate(  # pyright: ignore[reportAttributeAccessIssue]
         tokens,
         attention_mask=mask,
         max_new_tokens=_TOKENS.value,
@@ -142,7 +146,8 @@ def main(argv: list[str]) -> None:
   torch.set_num_threads(len(os.sched_getaffinity(0)))
   tokenizer = load_tokenizer(assets.resolve(LLAMA))
   prompts = read_prompts(tokenizer)
-  ours, theirs = (kind(prompts, tokenizer.stop_ids) for kind in (Ours, Theirs))
+  ours, theirs = Ours(prompts, tokenizer.stop_ids), Theirs(prompts, tokenizer.stop_ids)
+  responses, answers = [], []
   _, compiling = timed(ours)
   seconds = {'ours': [], **{f'theirs at {size}': [] for size in _BATCHES.value}}
   print(f'the first call took {compiling:.0f} s', flush=True)

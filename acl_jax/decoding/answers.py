@@ -114,7 +114,7 @@ class Answers:
       yield _record(self.tokenizer, example, made.pop(example.id))
 
 
-def common_start(prompts: Sequence[Sequence[int]]) -> int:
+def common_start(prompts: Sequence[tuple[int, ...]]) -> int:
   """How many tokens all prompts begin with; of each at least one is left."""
   first, last = min(prompts), max(prompts)
   alike = len(os.path.commonprefix([first, last]))

@@ -136,7 +136,7 @@ class Engine:
 
   def _read(self, log: Log, more: bool, numbered: dict[int, Request]):
     """The tokens of a call; returns how many requests had started by its end."""
-    log = jax.device_get(log)
+    log = jax.tree.map(np.asarray, log)
     steps, said = int(log.steps), log.said
     spoken = said.request[:steps] != slots.FREE
     self.statistics.add(steps, int(spoken.sum()), more)
@@ -147,9 +147,9 @@ class Engine:
         request=request,
         id=int(said.token[place]),
         finish_reason=ENDINGS.get(ending, ''),
-        log_prob=said.log_prob[place],
-        top_ids=said.top_ids[place],
-        top_log_probs=said.top_log_probs[place],
+        log_prob=np.float32(said.log_prob[place]),
+        top_ids=np.asarray(said.top_ids[place]),
+        top_log_probs=np.asarray(said.top_log_probs[place]),
       )
     return int(log.started)
 

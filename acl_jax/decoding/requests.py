@@ -33,7 +33,7 @@ class Token(NamedTuple):
   request: Request
   id: int
   finish_reason: str
-  log_prob: np.float32
+  log_prob: np.floating
   top_ids: Int[np.ndarray, ' k']
   top_log_probs: Float[np.ndarray, ' k']
 
