@@ -41,14 +41,15 @@ def greedy(model, tokens, valid):
   cache = model.empty_cache(b, t + NEW, jnp.float32)
   mask = jnp.tril(jnp.ones((t, t + NEW), bool))[None] & seen[:, None]
   positions = jnp.tile(jnp.arange(t)[None], (b, 1))
-  x, cache = model(model.embed(tokens), positions, mask, cache)
+  x, cache = model(model.embed(tokens), positions, mask, cache, jnp.zeros(b, int))
   token = model.logits(x[jnp.arange(b), lengths - 1][:, None]).argmax(-1)
 
   def step(carry, i):
     token, seen, cache = carry
     seen = seen.at[:, t + i].set(True)
     position = (lengths + i)[:, None]
-    x, cache = model(model.embed(token), position, seen[:, None], cache, t + i)
+    index = jnp.full(b, t + i)
+    x, cache = model(model.embed(token), position, seen[:, None], cache, index)
     return (model.logits(x).argmax(-1), seen, cache), token
 
   _, new = jax.lax.scan(step, (token, seen, cache), jnp.arange(NEW))
