@@ -52,7 +52,7 @@ def config_of(folder: Path) -> dict:
     log_every=1,
     save_every=3,
   )
-  response = dict(kl_weight=0.5, ctc_weight=0.3, remat='full')
+  response = dict(kl_weight=0.5, kl_temperature=1.0, ctc_weight=0.3, remat='full')
   return dict(
     seed=0,
     init_from='',
