@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A work unit on TPU VMs, as one bash script that copies the code, asks for the slice,
+runs on all workers, and again when the slice was taken away.
+
+The Cloud TPU API is frozen and serves v2 to v6e; later generations are rented through
+Kubernetes Engine or Compute Engine. Sources: docs.cloud.google.com/tpu/docs and
+docs.cloud.google.com/sdk/gcloud/reference/compute/tpus/queued-resources.
+"""
+
+import dataclasses
+
+from launch import quoting
+from launch.tpus import GENERATIONS, Tpu
+from launch.work_units import STALE, WorkUnit
+
+
+@dataclasses.dataclass(frozen=True)
+class Slices:
+  """What is asked for."""
+
+  tpu: Tpu
+  num_slices: int
+  zone: str
+  spot: bool
+  max_restarts: int
+
+
+def check(slices: Slices) -> None:
+  """Refuses what the Cloud TPU API does not serve."""
+  generation = slices.tpu.generation
+  if generation.runtime is None:
+    served = ', '.join(g.name for g in GENERATIONS if g.runtime)
+    raise ValueError(
+      f'--tpu: the Cloud TPU API serves {served}; {generation.name} is to be had from'
+      ' Kubernetes Engine (--platform=gke) and Compute Engine'
+    )
+
+
+def script(unit: WorkUnit, slices: Slices) -> str:
+  """The script for the launching machine, run where the repository is."""
+  check(slices)
+  name, zone = unit.name, f'--zone={slices.zone}'
+  resource = ('gcloud', 'compute', 'tpus', 'queued-resources')
+  folder = f'gs://{unit.workdir.removeprefix("/gcs/").rstrip("/")}/launch'
+  copy_code = ('gcloud', 'storage', 'cp')
+  on_worker = quoting.line([*copy_code, f'{folder}/startup.sh', '/tmp/startup.sh'])
+  on_all = (
+    *(*resource, 'ssh', name, zone, '--node=all', '--worker=all'),
+    f'--command={on_worker} && sudo bash /tmp/startup.sh',
+  )
+  state = '--format=value(state.state)'
+  tpu = slices.tpu
+  what = f'{slices.num_slices} x {tpu.accelerator_type or tpu.topology}'
+  return f"""#!/bin/bash
+# {name}: {what} ({tpu.generation.name}, {tpu.topology}) in {slices.zone}.
+# Without arguments it starts, or goes on where a slice was taken away. Or by step:
+#   copy      the committed code and the workers' script, to the bucket
+#   create    ask for the slice; it trains as soon as it is there
+#   run       run on all workers again, and follow
+#   delete    give the slice back
+set -euo pipefail
+
+startup_script() {{
+  cat << 'END_OF_STARTUP_SCRIPT'
+{startup_script(unit, slices)}END_OF_STARTUP_SCRIPT
+}}
+
+copy() {{
+  {quoting.line(['git', 'cat-file', '-e', f'HEAD:{unit.config.partition(":")[0]}'])}
+  git archive --format=tar.gz --output="$folder/code.tar.gz" HEAD
+  gcloud storage cp "$folder/code.tar.gz" "$folder/startup.sh" \\
+    {quoting.quote(folder + '/')}
+}}
+
+create() {{
+{quoting.lines([*resource, 'create', *_request(unit, slices)], '  ')} \\
+    --metadata-from-file="startup-script=$folder/startup.sh"
+}}
+
+run() {{
+{quoting.lines(on_all, '  ')}
+}}
+
+delete() {{
+{quoting.lines([*resource, 'delete', name, zone, '--force', '--quiet'], '  ')}
+}}
+
+state() {{
+{quoting.lines([*resource, 'describe', name, zone, state], '  ')} \\
+    2> /dev/null || echo NONE
+}}
+
+start() {{
+  copy
+  local state
+  state=$(state)
+  case $state in
+    NONE) create ;;
+    ACTIVE) run ;;
+    SUSPENDING | SUSPENDED | FAILED) delete && create ;;
+    *) echo {quoting.quote(name)} "is $state: nothing to do" ;;
+  esac
+}}
+
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+startup_script > "$folder/startup.sh"
+for step in "${{@:-start}}"; do
+  case $step in
+    start) start ;;
+    copy) copy ;;
+    create) create ;;
+    run) run ;;
+    delete) delete ;;
+    *)
+      echo "error: no step is called $step" >&2
+      exit 1
+      ;;
+  esac
+done
+"""
+
+
+def startup_script(unit: WorkUnit, slices: Slices) -> str:
+  """Runs on every worker, as root, whenever it starts; twice does no harm."""
+  mounts = ''.join(
+    f'mkdir -p /gcs/{bucket}\n'
+    f'mountpoint -q /gcs/{bucket}'
+    f' || gcsfuse --implicit-dirs -o allow_other {bucket} /gcs/{bucket}\n'
+    for bucket in unit.buckets
+  )
+  exports = ''.join(
+    f'export {name}={quoting.quote(value)}\n' for name, value in unit.env.items()
+  )
+  supervisor = (
+    *('.venv/bin/python', '-m', 'launch.local'),
+    *(f'--max_restarts={slices.max_restarts}', '--', '.venv/bin/python', *unit.argv),
+  )
+  return f"""#!/bin/bash
+set -euo pipefail
+export HOME="${{HOME:-/root}}"
+{exports}# What an earlier slice has left would make JAX wait for it for ever.
+unset {' '.join(STALE)}
+exec 9> /run/acl_jax.lock
+flock -n 9 || {{ echo 'error: it runs already' >&2; exit 1; }}
+{mounts}mkdir -p /opt/acl_jax
+cd /opt/acl_jax
+tar -xzf {quoting.quote(unit.workdir.rstrip('/') + '/launch/code.tar.gz')}
+python3 -m pip install --quiet uv
+test -x .venv/bin/python || python3 -m uv venv --python 3.12 .venv
+python3 -m uv pip install --quiet --python .venv/bin/python -e '.[tpu]'
+exec {quoting.line(supervisor)}
+"""
+
+
+def _request(unit: WorkUnit, slices: Slices) -> list[str]:
+  tpu, generation = slices.tpu, slices.tpu.generation
+  size = [f'--accelerator-type={tpu.accelerator_type}']
+  if tpu.accelerator_type is None:
+    size = [f'--type={generation.prefix}', f'--topology={tpu.topology}']
+  nodes = [f'--node-id={unit.name}']
+  if slices.num_slices > 1:
+    nodes = [f'--node-count={slices.num_slices}', f'--node-prefix={unit.name}']
+  spot = ['--spot'] if slices.spot else []
+  runtime = f'--runtime-version={generation.runtime}'
+  return [unit.name, f'--zone={slices.zone}', *size, runtime, *nodes, *spot]
