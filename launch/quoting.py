@@ -36,13 +36,14 @@ def lines(argv: Iterable[str], indent: str = '') -> str:
   first, *rest = map(quote, argv)
   text = first
   for word in rest:
-    text += f' \\\n{indent}  {word}' if word.startswith('-') else f' {word}'
+    is_flag = word.lstrip("'").startswith('--')
+    text += f' \\\n{indent}  {word}' if is_flag else f' {word}'
   return indent + text
 
 
 def kubernetes(text: str) -> str:
   """What Kubernetes turns into `text` when it replaces $(VARIABLE) in a command."""
-  return re.sub(r'\$(?=[$(])', '$$$$', text)
+  return re.sub(r'\$(?=[$(])', '$$', text)
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -36,61 +36,9 @@ def check(slices: Slices) -> None:
     )
 
 
-def script(unit: WorkUnit, slices: Slices) -> str:
-  """The script for the launching machine, run where the repository is."""
-  check(slices)
-  name, zone = unit.name, f'--zone={slices.zone}'
-  resource = ('gcloud', 'compute', 'tpus', 'queued-resources')
-  folder = f'gs://{unit.workdir.removeprefix("/gcs/").rstrip("/")}/launch'
-  copy_code = ('gcloud', 'storage', 'cp')
-  on_worker = quoting.line([*copy_code, f'{folder}/startup.sh', '/tmp/startup.sh'])
-  on_all = (
-    *(*resource, 'ssh', name, zone, '--node=all', '--worker=all'),
-    f'--command={on_worker} && sudo bash /tmp/startup.sh',
-  )
-  state = '--format=value(state.state)'
-  tpu = slices.tpu
-  what = f'{slices.num_slices} x {tpu.accelerator_type or tpu.topology}'
-  return f"""#!/bin/bash
-# {name}: {what} ({tpu.generation.name}, {tpu.topology}) in {slices.zone}.
-# Without arguments it starts, or goes on where a slice was taken away. Or by step:
-#   copy      the committed code and the workers' script, to the bucket
-#   create    ask for the slice; it trains as soon as it is there
-#   run       run on all workers again, and follow
-#   delete    give the slice back
-set -euo pipefail
-
-startup_script() {{
-  cat << 'END_OF_STARTUP_SCRIPT'
-{startup_script(unit, slices)}END_OF_STARTUP_SCRIPT
-}}
-
-copy() {{
-  {quoting.line(['git', 'cat-file', '-e', f'HEAD:{unit.config.partition(":")[0]}'])}
-  git archive --format=tar.gz --output="$folder/code.tar.gz" HEAD
-  gcloud storage cp "$folder/code.tar.gz" "$folder/startup.sh" \\
-    {quoting.quote(folder + '/')}
-}}
-
-create() {{
-{quoting.lines([*resource, 'create', *_request(unit, slices)], '  ')} \\
-    --metadata-from-file="startup-script=$folder/startup.sh"
-}}
-
-run() {{
-{quoting.lines(on_all, '  ')}
-}}
-
-delete() {{
-{quoting.lines([*resource, 'delete', name, zone, '--force', '--quiet'], '  ')}
-}}
-
-state() {{
-{quoting.lines([*resource, 'describe', name, zone, state], '  ')} \\
-    2> /dev/null || echo NONE
-}}
-
-start() {{
+# What follows the functions of a script.
+STEPS = """
+start() {
   copy
   local state
   state=$(state)
@@ -98,14 +46,14 @@ start() {{
     NONE) create ;;
     ACTIVE) run ;;
     SUSPENDING | SUSPENDED | FAILED) delete && create ;;
-    *) echo {quoting.quote(name)} "is $state: nothing to do" ;;
+    *) echo "$state: nothing to do but to wait" ;;
   esac
-}}
+}
 
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 startup_script > "$folder/startup.sh"
-for step in "${{@:-start}}"; do
+for step in "${@:-start}"; do
   case $step in
     start) start ;;
     copy) copy ;;
@@ -119,6 +67,58 @@ for step in "${{@:-start}}"; do
   esac
 done
 """
+
+
+def script(unit: WorkUnit, slices: Slices) -> str:
+  """The script for the launching machine, run where the repository is."""
+  check(slices)
+  tpu = slices.tpu
+  what = f'{slices.num_slices} x {tpu.accelerator_type or tpu.topology}'
+  header = f"""\
+#!/bin/bash
+# {unit.name}: {what} ({tpu.generation.name}, {tpu.topology}) in {slices.zone}.
+# Without arguments it starts, or goes on where a slice was taken away. Or by step:
+#   copy      the committed code and the workers' script, to the bucket
+#   create    ask for the slice; it trains as soon as it is there
+#   run       run on all workers again, and follow
+#   delete    give the slice back
+set -euo pipefail
+"""
+  functions = _functions(unit, slices)
+  bodies = [f'\n{name}() {{\n{body}\n}}\n' for name, body in functions.items()]
+  return ''.join([header, *bodies, STEPS])
+
+
+def _functions(unit: WorkUnit, slices: Slices) -> dict[str, str]:
+  """The body of each by its name."""
+
+  def resources(verb: str, *flags: str) -> str:
+    command = ('gcloud', 'compute', 'tpus', 'queued-resources', verb, unit.name)
+    return quoting.lines([*command, f'--zone={slices.zone}', *flags], '  ')
+
+  config = unit.config.partition(':')[0]  # a variant of the config follows
+  folder = f'gs://{unit.workdir.removeprefix("/gcs/").rstrip("/")}/launch/'
+  fetch = quoting.line(
+    ['gcloud', 'storage', 'cp', f'{folder}startup.sh', '/tmp/startup.sh']
+  )
+  on_worker = f'--command={fetch} && sudo bash /tmp/startup.sh'
+  end = 'END_OF_STARTUP_SCRIPT'
+  return {
+    'startup_script': f"  cat << '{end}'\n{startup_script(unit, slices)}{end}",
+    'copy': f"""\
+  {quoting.line(['git', 'cat-file', '-e', f'HEAD:{config}'])}
+  git archive --format=tar.gz --output="$folder/code.tar.gz" HEAD
+  gcloud storage cp "$folder/code.tar.gz" "$folder/startup.sh" \\
+    {quoting.quote(folder)}""",
+    'create': f"""\
+{resources('create', *_request(unit, slices))} \\
+    --metadata-from-file="startup-script=$folder/startup.sh\"""",
+    'run': resources('ssh', '--node=all', '--worker=all', on_worker),
+    'delete': resources('delete', '--force', '--quiet'),
+    'state': f"""\
+{resources('describe', '--format=value(state.state)')} \\
+    2> /dev/null || echo NONE""",
+  }
 
 
 def startup_script(unit: WorkUnit, slices: Slices) -> str:
@@ -163,4 +163,4 @@ def _request(unit: WorkUnit, slices: Slices) -> list[str]:
     nodes = [f'--node-count={slices.num_slices}', f'--node-prefix={unit.name}']
   spot = ['--spot'] if slices.spot else []
   runtime = f'--runtime-version={generation.runtime}'
-  return [unit.name, f'--zone={slices.zone}', *size, runtime, *nodes, *spot]
+  return [*size, runtime, *nodes, *spot]
