@@ -13,6 +13,8 @@ from launch import quoting
 from launch.tpus import GENERATIONS, Tpu
 from launch.work_units import STALE, WorkUnit
 
+SERVED = ', '.join(g.name for g in GENERATIONS if g.runtime)
+
 
 @dataclasses.dataclass(frozen=True)
 class Slices:
@@ -29,9 +31,8 @@ def check(slices: Slices) -> None:
   """Refuses what the Cloud TPU API does not serve."""
   generation = slices.tpu.generation
   if generation.runtime is None:
-    served = ', '.join(g.name for g in GENERATIONS if g.runtime)
     raise ValueError(
-      f'--tpu: the Cloud TPU API serves {served}; {generation.name} is to be had from'
+      f'--tpu: the Cloud TPU API serves {SERVED}; {generation.name} is to be had from'
       ' Kubernetes Engine (--platform=gke) and Compute Engine'
     )
 
@@ -81,7 +82,8 @@ def script(unit: WorkUnit, slices: Slices) -> str:
 #   copy      the committed code and the workers' script, to the bucket
 #   create    ask for the slice; it trains as soon as it is there
 #   run       run on all workers again, and follow
-#   delete    give the slice back
+#   delete    give the slice back: it costs until then, also when training is done
+# The Cloud TPU API is frozen; it serves {SERVED}.
 set -euo pipefail
 """
   functions = _functions(unit, slices)

@@ -4,7 +4,8 @@
 #   copy      the committed code and the workers' script, to the bucket
 #   create    ask for the slice; it trains as soon as it is there
 #   run       run on all workers again, and follow
-#   delete    give the slice back
+#   delete    give the slice back: it costs until then, also when training is done
+# The Cloud TPU API is frozen; it serves v2, v3, v4, v5e, v5p, v6e.
 set -euo pipefail
 
 startup_script() {
