@@ -3,7 +3,6 @@
 
 import shlex
 
-import jsonschema
 import pytest
 import yaml
 
@@ -102,6 +101,12 @@ JOBSET = thing(
 )
 
 
+def validate(jobset):
+  pytest.importorskip('jsonschema', reason='of the extra [dev]').validate(
+    jobset, JOBSET
+  )
+
+
 def cluster(tpu='v5litepod-16', num_slices=1, spot=False):
   return gke.Cluster(tpus.parse(tpu), num_slices, 'gcr.io/mine/acl_jax', spot, 100)
 
@@ -123,7 +128,7 @@ def test_what_is_rendered(name, how):
   text = gke.manifests([UNIT], how)
   goldens.check(f'{name}.yaml', text)
   [jobset] = yaml.safe_load_all(text)
-  jsonschema.validate(jobset, JOBSET)
+  validate(jobset)
 
 
 @pytest.mark.parametrize('generation', tpus.GENERATIONS, ids=lambda g: g.name)
@@ -136,7 +141,7 @@ def test_pods_and_chips_are_those_of_the_slice(generation):
         gke.manifests([UNIT], how)
       continue
     jobset = gke.jobset(UNIT, how)
-    jsonschema.validate(jobset, JOBSET)
+    validate(jobset)
     job = jobset['spec']['replicatedJobs'][0]['template']['spec']
     chips = pod_of(jobset)['containers'][0]['resources']['limits']['google.com/tpu']
     assert job['parallelism'] == job['completions']
