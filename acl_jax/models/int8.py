@@ -22,7 +22,7 @@ def quantise(llama: Llama) -> Llama:
   """The same model, its matrices in 8 bits; the given one is left without them."""
   for module in (llama, llama.layers.self_attn, llama.layers.mlp):
     for name in SUMMED.keys() & vars(module).keys():
-      weight = getattr(module, name)[...]
+      param = getattr(module, name)
       delattr(module, name)  # one matrix at a time is there twice
-      setattr(module, name, Quantised(weight, SUMMED[name]))
+      setattr(module, name, Quantised(param, SUMMED[name]))
   return llama

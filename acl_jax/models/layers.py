@@ -46,11 +46,14 @@ class Quantised(nnx.Module):
   Symmetric: value times scale, one scale for each index of the axes not `summed`.
   """
 
-  def __init__(self, weight: Float[Array, '...'], summed: tuple[int, ...]):
+  def __init__(self, param: nnx.Param, summed: tuple[int, ...]):
+    weight, axes = param[...], param.get_metadata()['axes']
     largest = jnp.max(jnp.abs(weight.astype(jnp.float32)), summed, keepdims=True)
     scale = jnp.where(largest > 0, largest / 127, 1)
-    self.value = nnx.Variable(_round(weight, scale))
-    self.scale = nnx.Variable(scale.astype(weight.dtype))
+    self.value = nnx.Variable(_round(weight, scale), axes=axes)
+    ones = [i % len(axes) for i in summed]
+    axes = tuple(None if i in ones else axis for i, axis in enumerate(axes))
+    self.scale = nnx.Variable(scale.astype(weight.dtype), axes=axes)
 
   def __getitem__(self, index) -> Float[Array, '...']:
     scale = self.scale[index]
