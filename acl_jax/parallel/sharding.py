@@ -90,18 +90,24 @@ def constrain(x: jax.Array, *axes: str) -> jax.Array:
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
     return x
+  return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, along(x, *axes)))
+
+
+def along(x: jax.Array, *axes: str) -> P:
+  """The mesh axes of an activation with these logical ones, in the mesh that is set."""
+  mesh = jax.sharding.get_abstract_mesh()
   assert len(axes) == x.ndim, (axes, x.shape)
   rules = [
     None if size == 1 else ACTIVATIONS[axis]
     for axis, size in zip(axes, x.shape, strict=True)
   ]
-  for axis, size, along in zip(axes, x.shape, rules, strict=True):
-    if along and size % (count := _count(mesh, along)):
+  for axis, size, names in zip(axes, x.shape, rules, strict=True):
+    if names and size % (count := _count(mesh, names)):
       raise ValueError(
         f'an activation of shape {x.shape}: its axis {axis!r} of {size} is no multiple'
-        f' of {count}, the size of {along} in config.mesh'
+        f' of {count}, the size of {names} in config.mesh'
       )
-  return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(*rules)))
+  return P(*rules)
 
 
 def _spec(path, leaf: Any, mesh: Mesh | AbstractMesh, rules: Rules) -> P:
