@@ -20,6 +20,7 @@ from ml_collections import config_flags
 
 from acl_jax import assembly, program
 from acl_jax.assembly import Text
+from acl_jax.decoding import filters
 from acl_jax.decoding.targets import Targets
 from acl_jax.models.ctc import CTC
 from acl_jax.models.speech_llm import SpeechLLM
@@ -103,7 +104,8 @@ def run_ctc(config, workdir: Path, model: SpeechLLM, sounds, corpus) -> SpeechLL
 def run_response(config, workdir: Path, model, sounds, corpus, text: Text) -> SpeechLLM:
   """The stage that imitates the responses."""
   data, how = config.data, config.response
-  targets = Targets(data.targets)
+  filters.check(data.leave_out)
+  targets = Targets(data.targets, data.leave_out)
   targets.check(model.llama, text)
   if not any(id in targets for id in sounds.source.ids):
     raise ValueError(f'{data.targets}: no response to any recording of the corpus')
@@ -116,7 +118,9 @@ def run_response(config, workdir: Path, model, sounds, corpus, text: Text) -> Sp
   if longest > (limit := model.llama.config.max_position_embeddings):
     raise ValueError(f'a prompt has up to {longest} positions; the LLM reads {limit}')
   order = new_order(data, how.frames_per_batch, config.seed + 1, lengths, corpus)
-  weights = step.ResponseLoss(how.kl_weight, how.ctc_weight, how.remat)
+  weights = step.ResponseLoss(
+    how.kl_weight, how.kl_temperature, how.ctc_weight, how.remat
+  )
   loss = functools.partial(
     step.response_loss, encoder_trains=config.encoder.trains, how=weights
   )

@@ -94,7 +94,7 @@ def constrain(x: jax.Array, *axes: str) -> jax.Array:
 
 
 def along(x: jax.Array, *axes: str) -> P:
-  """The axes of the mesh that is set which cut an activation of these logical ones."""
+  """The mesh axes of an activation with these logical ones, in the mesh that is set."""
   mesh = jax.sharding.get_abstract_mesh()
   assert len(axes) == x.ndim, (axes, x.shape)
   rules = [
