@@ -14,6 +14,7 @@ from acl_jax.models.int8 import quantise
 from acl_jax.models.llama import Llama
 from acl_jax.parallel.mesh import new_mesh, parts_of_batch
 from acl_jax.parallel.sharding import PLANS, constrain, hold, shardings
+from acl_jax.weights.llama import load_llama, save_llama_hf
 from tests import tiny_llama
 
 # Of tensor, at most two heads; of fsdp, what divides a width of 24.
@@ -118,6 +119,21 @@ def test_the_optimizer_is_cut_as_its_parameters(name):
   jax.tree.map(
     lambda a, b: a.sharding.is_equivalent_to(b.sharding, a.ndim), moved, made
   )
+
+
+@pytest.mark.parametrize('name', MESHES)
+@pytest.mark.parametrize('plan', PLANS)
+@pytest.mark.parametrize('dtype', ['float32', 'int8'])
+def test_weights_are_loaded_in_pieces(name, plan, dtype, tmp_path):
+  save_llama_hf(tiny_llama.build(), tmp_path)
+  alone = load_llama(tmp_path, jax.numpy.dtype(dtype))
+  mesh = new_mesh(MESHES[name])
+  with jax.set_mesh(mesh):
+    cut = load_llama(tmp_path, jax.numpy.dtype(dtype), PLANS[plan])
+  tiny_llama.assert_equal(cut, alone)
+  wanted = jax.tree.leaves(shardings(cut, mesh, PLANS[plan]))
+  for x, sharding in zip(jax.tree.leaves(cut), wanted, strict=True):
+    assert x.sharding.is_equivalent_to(sharding, x.ndim), (x.shape, x.sharding)
 
 
 def test_what_no_axis_divides_is_named():
