@@ -18,8 +18,8 @@ class Batch(NamedTuple):
   """Which recordings stand in every row, in order; rows behind them are empty.
 
   length: encoder frames of a row. longest: of a recording at most. per_row: how many
-  recordings a row may have, so that all batches have the same shapes. whole: of a share,
-  the recordings of the batch that it is a share of.
+  recordings a row may have, so that all batches have the same shapes. whole: all
+  recordings of the batch that this is a share of.
   """
 
   recordings: tuple[tuple[int, ...], ...]

@@ -17,9 +17,7 @@ AXES = ('data', 'fsdp', 'tensor')
 REST = -1
 
 
-def new_mesh(
-  sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None
-) -> Mesh:
+def new_mesh(sizes: Mapping[str, int], devices: Sequence | None = None) -> Mesh:
   """The mesh of `config.mesh` over `devices`, or over all there are.
 
   sizes: of each axis within a slice; one of them may be -1, the rest. Several slices

@@ -2,6 +2,7 @@
 """Tests that need eight devices; `sharding_test.py` runs them where there are."""
 
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
@@ -10,10 +11,14 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
+from acl_jax.decoding.engine import Engine, EngineConfig, Request
+from acl_jax.decoding.slots import Rules
 from acl_jax.models.int8 import quantise
 from acl_jax.models.llama import Llama
+from acl_jax.parallel.arrays import put, send
 from acl_jax.parallel.mesh import new_mesh, parts_of_batch
 from acl_jax.parallel.sharding import PLANS, constrain, hold, shardings
+from acl_jax.weights.llama import load_llama, save_llama_hf
 from tests import tiny_llama
 
 # Of tensor, at most two heads; of fsdp, what divides a width of 24.
@@ -118,6 +123,63 @@ def test_the_optimizer_is_cut_as_its_parameters(name):
   jax.tree.map(
     lambda a, b: a.sharding.is_equivalent_to(b.sharding, a.ndim), moved, made
   )
+
+
+@pytest.mark.parametrize(
+  'name, plan', [('all', 'fsdp'), ('data', 'int8'), ('tensor', 'replicated')]
+)
+def test_the_engine_answers_as_on_one_device(name, plan):
+  llama = tiny_llama.build()
+  if plan == 'int8':
+    llama = quantise(llama)
+  random = np.random.default_rng(0)
+  asked = [
+    Request(str(i), tuple(random.integers(0, 50, 3 + i).tolist())) for i in range(11)
+  ]
+  config = EngineConfig(8, 17, 9, Rules(stop_ids=(4,), top=3))
+
+  def answer(llama):
+    made = Engine(llama, config, prefix=(5, 3)).run(asked)
+    return {response.request.id: response for response in made}
+
+  alone = answer(llama)
+  rules = PLANS['fsdp' if plan == 'fsdp' else 'replicated']
+  mesh = new_mesh(MESHES[name])
+  with jax.set_mesh(mesh):
+    shared = answer(put(llama, shardings(llama, mesh, rules)))
+  assert len(shared) == 11
+  for id, response in shared.items():
+    assert response.tokens.tolist() == alone[id].tokens.tolist()
+    np.testing.assert_allclose(response.log_probs, alone[id].log_probs, atol=1e-5)
+
+
+def test_a_batch_is_cut_by_rows():
+  batch = {'x': np.arange(24.0).reshape(8, 3), 'prefix': np.arange(5)}
+  with jax.set_mesh(new_mesh(MESHES['all'])):
+    sent = send(batch)
+  assert sent['x'].sharding.spec == P(('data', 'fsdp'))
+  assert sent['prefix'].sharding.spec == P()
+  jax.tree.map(np.testing.assert_array_equal, sent, batch)
+
+
+@pytest.mark.parametrize(
+  'name, plan, dtype',
+  [
+    *itertools.product(MESHES, PLANS, ['float32']),
+    ('data', 'replicated', 'int8'),
+    ('all', 'fsdp', 'int8'),
+  ],
+)
+def test_weights_are_loaded_in_pieces(name, plan, dtype, tmp_path):
+  save_llama_hf(tiny_llama.build(), tmp_path)
+  alone = load_llama(tmp_path, jax.numpy.dtype(dtype))
+  mesh = new_mesh(MESHES[name])
+  with jax.set_mesh(mesh):
+    cut = load_llama(tmp_path, jax.numpy.dtype(dtype), PLANS[plan])
+  tiny_llama.assert_equal(cut, alone)
+  wanted = jax.tree.leaves(shardings(cut, mesh, PLANS[plan]))
+  for x, sharding in zip(jax.tree.leaves(cut), wanted, strict=True):
+    assert x.sharding.is_equivalent_to(sharding, x.ndim), (x.shape, x.sharding)
 
 
 def test_what_no_axis_divides_is_named():
