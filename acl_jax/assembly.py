@@ -15,10 +15,10 @@ from acl_jax import assets
 from acl_jax.models.adapters import Stride, StrideConfig
 from acl_jax.models.conformer_ctc import ConformerCTC
 from acl_jax.models.ctc import CTC, CTCConfig
-from acl_jax.models.int8 import quantise
 from acl_jax.models.speech_llm import Encoder, SpeechLLM
 from acl_jax.models.spelling import letters_of
 from acl_jax.models.whisper import Whisper
+from acl_jax.parallel.sharding import plan
 from acl_jax.text import ctc_vocabulary
 from acl_jax.text.ctc_vocabulary import Vocabulary
 from acl_jax.text.templates import Audio, Conversation, Turn, template
@@ -65,12 +65,11 @@ def load_text(config: ml_collections.ConfigDict) -> Text:
 
 
 def load_frozen_llama(config: ml_collections.ConfigDict):
-  """The LLM that a config names; of dtype int8, it computes in bfloat16."""
-  dtype = jnp.dtype(config.llama.dtype)
-  computes = jnp.bfloat16 if dtype == jnp.int8 else dtype
-  llama = load_llama(assets.resolve(config.llama.path), computes)
+  """The LLM that a config names, cut as it says where a mesh is set."""
+  path, dtype = assets.resolve(config.llama.path), jnp.dtype(config.llama.dtype)
+  llama = load_llama(path, dtype, plan(config.llama.sharding))
   _check_sizes('llama', config.llama, llama.config)
-  return quantise(llama) if dtype == jnp.int8 else llama
+  return llama
 
 
 def _check_sizes(name: str, wanted: ml_collections.ConfigDict, found) -> None:

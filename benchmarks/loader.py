@@ -57,7 +57,7 @@ class Assemble:
     found = iter(self.dataset.__getitems__(batch.indices))
     rows = [[self.frames(next(found)['audio']) for _ in r] for r in batch.recordings]
     if self.log_mel:
-      return lay_side_by_side(rows, batch)._asdict()
+      return lay_side_by_side(rows, batch, rows[0][0].shape[1])._asdict()
     audio = np.zeros((batch.rows, batch.length), np.int16)
     segment_ids = np.zeros(audio.shape, np.int8)
     for b, row in enumerate(rows):

@@ -51,7 +51,7 @@ def ours(lengths: np.ndarray) -> tuple[int, int]:
     frames = [
       [np.zeros((lengths[i, 0], 1), np.float32) for i in order[step].recordings[0]]
     ]
-    laid = lay_side_by_side(frames, order[step])
+    laid = lay_side_by_side(frames, order[step], 1)
     placed += int(laid.segment_ids.max())
   return order.steps_per_epoch, placed
 

@@ -35,6 +35,8 @@ RESPONSE = dict(
   save_every=4,
 )
 
+LLAMA = dict(path='asset:smollm2-135m-instruct', dtype='float32', sharding='replicated')
+
 
 def get_config() -> ConfigDict:
   """The experiment."""
@@ -42,8 +44,9 @@ def get_config() -> ConfigDict:
   c.seed = 0
   c.init_from = ''
   c.shipped_adapter = 'smol'
+  c.mesh = dict(data=-1, fsdp=1, tensor=1)  # -1: the rest of the devices
 
-  c.llama = dict(path='asset:smollm2-135m-instruct', dtype='float32')
+  c.llama = LLAMA
   c.template = 'chatml'
   c.encoder = dict(
     kind='whisper', path='asset:whisper-base', trains=False, lr_scale=0.1

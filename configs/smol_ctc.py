@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
   c = ConfigDict()
   c.seed = 0
   c.init_from = ''  # a folder of a Parakeet CTC model to start from
+  c.mesh = dict(data=-1, fsdp=1, tensor=1)  # -1: the rest of the devices
   c.vocabulary_size = 1_000  # sentencepieces
   c.encoder = dict(
     kind='conformer',

@@ -18,7 +18,8 @@ class Batch(NamedTuple):
   """Which recordings stand in every row, in order; rows behind them are empty.
 
   length: encoder frames of a row. longest: of a recording at most. per_row: how many
-  recordings a row may have, so that all batches have the same shapes.
+  recordings a row may have, so that all batches have the same shapes. whole: all
+  recordings of the batch that this is a share of.
   """
 
   recordings: tuple[tuple[int, ...], ...]
@@ -27,19 +28,24 @@ class Batch(NamedTuple):
   longest: int
   per_row: int = 1
   epoch: int = 0
+  whole: tuple[int, ...] = ()
 
   @property
   def indices(self) -> list[int]:
     """All recordings."""
     return [index for row in self.recordings for index in row]
 
-  def share(self, host: int, hosts: int) -> 'Batch':
-    """The rows of one host of several; ValueError if they have no equal shares."""
-    if self.rows % hosts:
-      raise ValueError(f'{hosts} hosts cannot share {self.rows} rows equally')
-    rows = self.rows // hosts
-    mine = self.recordings[host * rows : (host + 1) * rows]
-    return self._replace(recordings=mine, rows=rows)
+  def share(self, parts: Sequence[int], total: int) -> 'Batch':
+    """The rows of some of `total` equal parts, with empty rows if they are not equal.
+
+    So the batches of a step hold the same recordings, however many devices there are.
+    """
+    size = -(-self.rows // total)
+    rows = [*self.recordings, *[()] * (size * total - len(self.recordings))]
+    mine = tuple(row for part in parts for row in rows[part * size : (part + 1) * size])
+    return self._replace(
+      recordings=mine, rows=size * len(parts), whole=tuple(self.indices)
+    )
 
 
 class Laid(NamedTuple):
@@ -55,14 +61,13 @@ class Laid(NamedTuple):
 
 
 def lay_side_by_side(
-  rows: Sequence[Sequence[np.ndarray]], batch: Batch, subsampling: int = 1
+  rows: Sequence[Sequence[np.ndarray]], batch: Batch, width: int, subsampling: int = 1
 ) -> Laid:
-  """Recordings [t d] of every row, each from where an encoder frame begins.
+  """Recordings [t width] of every row, each from where an encoder frame begins.
 
   subsampling: how many of these frames an encoder frame has. ValueError if a row's do
   not fit.
   """
-  width = next(frames for row in rows for frames in row).shape[1]
   shape = batch.rows, batch.length * subsampling
   laid = Laid(
     np.zeros((*shape, width), np.float32),
@@ -97,7 +102,8 @@ def pad_frames(
 ) -> tuple[Float[np.ndarray, 'b t d'], Bool[np.ndarray, 'b t']]:
   """Recordings as rows of `length` frames, zeros behind them, and which are signal."""
   alone = tuple((i,) for i in range(len(recordings)))
-  laid = lay_side_by_side([[r] for r in recordings], Batch(alone, rows, length, length))
+  batch = Batch(alone, rows, length, length)
+  laid = lay_side_by_side([[r] for r in recordings], batch, recordings[0].shape[1])
   return laid.frames, laid.segment_ids > 0
 
 

@@ -17,16 +17,16 @@ def load(
   assemble: Callable[[Batch], Any],
   steps: range,
   *,
-  host: int = 0,
-  hosts: int = 1,
+  parts: Sequence[int] = (0,),
+  total: int = 1,
   threads: int = THREADS,
 ) -> Iterator[Any]:
-  """This host's rows of the batches of `steps`, in order.
+  """This host's rows of the batches of `steps`, in order: some of `total` parts.
 
   What a step has depends on nothing else: neither on the number of threads, nor on
   where a run was stopped, and a restart reads no batch before its own.
   """
   dataset = grain.MapDataset.range(steps.start, steps.stop)
-  dataset = dataset.map(lambda step: assemble(order[int(step)].share(host, hosts)))
+  dataset = dataset.map(lambda step: assemble(order[int(step)].share(parts, total)))
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=AHEAD)
   return iter(dataset.to_iter_dataset(options))

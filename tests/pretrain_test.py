@@ -46,6 +46,7 @@ STEPS = 4
 def new_config(world, **ctc):
   c = ConfigDict()
   c.seed, c.init_from, c.vocabulary_size = 0, '', 20
+  c.mesh = dict(data=-1, fsdp=1, tensor=1)
   c.encoder = dict(kind='conformer', sizes=dict(SIZES))
   prepared = str(world / 'prepared')
   c.data = dict(train=prepared, dev=prepared, copies=1, row_frames=None, buckets=(50,))

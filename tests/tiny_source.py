@@ -7,7 +7,7 @@ import numpy as np
 class Source:
   """Encoded recordings in memory."""
 
-  subsampling = 1
+  subsampling, width = 1, 3
 
   def __init__(self, texts, lengths, ids=None):
     self.texts, self.lengths = list(texts), np.asarray(lengths)

@@ -57,7 +57,8 @@ def config_of(folder: Path) -> dict:
     seed=0,
     init_from='',
     shipped_adapter='none',
-    llama=dict(path=str(folder / 'llama'), dtype='float32'),
+    mesh=dict(data=-1, fsdp=1, tensor=1),
+    llama=dict(path=str(folder / 'llama'), dtype='float32', sharding='fsdp'),
     template='chatml',
     encoder=dict(
       kind='whisper', path=str(folder / 'whisper'), trains=False, lr_scale=0.5

@@ -16,7 +16,7 @@ class ConformerCTC(nnx.Module):
   def __init__(self, config: ConformerConfig, vocab_size: int, *, rngs: nnx.Rngs):
     self.encoder = Conformer(config, rngs=rngs)
     shape, scale = (config.hidden_size, vocab_size), config.hidden_size**-0.5
-    self.ctc_head = Linear(shape, ('embed', 'vocab'), scale=scale, rngs=rngs)
+    self.ctc_head = Linear(shape, ('embed', 'classes'), scale=scale, rngs=rngs)
 
   @property
   def config(self) -> ConformerConfig:

@@ -131,8 +131,8 @@ class CTC(nnx.Module):
     self.linear_1 = param(rngs, (inputs, h), ('embed', 'mlp'), inputs**-0.5)
     self.letter_layers = self._layers(config.letter_layers, h, rngs)
     self.norm_letters = ones(h)
-    self.letter_head = param(rngs, (h, classes), ('mlp', 'vocab'), h**-0.5)
-    self.letter_embed = param(rngs, (classes, h), ('vocab', 'mlp'), 1.0)
+    self.letter_head = param(rngs, (h, classes), ('mlp', 'classes'), h**-0.5)
+    self.letter_embed = param(rngs, (classes, h), ('classes', 'mlp'), 1.0)
 
   def _layers(self, number: int, size: int, rngs: nnx.Rngs) -> ConvBlock:
     """`number` blocks in one, stacked."""

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights of 8 bits: a quarter of float32's memory, and of what a decode step reads."""
 
+from flax import nnx
+
 from acl_jax.models.layers import Quantised
 from acl_jax.models.llama import Llama
 
@@ -22,7 +24,12 @@ def quantise(llama: Llama) -> Llama:
   """The same model, its matrices in 8 bits; the given one is left without them."""
   for module in (llama, llama.layers.self_attn, llama.layers.mlp):
     for name in SUMMED.keys() & vars(module).keys():
-      weight = getattr(module, name)[...]
+      param = getattr(module, name)
       delattr(module, name)  # one matrix at a time is there twice
-      setattr(module, name, Quantised(weight, SUMMED[name]))
+      setattr(module, name, quantise_one(name, param))
   return llama
+
+
+def quantise_one(name: str, param: nnx.Variable) -> nnx.Variable | Quantised:
+  """A matrix in 8 bits; any other parameter as it is."""
+  return Quantised(param, SUMMED[name]) if name in SUMMED else param

@@ -6,6 +6,8 @@ g query heads per key/value head, h head width, f feed-forward width, v vocabula
 m mel bins, l layers, a audio clips.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -46,22 +48,27 @@ class Quantised(nnx.Module):
   Symmetric: value times scale, one scale for each index of the axes not `summed`.
   """
 
-  def __init__(self, weight: Float[Array, '...'], summed: tuple[int, ...]):
-    largest = jnp.max(jnp.abs(weight.astype(jnp.float32)), summed, keepdims=True)
-    scale = jnp.where(largest > 0, largest / 127, 1)
-    self.value = nnx.Variable(_round(weight, scale))
-    self.scale = nnx.Variable(scale.astype(weight.dtype))
+  def __init__(self, param: nnx.Variable, summed: tuple[int, ...]):
+    axes = param.get_metadata()['axes']
+    value, scale = _quantise(param[...], summed)
+    self.value = nnx.Variable(value, axes=axes)
+    ones = [i % len(axes) for i in summed]
+    axes = tuple(None if i in ones else axis for i, axis in enumerate(axes))
+    self.scale = nnx.Variable(scale, axes=axes)
 
   def __getitem__(self, index) -> Float[Array, '...']:
     scale = self.scale[index]
     return self.value[index].astype(scale.dtype) * scale
 
 
-@jax.jit
-def _round(
-  weight: Float[Array, '...'], scale: Float[Array, '...']
-) -> Int8[Array, '...']:
-  return jnp.round(weight.astype(jnp.float32) / scale).astype(jnp.int8)
+@functools.partial(jax.jit, static_argnames='summed')  # nothing as wide as it computes
+def _quantise(
+  weight: Float[Array, '...'], summed: tuple[int, ...]
+) -> tuple[Int8[Array, '...'], Float[Array, '...']]:
+  wide = weight.astype(jnp.float32)
+  largest = jnp.max(jnp.abs(wide), summed, keepdims=True)
+  scale = jnp.where(largest > 0, largest / 127, 1)
+  return jnp.round(wide / scale).astype(jnp.int8), scale.astype(weight.dtype)
 
 
 class Norm(nnx.Module):

@@ -49,6 +49,7 @@ class Frames(Sequence[dict[str, Any]]):
     self.texts = [line['text'] for line in index]
     self.lengths = np.asarray([line['frames'] for line in index], np.int32)
     self._shards = Shards(folder, 'frames')
+    self.width = self[0]['frames'].shape[1] if index else 0
     self.broken: set[int] = set()  # what could not be read so far
 
   def __len__(self) -> int:

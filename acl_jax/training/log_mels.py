@@ -52,6 +52,7 @@ class LogMels(Sequence[dict[str, Any]]):
     how: Changes,
   ):
     self.encoder, self.how, self.subsampling = encoder, how, encoder.subsampling
+    self.width = encoder.num_mel_bins
     self.broken: set[int] = set()  # what could not be read so far
     self._dataset, self._features = dataset, features(encoder.features)
     self._jobs, self._samples, lengths = [], [], []
@@ -122,12 +123,13 @@ def read_side_by_side(source, batch: Batch) -> tuple[Batch, Laid]:
     batch, found = _without_broken(source, batch)
   frames = iter(record['frames'] for record in found)
   rows = [[next(frames) for _ in row] for row in batch.recordings]
-  return batch, lay_side_by_side(rows, batch, source.subsampling)
+  return batch, lay_side_by_side(rows, batch, source.width, source.subsampling)
 
 
 def _without_broken(source, batch: Batch) -> tuple[Batch, list[dict[str, Any]]]:
   found = {i: read_unless_broken(source, i, batch.epoch) for i in batch.indices}
-  if not (sound := {i: record for i, record in found.items() if record}):
+  sound = {i: record for i, record in found.items() if record}
+  if found and not sound:
     raise RecordError(f'none of the {len(found)} recordings of a batch can be read')
   rows = (tuple(i for i in row if i in sound) for row in batch.recordings)
   return batch._replace(recordings=tuple(rows)), list(sound.values())

@@ -82,8 +82,9 @@ class SoundBatches:
 
   def sound(self, batch: Batch, laid: Laid) -> Sound:
     """The recordings of a batch, already read, and their labels."""
-    labels = [self.labels[i] for i in batch.indices]
-    among, correction = self._sample(labels, np.random.default_rng(batch.indices))
+    whole = batch.whole or batch.indices  # all hosts draw the same
+    labels = [self.labels[i] for i in whole]
+    among, correction = self._sample(labels, np.random.default_rng(whole))
     class_of = {int(entry) + 1: i + 1 for i, entry in enumerate(among)}
     slots = self.slots(batch.longest)
     labels, letters = (

@@ -9,13 +9,21 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from acl_jax.models import llama
+from acl_jax.models.int8 import quantise_one
+from acl_jax.parallel.sharding import PARAMETERS, Rules
 from acl_jax.weights import gguf, huggingface, meta, table
 from acl_jax.weights.configuration import sizes
 
 
-def load_llama(path: str | Path, dtype: DTypeLike = jnp.float32) -> llama.Llama:
-  """The model in a Hugging Face folder, a GGUF file or a folder as Meta ships it."""
-  path = Path(path)
+def load_llama(
+  path: str | Path, dtype: DTypeLike = jnp.float32, rules: Rules = PARAMETERS
+) -> llama.Llama:
+  """The model in a Hugging Face folder, a GGUF file or a folder as Meta ships it.
+
+  dtype: int8 is for its matrices; the others are bfloat16, and so it computes.
+  rules: how it is cut, where a mesh is set.
+  """
+  path, small = Path(path), dtype == jnp.int8
   if path.is_file():
     form = gguf
   elif (path / huggingface.CONFIG).is_file():
@@ -34,7 +42,9 @@ def load_llama(path: str | Path, dtype: DTypeLike = jnp.float32) -> llama.Llama:
     tensors,
     sizes(config),
     source=str(path),
-    dtype=dtype,
+    dtype=jnp.bfloat16 if small else dtype,
+    rules=rules,
+    convert=quantise_one if small else None,
   )
 
 

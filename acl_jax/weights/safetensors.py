@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A folder of safetensors as Hugging Face lays it out: one file, or shards + index."""
 
+import functools
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -51,7 +52,11 @@ def _read_file(path: Path, ignored: str | None) -> dict[str, Tensor]:
     if part.get_dtype() not in DTYPES:
       raise ValueError(f'{path}: {name} is {part.get_dtype()}, not one of {DTYPES}')
   return {
-    name: Tensor(tuple(part.get_shape()), lambda name=name: file.get_tensor(name))
+    name: Tensor(
+      tuple(part.get_shape()),
+      functools.partial(file.get_tensor, name),
+      part.__getitem__,
+    )
     for name, part in slices.items()
   }
 

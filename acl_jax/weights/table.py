@@ -6,27 +6,46 @@ left-to-right a table imports, read right-to-left it exports. `{}` in their name
 number of the layer; ours are stacked, layer axis in front.
 """
 
+import functools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import einops
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from acl_jax.parallel.sharding import PARAMETERS, Rules, shardings
+
 Row = tuple[str, str, str]
 Sizes = Mapping[str, int]
+Index = tuple[slice, ...]
 Model = TypeVar('Model', bound=nnx.Module)
 
 
 class Tensor(NamedTuple):
-  """A foreign tensor: its shape, known from a header, and how to read it."""
+  """A foreign tensor: its shape, known from a header, and how to read it.
+
+  read_part: how to read some of it only, where its file allows that.
+  """
 
   shape: tuple[int, ...]
   read: Callable[[], np.ndarray]
+  read_part: Callable[[Index], np.ndarray] | None = None
+
+  def part(self, index: Index) -> np.ndarray:
+    """Some of it, from start to stop along every axis."""
+    whole = all(
+      (part.start, part.stop) == (0, size)
+      for part, size in zip(index, self.shape, strict=True)
+    )
+    if whole or self.read_part is None:
+      return self.read()[index]
+    return self.read_part(index)
 
 
 def fill(
@@ -37,11 +56,16 @@ def fill(
   *,
   source: str,
   dtype: DTypeLike,
+  rules: Rules = PARAMETERS,
+  convert: Callable[[str, nnx.Variable], nnx.Variable | nnx.Module] | None = None,
 ) -> Model:
   """Fills an abstract model: every tensor is used once, no parameter is left empty.
 
   Names and shapes are compared before anything is read or allocated; then one parameter
-  at a time is read, layer by layer. `source` is the file that an error names.
+  at a time is read, layer by layer. Where a mesh is set, it is read in the pieces that
+  `rules` give to the devices of this process, and no others.
+  source: the file that an error names. convert: what to make of each parameter, by its
+    name, before the next is read.
   """
   if sizes['l'] > len(tensors):
     raise ValueError(f'{source}: {sizes["l"]} layers, but only {len(tensors)} tensors')
@@ -51,18 +75,73 @@ def fill(
     for theirs in _names(name, sizes)
   }
   _compare(expected, tensors, source)
-  graphdef, state = nnx.split(model)
-  empty, full = dict(nnx.to_flat_state(state)), {}
+  mesh, state = jax.sharding.get_mesh(), nnx.state(model)
+  empty, cuts = dict(nnx.to_flat_state(state)), {}
+  if not mesh.empty:
+    cuts = dict(nnx.to_flat_state(shardings(state, mesh, rules)))
   for name, path, layout in table:
-    key = tuple(path.split('/'))
+    *parents, last = key = tuple(path.split('/'))
     variable = empty.pop(key)
-    array = np.empty(variable.shape, dtype)
-    slots = array if '{}' in name else array[None]
-    for slot, theirs in zip(slots, _names(name, sizes), strict=True):
-      slot[...] = _rearrange(tensors[theirs].read(), layout, sizes)
-    full[key] = variable.replace(jnp.asarray(array))
+    layers = [tensors[theirs] for theirs in _names(name, sizes)]
+    layers = layers if '{}' in name else layers[0]
+
+    def read(index: Index, layers=layers, layout=layout) -> np.ndarray:
+      array = np.empty([part.stop - part.start for part in index], dtype)
+      if isinstance(layers, Tensor):
+        array[...] = _read_part(layers, layout, index, sizes)
+        return array
+      for slot, tensor in zip(array, layers[index[0]], strict=True):
+        slot[...] = _read_part(tensor, layout, index[1:], sizes)
+      return array
+
+    array = _place(variable.shape, cuts.get(key), read)
+    full = variable.replace(array)
+    parent = functools.reduce(getattr, parents, model)
+    setattr(parent, last, convert(last, full) if convert else full)
   assert not empty, f'no row of the table fills {list(empty)}'
-  return nnx.merge(graphdef, nnx.from_flat_state(full))
+  return model
+
+
+def _place(
+  shape: tuple[int, ...],
+  cut: nnx.Variable | None,
+  read: Callable[[Index], np.ndarray],
+) -> jax.Array:
+  """An array of what `read` has at every index, each read once."""
+  if cut is None:
+    return jnp.asarray(read(tuple(slice(0, size) for size in shape)))
+  parts: dict[tuple[tuple[int, int, int], ...], np.ndarray] = {}
+
+  def part(index: Index) -> np.ndarray:
+    key = tuple(of.indices(size) for of, size in zip(index, shape, strict=True))
+    if key not in parts:
+      parts[key] = read(tuple(slice(start, stop) for start, stop, _ in key))
+    return parts[key]
+
+  return jax.make_array_from_callback(shape, cut.get_value(), part)
+
+
+def _read_part(tensor: Tensor, layout: str, index: Index, sizes: Sizes) -> np.ndarray:
+  """Some of our array, by reading no more of theirs than that needs.
+
+  What stands first in an axis of theirs is cut there; the rest is cut of what was read.
+  """
+  theirs, ours = (_axes(side) for side in layout.split('->'))
+  cut = {axis: part for axis, part in zip(ours, index, strict=True) if len(axis) == 1}
+  wanted, lengths = [], dict(sizes)
+  for first, *rest in theirs:
+    inner = math.prod(sizes[letter] for letter in rest)
+    part = cut.get((first,), slice(0, sizes[first]))
+    wanted.append(slice(part.start * inner, part.stop * inner))
+    lengths[first] = part.stop - part.start
+  array = _rearrange(tensor.part(tuple(wanted)), layout, lengths)
+  done = {(first,) for first, *_ in theirs}
+  return array[
+    tuple(
+      slice(None) if axis in done else part
+      for axis, part in zip(ours, index, strict=True)
+    )
+  ]
 
 
 def export(
@@ -81,11 +160,14 @@ def export(
 
 def foreign_shape(layout: str, sizes: Sizes) -> tuple[int, ...]:
   """The shape that the left side of a layout asks for."""
-  axes = re.findall(r'\((.*?)\)|(\w)', layout.split('->')[0])
-  return tuple(
-    math.prod(sizes[letter] for letter in (group or axis).split())
-    for group, axis in axes
-  )
+  axes = _axes(layout.split('->')[0])
+  return tuple(math.prod(sizes[letter] for letter in axis) for axis in axes)
+
+
+def _axes(side: str) -> list[tuple[str, ...]]:
+  """The letters of every axis on one side of a layout."""
+  found = re.findall(r'\((.*?)\)|(\w)', side)
+  return [tuple((group or axis).split()) for group, axis in found]
 
 
 def _names(name: str, sizes: Sizes) -> list[str]:

@@ -15,7 +15,7 @@ from data_pipeline.batches import (
 def test_rows_lie_side_by_side_from_multiples_on():
   rng = np.random.default_rng(0)
   a, b, c = (rng.normal(size=(n, 3)).astype(np.float32) for n in (5, 2, 7))
-  laid = lay_side_by_side([[a, b], [c]], Batch((), 3, 3, 2, 2), subsampling=4)
+  laid = lay_side_by_side([[a, b], [c]], Batch((), 3, 3, 2, 2), 3, subsampling=4)
   ids = [[1] * 5 + [0] * 3 + [2] * 2 + [0] * 2, [1] * 7 + [0] * 5, [0] * 12]
   np.testing.assert_array_equal(laid.segment_ids, ids)
   np.testing.assert_array_equal(laid.frames[0, :5], a)
@@ -25,18 +25,29 @@ def test_rows_lie_side_by_side_from_multiples_on():
   none = [-1, -1]
   assert laid.place.tolist() == [[[0, 1], [2, -1]], [[0, 1], none], [none, none]]
   with pytest.raises(ValueError, match='row 0 needs 10 frames and has 8'):
-    lay_side_by_side([[a, b]], Batch((), 1, 2, 2, 2), subsampling=4)
+    lay_side_by_side([[a, b]], Batch((), 1, 2, 2, 2), 3, subsampling=4)
 
 
-def test_hosts_share_the_rows():
+@pytest.mark.parametrize('total', [1, 2, 3, 4, 7])
+def test_hosts_share_the_rows(total):
   batch = Batch(((3, 1), (4,), (2, 5)), rows=4, length=9, longest=5, per_row=2)
-  for hosts in (1, 2, 4):
-    shares = [batch.share(host, hosts) for host in range(hosts)]
-    assert sum((share.recordings for share in shares), ()) == batch.recordings
-    assert all(share[2:] == batch[2:] for share in shares)
-    assert {share.rows for share in shares} == {4 // hosts}
-  with pytest.raises(ValueError, match='3 hosts cannot share 4 rows equally'):
-    batch.share(0, 3)
+  shares = [batch.share([part], total) for part in range(total)]
+  rows = sum((share.recordings for share in shares), ())
+  assert rows[:3] == batch.recordings and not any(rows[3:])
+  for share in shares:
+    assert share.rows == len(share.recordings) == -(-4 // total)
+    assert share[2:6] == batch[2:6]
+    assert share.whole == (3, 1, 4, 2, 5)
+  both = batch.share([0, total - 1], total)
+  assert both.recordings == shares[0].recordings + shares[-1].recordings
+  assert both.rows == len(both.recordings)
+
+
+def test_a_share_may_be_empty():
+  share = Batch(((0,),), rows=3, length=2, longest=2).share([2], 3)
+  laid = lay_side_by_side([[]], share, 5)
+  assert laid.frames.shape == (1, 2, 5) and not laid.segment_ids.any()
+  assert (laid.place == NO_AUDIO).all()
 
 
 def test_every_recording_has_its_own_padding():

@@ -3,6 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from acl_jax import assets
 from acl_jax.decoding.engine import Engine, EngineConfig, Request
@@ -29,7 +30,7 @@ def divergence(want, got):
 def test_a_weight_is_off_by_half_a_step_at_most():
   weight = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 4)), jnp.float32)
   weight = weight.at[..., 2].multiply(1e3).at[..., 1].set(0)
-  small = Quantised(weight, (-2,))
+  small = Quantised(nnx.Param(weight, axes=('l', 'd', 'f')), (-2,))
   step = np.abs(weight).max(1, keepdims=True) / 127
   assert (np.abs(small[...] - weight) <= step * 0.5001).all()
   assert small.value[...].dtype == jnp.int8 and small.scale[...].shape == (3, 1, 4)

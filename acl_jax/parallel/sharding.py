@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who holds what of every array: from the names of its axes to the axes of the mesh.
+
+Parameters name their axes where they are made (`models.layers.param`), activations
+where they are constrained. Two tables say along which mesh axis each name is cut.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import jax
+from flax import nnx
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+Tree = TypeVar('Tree')
+Rules = Mapping[str, str | None]
+
+PARAMETERS: Rules = {
+  'embed': 'fsdp',
+  'heads': 'tensor',
+  'kv_heads': 'tensor',
+  'mlp': 'tensor',
+  'vocab': 'tensor',
+  'channels': None,
+  'classes': None,
+  'conv': None,
+  'head_dim': None,
+  'llm': None,
+  'mels': None,
+  'positions': None,
+}
+# `config.llama.sharding`: the frozen LLM in pieces that are gathered layer by layer, or
+# whole on every device (but for `tensor`), so that none of its weights ever travel.
+PLANS: Mapping[str, Rules] = {
+  'fsdp': PARAMETERS,
+  'replicated': {**PARAMETERS, 'embed': None},
+}
+BATCH = ('data', 'fsdp')
+ACTIVATIONS: Mapping[str, str | tuple[str, ...] | None] = {
+  'batch': BATCH,
+  'time': None,
+  'embed': None,
+  'heads': 'tensor',
+  'kv_heads': 'tensor',
+  'head_dim': None,
+  'mlp': 'tensor',
+  'vocab': 'tensor',
+  'layers': None,
+}
+
+
+def plan(name: str) -> Rules:
+  """The rules of `config.llama.sharding`."""
+  if name not in PLANS:
+    raise ValueError(
+      f'config.llama.sharding is {name!r}; known: {", ".join(sorted(PLANS))}'
+    )
+  return PLANS[name]
+
+
+def shardings(tree: Tree, mesh: Mesh | AbstractMesh, rules: Rules = PARAMETERS) -> Tree:
+  """The sharding of every array: of a model, abstract or not, of its optimizer's state.
+
+  ValueError for a parameter with an axis that the mesh does not divide.
+  """
+
+  def of(path, leaf):
+    spec = _spec(path, leaf, mesh, rules)
+    sharding = NamedSharding(mesh, spec)
+    return leaf.replace(sharding) if isinstance(leaf, nnx.Variable) else sharding
+
+  return jax.tree_util.tree_map_with_path(of, tree, is_leaf=_is_variable)
+
+
+def hold(tree: Tree) -> Tree:
+  """Within a jit: `tree`, an update of parameters, sharded as they are."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return tree
+  return jax.lax.with_sharding_constraint(tree, shardings(tree, mesh))
+
+
+def constrain(x: jax.Array, *axes: str) -> jax.Array:
+  """Within a jit: an activation, cut along the mesh axes of its logical ones.
+
+  Nothing, where no mesh is set. What has one row is on every device.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return x
+  return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, along(x, *axes)))
+
+
+def along(x: jax.Array, *axes: str) -> P:
+  """The mesh axes of an activation with these logical ones, in the mesh that is set."""
+  mesh = jax.sharding.get_abstract_mesh()
+  assert len(axes) == x.ndim, (axes, x.shape)
+  rules = [
+    None if size == 1 else ACTIVATIONS[axis]
+    for axis, size in zip(axes, x.shape, strict=True)
+  ]
+  for axis, size, names in zip(axes, x.shape, rules, strict=True):
+    if names and size % (count := _count(mesh, names)):
+      raise ValueError(
+        f'an activation of shape {x.shape}: its axis {axis!r} of {size} is no multiple'
+        f' of {count}, the size of {names} in config.mesh'
+      )
+  return P(*rules)
+
+
+def _spec(path, leaf: Any, mesh: Mesh | AbstractMesh, rules: Rules) -> P:
+  axes = leaf.get_metadata().get('axes', ()) if _is_variable(leaf) else ()
+  if len(axes) < 2:
+    return P()  # a vector weighs less than it costs to gather it
+  name = jax.tree_util.keystr(path, simple=True, separator='/')
+  stacked = len(leaf.shape) - len(axes)  # layers stand in front
+  for axis, size in zip(axes, leaf.shape[stacked:], strict=True):
+    along = rules[axis] if axis else None
+    if along and size % mesh.shape[along]:
+      raise ValueError(
+        f'{name}: its axis {axis!r} of {size} is no multiple of {mesh.shape[along]},'
+        f' the size of {along!r} in config.mesh'
+      )
+  return P(*(None,) * stacked, *(rules[axis] if axis else None for axis in axes))
+
+
+def _count(mesh: Mesh | AbstractMesh, along: str | tuple[str, ...]) -> int:
+  names = (along,) if isinstance(along, str) else along
+  return math.prod(mesh.shape[name] for name in names)
+
+
+def _is_variable(leaf: Any) -> bool:
+  return isinstance(leaf, nnx.Variable)
