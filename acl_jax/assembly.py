@@ -103,7 +103,10 @@ def load_encoder(
   """The audio encoder that was trained with an adapter, or else the config's."""
   if (kind := config.encoder.kind) not in ENCODERS:
     raise ValueError(f'config.encoder.kind is {kind!r}; known: conformer, whisper')
-  encoder = ENCODERS[kind](find_encoder(config, checkpoint))
+  folder = find_encoder(config, checkpoint)
+  if checkpoint and (folder / safetensors.FILE).is_file():
+    safetensors.check(folder / safetensors.FILE)
+  encoder = ENCODERS[kind](folder)
   _check_sizes('encoder', config.encoder, encoder.config)
   return encoder
 

@@ -88,8 +88,8 @@ def export(
   file = assembly.find_adapter(config, checkpoint)
   report = None
   if options.report is not None:
-    report_dtype = 'float32' if config.llama.dtype == 'int8' else config.llama.dtype
-    report = provenance.read_report(options.report, file, source, report_dtype)
+    evaluated = config.llama.dtype
+    report = provenance.read_report(options.report, file, source, evaluated)
   tensors = [*weights.speech_tensors(encoder, adapter)]
   if options.llm == INCLUDE:
     tensors += weights.llm_tensors(source, dtype)

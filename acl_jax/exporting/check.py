@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An exported folder beside the JAX model: the same recordings, the numbers compared."""
+"""An exported folder beside the JAX model: the numbers for the same recordings."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -125,9 +125,7 @@ def run(
   inputs = processor(text, audio=sound).to(exported.device)
   embeddings, _, heard = exported.hear(inputs['audio_values'], inputs['audio_lens'])
   start = inputs['input_ids'].shape[1]
-  answers = exported.generate(
-    **inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False
-  )
+  answers = exported.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
   said = torch.tensor([response[:-1]], device=exported.device, dtype=torch.long)
   for name, behind in (('input_ids', said), ('attention_mask', said * 0 + 1)):
     inputs[name] = torch.cat([inputs[name], behind], 1)

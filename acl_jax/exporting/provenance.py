@@ -29,9 +29,8 @@ def describe_llm(source: Source, dtype: DTypeLike) -> dict[str, Any]:
     for path, value in leaves:
       name = jax.tree_util.keystr(path)
       yield f'{name} {dtype} {value.shape}'.encode()
-      ours = jax.tree_util.keystr(path, simple=True, separator='/')
-      tensors = table.read_ours(source.tensors, source.rows, ours, letters)
-      for array in tensors:
+      ours = jax.tree_util.keystr(path[:-1], simple=True, separator='/')
+      for array in table.read_ours(source.tensors, source.rows, ours, letters):
         array = np.ascontiguousarray(array.astype(dtype, copy=False))
         yield array.reshape(-1).view(np.uint8).data
 
@@ -42,18 +41,19 @@ def describe_llm(source: Source, dtype: DTypeLike) -> dict[str, Any]:
 def read_report(
   path: Path, adapter: Path, source: Source, dtype: DTypeLike
 ) -> dict[str, Any]:
-  """A report of `acl_jax.evaluate`; ValueError if it is about another model."""
+  """A report of `acl_jax.evaluate`; ValueError if it is about another model.
+
+  dtype: that the LLM was evaluated in. Of one in 8 bits the report is believed.
+  """
   report = read_json(path)
   model = report.get('model')
   if not isinstance(model, dict) or 'response_nll' not in report:
     raise ValueError(f'{path}: not a report of acl_jax.evaluate')
-  ours = {
-    'adapter': lambda: sha256_of(adapter),
-    'llm': lambda: describe_llm(source, dtype)['sha256'],
-  }
-  for part, sha256 in ours.items():
-    said = (model.get(part) or {}).get('sha256')
-    if said != (found := sha256()):
+  ours = {'adapter': sha256_of(adapter)}
+  if dtype != 'int8':
+    ours['llm'] = describe_llm(source, dtype)['sha256']
+  for part, found in ours.items():
+    if (said := (model.get(part) or {}).get('sha256')) != found:
       raise ValueError(
         f'{path}: is about another {part}, of sha256 {said}; the one to export has'
         f' {found}'

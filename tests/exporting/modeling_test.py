@@ -170,9 +170,7 @@ def test_what_is_saved_again_says_the_same(world, tmp_path):
   same = prepare(processor)
   assert same.keys() == inputs.keys()
   np.testing.assert_array_equal(same['input_ids'], inputs['input_ids'])
-  np.testing.assert_allclose(
-    again(**same).logits, model(**inputs).logits, atol=1e-6
-  )
+  np.testing.assert_allclose(again(**same).logits, model(**inputs).logits, atol=1e-6)
 
 
 def test_a_pipeline_answers(letters):
@@ -191,7 +189,9 @@ def test_the_ears_stay_in_float32(letters):
   assert {p.dtype for p in half.multi_modal_projector.parameters()} == {torch.float32}
   whole, _ = letters.load()
   inputs = prepare(processor)
-  ours, theirs = (model(**inputs).logits[:, -1].log_softmax(-1) for model in (whole, half))
+  ours, theirs = (
+    model(**inputs).logits[:, -1].log_softmax(-1) for model in (whole, half)
+  )
   kl = torch.sum(ours.exp() * (ours - theirs.float()), -1)
   assert kl.mean() < 0.015
 
@@ -209,7 +209,10 @@ def test_names_and_shapes_are_those_of_ultravox(tiny_world, tmp_path):
   }
   for name, shape in projector.items():
     assert shapes[f'multi_modal_projector.{name}'] == shape
-  for name in ('audio_tower.conv1.weight', 'audio_tower.layers.0.self_attn.k_proj.weight'):
+  for name in (
+    'audio_tower.conv1.weight',
+    'audio_tower.layers.0.self_attn.k_proj.weight',
+  ):
     assert name in shapes
   config = model.config
   assert (config.stack_factor, config.hidden_size) == (stack, hidden)
@@ -228,7 +231,9 @@ def test_an_llm_elsewhere_is_fetched_if_it_is_the_same(tiny_world, tmp_path):
   model.save_pretrained(tmp_path / 'again')
   assert not any('language_model' in name for name in stored(tmp_path / 'again'))
   config = world.folder / 'config.json'
-  spoilt = config.read_text().replace('"model.safetensors": "', '"model.safetensors": "0')
+  spoilt = config.read_text().replace(
+    '"model.safetensors": "', '"model.safetensors": "0'
+  )
   config.write_text(spoilt)
   with pytest.raises(ValueError, match='was trained with an LLM of 0'):
     world.load()

@@ -14,7 +14,7 @@ PREEMPHASIS = 0.97
 
 def whisper_log_mel(audio: np.ndarray, num_mels: int) -> np.ndarray:
   """Whisper's, of the audio's own length: [samples // 160, mels]."""
-  window = np.hanning(WINDOW + 1)[:-1]  # periodic
+  window = np.hanning(WINDOW + 1)[:-1].astype(np.float32)  # periodic
   frames = _frames(np.pad(audio, WINDOW // 2, mode='reflect'), WINDOW)[:-1]
   mel = _power(frames * window, WINDOW) @ slaney_filters(num_mels, WINDOW)
   log_mel = np.log10(np.maximum(mel, 1e-10))
@@ -26,7 +26,7 @@ def parakeet_log_mel(audio: np.ndarray, num_mels: int) -> np.ndarray:
   """NeMo's without dither, each bin standardised: [samples // 160, mels]."""
   sharp = np.append(audio[:1], audio[1:] - PREEMPHASIS * audio[:-1])
   frames = _frames(np.pad(sharp, FFT // 2), FFT)[: len(audio) // HOP]
-  window = np.pad(np.hanning(WINDOW), (FFT - WINDOW) // 2)
+  window = np.pad(np.hanning(WINDOW).astype(np.float32), (FFT - WINDOW) // 2)
   mel = _power(frames * window, FFT) @ slaney_filters(num_mels, FFT)
   log_mel = np.log(mel + 2.0**-24)
   deviation = log_mel.std(axis=0, ddof=1) + 1e-5
@@ -38,7 +38,7 @@ def kaldi_log_mel(audio: np.ndarray, num_mels: int) -> np.ndarray:
   frames = _frames(audio, WINDOW)
   frames = frames - frames.mean(axis=1, keepdims=True)
   before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
-  window = np.hanning(WINDOW) ** 0.85  # Povey's
+  window = (np.hanning(WINDOW) ** 0.85).astype(np.float32)  # Povey's
   frames = (frames - PREEMPHASIS * before) * window
   mel = _power(frames, FFT) @ kaldi_filters(num_mels)
   return np.log(np.maximum(mel, np.finfo(np.float32).eps)).astype(np.float32)
@@ -55,7 +55,7 @@ def log_mel(features: str, audio: np.ndarray, num_mels: int) -> np.ndarray:
   """The spectrogram of 16 kHz audio in [-1, 1] by the definition called `features`."""
   if len(audio) < WINDOW:
     raise ValueError(f'audio has {len(audio)} samples; one frame needs {WINDOW}')
-  return LOG_MEL[features](audio.astype(np.float64), num_mels)
+  return LOG_MEL[features](audio.astype(np.float32), num_mels)
 
 
 @functools.cache
@@ -68,7 +68,7 @@ def slaney_filters(num_mels: int, fft: int) -> np.ndarray:
   above = knee * np.exp(ratio * (mels - knee / linear))
   corners = np.where(mels < knee / linear, mels * linear, above)
   triangles = _triangles(corners, _bins(fft))
-  return triangles * 2 / (corners[2:] - corners[:-2])
+  return (triangles * 2 / (corners[2:] - corners[:-2])).astype(np.float32)
 
 
 @functools.cache
@@ -79,7 +79,7 @@ def kaldi_filters(num_mels: int) -> np.ndarray:
     return 1127.0 * np.log1p(hertz / 700.0)
 
   corners = np.linspace(mel(20.0), mel(SAMPLE_RATE / 2), num_mels + 2)
-  return _triangles(corners, mel(_bins(FFT)))
+  return _triangles(corners, mel(_bins(FFT))).astype(np.float32)
 
 
 def _triangles(corners: np.ndarray, bins: np.ndarray) -> np.ndarray:
@@ -98,4 +98,5 @@ def _frames(audio: np.ndarray, width: int) -> np.ndarray:
 
 
 def _power(frames: np.ndarray, fft: int) -> np.ndarray:
-  return np.abs(np.fft.rfft(frames, fft)) ** 2
+  spectrum = np.fft.rfft(frames, fft)
+  return spectrum.real**2 + spectrum.imag**2

@@ -23,7 +23,10 @@ class AudioChatLlamaPipeline(Pipeline):
 
   def __init__(self, *args, **kwargs):
     super().__init__(*args, **kwargs)
-    self.processor = AudioChatLlamaProcessor.from_pretrained(self.model.name_or_path)
+    self.processor = AudioChatLlamaProcessor.from_pretrained(
+      self.model.name_or_path,
+      trust_remote_code=True,  # as the user did for this
+    )
 
   def _sanitize_parameters(self, **generate):
     return {}, generate, {}
