@@ -157,7 +157,8 @@ def main(argv: Sequence[str]) -> None:
   if given.check:
     from acl_jax.exporting import check  # it needs torch
 
-    return check.check(given.config, output, given.checkpoint, given.audio)
+    check.check(given.config, output, given.checkpoint, given.audio)
+    return
   report = Path(given.report) if given.report else None
   options = Options(given.llm, given.llm_id, given.dtype, report)
   about = card.docstring(Path(file.split(':')[0]))

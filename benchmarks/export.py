@@ -138,7 +138,7 @@ def run(step: str, folder: Path) -> None:
 def main(_) -> None:
   """Prepares, exports, loads."""
   if _STEP.value:
-    return run(_STEP.value, Path(_FOLDER.value))
+    return run(_STEP.value, Path(_FOLDER.value or '.'))
   with tempfile.TemporaryDirectory(dir=_FOLDER.value) as made:
     folder = Path(made)
     prepare(folder, _LAYERS.value)

@@ -33,6 +33,8 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, template: str) -> int:
   made = as_tokenizers(tokenizer)
   compare(made, tokenizer)
   made.add_special_tokens([AddedToken(AUDIO, special=True, normalized=False)])
+  audio = made.token_to_id(AUDIO)
+  assert audio is not None
   made.save(str(folder / 'tokenizer.json'))
   names = {number: name for name, number in tokenizer.controls.items()}
   end = names[tokenizer.eos_id]
@@ -50,7 +52,7 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, template: str) -> int:
   (folder / 'tokenizer_config.json').write_text(text + '\n')
   jinja = (TEMPLATES / f'{template}.jinja').read_text()
   (folder / 'chat_template.jinja').write_text(jinja)
-  return made.token_to_id(AUDIO)
+  return audio
 
 
 def as_tokenizers(tokenizer: Tokenizer) -> tokenizers.Tokenizer:

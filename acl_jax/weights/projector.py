@@ -106,7 +106,7 @@ def load_projector(folder: Path) -> CTC | Stride:
   elif found.get('hidden_size') is not None:
     sizes = {'hidden_size': found['hidden_size']}
   try:
-    config = configure(**typed(sizes | widths, configure, source=source))
+    config: Any = configure(**typed(sizes | widths, configure, source=source))
   except (TypeError, ValueError) as error:
     raise ValueError(f'{source}: no adapter that we know: {error}') from None
   return table.fill(
