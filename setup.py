@@ -78,7 +78,7 @@ setup(
   python_requires='>=3.11',
   packages=find_packages(include=['acl_jax*', 'data_pipeline*', 'configs*', 'launch*']),
   package_data={
-    'acl_jax': ['adapters/*'],
+    'acl_jax': ['adapters/*', 'exporting/templates/*'],
     'data_pipeline': ['recordings/*', 'recordings/*/*'],
   },
   install_requires=REQUIRED,
