@@ -10,7 +10,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import einops
 import jax
@@ -112,7 +112,7 @@ def _place(
     return jnp.asarray(read(tuple(slice(0, size) for size in shape)))
   parts: dict[tuple[tuple[int, int, int], ...], np.ndarray] = {}
 
-  def part(index: Index) -> np.ndarray:
+  def part(index: Any) -> np.ndarray:
     key = tuple(of.indices(size) for of, size in zip(index, shape, strict=True))
     if key not in parts:
       parts[key] = read(tuple(slice(start, stop) for start, stop, _ in key))
