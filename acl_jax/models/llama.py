@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from acl_jax.models.layers import REMAT, attention, ones, param, project, rms_norm, rope
+from acl_jax.models.splash import Packed, packed_attention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +88,8 @@ class Attention(nnx.Module):
       key, value = cache.key[layer], cache.value[layer]
     if prefix is not None:
       key, value = (_behind(*pair) for pair in zip(prefix, (key, value), strict=True))
-    y = attention(query, key, value, mask)
+    attend = packed_attention if isinstance(mask, Packed) else attention
+    y = attend(query, key, value, mask)
     return jnp.einsum('btnh,nhd->btd', y, self.o_proj[...].astype(x.dtype)), cache
 
 
@@ -171,7 +173,7 @@ class Llama(nnx.Module):
     self,
     x: Float[Array, 'b t d'],
     positions: Int[Array, 'b t'],
-    mask: Bool[Array, 'b t s'],
+    mask: Bool[Array, 'b t s'] | Packed,
     cache: Cache | None = None,
     index: Int[Array, ' b'] | None = None,
     remat: str | None = None,
@@ -179,8 +181,9 @@ class Llama(nnx.Module):
   ) -> tuple[Float[Array, 'b t d'], Cache]:
     """Embeddings -> (hidden states after the final norm, keys and values).
 
-    mask: which of the s keys a query sees. Without `cache` the keys are those of the
-      t inputs, and are returned. With it they are those in its places, of which the
+    mask: which of the s keys a query sees; `Packed` says it of packed prompts, on TPUs
+      and not with `cache`. Without `cache` the keys are those of the t inputs, and are
+      returned. With it they are those in its places, of which the
       inputs of a row take index..index+t (beyond the last, nothing is written); it is
       returned with these.
     prefix: keys and values of one row that stand before those of all b rows, and before

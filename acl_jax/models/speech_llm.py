@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from acl_jax.models import splash
 from acl_jax.models.adapters import Stride
 from acl_jax.models.conformer import Conformer
 from acl_jax.models.conformer_ctc import ConformerCTC
@@ -93,10 +94,12 @@ class SpeechLLM(nnx.Module):
     segment_ids: Int[Array, 'b t'],
     remat: str | None = None,
     prefix: Int[Array, ' p'] | None = None,
+    per_row: int = 1,
   ) -> Float[Array, 'b t e']:
     """The LLM's hidden states: causal, and blind to padding and to other prompts.
 
     prefix: text that every prompt begins with, and that is read but once.
+    per_row: prompts of a row at most.
     """
     positions, mask = causal(segment_ids)
     shared = None
@@ -105,6 +108,8 @@ class SpeechLLM(nnx.Module):
       _, shared = self.llama(start, *causal(jnp.ones((1, prefix.size), int)))
       positions += prefix.size
       mask = jnp.pad(mask, ((0, 0), (0, 0), (prefix.size, 0)), constant_values=True)
+    if splash.lowers():
+      mask = splash.Packed(segment_ids, per_row)
     hidden, _ = self.llama(x, positions, mask, remat=remat, prefix=shared)
     return hidden
 

@@ -127,7 +127,8 @@ def response_loss(
   heard, heard_valid = model.adapt(frames, valid)
   heard, heard_valid = (x.reshape(rows, -1, *x.shape[2:]) for x in (heard, heard_valid))
   x, seen = model.splice(response.prompt, heard, heard_valid)
-  hidden = model.read(x, seen, how.remat, response.prefix)
+  per_row = response.targets.shape[1]
+  hidden = model.read(x, seen, how.remat, response.prefix, per_row)
   index = response.index.reshape(rows, -1, 1)
   logits = model.llama.logits(jnp.take_along_axis(hidden, index, axis=1))
   targets, weight = (x.reshape(rows, -1) for x in (response.targets, response.weight))
