@@ -25,7 +25,8 @@ from acl_jax.decoding.targets import Targets
 from acl_jax.models.ctc import CTC
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.models.whisper import Whisper
-from acl_jax.training import loop, preemption, step
+from acl_jax.parallel import distributed
+from acl_jax.training import loop, step
 from acl_jax.training.frames import Frames, encode_dataset
 from acl_jax.training.log_mels import LogMels
 from acl_jax.training.optimizer import make_optimizer
@@ -152,7 +153,7 @@ def run_stage(
 def main(argv: Sequence[str]) -> None:
   """Runs `train` with the flags."""
   del argv
-  preemption.start_distributed()
+  distributed.start()
   train(flags.FLAGS.config, Path(flags.FLAGS.workdir))
 
 
