@@ -55,9 +55,12 @@ class Targets(Mapping[str, dict[str, Any]]):
       )
     return header | arrays
 
-  def check(self, llama: Llama, text: Text) -> None:
-    """ValueError if another LLM gave the responses, or was asked in another way."""
-    ours = {'llm': describe(llama), 'template': describe_template(text)}
+  def check(self, llm: Mapping[str, Any], text: Text) -> None:
+    """ValueError if another LLM gave the responses, or was asked in another way.
+
+    llm: what `describe` says of it.
+    """
+    ours = {'llm': llm, 'template': describe_template(text)}
     _same(self.folder, self.provenance, ours, 'run decode_targets with this config')
 
   def read(self, id: str, text: str) -> dict[str, Any]:
