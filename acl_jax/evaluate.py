@@ -20,9 +20,8 @@ from absl import flags
 from flax import nnx
 from ml_collections import config_flags
 
-from acl_jax import assembly, assets, program
+from acl_jax import assembly, assets, compilations, program
 from acl_jax.assembly import Text
-from acl_jax.decoding import targets
 from acl_jax.evaluation import examples, hearing, report
 from acl_jax.evaluation.answers import answer
 from acl_jax.evaluation.cascade import BEAM_SIZE, Recogniser
@@ -33,6 +32,7 @@ from acl_jax.evaluation.scores import Score, score
 from acl_jax.evaluation.summary import gap_closed, summarise
 from acl_jax.models.ctc import CTC
 from acl_jax.models.speech_llm import SpeechLLM
+from acl_jax.weights import fingerprint
 from data_pipeline.corpora.utterance import BadUtterance
 from data_pipeline.progress import progress
 
@@ -100,7 +100,7 @@ def describe(
       'file': str(adapter),
       'sha256': sha256,
     },
-    'llm': {'path': config.llama.path, **targets.describe(model.llama)},
+    'llm': {'path': config.llama.path, **fingerprint.describe(model.llama)},
     'template': config.template,
     'max_new_tokens': config.targets.max_new_tokens,
     'cascade': None,
@@ -195,6 +195,7 @@ def _write(path: Path, content: str) -> None:
 
 def main(_):
   """Runs `evaluate` with the flags."""
+  compilations.keep()
   given = flags.FLAGS
   summary = evaluate(
     given.config,

@@ -21,12 +21,13 @@ from ml_collections import config_flags
 
 from acl_jax import assembly, compilations, program
 from acl_jax.assembly import Text
-from acl_jax.decoding.targets import Targets, describe
+from acl_jax.decoding import filters
+from acl_jax.decoding.targets import Targets
 from acl_jax.models.ctc import CTC
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.models.whisper import Whisper
 from acl_jax.training import first_step, loop, preemption, step
-from acl_jax.training.frames import Frames, encode_dataset, fingerprint
+from acl_jax.training.frames import Frames, encode_dataset
 from acl_jax.training.journal import Feed
 from acl_jax.training.log_mels import LogMels
 from acl_jax.training.optimizer import make_optimizer
@@ -35,6 +36,7 @@ from acl_jax.training.responses import ResponseBatches
 from acl_jax.training.sounds import Labels, SoundBatches
 from acl_jax.training.workdir import open_workdir
 from acl_jax.weights.adapter import load_adapter, save_adapter
+from acl_jax.weights.fingerprint import describe
 from data_pipeline.mixture import Corpora
 
 
@@ -49,7 +51,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> SpeechLLM:
   encoder = assembly.load_encoder(config, config.init_from)
   fingerprints: dict[str, Any] = {'llama': describe(llama)}
   if not config.encoder.trains:
-    fingerprints['encoder'] = fingerprint(encoder)
+    fingerprints['encoder'] = describe(encoder)
   first_step.reached('models')
   corpora = open_corpora(config.data)
   frames = listen(config, encoder, corpora, workdir)
@@ -114,7 +116,8 @@ def run_response(
 ) -> SpeechLLM:
   """The stage that imitates the responses."""
   data, how = config.data, config.response
-  targets = Targets(data.targets)
+  filters.check(data.leave_out)
+  targets = Targets(data.targets, data.leave_out)
   targets.check(fingerprints['llama'], text)
   if not any(id in targets for id in sounds.source.ids):
     raise ValueError(f'{data.targets}: no response to any recording of the corpus')
@@ -127,7 +130,9 @@ def run_response(
   if longest > (limit := model.llama.config.max_position_embeddings):
     raise ValueError(f'a prompt has up to {longest} positions; the LLM reads {limit}')
   order = new_order(data, how.frames_per_batch, config.seed + 1, lengths, corpus)
-  weights = step.ResponseLoss(how.kl_weight, how.ctc_weight, how.remat)
+  weights = step.ResponseLoss(
+    how.kl_weight, how.kl_temperature, how.ctc_weight, how.remat
+  )
   loss = functools.partial(
     step.response_loss, encoder_trains=config.encoder.trains, how=weights
   )

@@ -5,11 +5,14 @@
 
 The transcripts of the shipped recordings, greedy, float32, all threads, in turns.
 Transformers decodes static batches of prompts of like length, at the fastest of
-`--batches`. Steps of static batches are those of batches as large as the engine has
-slots, of prompts of like length or as they come, whichever are fewer. The last line is
-JSON; a ratio above 1 means that ours is faster.
+`--batches`; it answers the first `--theirs` of the prompts, in about the time in which
+ours answers all. Steps of static batches are those of batches as large as the engine
+has slots, of prompts of like length or as they come, whichever are fewer. The last line
+is JSON; a ratio above 1 means that ours is faster.
 """
 
+import collections
+import dataclasses
 import json
 import os
 import sys
@@ -33,12 +36,13 @@ from acl_jax.text.templates import Turn, chatml
 from acl_jax.text.tokenizers import load_tokenizer
 from acl_jax.weights.llama import load_llama
 
-_EXAMPLES = flags.DEFINE_integer('examples', 96, 'prompts', lower_bound=1)
-_ROUNDS = flags.DEFINE_integer('rounds', 2, 'measured runs of each', lower_bound=1)
-_SLOTS = flags.DEFINE_integer('slots', 16, 'slots of the engine', lower_bound=1)
+_EXAMPLES = flags.DEFINE_integer('examples', 297, 'prompts', lower_bound=1)
+_THEIRS = flags.DEFINE_integer('theirs', 96, "of them, Transformers'", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer('rounds', 1, 'measured runs of each', lower_bound=1)
+_SLOTS = flags.DEFINE_integer('slots', 32, 'slots of the engine', lower_bound=1)
 _STEPS = flags.DEFINE_integer('steps', 8, 'decode steps of a call', lower_bound=1)
-_TOKENS = flags.DEFINE_integer('max_new_tokens', 128, 'of a response', lower_bound=1)
-_BATCHES = flags.DEFINE_multi_integer('batches', [8, 16, 32], "Transformers' to try")
+_TOKENS = flags.DEFINE_integer('max_new_tokens', 512, 'of a response', lower_bound=1)
+_BATCHES = flags.DEFINE_multi_integer('batches', [32], "Transformers' to try")
 
 LLAMA = 'asset:smollm2-135m-instruct'
 RECORDINGS = Path('data_pipeline/recordings/manifest.jsonl')
@@ -75,6 +79,11 @@ class Ours:
     self.engine = self.new()
     made = {int(r.request.id): r for r in self.engine.run(self.requests)}
     return [made[i] for i in range(len(made))]
+
+  def compile(self) -> None:
+    """Answers all prompts in two tokens: every shape is met."""
+    short = (dataclasses.replace(r, max_new_tokens=2) for r in self.requests)
+    collections.deque(self.new().run(short), maxlen=0)
 
 
 class Theirs:
@@ -146,11 +155,12 @@ def main(argv: list[str]) -> None:
   torch.set_num_threads(len(os.sched_getaffinity(0)))
   tokenizer = load_tokenizer(assets.resolve(LLAMA))
   prompts = read_prompts(tokenizer)
-  ours, theirs = Ours(prompts, tokenizer.stop_ids), Theirs(prompts, tokenizer.stop_ids)
+  ours = Ours(prompts, tokenizer.stop_ids)
+  theirs = Theirs(prompts[: _THEIRS.value], tokenizer.stop_ids)
   responses, answers = [], []
-  _, compiling = timed(ours)
+  _, compiling = timed(ours.compile)
   seconds = {'ours': [], **{f'theirs at {size}': [] for size in _BATCHES.value}}
-  print(f'the first call took {compiling:.0f} s', flush=True)
+  print(f'compiled in {compiling:.0f} s', flush=True)
   for number in range(_ROUNDS.value):
     responses, took = timed(ours)
     seconds['ours'].append(took)
@@ -161,7 +171,7 @@ def main(argv: list[str]) -> None:
       print(f'theirs at {size}: {took:.1f} s', flush=True)
     print(f'round {number + 1} of {_ROUNDS.value}', flush=True)
   lengths = [len(response.tokens) for response in responses]
-  same, margins = compare(responses, answers)
+  same, margins = compare(responses[: len(answers)], answers)
   median = {name: float(np.median(values)) for name, values in seconds.items()}
   best = min((name for name in median if name != 'ours'), key=median.__getitem__)
   done = ours.engine.statistics
@@ -184,7 +194,7 @@ def main(argv: list[str]) -> None:
     'margins_where_not': margins,
     'response_tokens': [int(x) for x in np.percentile(lengths, (0, 25, 50, 75, 100))],
     'mean_response_tokens': float(np.mean(lengths)),
-    'compile_seconds': compiling - median['ours'],
+    'compile_seconds': compiling,
     'slots': _SLOTS.value,
     'steps_per_call': _STEPS.value,
     'device': jax.devices()[0].device_kind,

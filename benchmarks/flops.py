@@ -142,7 +142,9 @@ def flops(sizes: Sizes, layers: int, *, masked: bool, remat: str | None) -> floa
   trainable, frozen = jax.eval_shape(arrays)
   adam = optimizer(trainable, masked)
   state = step.State(trainable, jax.eval_shape(adam.init, trainable))
-  how = step.ResponseLoss(kl_weight=0.0, ctc_weight=0.0, remat=remat)
+  how = step.ResponseLoss(
+    kl_weight=0.0, kl_temperature=1.0, ctc_weight=0.0, remat=remat
+  )
   loss = functools.partial(step.response_loss, encoder_trains=False, how=how)
   key = jax.eval_shape(lambda: jax.random.key(0))
   with loops_unrolled():

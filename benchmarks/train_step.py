@@ -118,7 +118,7 @@ def ours(path: Path, adapter: adapters.Stride, batch) -> Callable[[], float]:
     optax.clip_by_global_norm(CLIP_NORM),
     optax.adamw(LEARNING_RATE, *BETAS, weight_decay=0.0),
   )
-  how = step.ResponseLoss(kl_weight=0.0, ctc_weight=0.0, remat=None)
+  how = step.ResponseLoss(kl_weight=0.0, kl_temperature=1.0, ctc_weight=0.0, remat=None)
   loss = functools.partial(step.response_loss, encoder_trains=False, how=how)
   state = step.State(trainable, optimizer.init(trainable))
   batch, key = jax.device_put(batch), jax.random.key(0)

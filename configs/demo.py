@@ -9,6 +9,32 @@ evaluates is the shipped adapter of `configs/smol.py`.
 
 from ml_collections import ConfigDict
 
+TARGETS = dict(
+  max_prompt_tokens=128,
+  max_new_tokens=24,
+  batch_size=32,
+  sampling=dict(temperature=0.0, top_k=0, top_p=1.0),  # greedy
+  repeats=6,  # an n-gram so often in a row ends a response
+  top_k=0,
+  refusals=("I'm sorry", 'I cannot', "I can't", 'As an AI'),
+  instructions=(('{}', 1.0),),  # the plain prompt alone
+)
+
+RESPONSE = dict(
+  steps=8,
+  frames_per_batch=1_500,  # 30 s
+  peak_lr=3e-4,
+  warmup_steps=2,
+  weight_decay=0.0,
+  clip_norm=1.0,
+  kl_weight=0.0,
+  kl_temperature=1.0,
+  ctc_weight=0.5,
+  remat=None,
+  log_every=1,
+  save_every=4,
+)
+
 
 def get_config() -> ConfigDict:
   """The experiment."""
@@ -37,12 +63,13 @@ def get_config() -> ConfigDict:
   c.data = dict(
     train='runs/demo/prepared',
     targets='runs/demo/targets',
+    leave_out=('empty', 'repetition', 'refusal'),  # responses not to imitate
     copies=1,
     row_frames=None,  # one recording a row, in buckets
     buckets=(64, 128, 256, 512, 1500),  # encoder frames, 20 ms
   )
   c.augmentation = None
-  c.targets = dict(max_new_tokens=24, batch_size=32, temperature=0.0, top_k=0)
+  c.targets = TARGETS
 
   c.ctc = dict(
     steps=120,
@@ -55,17 +82,5 @@ def get_config() -> ConfigDict:
     log_every=10,
     save_every=40,
   )
-  c.response = dict(
-    steps=8,
-    frames_per_batch=1_500,  # 30 s
-    peak_lr=3e-4,
-    warmup_steps=2,
-    weight_decay=0.0,
-    clip_norm=1.0,
-    kl_weight=0.0,
-    ctc_weight=0.5,
-    remat=None,
-    log_every=1,
-    save_every=4,
-  )
+  c.response = RESPONSE
   return c.lock()

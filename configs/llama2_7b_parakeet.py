@@ -29,6 +29,17 @@ LLAMA = dict(
   max_position_embeddings=4_096,
 )
 
+TARGETS = dict(
+  max_prompt_tokens=256,
+  max_new_tokens=128,
+  batch_size=128,
+  sampling=dict(temperature=0.0, top_k=0, top_p=1.0),  # greedy
+  repeats=6,  # an n-gram so often in a row ends a response
+  top_k=0,
+  refusals=("I'm sorry", 'I cannot', "I can't", 'As an AI'),
+  instructions=(('{}', 1.0),),  # the plain prompt alone
+)
+
 
 def get_config() -> ConfigDict:
   """The experiment."""
@@ -54,13 +65,14 @@ def get_config() -> ConfigDict:
   c.data = dict(
     train='data/mls/prepared',
     targets='data/mls/targets-7b',
+    leave_out=('empty', 'repetition', 'refusal'),  # responses not to imitate
     copies=1,
     row_frames=512,  # encoder frames, 80 ms: recordings of 41 s in all
     row_tokens=1_024,  # of the LLM: their embeddings, prompts and responses
   )
   c.augmentation = None
   c.masking = None
-  c.targets = dict(max_new_tokens=128, batch_size=128, temperature=0.0, top_k=0)
+  c.targets = TARGETS
 
   c.ctc = dict(steps=0, sampled_classes=1)  # for a CTC adapter only
   c.response = dict(
@@ -71,6 +83,7 @@ def get_config() -> ConfigDict:
     weight_decay=0.0,
     clip_norm=1.0,
     kl_weight=0.0,  # the paper's loss is cross-entropy alone
+    kl_temperature=1.0,
     ctc_weight=0.0,
     remat='dots',
     log_every=20,

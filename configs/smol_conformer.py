@@ -10,6 +10,32 @@ reaches is not known.
 
 from ml_collections import ConfigDict
 
+TARGETS = dict(
+  max_prompt_tokens=128,
+  max_new_tokens=32,
+  batch_size=32,
+  sampling=dict(temperature=0.0, top_k=0, top_p=1.0),  # greedy
+  repeats=6,  # an n-gram so often in a row ends a response
+  top_k=16,
+  refusals=("I'm sorry", 'I cannot', "I can't", 'As an AI'),
+  instructions=(('{}', 1.0),),  # the plain prompt alone
+)
+
+RESPONSE = dict(
+  steps=60,
+  frames_per_batch=500,  # 40 s
+  peak_lr=2e-4,
+  warmup_steps=10,
+  weight_decay=0.0,
+  clip_norm=1.0,
+  kl_weight=1.0,
+  kl_temperature=1.0,
+  ctc_weight=0.5,
+  remat=None,
+  log_every=5,
+  save_every=20,
+)
+
 
 def get_config() -> ConfigDict:
   """The experiment."""
@@ -38,6 +64,7 @@ def get_config() -> ConfigDict:
   c.data = dict(
     train='runs/smol_ctc/prepared',
     targets='runs/smol_ctc/targets',
+    leave_out=('empty', 'repetition', 'refusal'),  # responses not to imitate
     copies=1,
     row_frames=None,  # one recording a row, in buckets
     buckets=(16, 24, 32, 40, 56, 100),  # encoder frames, 80 ms
@@ -45,7 +72,7 @@ def get_config() -> ConfigDict:
   c.augmentation = dict(
     speed=0.05, noise_share=0.25, noise_snr=(10.0, 40.0), telephone_share=0.1
   )
-  c.targets = dict(max_new_tokens=32, batch_size=32, temperature=0.0, top_k=16)
+  c.targets = TARGETS
   c.ctc = dict(
     steps=1_500,
     frames_per_batch=1_200,  # 96 s
@@ -57,17 +84,5 @@ def get_config() -> ConfigDict:
     log_every=20,
     save_every=250,
   )
-  c.response = dict(
-    steps=60,
-    frames_per_batch=500,  # 40 s
-    peak_lr=2e-4,
-    warmup_steps=10,
-    weight_decay=0.0,
-    clip_norm=1.0,
-    kl_weight=1.0,
-    ctc_weight=0.5,
-    remat=None,
-    log_every=5,
-    save_every=20,
-  )
+  c.response = RESPONSE
   return c.lock()

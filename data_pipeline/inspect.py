@@ -21,6 +21,7 @@ from rich.text import Text
 from acl_jax import program
 from data_pipeline import records, single_record
 from data_pipeline.progress import progress
+from data_pipeline.terminal import printable, show, show_histogram
 
 SAMPLE = 300  # records that are read to count speakers and languages
 BINS = 12  # of the histogram, at most
@@ -146,29 +147,6 @@ def _broken(dataset: records.Dataset, places: Sequence[int]) -> Iterator[str]:
   for place, utterance in zip(places, utterances, strict=True):
     if utterance['text'] != dataset.texts[place]:
       yield f'number {place}, id {utterance["id"]!r}: text is not that of index.jsonl'
-
-
-def show(console: Console, entries: dict[str, str]) -> None:
-  """Prints names and values in two columns."""
-  width = max(map(len, entries)) + 2
-  for name, value in entries.items():
-    console.print(
-      Text.assemble((f'{name:{width}}', 'bold'), printable(value)), soft_wrap=True
-    )
-
-
-def printable(text: str) -> str:
-  """Without what could move the cursor or ring the bell of a terminal."""
-  return ''.join(c if c.isprintable() else '\N{REPLACEMENT CHARACTER}' for c in text)
-
-
-def show_histogram(console: Console, rows: Sequence[tuple[str, int]]) -> None:
-  """Prints one bar per row."""
-  most, width = max(count for _, count in rows), max(len(name) for name, _ in rows)
-  mark = '█' if console.is_terminal else '#'
-  for name, count in rows:
-    bar = mark * -(-40 * count // most)
-    console.print(Text.assemble(f'  {name:>{width}}  ', (bar, 'cyan'), f' {count:,}'))
 
 
 def main(argv: Sequence[str]) -> None:

@@ -51,18 +51,25 @@ def write_shard(path: str | pathlib.Path, records: Iterable[bytes]) -> int:
   """Writes one shard, whole or not at all; returns the number of records."""
   path = pathlib.Path(path)
   temporary = path.with_name(path.name + '.tmp')
+  try:
+    count = _write(temporary, records)
+    temporary.replace(path)
+  finally:
+    temporary.unlink(missing_ok=True)
+  return count
+
+
+def _write(path: pathlib.Path, records: Iterable[bytes]) -> int:
   # Group size 1: any record can be read alone. Audio hardly compresses further.
-  options = 'group_size:1,uncompressed'
+  options, count = 'group_size:1,uncompressed', 0
   with _writing(path):
-    writer = array_record_module.ArrayRecordWriter(str(temporary), options)
-  count = 0
+    writer = array_record_module.ArrayRecordWriter(str(path), options)
   for record in records:
     with _writing(path):
       writer.write(record)
     count += 1
   with _writing(path):
     writer.close()
-  temporary.replace(path)
   return count
 
 
@@ -146,7 +153,7 @@ class Dataset(Sequence[dict[str, Any]]):
 
   def __init__(self, folder: str | pathlib.Path):
     folder = pathlib.Path(folder)
-    self.info = _read_info(folder / 'dataset.json')
+    self.info = read_info(folder / 'dataset.json')
     index = folder / 'index.jsonl'
     try:
       lines = [json.loads(line) for line in index.read_text().splitlines()]
@@ -227,7 +234,8 @@ def _unpack_audio(
   return samples
 
 
-def _read_info(path: pathlib.Path) -> dict[str, Any]:
+def read_info(path: pathlib.Path) -> dict[str, Any]:
+  """What a `dataset.json` says; RecordError if it is none."""
   try:
     info = json.loads(path.read_text())
     version, info['examples'] = info['schema_version'], int(info['examples'])

@@ -52,7 +52,7 @@ def config_of(folder: Path) -> dict:
     log_every=1,
     save_every=3,
   )
-  response = dict(kl_weight=0.5, ctc_weight=0.3, remat='full')
+  response = dict(kl_weight=0.5, kl_temperature=1.0, ctc_weight=0.3, remat='full')
   return dict(
     seed=0,
     init_from='',
@@ -76,6 +76,7 @@ def config_of(folder: Path) -> dict:
     data=dict(
       train=str(folder / 'prepared'),
       targets=str(folder / 'targets'),
+      leave_out=('empty',),
       copies=1,
       row_frames=None,
       buckets=(40,),  # one shape, one compilation
@@ -84,7 +85,7 @@ def config_of(folder: Path) -> dict:
       speed=0.1, noise_share=0.5, noise_snr=(5.0, 30.0), telephone_share=0.25
     ),
     targets=dict(
-      max_new_tokens=MAX_NEW_TOKENS, batch_size=2, temperature=0.0, top_k=TOP_K
+      max_prompt_tokens=200, max_new_tokens=MAX_NEW_TOKENS, batch_size=2, top_k=TOP_K
     ),
     ctc=dict(steps=10, sampled_classes=10, **stage),
     response=dict(steps=8, **stage, **response),
@@ -174,13 +175,12 @@ def write_targets(folder: Path, ids: list[str], vocab_size: int) -> None:
   from ml_collections import ConfigDict
 
   from acl_jax import assembly
-  from acl_jax.decoding import targets
-  from data_pipeline.container import pack
-  from data_pipeline.records import write_shard
+  from acl_jax.decoding import provenance, targets
+  from acl_jax.weights.fingerprint import describe
 
   rng = np.random.default_rng(0)
   folder.mkdir()
-  records = []
+  made = []
   for i, id in enumerate(ids[:-1]):
     u = 2 + i % (MAX_NEW_TOKENS - 1)
     arrays = {
@@ -196,20 +196,20 @@ def write_targets(folder: Path, ids: list[str], vocab_size: int) -> None:
       id=id,
       transcript=TEXTS[i],
       finish_reason='stop',
+      flag='',
       prompt_fingerprint='',
     )
-    records.append(pack(header, arrays))
-  write_shard(folder / 'targets-00000-of-00001.array_record', records)
-  index = ''.join(json.dumps({'id': id}) + '\n' for id in ids[:-1])
-  (folder / 'index.jsonl').write_text(index)
+    made.append(targets.Target(header, arrays, instruction=0))
+  targets.write(folder / 'targets-00000-of-00001.array_record', made, [])
   decoding = dict(
     max_new_tokens=MAX_NEW_TOKENS, top_k=TOP_K, instructions=[['{}', 1.0]]
   )
   config = ConfigDict(config_of(folder.parent))
-  provenance = {
-    'schema_version': targets.SCHEMA_VERSION,
+  made_by = {
+    'schema_version': provenance.SCHEMA_VERSION,
     'decoding': decoding,
-    'llm': targets.describe(assembly.load_frozen_llama(config)),
-    'template': targets.describe_template(assembly.load_text(config)),
+    'llm': describe(assembly.load_frozen_llama(config)),
+    'template': provenance.describe_template(assembly.load_text(config)),
+    'shards': 1,
   }
-  (folder / 'provenance.json').write_text(json.dumps(provenance))
+  provenance.claim(folder, made_by)

@@ -1,57 +1,135 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stored responses: the folder that `decode_targets` writes and training reads.
 
-It holds `targets-00000-of-0000N.array_record`, `index.jsonl` (the id of each record, in
-order) and `provenance.json`: which LLM answered what, and how.
+Shard i holds `targets-0000i-of-0000N.array_record` and, beside it, written last, a note
+`.json`: its checksum and, in the order of the records, their ids, numbers of tokens,
+flags and instructions; and what has no response, with the reason.
 """
 
+import collections
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Int
 
 from acl_jax.assembly import Text
-from acl_jax.models.llama import Llama
-from data_pipeline.container import RecordError, unpack
-from data_pipeline.records import Shards
+from acl_jax.decoding.provenance import check_same, describe_template, read_provenance
+from data_pipeline.container import RecordError, pack, unpack
+from data_pipeline.preparation.atomic import replacing
+from data_pipeline.records import Shards, shard_name, write_shard
 
 NAME = 'targets'
-SCHEMA_VERSION = 2
-CHUNK = 1_024  # records read at once
+COLUMNS = {'ids': str, 'tokens': int, 'flags': str, 'instructions': int}
+
+Skip = dict[str, str]  # id, field to blame and reason, of what has no response
+
+
+class Target(NamedTuple):
+  """What is kept of a response: header and arrays of its record, see `Targets`."""
+
+  header: dict[str, Any]
+  arrays: dict[str, np.ndarray]
+  instruction: int  # its place in the list of the provenance
+
+
+def write(path: Path, targets: Iterable[Target], skipped: Sequence[Skip]) -> None:
+  """Writes a shard and then its note: with that, and not before, it is there."""
+  columns: dict[str, list] = {name: [] for name in COLUMNS}
+
+  def records() -> Iterator[bytes]:
+    for header, arrays, instruction in targets:
+      row = header['id'], len(arrays['response']), header['flag'], instruction
+      for column, value in zip(columns.values(), row, strict=True):
+        column.append(value)
+      yield pack(header, arrays)
+
+  write_shard(path, records())
+  note = {'sha256': sha256(path), 'bytes': path.stat().st_size, **columns}
+  with replacing(_note(path)) as file:
+    file.write(json.dumps(note | {'skipped': skipped}) + '\n')
+
+
+def is_written(path: Path) -> bool:
+  """Whether a shard is there, whole as far as its size tells."""
+  note = _note(path)
+  return note.exists() and path.exists() and path.stat().st_size == _read(note)['bytes']
+
+
+def sha256(path: Path) -> str:
+  """The checksum of a file."""
+  with path.open('rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def _note(shard: Path) -> Path:
+  return shard.with_suffix('.json')
+
+
+def _read(path: Path) -> dict[str, Any]:
+  """A shard's note, of the right form."""
+  try:
+    note = json.loads(path.read_text())
+    rows = {len(note[name]) for name in COLUMNS}
+    kinds = [type(x) is kind for name, kind in COLUMNS.items() for x in note[name]]
+    kinds += [isinstance(note['bytes'], int), isinstance(note['sha256'], str)]
+    if len(rows) != 1 or not all(kinds) or not isinstance(note['skipped'], list):
+      raise ValueError('its columns do not fit together')
+  except FileNotFoundError:
+    raise RecordError(
+      f'{path}: is missing; the targets are not finished: run decode_targets again'
+    ) from None
+  except (ValueError, KeyError, TypeError) as error:
+    raise RecordError(f'{path}: cannot be read ({error!r})') from None
+  return note
 
 
 class Targets(Mapping[str, dict[str, Any]]):
   """The responses of a finished folder, by the id of the example.
 
-  A dict each: id, transcript, instruction, text of the response, finish_reason ('stop'
-  or 'length'), prompt_fingerprint, response int32 [u] with its stop token, log_probs
-  float32 [u] and, where they were asked for, the likeliest tokens top_ids int32 [u k],
-  top_log_probs float16 [u k].
+  A dict each: id, transcript, instruction, text of the response, flag, finish_reason
+  ('stop', 'length' or 'repetition'), prompt_fingerprint, response int32 [u] with its
+  stop token, log_probs float32 [u] and, where they were asked for, the likeliest tokens
+  top_ids int32 [u k], top_log_probs float16 [u k].
+
+  leave_out: responses with one of these flags are as if they were not there.
   """
 
-  def __init__(self, folder: str | Path):
-    folder = Path(folder)
-    self.folder, self.provenance = folder, read_provenance(folder)
+  def __init__(self, folder: str | Path, leave_out: Sequence[str] = ()):
+    self.folder = folder = Path(folder)
+    self.provenance = read_provenance(folder)
     self.max_new_tokens: int = self.provenance['decoding']['max_new_tokens']
+    total = self.provenance['shards']
+    self.paths = [folder / shard_name(NAME, i, total) for i in range(total)]
+    self.notes = [_read(_note(path)) for path in self.paths]
     self._shards = Shards(folder, NAME)
-    lines = (folder / 'index.jsonl').read_text().splitlines()
-    self._rows = {json.loads(line)['id']: row for row, line in enumerate(lines)}
-    if len(self._rows) != len(self._shards):
+    every = {name: [*self._column(name)] for name in COLUMNS}
+    if not len(set(every['ids'])) == len(every['ids']) == len(self._shards):
       raise RecordError(
-        f'{folder}: {len(self._shards)} records, but {len(self._rows)} in index.jsonl'
+        f'{folder}: {len(self._shards)} records, but the notes of the shards have'
+        f' {len(every["ids"])} ids, {len(set(every["ids"]))} of them different'
       )
+    self._tokens = np.asarray(every['tokens'])
+    self._instructions = np.asarray(every['instructions'])
+    self._rows = {
+      id: row
+      for row, (id, flag) in enumerate(zip(every['ids'], every['flags'], strict=True))
+      if flag not in leave_out
+    }
+
+  def _column(self, name: str) -> Iterator[Any]:
+    return itertools.chain.from_iterable(note[name] for note in self.notes)
 
   def __getitem__(self, id: str) -> dict[str, Any]:
     row = self._rows[id]
     header, arrays = unpack(self._shards[row])
     if header.get('id') != id:
       raise RecordError(
-        f'{self._shards.locate(row)}: id is not {id!r}, as in the index'
+        f'{self._shards.locate(row)}: id is not {id!r}, as in the note of the shard'
       )
     return header | arrays
 
@@ -61,7 +139,8 @@ class Targets(Mapping[str, dict[str, Any]]):
     llm: what `describe` says of it.
     """
     ours = {'llm': llm, 'template': describe_template(text)}
-    _same(self.folder, self.provenance, ours, 'run decode_targets with this config')
+    hint = 'run decode_targets with this config'
+    check_same(self.folder, self.provenance, ours, hint)
 
   def read(self, id: str, text: str) -> dict[str, Any]:
     """The response to a transcript; RecordError if it was made from another."""
@@ -78,18 +157,22 @@ class Targets(Mapping[str, dict[str, Any]]):
     """All that were given; in them `{}` is the transcript, or the recording."""
     return [asked for asked, _ in self.provenance['decoding']['instructions']]
 
+  @property
+  def skipped(self) -> list[Skip]:
+    """What has no response."""
+    return [skip for note in self.notes for skip in note['skipped']]
+
+  def flags(self) -> collections.Counter[str]:
+    """How many responses have each flag, '' for none; those left out included."""
+    return collections.Counter(self._column('flags'))
+
   def lengths(self, ids: Sequence[str]) -> tuple[Int[np.ndarray, ' n'], list[str]]:
     """The tokens of each response, 0 where there is none, and each instruction."""
-    known = sorted({self._rows[id] for id in ids if id in self})
-    said: dict[int, tuple[int, str]] = {}
-    for start in range(0, len(known), CHUNK):
-      rows = known[start : start + CHUNK]
-      for row, record in zip(rows, self._shards.__getitems__(rows), strict=True):
-        header, arrays = unpack(record)
-        said[row] = len(arrays['response']), header['instruction']
-    nothing = 0, self.instructions[0]
-    found = [said.get(self._rows.get(id, -1), nothing) for id in ids]
-    return np.asarray([u for u, _ in found]), [asked for _, asked in found]
+    rows = np.asarray([self._rows.get(id, -1) for id in ids])
+    known, asked = rows >= 0, self.instructions
+    tokens = np.where(known, self._tokens[rows], 0)
+    chosen = np.where(known, self._instructions[rows], 0).tolist()
+    return tokens, [asked[number] for number in chosen]
 
   def __contains__(self, id: object) -> bool:
     return id in self._rows
@@ -99,86 +182,3 @@ class Targets(Mapping[str, dict[str, Any]]):
 
   def __len__(self) -> int:
     return len(self._rows)
-
-
-def read_provenance(folder: Path) -> dict[str, Any]:
-  """Who made the targets in `folder`, and of what."""
-  path = folder / 'provenance.json'
-  try:
-    provenance = json.loads(path.read_text())
-    version = provenance['schema_version']
-  except FileNotFoundError:
-    raise FileNotFoundError(
-      f'{path}: not found; is this a folder of targets?'
-    ) from None
-  except (ValueError, KeyError, TypeError) as error:
-    raise ValueError(f'{path}: cannot be read ({error!r})') from None
-  if version != SCHEMA_VERSION:
-    raise ValueError(
-      f'{path}: schema_version is {version!r}, this program reads {SCHEMA_VERSION}'
-    )
-  return provenance
-
-
-def claim(folder: Path, provenance: Mapping[str, Any], ids: Sequence[str]) -> None:
-  """Makes `folder` the place of these targets; ValueError if it is that of others."""
-  path = folder / 'provenance.json'
-  if path.exists():
-    hint = 'choose another folder, or delete this one'
-    return _same(folder, read_provenance(folder), provenance, hint)
-  folder.mkdir(parents=True, exist_ok=True)
-  index = ''.join(json.dumps({'id': id}) + '\n' for id in ids)
-  _write(folder / 'index.jsonl', index)
-  _write(path, json.dumps(provenance, indent=2) + '\n')  # last: it vouches for the rest
-
-
-def _same(folder: Path, there: Mapping, ours: Mapping, hint: str) -> None:
-  """Refuses targets that were made in another way than ours."""
-  for key, value in ours.items():
-    if there.get(key) != value:
-      raise ValueError(
-        f'{folder}: holds targets of another {key}, {_short(there.get(key))}, not of '
-        f'{_short(value)}; {hint}'
-      )
-
-
-def _short(value: Any) -> str:
-  text = json.dumps(value)
-  return text if len(text) <= 200 else f'{text[:200]}…'
-
-
-def _write(path: Path, text: str) -> None:
-  """Writes a file whole or not at all."""
-  temporary = path.with_name(f'{path.name}.tmp')
-  temporary.write_text(text)
-  temporary.replace(path)
-
-
-def fingerprint(parts: Iterable[bytes | memoryview]) -> str:
-  """A name for some bytes: their sha256."""
-  digest = hashlib.sha256()
-  for part in parts:
-    digest.update(part)
-  return digest.hexdigest()
-
-
-def describe_template(text: Text) -> dict[str, str]:
-  """Its name, and what it makes of a probe: the same name may frame differently."""
-  frame = json.dumps(text.prompt('probe')).encode()
-  return {'name': text.template.__name__, 'sha256': fingerprint([frame])}
-
-
-def describe(llama: Llama) -> dict[str, Any]:
-  """What a provenance says of the LLM: its size and the sha256 of its parameters."""
-  leaves = jax.tree_util.tree_leaves_with_path(llama)
-
-  def parts() -> Iterator[bytes | memoryview]:
-    for path, value in leaves:
-      yield f'{jax.tree_util.keystr(path)} {value.dtype} {value.shape}'.encode()
-      yield np.ascontiguousarray(value).reshape(-1).view(np.uint8).data
-
-  return {
-    'parameters': sum(value.size for _, value in leaves),
-    'dtype': str(leaves[0][1].dtype),
-    'sha256': fingerprint(parts()),
-  }

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from acl_jax.decoding.targets import fingerprint
 from acl_jax.evaluation.cache import Cache
+from acl_jax.weights.fingerprint import fingerprint
 from data_pipeline import audio
 from data_pipeline.corpora.utterance import Utterance
 

@@ -24,21 +24,29 @@ def top_k_kl(
   top_ids: Int[Array, 'b u k'],
   top_log_probs: Float[Array, 'b u k'],
   weight: Float[Array, 'b u'],
+  temperature: float = 1.0,
 ) -> Float[Array, '']:
   """KL(teacher || student) in nats per token, from the teacher's k likeliest tokens.
 
-  All other tokens count as one outcome: the mass the teacher gave them is not lost.
+  All other tokens, if there are any, count as one outcome: the mass that the teacher
+  gave them is not lost.
+  temperature: both distributions over these outcomes are made softer by it, and
+    the divergence is multiplied by its square (Hinton et al. 2015).
   """
   student = jnp.take_along_axis(jax.nn.log_softmax(logits), top_ids, axis=-1)
   teacher = top_log_probs.astype(jnp.float32)
+  if top_ids.shape[-1] < logits.shape[-1]:
+    teacher, student = _with_rest(teacher), _with_rest(student)
+  teacher, student = (jax.nn.log_softmax(x / temperature) for x in (teacher, student))
   divergence = jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)
-  divergence += _rest_of_kl(jnp.exp(teacher).sum(-1), jnp.exp(student).sum(-1))
+  divergence *= temperature**2
   return jnp.sum(divergence * weight) / jnp.maximum(jnp.sum(weight), 1)
 
 
-def _rest_of_kl(teacher: Float[Array, 'b u'], student: Float[Array, 'b u']):
-  rest, its = (jnp.clip(1 - mass, 1e-6, 1) for mass in (teacher, student))
-  return rest * (jnp.log(rest) - jnp.log(its))
+def _with_rest(log_probs: Float[Array, 'b u k']) -> Float[Array, 'b u k+1']:
+  """And, last, the log-probability of all that is not there."""
+  rest = jnp.clip(1 - jnp.exp(log_probs).sum(-1, keepdims=True), 1e-6, 1)
+  return jnp.concatenate([log_probs, jnp.log(rest)], axis=-1)
 
 
 def ctc(

@@ -67,6 +67,7 @@ class ResponseLoss(NamedTuple):
   """How the parts of the response stage's loss are weighed."""
 
   kl_weight: float
+  kl_temperature: float
   ctc_weight: float
   remat: str | None
 
@@ -135,7 +136,7 @@ def response_loss(
   if how.kl_weight:
     shape = (*index.shape[:2], response.top_ids.shape[-1])
     teacher = response.top_ids.reshape(shape), response.top_log_probs.reshape(shape)
-    kl = losses.top_k_kl(logits, teacher[0], teacher[1], weight)
+    kl = losses.top_k_kl(logits, *teacher, weight, how.kl_temperature)
     loss += how.kl_weight * kl
     parts['kl'] = kl
   if how.ctc_weight and isinstance(model.adapter, CTC):

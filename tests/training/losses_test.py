@@ -50,12 +50,14 @@ def kl(teacher, student):
   return (np.exp(teacher) * (teacher - student)).sum(-1)
 
 
-def test_kl_of_the_whole_vocabulary_is_dense():
+@pytest.mark.parametrize('temperature', [1.0, 2.5])
+def test_kl_of_the_whole_vocabulary_is_dense(temperature):
   teacher, student, w = normal(B, U, V, seed=1), normal(B, U, V, seed=2), weight()
-  expected = kl(log_softmax(teacher), log_softmax(student))
+  soft, softer = (log_softmax(x / temperature) for x in (teacher, student))
+  expected = (kl(soft, softer) * w).sum() / w.sum() * temperature**2
   given = (student, *teacher_of(teacher, V), w)
-  ours = losses.top_k_kl(*map(jnp.asarray, given))
-  np.testing.assert_allclose(ours, (expected * w).sum() / w.sum(), atol=1e-5)
+  ours = losses.top_k_kl(*map(jnp.asarray, given), temperature=temperature)
+  np.testing.assert_allclose(ours, expected, rtol=1e-5)
 
 
 def test_kl_of_the_top_k_counts_the_rest_as_one_outcome():

@@ -58,7 +58,7 @@ def world(tiny_world):
 
 @functools.partial(jax.jit, static_argnames='graphdef')
 def loss_and_gradient(graphdef, trainable, frozen, batch):
-  how = step.ResponseLoss(kl_weight=0.5, ctc_weight=0.0, remat=None)
+  how = step.ResponseLoss(kl_weight=0.5, kl_temperature=1.0, ctc_weight=0.0, remat=None)
 
   def loss(trainable):
     model = nnx.merge(graphdef, trainable, frozen)

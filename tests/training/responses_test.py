@@ -6,6 +6,7 @@ from acl_jax import assembly
 from acl_jax.decode_targets import decode_targets
 from acl_jax.decoding.answers import Decoding
 from acl_jax.decoding.targets import Targets
+from acl_jax.decoding.transcripts import Transcript, Transcripts
 from acl_jax.text.instructions import spoken
 from acl_jax.text.templates import Audio
 from acl_jax.training.responses import UNLIKELY, ResponseBatches, split_prefix
@@ -135,13 +136,15 @@ def test_a_recording_stands_where_its_instruction_says(tiny_world, world, tmp_pa
   text, _, sounds = world
   config = load_config(tiny_world)
   weighed = (('{}', 1.0), ('Say it again: {}', 1.0), ('Is {} true?', 1.0))
-  targets = decode_targets(
+  said = map(Transcript, sounds.source.ids, sounds.source.texts)
+  decode_targets(
     assembly.load_frozen_llama(config),
     text,
-    list(zip(sounds.source.ids, sounds.source.texts, strict=True)),
+    Transcripts(said, 512),
     tmp_path,
-    Decoding(MAX_NEW_TOKENS, 4, 0.0, 0, seed=0, instructions=weighed),
+    Decoding(200, MAX_NEW_TOKENS, 4, seed=0, instructions=weighed),
   )
+  targets = Targets(tmp_path)
   batches = ResponseBatches(sounds, text, targets, 0)
   met = set()
   for i, id in enumerate(sounds.source.ids):

@@ -29,7 +29,9 @@ WHISPER = whisper.Config(
   encoder_ffn_dim=15,
   max_source_positions=20,
 )
-BOTH = step.ResponseLoss(kl_weight=0.5, ctc_weight=0.3, remat='dots')
+BOTH = step.ResponseLoss(
+  kl_weight=0.5, kl_temperature=1.0, ctc_weight=0.3, remat='dots'
+)
 
 
 @functools.partial(jax.jit, static_argnames='kind')
@@ -141,7 +143,7 @@ def test_the_loss_is_the_weighed_sum_of_its_parts():
   ctc = sum(parts[part] for part in CTC_PARTS)
   expected = parts['response_nll'] + 0.5 * parts['kl'] + 0.3 * ctc
   np.testing.assert_allclose(value, expected, rtol=1e-6)
-  how = step.ResponseLoss(0.0, 0.0, None)
+  how = step.ResponseLoss(0.0, 1.0, 0.0, None)
   plain = functools.partial(step.response_loss, encoder_trains=False, how=how)
   value, parts = evaluate(build(), data, loss=plain)
   assert set(parts) == {'response_nll'} and value == parts['response_nll']
