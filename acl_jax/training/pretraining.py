@@ -16,7 +16,7 @@ from acl_jax.models.conformer_ctc import ConformerCTC, blank_first
 from acl_jax.models.ctc import BLANK
 from acl_jax.models.layers import apart
 from acl_jax.text.ctc_vocabulary import Vocabulary
-from acl_jax.training import losses
+from acl_jax.training import losses, spikes
 from acl_jax.training.log_mels import LogMels, read_side_by_side
 from acl_jax.training.orders import NO_PLACE
 from acl_jax.training.sounds import frames_needed
@@ -112,16 +112,19 @@ def pretrain_step(state: State, batch: Transcribed, key, *, graphdef, optimizer,
     return transcript_loss(model, encoded.frames, batch), encoded.moments
 
   (value, moments), gradient = jax.value_and_grad(loss, has_aux=True)(state.trainable)
-  update, opt = optimizer.update(gradient, state.optimizer, state.trainable)
+  update, opt = optimizer.update(
+    gradient, state.optimizer, state.trainable, value=value
+  )
   trainable = optax.apply_updates(state.trainable, update)
-  statistics = _moved(state.statistics, moments)
+  moved = _moved(state.statistics, moments)
+  statistics = spikes.unless_skipped(opt, moved, state.statistics)
   average = jax.tree.map(
     lambda old, new: old + (1 - how.average_decay) * (new - old),
     state.average,
     (trainable, statistics),
   )
   metrics = {'loss': value, 'grad_norm': optax.tree.norm(gradient)}
-  return State(trainable, statistics, opt, average), metrics
+  return State(trainable, statistics, opt, average), metrics | spikes.count_skipped(opt)
 
 
 def transcript_loss(

@@ -17,7 +17,7 @@ from acl_jax.models.ctc import CTC
 from acl_jax.models.layers import apart
 from acl_jax.models.speech_llm import Prompt, SpeechLLM
 from acl_jax.models.whisper import Whisper
-from acl_jax.training import losses
+from acl_jax.training import losses, spikes
 
 
 class State(NamedTuple):
@@ -157,7 +157,9 @@ def train_step(state: State, batch, key, frozen, *, graphdef, optimizer, loss):
     return loss(nnx.merge(graphdef, trainable, frozen), batch, key)
 
   (value, parts), gradient = jax.value_and_grad(of, has_aux=True)(state.trainable)
-  update, opt = optimizer.update(gradient, state.optimizer, state.trainable)
+  update, opt = optimizer.update(
+    gradient, state.optimizer, state.trainable, value=value
+  )
   trainable = optax.apply_updates(state.trainable, update)
   metrics = {'loss': value, 'grad_norm': optax.tree.norm(gradient), **parts}
-  return State(trainable, opt), metrics
+  return State(trainable, opt), metrics | spikes.count_skipped(opt)
