@@ -88,8 +88,10 @@ class Attention(nnx.Module):
       key, value = cache.key[layer], cache.value[layer]
     if prefix is not None:
       key, value = (_behind(*pair) for pair in zip(prefix, (key, value), strict=True))
-    attend = packed_attention if isinstance(mask, Packed) else attention
-    y = attend(query, key, value, mask)
+    if isinstance(mask, Packed):
+      y = packed_attention(query, key, value, mask)
+    else:
+      y = attention(query, key, value, mask)
     return jnp.einsum('btnh,nhd->btd', y, self.o_proj[...].astype(x.dtype)), cache
 
 
