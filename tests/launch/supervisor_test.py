@@ -52,7 +52,14 @@ def start(tmp_path, plans: str, *flags: str) -> subprocess.Popen:
     text=True,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
+    preexec_fn=_heed_signals,
   )
+
+
+def _heed_signals() -> None:
+  """Even if the tests themselves were started by nohup, or in the background."""
+  for number in (signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
 
 
 def end(process: subprocess.Popen) -> tuple[int, str, str]:
