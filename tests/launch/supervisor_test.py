@@ -42,6 +42,16 @@ sys.exit(code)
 """
 
 
+@pytest.fixture(autouse=True)
+def _heeded_signals():
+  """Children inherit what is ignored: nothing, even if nohup started the tests."""
+  numbers = (signal.SIGINT, signal.SIGHUP)
+  before = [signal.signal(number, signal.SIG_DFL) for number in numbers]
+  yield
+  for number, handler in zip(numbers, before, strict=True):
+    signal.signal(number, handler)
+
+
 def start(tmp_path, plans: str, *flags: str) -> subprocess.Popen:
   (tmp_path / 'program.py').write_text(PROGRAM)
   command = [sys.executable, str(tmp_path / 'program.py'), str(tmp_path), plans]
