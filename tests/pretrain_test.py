@@ -22,7 +22,6 @@ from acl_jax.text.ctc_vocabulary import Vocabulary
 from acl_jax.training import pretraining
 from acl_jax.training.frames import Frames, batches_of
 from acl_jax.training.log_mels import Changes, LogMels
-from acl_jax.training.metrics import Metrics
 from acl_jax.training.orders import new_order
 from acl_jax.training.pretraining import Transcripts
 from acl_jax.weights.parakeet import load_conformer
@@ -90,26 +89,6 @@ def test_averages_and_statistics_move(tiny_world, pretrained):
   before, after = (dict(nnx.to_flat_state(nnx.state(m))) for m in (start, model))
   for path, variable in before.items():
     assert (after[path][...] != variable[...]).any(), path
-
-
-def test_a_killed_run_ends_as_if_it_had_not_been(
-  tiny_world, pretrained, tmp_path, monkeypatch
-):
-  write = Metrics.write
-
-  def die(self, step, *rest):
-    if step == 3:
-      raise KeyboardInterrupt
-    write(self, step, *rest)
-
-  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-    patch.setattr(Metrics, 'write', die)
-    pretrain(new_config(tiny_world), tmp_path)
-  model = pretrain(new_config(tiny_world), tmp_path)
-  jax.tree.map(np.testing.assert_array_equal, model, pretrained[1])
-  for ours, theirs in zip(entries(tmp_path), entries(pretrained[0]), strict=True):
-    for name in ('step', 'loss', 'grad_norm'):
-      assert ours[name] == theirs[name]
 
 
 def test_batches_hold_transcripts_and_their_padding_changes_nothing(

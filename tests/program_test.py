@@ -43,6 +43,7 @@ def get_config():
       1,
       'error: a.wav: 9 s, at most 8 s',
     ),
+    ('--how=FloatingPointError("loss is nan")', 1, 'error: loss is nan'),
     ('--how=open("no.wav")', 1, 'error: no.wav: No such file or directory'),
     ('--how=app.UsageError("--x is needed")', 1, 'error: --x is needed'),
     ('--nonsense=1', 1, "error: Unknown command line flag 'nonsense'"),

@@ -4,7 +4,6 @@
 import json
 import logging
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from acl_jax import assembly, program, train
+from acl_jax import assembly, train
 from acl_jax.decoding.targets import Targets
 from acl_jax.training.metrics import OF_TIME, Metrics
 from acl_jax.weights.adapter import load_adapter
@@ -210,35 +209,6 @@ def test_frozen_frames_and_prompts_may_share_rows(tiny_world, tmp_path):
   assert last['response']['llm_padding_waste'] < 1
   first = next(entry for entry in found if entry['stage'] == 'ctc')
   assert last['ctc']['loss'] < first['loss']
-
-
-# The program, with steps long enough to send a signal in the midst of them.
-SLOWLY = """
-import runpy, time
-from acl_jax.training import metrics
-
-add = metrics.Pace.add
-metrics.Pace.add = lambda self, batch: (time.sleep(0.1), add(self, batch))
-runpy.run_module('acl_jax.train', run_name='__main__', alter_sys=True)
-"""
-
-
-def test_sigterm_saves_and_exits_with_42(tiny_world, tmp_path, uninterrupted):
-  command = [sys.executable, '-c', SLOWLY]
-  command += [f'--config={tiny_world}/config.py', f'--workdir={tmp_path}']
-  process = subprocess.Popen(
-    command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-  )
-  assert process.stdout is not None
-  said = next((line for line in process.stdout if line.startswith('ctc 2/')), None)
-  process.send_signal(signal.SIGTERM)
-  _, errors = process.communicate()
-  assert said and process.returncode == program.PREEMPTED, errors
-  assert errors.splitlines()[-1] == 'preempted after saving: run me again'
-  kept = [int(path.name) for path in (tmp_path / 'ctc').iterdir() if path.is_dir()]
-  assert 2 <= max(kept) < CTC_STEPS
-  train.train(load_config(tiny_world), tmp_path)
-  assert_same(tmp_path, uninterrupted)
 
 
 def test_errors_are_said_in_one_sentence(tiny_world, tmp_path):

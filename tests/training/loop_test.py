@@ -57,9 +57,14 @@ def feed(seed=3):
   return Feed(Buckets([5] * len(IDS), [7], 14, seed), assemble, 0.01, IDS)
 
 
-def run(workdir, config=None, seed=3, update=update, frozen=None, size=5):
+def measured(state):
+  return {'dev_wer': float(state['w'].sum())}
+
+
+def run(
+  workdir, config=None, seed=3, update=update, frozen=None, size=5, measure=measured
+):
   workdir.mkdir(exist_ok=True)
-  measure = lambda state: {'dev_wer': float(state['w'].sum())}  # noqa: E731
   state = {'w': jnp.zeros(size)}
   config = config or make_config()
   return loop.run(
@@ -101,12 +106,19 @@ def test_lines_and_checkpoints_stand_where_the_config_says(whole):
 def test_preempted_anywhere_it_ends_as_if_it_had_not_been(
   whole, tmp_path, monkeypatch, step
 ):
-  """No line more and none less, the padding between lines and the measures included."""
+  """No line more and none less, the padding between lines and the measures included.
+
+  Measures may take long, so they are left to the run that continues.
+  """
+
+  def never(state):
+    raise AssertionError('measured in a hurry')
+
   asked = itertools.count(1)
   with monkeypatch.context() as patch:
     patch.setattr(preemption, 'preempted', lambda: next(asked) == step)
     with pytest.raises(program.Preempted, match=f'ctc at step {step}'):
-      run(tmp_path)
+      run(tmp_path, measure=never if step == 4 else measured)
   assert (tmp_path / f'ctc/{step}').is_dir()
   assert_same(tmp_path, run(tmp_path), whole)
 
@@ -177,7 +189,7 @@ class Limit:
 
 
 def full_from(saved, limit, until=10**9):
-  """An update that finds the disk full once step 4 is saved, until another step."""
+  """An update that finds the disk full once something is saved, until another step."""
   count = itertools.count(1)
 
   def taken(*args):
@@ -213,6 +225,22 @@ def test_a_full_disk_is_waited_for(whole, tmp_path, limit, caplog):
   assert 'the last good one is 4' in caplog.text
   assert 'checkpoints can be saved again' in caplog.text
   assert 'Traceback' not in caplog.text
+
+
+def test_what_could_not_be_saved_is_saved_before_the_next_time(tmp_path, limit):
+  config = make_config(log_every=1, save_every=8, steps=15)
+  full = full_from(tmp_path / 'ctc', limit, 11)
+  count = itertools.count(1)
+
+  def interrupted(*args):
+    if next(count) == 14:
+      raise KeyboardInterrupt
+    return full(*args)
+
+  with pytest.raises(KeyboardInterrupt):
+    run(tmp_path, config, update=interrupted)
+  kept = {int(path.name) for path in (tmp_path / 'ctc').iterdir()}
+  assert kept and kept <= {10, 11, 12, 13}
 
 
 def test_a_disk_that_stays_full_ends_the_training_and_spoils_nothing(
