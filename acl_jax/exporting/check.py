@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An exported folder beside the JAX model: the numbers for the same recordings."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,33 +49,36 @@ def check(
   output: Path,
   checkpoint: str | None,
   recordings: Sequence[str],
-  dtype: str = 'auto',
 ) -> list[Difference]:
-  """Prints how far the folder is from the JAX model, and returns it by recording."""
+  """Prints how far the folder is from the JAX model; a difference per recording."""
   utterances = _read(recordings)
   text, model = assembly.load_text(config), assembly.load_model(config, checkpoint)
-  exported = AutoModel.from_pretrained(
-    output, trust_remote_code=True, torch_dtype=dtype
-  ).eval()
-  processor = AutoProcessor.from_pretrained(output, trust_remote_code=True)
-  with progress('check', 2 * len(utterances)) as advance:
+  exported, processor = load(output)
+  differences = []
+  with progress('check', 3 * len(utterances)) as advance:
     heard, bad = hearing.hear(model, None, utterances, advance)
     utterances = [u for u in utterances if u.id in heard]
     if not utterances:
       raise ValueError(f'--audio: none can be used; the first: {bad[0].reason}')
-    cases = _answered(model, text, [heard[u.id].clip for u in utterances])
-    ours = _logits(model, cases)
-    differences = []
-    for utterance, case, logits in zip(utterances, cases, ours, strict=True):
-      sound = hearing.read_sound(model, utterance)
+    clips = [heard[utterance.id].clip for utterance in utterances]
+    cases = _answered(model, text, clips, advance)
+    for number, logits in _logits(model, cases):
+      sound = hearing.read_sound(model, utterances[number])
+      case, log_mel = cases[number], hearing.log_mel(model, sound)
       theirs = run(exported, processor, sound, case.response)
-      log_mel = hearing.log_mel(model, sound)
       differences.append(_compare(log_mel, case, logits, theirs))
       advance(1)
   print(table(differences), flush=True)
   if bad:
     print(f'skipped: {len(bad)}, the first: {bad[0].id}: {bad[0].reason}', flush=True)
   return differences
+
+
+def load(folder: Path, dtype: str = 'auto'):
+  """The exported model, in the type it was exported in, and its processor."""
+  how = {'trust_remote_code': True}
+  model = AutoModel.from_pretrained(folder, torch_dtype=dtype, **how)
+  return model.eval(), AutoProcessor.from_pretrained(folder, **how)
 
 
 def _read(recordings: Sequence[str]) -> list[Utterance]:
@@ -91,24 +94,31 @@ def _read(recordings: Sequence[str]) -> list[Utterance]:
   return found
 
 
-def _answered(model: SpeechLLM, text: Text, clips: Sequence[np.ndarray]) -> list[Case]:
+def _answered(
+  model: SpeechLLM,
+  text: Text,
+  clips: Sequence[np.ndarray],
+  advance: Callable[[int], None],
+) -> list[Case]:
   """The recordings as prompts, with the JAX model's greedy answers."""
   cases = [Case(text.spoken(), clip) for clip in clips]
   stop_ids = text.tokenizer.stop_ids
   made = answer(model, cases, max_new_tokens=MAX_NEW_TOKENS, stop_ids=stop_ids)
-  responses = dict(made)
-  return [case._replace(response=responses[i]) for i, case in enumerate(cases)]
+  for number, response in made:
+    cases[number] = cases[number]._replace(response=response)
+    advance(1)
+  return cases
 
 
-def _logits(model: SpeechLLM, cases: Sequence[Case]) -> list[np.ndarray]:
-  """The scores [u v] from which each token of the responses is chosen."""
-  found: dict[int, np.ndarray] = {}
+def _logits(
+  model: SpeechLLM, cases: Sequence[Case]
+) -> Iterator[tuple[int, Float[np.ndarray, 'u v']]]:
+  """The number of each case, and from what each token of its response is chosen."""
   width = model.llama.config.hidden_size
   for numbers, rows in batches(cases, width, TOKENS_PER_BATCH, MAX_ROWS):
     made = np.asarray(_score(model, rows))
     for row, number in enumerate(numbers):
-      found[number] = made[row, : len(cases[number].response)]
-  return [found[number] for number in range(len(cases))]
+      yield number, made[row, : len(cases[number].response)]
 
 
 @jax.jit
