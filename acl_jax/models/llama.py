@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from acl_jax.models.layers import REMAT, attention, ones, param, project, rms_norm, rope
 from acl_jax.models.splash import Packed, packed_attention
+from acl_jax.parallel.sharding import constrain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +168,8 @@ class Llama(nnx.Module):
       w, letters = self.lm_head, 'btd,dv->btv'
     w = w[...].astype(x.dtype)
     # float32: the loss subtracts large numbers
-    return jnp.einsum(letters, x, w, preferred_element_type=jnp.float32)
+    y = jnp.einsum(letters, x, w, preferred_element_type=jnp.float32)
+    return constrain(y, 'batch', 'time', 'vocab')
 
   def __call__(
     self,
@@ -197,6 +199,7 @@ class Llama(nnx.Module):
     def layer(carry, inputs) -> tuple[Any, Any]:
       x, cache = carry
       block, number, prefix = inputs
+      x = constrain(x, 'batch', 'time', 'embed')
       x, new = block(x, positions, mask, prefix, cache, number, index)
       # A cache is carried, not stacked: XLA then writes it in place.
       return ((x, None), new) if cache is None else ((x, new), None)

@@ -9,6 +9,8 @@ import jax
 import ml_collections
 
 from acl_jax import program
+from acl_jax.parallel.arrays import send
+from acl_jax.parallel.mesh import parts_of_batch
 from acl_jax.training import preemption
 from acl_jax.training.checkpoint import Checkpoints
 from acl_jax.training.metrics import Metrics, Pace
@@ -50,7 +52,9 @@ def run(
   metrics.forget_after(start)
   key = jax.random.key(seed)
   steps = range(start, stage.steps)
-  batches = on_device(load(feed.order, feed.assemble, steps))
+  parts, total = parts_of_batch(jax.sharding.get_mesh())
+  rows = load(feed.order, feed.assemble, steps, parts=parts, total=total)
+  batches = on_device(rows)
   for number, (batch, sent) in enumerate(batches, start + 1):
     state, values = update(state, sent, jax.random.fold_in(key, number))
     pace.add(batch)
@@ -73,7 +77,7 @@ def on_device(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
   """Each batch and its copy on the device, sent while the one before is at work."""
   ahead = None
   for batch in batches:
-    sent = batch, jax.device_put(batch)
+    sent = batch, send(batch)
     if ahead is not None:
       yield ahead
     ahead = sent

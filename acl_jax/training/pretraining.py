@@ -15,6 +15,7 @@ from acl_jax.models.batch_norm import Moments, RunningAverage
 from acl_jax.models.conformer_ctc import ConformerCTC, blank_first
 from acl_jax.models.ctc import BLANK
 from acl_jax.models.layers import apart
+from acl_jax.parallel.sharding import hold
 from acl_jax.text.ctc_vocabulary import Vocabulary
 from acl_jax.training import losses
 from acl_jax.training.log_mels import LogMels, read_side_by_side
@@ -112,6 +113,7 @@ def pretrain_step(state: State, batch: Transcribed, key, *, graphdef, optimizer,
     return transcript_loss(model, encoded.frames, batch), encoded.moments
 
   (value, moments), gradient = jax.value_and_grad(loss, has_aux=True)(state.trainable)
+  gradient = hold(gradient)
   update, opt = optimizer.update(gradient, state.optimizer, state.trainable)
   trainable = optax.apply_updates(state.trainable, update)
   statistics = _moved(state.statistics, moments)
@@ -121,7 +123,7 @@ def pretrain_step(state: State, batch: Transcribed, key, *, graphdef, optimizer,
     (trainable, statistics),
   )
   metrics = {'loss': value, 'grad_norm': optax.tree.norm(gradient)}
-  return State(trainable, statistics, opt, average), metrics
+  return hold(State(trainable, statistics, opt, average)), metrics
 
 
 def transcript_loss(
