@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from acl_jax import assembly, assets, program
+from acl_jax import assembly, assets, compilations, program
 from acl_jax.assembly import Text
 from acl_jax.decoding.engine import Engine, EngineConfig, Request
 from acl_jax.decoding.sampling import Sampling
@@ -165,6 +165,7 @@ def _converse(chat: Chat, temperature: float) -> None:
 def main(argv: Sequence[str]) -> None:
   """Answers once, or converses."""
   del argv
+  compilations.keep()
   values = flags.FLAGS
   if values.audio:  # before the model is loaded
     audio.read(values.audio)

@@ -20,7 +20,7 @@ from absl import flags
 from flax import nnx
 from ml_collections import config_flags
 
-from acl_jax import assembly, assets, program
+from acl_jax import assembly, assets, compilations, program
 from acl_jax.assembly import Text
 from acl_jax.evaluation import examples, hearing, report
 from acl_jax.evaluation.answers import answer
@@ -195,6 +195,7 @@ def _write(path: Path, content: str) -> None:
 
 def main(_):
   """Runs `evaluate` with the flags."""
+  compilations.keep()
   given = flags.FLAGS
   summary = evaluate(
     given.config,

@@ -20,7 +20,7 @@ from absl import flags
 from flax import nnx
 from ml_collections import config_flags
 
-from acl_jax import assembly, program
+from acl_jax import assembly, compilations, program
 from acl_jax.evaluation.summary import word_error_rate
 from acl_jax.models.conformer import ConformerConfig
 from acl_jax.models.conformer_ctc import ConformerCTC
@@ -29,12 +29,14 @@ from acl_jax.parallel.arrays import local, make, spread
 from acl_jax.parallel.mesh import new_mesh
 from acl_jax.text import ctc_vocabulary
 from acl_jax.text.ctc_vocabulary import Vocabulary
-from acl_jax.training import barriers, loop, pretraining
+from acl_jax.training import barriers, first_step, loop, preemption, pretraining
 from acl_jax.training.frames import BUCKET, batches_of
+from acl_jax.training.journal import Feed
 from acl_jax.training.log_mels import Changes, LogMels
 from acl_jax.training.optimizer import make_optimizer
 from acl_jax.training.orders import new_order, open_corpora
 from acl_jax.training.pretraining import State, Transcripts
+from acl_jax.training.workdir import open_workdir
 from acl_jax.weights.parakeet import load_conformer
 from data_pipeline.batches import pad_frames, round_up
 from data_pipeline.records import Dataset
@@ -45,13 +47,15 @@ DEV_FRAMES = 8_000  # log-mel frames of a batch that is only recognised
 
 def pretrain(config: ml_collections.ConfigDict, workdir: Path) -> ConformerCTC:
   """Trains, and leaves `workdir/encoder`; returns the model."""
-  folder = workdir / assembly.ENCODER_FOLDER
-  folder.mkdir(parents=True, exist_ok=True)
+  folder = open_workdir(workdir) / assembly.ENCODER_FOLDER
+  folder.mkdir(exist_ok=True)
+  first_step.reached('imports')
   dataset = open_corpora(config.data)
   vocabulary = find_vocabulary(config, folder, dataset.texts)
   model = new_model(config, vocabulary)
   corpus = LogMels(dataset, model.config, assembly.changes(config))
   transcripts = Transcripts(corpus, vocabulary)
+  first_step.reached('recordings')
   stage = config.ctc
   order = new_order(
     *(config.data, stage.frames_per_batch, config.seed),
@@ -68,9 +72,10 @@ def pretrain(config: ml_collections.ConfigDict, workdir: Path) -> ConformerCTC:
     optimizer=optimizer,
     how=pretraining.How(stage.average_decay, stage.remat),
   )
-  feed = loop.Feed(order, transcripts, corpus.frame_seconds)
+  feed = Feed(order, transcripts, corpus.frame_seconds, corpus.ids)
   measure = measure_dev(config, model.config, graphdef, vocabulary)
-  state = loop.run('ctc', stage, workdir, state, feed, update, config.seed, measure)
+  first_step.reached('model')
+  state = loop.run('ctc', config, workdir, state, feed, update, {}, measure)
   model = pretraining.learnt(state, graphdef)
   whole = local(model)
   if jax.process_index() == 0:
@@ -150,7 +155,9 @@ _greedy = jax.jit(lambda model, log_mel, valid: model.greedy(*model(log_mel, val
 def main(argv: Sequence[str]) -> None:
   """Runs `pretrain` with the flags."""
   del argv
+  compilations.keep()
   distributed.start()
+  preemption.listen()
   config: ml_collections.ConfigDict = flags.FLAGS.config
   with jax.set_mesh(new_mesh(config.mesh)):
     pretrain(config, Path(flags.FLAGS.workdir))

@@ -67,7 +67,7 @@ def sentence(error: BaseException) -> str:
 
 
 def _can_be_mended(error: Exception) -> bool:
-  if isinstance(error, (flags.Error, ValueError, OSError)):
+  if isinstance(error, (flags.Error, ValueError, OSError, FloatingPointError)):
     return True
   # An unknown key of a config; any other AttributeError is a bug.
   frames = list(traceback.walk_tb(error.__traceback__))

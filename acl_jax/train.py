@@ -10,8 +10,9 @@ Run it again to continue. Exit code 42: preempted after saving.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_collections
@@ -19,7 +20,7 @@ from absl import flags
 from flax import nnx
 from ml_collections import config_flags
 
-from acl_jax import assembly, program
+from acl_jax import assembly, compilations, program
 from acl_jax.assembly import Text
 from acl_jax.decoding import filters
 from acl_jax.decoding.targets import Targets
@@ -30,14 +31,17 @@ from acl_jax.models.whisper import Whisper
 from acl_jax.parallel import distributed
 from acl_jax.parallel.arrays import local, make, spread
 from acl_jax.parallel.mesh import new_mesh
-from acl_jax.training import loop, step
+from acl_jax.training import first_step, loop, preemption, step
 from acl_jax.training.frames import Frames, encode_dataset
+from acl_jax.training.journal import Feed
 from acl_jax.training.log_mels import LogMels
 from acl_jax.training.optimizer import make_optimizer
 from acl_jax.training.orders import NO_PLACE, new_order, open_corpora
 from acl_jax.training.responses import ResponseBatches
 from acl_jax.training.sounds import Labels, SoundBatches
+from acl_jax.training.workdir import open_workdir
 from acl_jax.weights.adapter import save_adapter
+from acl_jax.weights.fingerprint import describe
 from data_pipeline.mixture import Corpora
 
 
@@ -46,11 +50,17 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> SpeechLLM:
 
   An encoder that trains too is left in `workdir/encoder`, as a Hugging Face folder.
   """
-  workdir.mkdir(parents=True, exist_ok=True)
+  open_workdir(workdir)
+  first_step.reached('imports')
   text, llama = assembly.load_text(config), assembly.load_frozen_llama(config)
   encoder = assembly.load_encoder(config, config.init_from)
+  fingerprints: dict[str, Any] = {'llama': describe(llama)}
+  if not config.encoder.trains:
+    fingerprints['encoder'] = describe(encoder)
+  first_step.reached('models')
   corpora = open_corpora(config.data)
   frames = listen(config, encoder, corpora, workdir)
+  first_step.reached('recordings')
   if config.init_from:
     adapter = assembly.load_trained_adapter(config, config.init_from)
   else:
@@ -73,9 +83,9 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> SpeechLLM:
   )
   corpus = corpora.corpus_of(frames.ids)
   if isinstance(adapter, CTC) and config.ctc.steps:
-    model = run_ctc(config, workdir, model, sounds, corpus)
+    model = run_ctc(config, workdir, model, sounds, corpus, fingerprints)
   if config.response.steps:
-    model = run_response(config, workdir, model, sounds, corpus, text)
+    model = run_response(config, workdir, model, sounds, corpus, text, fingerprints)
   keep(config, workdir, *local((model.adapter, model.encoder)))
   return model
 
@@ -104,21 +114,23 @@ def listen(config, encoder, corpora: Corpora, workdir: Path) -> Frames | LogMels
   return LogMels(corpora, encoder.config, how)
 
 
-def run_ctc(config, workdir: Path, model: SpeechLLM, sounds, corpus) -> SpeechLLM:
+def run_ctc(config, workdir: Path, model, sounds, corpus, fingerprints) -> SpeechLLM:
   """The stage that needs no LLM pass."""
   lengths, budget = sounds.lengths()[:, None], config.ctc.frames_per_batch
   order = new_order(config.data, budget, config.seed, lengths, corpus)
   loss = functools.partial(step.ctc_loss, encoder_trains=config.encoder.trains)
-  feed = loop.Feed(order, sounds, sounds.source.frame_seconds)
-  return run_stage('ctc', config.ctc, config, workdir, model, feed, loss)
+  feed = Feed(order, sounds, sounds.source.frame_seconds, sounds.source.ids)
+  return run_stage('ctc', config, workdir, model, feed, loss, fingerprints)
 
 
-def run_response(config, workdir: Path, model, sounds, corpus, text: Text) -> SpeechLLM:
+def run_response(
+  config, workdir: Path, model, sounds, corpus, text: Text, fingerprints
+) -> SpeechLLM:
   """The stage that imitates the responses."""
   data, how = config.data, config.response
   filters.check(data.leave_out)
   targets = Targets(data.targets, data.leave_out)
-  targets.check(model.llama, text)
+  targets.check(fingerprints['llama'], text)
   if not any(id in targets for id in sounds.source.ids):
     raise ValueError(f'{data.targets}: no response to any recording of the corpus')
   top_k = config.targets.top_k if how.kl_weight else 0
@@ -136,36 +148,39 @@ def run_response(config, workdir: Path, model, sounds, corpus, text: Text) -> Sp
   loss = functools.partial(
     step.response_loss, encoder_trains=config.encoder.trains, how=weights
   )
-  feed = loop.Feed(order, assemble, sounds.source.frame_seconds)
-  return run_stage('response', how, config, workdir, model, feed, loss)
+  feed = Feed(order, assemble, sounds.source.frame_seconds, sounds.source.ids)
+  return run_stage('response', config, workdir, model, feed, loss, fingerprints)
 
 
 def run_stage(
   name: str,
-  stage: ml_collections.ConfigDict,
   config: ml_collections.ConfigDict,
   workdir: Path,
   model: SpeechLLM,
-  feed: loop.Feed,
+  feed: Feed,
   loss: Callable,
+  fingerprints: Mapping[str, Any],
 ) -> SpeechLLM:
-  """Trains for `stage.steps` steps, from the newest sound checkpoint on."""
+  """Trains to the last step, from the newest sound checkpoint on."""
   trains = step.is_trainable(config.encoder.trains)
   graphdef, trainable, frozen = nnx.split(model, trains, ...)
   trainable, frozen = spread((trainable, frozen))
-  optimizer = make_optimizer(stage, config.encoder.lr_scale)
+  optimizer = make_optimizer(config[name], config.encoder.lr_scale)
   state = step.State(trainable, make(optimizer.init, trainable))
   update = functools.partial(
     step.train_step, frozen=frozen, graphdef=graphdef, optimizer=optimizer, loss=loss
   )
-  state = loop.run(name, stage, workdir, state, feed, update, config.seed)
+  first_step.reached('batches')
+  state = loop.run(name, config, workdir, state, feed, update, fingerprints)
   return nnx.merge(graphdef, state.trainable, frozen)
 
 
 def main(argv: Sequence[str]) -> None:
   """Runs `train` with the flags."""
   del argv
+  compilations.keep()
   distributed.start()
+  preemption.listen()
   config: ml_collections.ConfigDict = flags.FLAGS.config
   with jax.set_mesh(new_mesh(config.mesh)):
     train(config, Path(flags.FLAGS.workdir))

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training as a whole: what it makes, and that no interruption changes it by a bit."""
 
-import itertools
 import json
 import logging
 import shutil
@@ -16,15 +15,13 @@ import pytest
 
 from acl_jax import assembly, program, train
 from acl_jax.decoding.targets import Targets
-from acl_jax.training import preemption
-from acl_jax.training.metrics import Metrics
+from acl_jax.training.metrics import OF_TIME, Metrics
 from acl_jax.weights.adapter import load_adapter
 from tests.tiny_world import load_config
 
 ROOT = Path(__file__).parent.parent
 CTC_STEPS, RESPONSE_STEPS = 10, 8
-# Of time, and since the restart.
-MEASURED = ('audio_hours_per_second', 'padding_waste', 'llm_padding_waste')
+MEASURED = (*OF_TIME, 'padding_waste', 'llm_padding_waste')
 
 
 def metrics(workdir):
@@ -108,23 +105,6 @@ def test_a_finished_training_is_not_repeated(
   out = capsys.readouterr().out
   assert 'ctc: continues at step 10 of 10' in out
   assert 'response: continues at step 8 of 8' in out
-
-
-def test_preemption_saves_and_a_rerun_continues(
-  tiny_world, uninterrupted, tmp_path, monkeypatch
-):
-  config = load_config(tiny_world)
-  with (
-    monkeypatch.context() as patch,
-    pytest.raises(program.Preempted, match='ctc at step 4'),
-  ):
-    asked = itertools.count(1)
-    # Asked once after the only shard of frames, then after each step.
-    patch.setattr(preemption, 'preempted', lambda: next(asked) == 5)
-    train.train(config, tmp_path)
-  assert (tmp_path / 'ctc/4').is_dir()
-  train.train(config, tmp_path)
-  assert_same(tmp_path, uninterrupted)
 
 
 def test_a_loss_that_is_no_number_is_never_kept(tiny_world, tmp_path):

@@ -19,8 +19,6 @@ from jaxtyping import Int
 
 from acl_jax.assembly import Text
 from acl_jax.decoding.provenance import check_same, describe_template, read_provenance
-from acl_jax.models.llama import Llama
-from acl_jax.weights.fingerprint import describe
 from data_pipeline.container import RecordError, pack, unpack
 from data_pipeline.preparation.atomic import replacing
 from data_pipeline.records import Shards, shard_name, write_shard
@@ -135,9 +133,12 @@ class Targets(Mapping[str, dict[str, Any]]):
       )
     return header | arrays
 
-  def check(self, llama: Llama, text: Text) -> None:
-    """ValueError if another LLM gave the responses, or was asked in another way."""
-    ours = {'llm': describe(llama), 'template': describe_template(text)}
+  def check(self, llm: Mapping[str, Any], text: Text) -> None:
+    """ValueError if another LLM gave the responses, or was asked in another way.
+
+    llm: what `describe` says of it.
+    """
+    ours = {'llm': llm, 'template': describe_template(text)}
     hint = 'run decode_targets with this config'
     check_same(self.folder, self.provenance, ours, hint)
 

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from acl_jax.assembly import SHIPPED
+
 TEMPLATES = Path(__file__).parent / 'templates'
 LICENCES = {
   'asset:smollm2-135m-instruct': 'Apache-2.0',
   'asset:whisper-base': 'MIT',
 }
-UNKNOWN = 'see where it comes from'
+OURS, UNKNOWN = 'Apache-2.0', 'see where it comes from'
 OF_LLMS = ('LICENSE*', 'LICENCE*', 'NOTICE*', 'USE_POLICY*')  # files to go with weights
 
 
@@ -56,6 +58,7 @@ def write(folder: Path, facts: Facts, report: dict[str, Any] | None) -> None:
     'encoder_licence': LICENCES.get(config.encoder.path, UNKNOWN),
     'adapter_kind': 'ctc' if described.get('ctc') else 'stride',
     'adapter': facts.adapter.name,
+    'adapter_licence': OURS if facts.adapter.parent == SHIPPED else UNKNOWN,
     'adapter_sha256': facts.adapter_sha256,
     'data': config.get('data', {}).get('train', 'not recorded'),
     'about': facts.about or 'The config says nothing.',

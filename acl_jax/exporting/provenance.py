@@ -6,36 +6,38 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from acl_jax.decoding.targets import fingerprint
 from acl_jax.models import llama
 from acl_jax.weights import table
 from acl_jax.weights.configuration import read_json, sizes
+from acl_jax.weights.fingerprint import checksum, fingerprint, line
 from acl_jax.weights.llama import Source, sha256_of
 
 
 def describe_llm(source: Source, dtype: DTypeLike) -> dict[str, Any]:
-  """As `decoding.targets.describe` of the loaded model, a layer in memory at a time."""
+  """As `fingerprint.describe` of the loaded model, a layer in memory at a time."""
   config, dtype = source.config, np.dtype(dtype)
   letters = sizes(config)
   table.compare(source.rows, source.tensors, letters, str(source.files[0]))
   abstract = jax.eval_shape(lambda: llama.Llama(config, rngs=nnx.Rngs(0)))
   leaves = jax.tree_util.tree_leaves_with_path(abstract)
 
-  def parts() -> Iterator[bytes | memoryview]:
+  def lines() -> Iterator[bytes]:
     for path, value in leaves:
-      name = jax.tree_util.keystr(path)
-      yield f'{name} {dtype} {value.shape}'.encode()
       ours = jax.tree_util.keystr(path[:-1], simple=True, separator='/')
-      for array in table.read_ours(source.tensors, source.rows, ours, letters):
-        array = np.ascontiguousarray(array.astype(dtype, copy=False))
-        yield array.reshape(-1).view(np.uint8).data
+      layers = table.read_ours(source.tensors, source.rows, ours, letters)
+      sums = sum(
+        checksum(jnp.asarray(layer.astype(dtype)), number)
+        for number, layer in enumerate(layers)
+      )
+      yield line(path, value.update(dtype=dtype), jnp.asarray(sums))
 
   count = sum(value.size for _, value in leaves)
-  return {'parameters': count, 'dtype': str(dtype), 'sha256': fingerprint(parts())}
+  return {'parameters': count, 'dtype': str(dtype), 'sha256': fingerprint(lines())}
 
 
 def read_report(

@@ -55,6 +55,11 @@ class Cache(NamedTuple):
   key: Float[Array, 'l b k s h']
   value: Float[Array, 'l b k s h']
 
+  def cut(self) -> 'Cache':
+    """Among the devices of a mesh: rows as those of a batch, and heads."""
+    axes = 'layers', 'batch', 'kv_heads', 'time', 'head_dim'
+    return Cache(constrain(self.key, *axes), constrain(self.value, *axes))
+
   def write(self, key, value, layer, index) -> 'Cache':
     """Puts t keys and values of one layer into each row's places from `index` on."""
     row = jnp.arange(len(index))[:, None]
@@ -89,8 +94,10 @@ class Attention(nnx.Module):
       key, value = cache.key[layer], cache.value[layer]
     if prefix is not None:
       key, value = (_behind(*pair) for pair in zip(prefix, (key, value), strict=True))
-    attend = packed_attention if isinstance(mask, Packed) else attention
-    y = attend(query, key, value, mask)
+    if isinstance(mask, Packed):
+      y = packed_attention(query, key, value, mask)
+    else:
+      y = attention(query, key, value, mask)
     return jnp.einsum('btnh,nhd->btd', y, self.o_proj[...].astype(x.dtype)), cache
 
 

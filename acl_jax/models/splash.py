@@ -76,15 +76,22 @@ def packed_attention(
       out_specs=heads,
       check_vma=False,
     )
-  y = attend(query, laid(key), laid(value), ids, seen)
+  y = jnp.asarray(attend(query, laid(key), laid(value), ids, seen))
   return y[:, :, :t].swapaxes(1, 2)
 
 
 def _kernel(heads: int, queries: int, keys: int, interpret: bool):
   q, s = _block(queries, QUERIES), _block(keys, KEYS)
-  forward = dict(block_q=q, block_kv=s, block_kv_compute=s)
-  backward = dict(block_q_dkv=q, block_kv_dkv=s, block_kv_dkv_compute=s)
-  blocks = splash.BlockSizes(**forward, **backward, block_q_dq=q, block_kv_dq=s)
+  blocks = splash.BlockSizes(
+    block_q=q,
+    block_kv=s,
+    block_kv_compute=s,
+    block_q_dkv=q,
+    block_kv_dkv=s,
+    block_kv_dkv_compute=s,
+    block_q_dq=q,
+    block_kv_dq=s,
+  )
   mask = splash.CausalMask((queries, keys), offset=keys - queries)
   return splash.make_splash_mha(
     splash.MultiHeadMask([mask] * heads),

@@ -86,7 +86,7 @@ class Slice:
   def chips(self) -> int:
     return math.prod(self.shape)
 
-  def devices(self, num_slices: int = 1) -> Sequence[jax.Device]:
+  def devices(self, num_slices: int = 1) -> Sequence:
     """What can be compiled for but not run on; ValueError if libtpu knows no such."""
     _quieten()
     try:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loop of every training: steps, log lines, checkpoints, and an end at any time."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import ml_collections
@@ -11,65 +12,71 @@ import ml_collections
 from acl_jax import program
 from acl_jax.parallel.arrays import send
 from acl_jax.parallel.mesh import parts_of_batch
-from acl_jax.training import preemption
+from acl_jax.training import first_step, preemption
 from acl_jax.training.checkpoint import Checkpoints
-from acl_jax.training.metrics import Metrics, Pace
-from data_pipeline.batches import Batch
+from acl_jax.training.journal import Feed, Journal
+from acl_jax.training.profiling import Profile
+from acl_jax.training.provenance import Provenance
 from data_pipeline.loader import load
 
 State = TypeVar('State')
 
 
-class Feed(NamedTuple):
-  """Batches: their order, how each is put together, the seconds of a frame in them."""
-
-  order: Sequence[Batch]
-  assemble: Callable
-  frame_seconds: float
-
-
 def run(
   name: str,
-  stage: ml_collections.ConfigDict,
+  config: ml_collections.ConfigDict,
   workdir: Path,
   state: State,
   feed: Feed,
   update: Callable[[State, Any, jax.Array], tuple[State, dict[str, jax.Array]]],
-  seed: int,
+  frozen: Mapping[str, Any],
   measure: Callable[[State], dict[str, float]] | None = None,
 ) -> State:
-  """Trains for `stage.steps` steps, from the newest sound checkpoint on.
+  """Trains a stage to its last step, from the newest sound checkpoint on.
 
-  update: one step, (state, batch, key) -> (state, metrics). measure: what else to log
-    whenever a checkpoint is saved.
+  config: `config[name]` is the stage. update: one step, (state, batch, key) ->
+    (state, metrics). frozen: the fingerprints of what does not train. measure: what
+    else to log at every `save_every` steps.
   """
-  checkpoints = Checkpoints(workdir / name)
-  metrics, pace = Metrics(workdir, name), Pace(feed.frame_seconds)
-  start = 0
-  if found := checkpoints.restore(state):
-    start, state = found
-    print(f'{name}: continues at step {start} of {stage.steps}', flush=True)
-  metrics.forget_after(start)
-  key = jax.random.key(seed)
-  steps = range(start, stage.steps)
-  parts, total = parts_of_batch(jax.sharding.get_mesh())
-  rows = load(feed.order, feed.assemble, steps, parts=parts, total=total)
-  batches = on_device(rows)
-  for number, (batch, sent) in enumerate(batches, start + 1):
-    state, values = update(state, sent, jax.random.fold_in(key, number))
-    pace.add(batch)
-    stop = preemption.preempted()
-    keep = stop or number % stage.save_every == 0 or number == stage.steps
-    if keep or number % stage.log_every == 0:  # what is not a number is never kept
-      measured = measure(state) if keep and measure and not stop else {}
-      values = jax.tree.map(float, values) | pace.take() | measured
-      metrics.write(number, stage.steps, values)
-    if keep:
-      checkpoints.save(number, state)
-    if stop:
-      raise program.Preempted(f'{name} at step {number}')
-  checkpoints.close()
-  metrics.close()
+  stage = config[name]
+  with contextlib.ExitStack() as stack:
+    profile = stack.enter_context(contextlib.closing(Profile(workdir / 'profile')))
+    checkpoints = Checkpoints(workdir / name)
+    stack.callback(checkpoints.close)
+    provenance = Provenance(config, frozen, feed.order, feed.ids)
+    found = checkpoints.restore(state, provenance.foreign)
+    journal = Journal(name, config, workdir, feed, provenance, found)
+    stack.enter_context(journal)
+    if found:
+      state = found.state
+      journal.catch_up(found, measure)
+    start, key = journal.start, jax.random.key(config.seed)
+    first_step.reached('checkpoint')
+    parts, total = parts_of_batch(jax.sharding.get_mesh())
+    steps = range(start, stage.steps)
+    rows = load(feed.order, feed.assemble, steps, parts=parts, total=total)
+    batches = on_device(rows)
+    for number, (batch, sent) in enumerate(batches, start + 1):
+      if number == start + 1:
+        first_step.reached('first batch')
+      with profile.step(number):
+        state, values = update(state, sent, jax.random.fold_in(key, number))
+      if number == start + 1:
+        first_step.say(name, values)
+      journal.look_back()  # while this step is at work
+      journal.took(number, batch, values)
+      stop = preemption.preempted()
+      last = stop or number == stage.steps
+      if journal.is_due(number) or stop:
+        unwritten = journal.write(number, state, measure, hurry=stop)
+        saves = last or number % stage.save_every == 0
+        if checkpoints.failing() or saves:
+          save = checkpoints.finish if last else checkpoints.save
+          save(number, state, journal.note(number, unwritten))
+          journal.goodput.paused()
+      profile.stop_after(number, values)
+      if stop:
+        raise program.Preempted(f'{name} at step {number}')
   return state
 
 

@@ -5,6 +5,8 @@ import jax
 import ml_collections
 import optax
 
+from acl_jax.training.spikes import skip_spikes
+
 
 def schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
   """Linear warm-up to `peak_lr`, then a cosine to zero at `steps`."""
@@ -15,18 +17,24 @@ def schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
 
 def make_optimizer(
   config: ml_collections.ConfigDict, encoder_lr_scale: float = 1.0
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
   """Gradients are clipped by their global norm first; vectors are not decayed.
+
+  `update` is also given the loss, as `value`: `config.skip_spikes` leaves a step out
+  whose loss is far above those before.
 
   encoder_lr_scale: an encoder that was trained before learns at this share of the rate.
   """
-  return optax.chain(
+  optimizer = optax.chain(
     optax.clip_by_global_norm(config.clip_norm),
     optax.adamw(
       schedule(config), b2=0.98, weight_decay=config.weight_decay, mask=_matrices
     ),
     optax.masked(optax.scale(encoder_lr_scale), _of_encoder),
   )
+  if config.get('skip_spikes'):
+    return skip_spikes(optimizer)
+  return optax.with_extra_args_support(optimizer)
 
 
 def _matrices(params):

@@ -17,7 +17,7 @@ from acl_jax.models.ctc import BLANK
 from acl_jax.models.layers import apart
 from acl_jax.parallel.sharding import hold
 from acl_jax.text.ctc_vocabulary import Vocabulary
-from acl_jax.training import losses
+from acl_jax.training import losses, spikes
 from acl_jax.training.log_mels import LogMels, read_side_by_side
 from acl_jax.training.orders import NO_PLACE
 from acl_jax.training.sounds import frames_needed
@@ -114,16 +114,20 @@ def pretrain_step(state: State, batch: Transcribed, key, *, graphdef, optimizer,
 
   (value, moments), gradient = jax.value_and_grad(loss, has_aux=True)(state.trainable)
   gradient = hold(gradient)
-  update, opt = optimizer.update(gradient, state.optimizer, state.trainable)
+  update, opt = optimizer.update(
+    gradient, state.optimizer, state.trainable, value=value
+  )
   trainable = optax.apply_updates(state.trainable, update)
-  statistics = _moved(state.statistics, moments)
+  moved = _moved(state.statistics, moments)
+  statistics = spikes.unless_skipped(opt, moved, state.statistics)
   average = jax.tree.map(
     lambda old, new: old + (1 - how.average_decay) * (new - old),
     state.average,
     (trainable, statistics),
   )
   metrics = {'loss': value, 'grad_norm': optax.tree.norm(gradient)}
-  return hold(State(trainable, statistics, opt, average)), metrics
+  state = hold(State(trainable, statistics, opt, average))
+  return state, metrics | spikes.count_skipped(opt)
 
 
 def transcript_loss(

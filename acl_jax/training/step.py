@@ -18,7 +18,7 @@ from acl_jax.models.layers import apart
 from acl_jax.models.speech_llm import Prompt, SpeechLLM
 from acl_jax.models.whisper import Whisper
 from acl_jax.parallel.sharding import hold
-from acl_jax.training import losses
+from acl_jax.training import losses, spikes
 
 
 class State(NamedTuple):
@@ -159,7 +159,9 @@ def train_step(state: State, batch, key, frozen, *, graphdef, optimizer, loss):
 
   (value, parts), gradient = jax.value_and_grad(of, has_aux=True)(state.trainable)
   gradient = hold(gradient)
-  update, opt = optimizer.update(gradient, state.optimizer, state.trainable)
+  update, opt = optimizer.update(
+    gradient, state.optimizer, state.trainable, value=value
+  )
   trainable = optax.apply_updates(state.trainable, update)
   metrics = {'loss': value, 'grad_norm': optax.tree.norm(gradient), **parts}
-  return hold(State(trainable, opt)), metrics
+  return hold(State(trainable, opt)), metrics | spikes.count_skipped(opt)

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Num, UInt32
+from jaxtyping import Array, Int, Num, UInt32
 
 
 def fingerprint(parts: Iterable[bytes | memoryview]) -> str:
@@ -25,24 +25,31 @@ def describe(model: Any) -> dict[str, Any]:
   shape and a checksum of each.
   """
   leaves = jax.tree_util.tree_leaves_with_path(model)
-  lines = (
-    f'{jax.tree_util.keystr(path)} {value.dtype} {value.shape}'
-    f' {_checksum(value).tolist()}'
-    for path, value in leaves
-  )
+  lines = (line(path, value, checksum(value)) for path, value in leaves)
   return {
     'parameters': sum(value.size for _, value in leaves),
     'dtype': str(leaves[0][1].dtype),
-    'sha256': fingerprint(line.encode() for line in lines),
+    'sha256': fingerprint(lines),
   }
 
 
+def line(path: tuple[Any, ...], value: Any, sums: UInt32[Array, ' 2']) -> bytes:
+  """What the manifest says of a parameter."""
+  name = jax.tree_util.keystr(path)
+  return f'{name} {value.dtype} {value.shape} {sums.tolist()}'.encode()
+
+
 @jax.jit
-def _checksum(x: Num[Array, '...']) -> UInt32[Array, ' 2']:
-  """Two sums over all elements, each hashed with its place; integers add up exactly."""
+def checksum(
+  x: Num[Array, '...'], layer: int | Int[Array, ''] = 0
+) -> UInt32[Array, ' 2']:
+  """Two sums over all elements, each hashed with its place; integers add up exactly.
+
+  So do the checksums of layers, each with its number: their sum is that of all stacked.
+  """
   size = x.dtype.itemsize
   bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f'uint{8 * size}'))
-  place = jnp.zeros(x.shape, jnp.uint32)
+  place = jnp.full(x.shape, layer, jnp.uint32)
   for axis, length in enumerate(x.shape):  # no reshape: it would gather a sharded array
     place = place * jnp.uint32(length) + jax.lax.broadcasted_iota(
       jnp.uint32, x.shape, axis

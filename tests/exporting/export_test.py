@@ -17,11 +17,11 @@ import transformers
 from flax import nnx
 
 from acl_jax import assembly, train
-from acl_jax.decoding import targets
 from acl_jax.export import Options, export
 from acl_jax.exporting import folder as folders
 from acl_jax.exporting import provenance
 from acl_jax.models.whisper import Whisper
+from acl_jax.weights import fingerprint
 from acl_jax.weights import safetensors as shards
 from acl_jax.weights.llama import load_llama, open_llama, save_llama_hf, sha256_of
 from tests.exporting.conftest import make
@@ -149,7 +149,7 @@ def test_a_trained_encoder_with_a_flipped_bit_is_refused(letters, tmp_path):
 
 def report_of(letters, **changes):
   adapter = sha256_of(letters.workdir / 'adapter.safetensors')
-  llm = targets.describe(load_llama(letters.config.llama.path))['sha256']
+  llm = fingerprint.describe(load_llama(letters.config.llama.path))['sha256']
   model = {'adapter': {'sha256': adapter}, 'llm': {'sha256': llm}}
   model |= {part: {'sha256': value} for part, value in changes.items()}
   return {
@@ -179,7 +179,7 @@ def test_a_report_about_another_model_is_refused(part, letters, tmp_path):
 def test_the_fingerprint_of_an_llm_is_that_of_targets(letters):
   path = letters.config.llama.path
   for dtype in ('float32', 'bfloat16'):
-    ours = targets.describe(load_llama(path, dtype))
+    ours = fingerprint.describe(load_llama(path, dtype))
     assert provenance.describe_llm(open_llama(path), dtype) == ours
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import logging
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from flax import nnx
 
 from acl_jax.models.adapters import Stride, StrideConfig
 from acl_jax.training.checkpoint import Checkpoints
+from acl_jax.training.checksums import Damaged, read_note
 
 
 def new_state(seed):
@@ -31,9 +33,9 @@ def restored(tmp_path, seed=99):
 
 
 def assert_equal(found, step):
-  assert found is not None and found[0] == step
-  jax.tree.map(np.testing.assert_array_equal, found[1], new_state(step))
-  kinds = [leaf.dtype for leaf in jax.tree.leaves(found[1])]
+  assert found is not None and found.step == step
+  jax.tree.map(np.testing.assert_array_equal, found.state, new_state(step))
+  kinds = [leaf.dtype for leaf in jax.tree.leaves(found.state)]
   assert kinds == [leaf.dtype for leaf in jax.tree.leaves(new_state(step))]
 
 
@@ -43,9 +45,16 @@ def files(tmp_path, step):
   return sorted(found, key=lambda path: -path.stat().st_size)
 
 
+def save(checkpoints, *steps):
+  for step in steps:
+    checkpoints.finish(step, new_state(step), {'note': step})
+
+
 def test_what_is_restored_is_what_was_saved(checkpoints, tmp_path):
-  checkpoints.save(3, new_state(3))
-  assert_equal(restored(tmp_path), 3)
+  save(checkpoints, 3)
+  found = restored(tmp_path)
+  assert_equal(found, 3)
+  assert found.note == {'note': 3}
 
 
 def test_nothing_to_restore(checkpoints):
@@ -53,11 +62,33 @@ def test_nothing_to_restore(checkpoints):
 
 
 def test_the_last_two_are_kept(checkpoints, tmp_path):
-  for step in (3, 5, 9):
-    checkpoints.save(step, new_state(step))
-  names = {path.name for path in (tmp_path / 'stage').iterdir()}
-  assert names == {'5', '9', 'checksums-5.json', 'checksums-9.json'}
+  save(checkpoints, 3, 5, 9)
+  assert {path.name for path in (tmp_path / 'stage').iterdir()} == {'5', '9'}
   assert_equal(restored(tmp_path), 9)
+
+
+def test_what_is_saved_may_be_given_away_at_once(tmp_path):
+  """It is written while the steps after it already use its memory."""
+  step = jax.jit(lambda x: {'w': x['w'] + 1}, donate_argnums=0)
+  state = {'w': jnp.zeros(100_003)}
+  checkpoints = Checkpoints(tmp_path / 'stage')
+  for number in range(1, 8):
+    state = step(state)
+    checkpoints.save(number, state, {})
+  for _ in range(20):
+    state = step(state)
+  checkpoints.close()
+  again = Checkpoints(tmp_path / 'stage')
+  found = again.restore({'w': jnp.ones(100_003)})
+  again.close()
+  np.testing.assert_array_equal(found.state['w'], np.full(100_003, 7, np.float32))
+
+
+def test_what_a_killed_save_left_is_deleted(checkpoints, tmp_path):
+  save(checkpoints, 3)
+  shutil.copytree(tmp_path / 'stage/3', tmp_path / 'stage/5.orbax-checkpoint-tmp')
+  assert_equal(restored(tmp_path), 3)
+  assert [path.name for path in (tmp_path / 'stage').iterdir()] == ['3']
 
 
 def flip_a_bit(path):
@@ -67,7 +98,7 @@ def flip_a_bit(path):
 
 
 def damage(tmp_path, how):
-  note = tmp_path / 'stage/checksums-5.json'
+  note = tmp_path / 'stage/5/note.json'
   match how:
     case 'every file':
       for path in files(tmp_path, 5):
@@ -79,26 +110,28 @@ def damage(tmp_path, how):
     case 'a cut file':
       path = files(tmp_path, 5)[0]
       path.write_bytes(path.read_bytes()[:-1])
-    case 'no checksums':  # killed between the two
+    case 'no note':
       note.unlink()
-    case 'broken checksums':
+    case 'half a note':
       note.write_text('{"x": ')
+    case 'another note':
+      note.write_text(note.read_text().replace('"note": 5', '"note": 6'))
 
 
 @pytest.mark.parametrize(
   'how, warning',
   [
     ('a bit', 'has changed since it was saved'),
-    ('every file', 'has changed since it was saved'),
+    ('every file', ''),
     ('a missing file', 'is missing'),
     ('a cut file', 'has changed since it was saved'),
-    ('no checksums', 'its saving did not end'),
-    ('broken checksums', 'its checksums cannot be read'),
+    ('no note', 'note.json is missing'),
+    ('half a note', 'note.json cannot be read'),
+    ('another note', 'note.json has changed since it was saved'),
   ],
 )
 def test_a_damaged_checkpoint_is_set_aside(checkpoints, tmp_path, how, warning, caplog):
-  for step in (3, 5):
-    checkpoints.save(step, new_state(step))
+  save(checkpoints, 3, 5)
   damage(tmp_path, how)
   with caplog.at_level(logging.WARNING, 'absl'):
     found = restored(tmp_path)
@@ -108,20 +141,37 @@ def test_a_damaged_checkpoint_is_set_aside(checkpoints, tmp_path, how, warning, 
   assert len(list((tmp_path / 'stage-broken').iterdir())) == 1
 
 
+def test_a_flipped_bit_anywhere_is_noticed_or_does_no_harm(tmp_path):
+  """In each file in turn: never are other values restored."""
+  checkpoints = Checkpoints(tmp_path / 'stage')
+  save(checkpoints, 5)
+  checkpoints.close()
+  for path in files(tmp_path, 5):
+    whole = path.read_bytes()
+    flip_a_bit(path)
+    try:
+      read_note(tmp_path / 'stage/5')
+    except Damaged:
+      pass
+    else:
+      assert path.name in ('commit_success.txt', '_CHECKPOINT_METADATA')
+      assert_equal(restored(tmp_path), 5)
+    path.write_bytes(whole)
+
+
 def test_after_a_damaged_checkpoint_its_step_is_saved_again(checkpoints, tmp_path):
-  for step in (3, 5):
-    checkpoints.save(step, new_state(step))
+  save(checkpoints, 3, 5)
   flip_a_bit(files(tmp_path, 5)[0])
   again = Checkpoints(tmp_path / 'stage')
   assert_equal(again.restore(new_state(0)), 3)
-  again.save(5, new_state(5))
+  save(again, 5)
   again.close()
   assert_equal(restored(tmp_path), 5)
 
 
 def test_all_damaged_is_a_fresh_start(checkpoints, tmp_path):
+  save(checkpoints, 3, 5)
   for step in (3, 5):
-    checkpoints.save(step, new_state(step))
     flip_a_bit(files(tmp_path, step)[0])
   assert restored(tmp_path) is None
 
@@ -141,7 +191,7 @@ def test_all_damaged_is_a_fresh_start(checkpoints, tmp_path):
 def test_a_checkpoint_of_another_model_is_refused(
   checkpoints, tmp_path, name, change, complaint
 ):
-  checkpoints.save(3, new_state(3))
+  save(checkpoints, 3)
   other = new_state(0) | {name: change}
   if change is None:
     del other[name]

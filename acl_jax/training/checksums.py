@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The note in a folder of files: what their maker says of them, and their sha256."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+NAME = 'note.json'
+
+Note = dict[str, Any]
+
+
+class Damaged(ValueError):
+  """The files are not those of the note."""
+
+
+def write_note(folder: Path, note: Note, but: str = '') -> None:
+  """Notes the files as they are now, all but one; `note` is what JSON can say."""
+  files = {name: sum for name, sum in _checksums(folder).items() if name != but}
+  whole = {'note': note, 'files': files}
+  text = json.dumps({**whole, 'sha256': _of(whole)}, indent=1)
+  (folder / NAME).write_text(text + '\n')
+
+
+def read_note(folder: Path) -> Note:
+  """The note; `Damaged` if it, or any file that it lists, is not as it was written."""
+  try:
+    whole = json.loads((folder / NAME).read_text())
+    sum, files, note = whole.pop('sha256'), whole['files'], whole['note']
+  except FileNotFoundError:
+    raise Damaged(f'{NAME} is missing') from None
+  except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    raise Damaged(f'{NAME} cannot be read') from None
+  if sum != _of(whole):
+    raise Damaged(f'{NAME} has changed since it was saved')
+  for name, checksum in files.items():
+    path = folder / name
+    if not path.is_file():
+      raise Damaged(f'file {name} is missing')
+    if _digest(path) != checksum:
+      raise Damaged(f'file {name} has changed since it was saved')
+  return note
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+  files = (path for path in sorted(folder.rglob('*')) if path.is_file())
+  return {str(path.relative_to(folder)): _digest(path) for path in files}
+
+
+def _digest(path: Path) -> str:
+  with path.open('rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def _of(whole: Note) -> str:
+  return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
