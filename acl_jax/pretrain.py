@@ -25,9 +25,11 @@ from acl_jax.evaluation.summary import word_error_rate
 from acl_jax.models.conformer import ConformerConfig
 from acl_jax.models.conformer_ctc import ConformerCTC
 from acl_jax.parallel import distributed
+from acl_jax.parallel.arrays import local, make, spread
+from acl_jax.parallel.mesh import new_mesh
 from acl_jax.text import ctc_vocabulary
 from acl_jax.text.ctc_vocabulary import Vocabulary
-from acl_jax.training import first_step, loop, preemption, pretraining
+from acl_jax.training import barriers, first_step, loop, preemption, pretraining
 from acl_jax.training.frames import BUCKET, batches_of
 from acl_jax.training.journal import Feed
 from acl_jax.training.log_mels import Changes, LogMels
@@ -39,6 +41,7 @@ from acl_jax.weights.parakeet import load_conformer
 from data_pipeline.batches import pad_frames, round_up
 from data_pipeline.records import Dataset
 
+MINUTES = 60.0  # to train a vocabulary, which process 0 does for all
 DEV_FRAMES = 8_000  # log-mel frames of a batch that is only recognised
 
 
@@ -60,8 +63,9 @@ def pretrain(config: ml_collections.ConfigDict, workdir: Path) -> ConformerCTC:
   )
   graphdef, trainable, statistics = pretraining.split(model)
   optimizer = make_optimizer(stage)
+  trainable, statistics = spread((trainable, statistics))
   copy = jax.tree.map(jnp.copy, (trainable, statistics))  # donated apart
-  state = State(trainable, statistics, optimizer.init(trainable), copy)
+  state = State(trainable, statistics, make(optimizer.init, trainable), copy)
   update = functools.partial(
     pretraining.pretrain_step,
     graphdef=graphdef,
@@ -73,8 +77,10 @@ def pretrain(config: ml_collections.ConfigDict, workdir: Path) -> ConformerCTC:
   first_step.reached('model')
   state = loop.run('ctc', config, workdir, state, feed, update, {}, measure)
   model = pretraining.learnt(state, graphdef)
-  assembly.save_encoder(model, folder, Path(config.init_from or folder))
-  print(f'pretrain: {folder}', flush=True)
+  whole = local(model)
+  if jax.process_index() == 0:
+    assembly.save_encoder(whole, folder, Path(config.init_from or folder))
+    print(f'pretrain: {folder}', flush=True)
   return model
 
 
@@ -82,8 +88,10 @@ def find_vocabulary(config, folder: Path, texts: Sequence[str]) -> Vocabulary:
   """The vocabulary of `config.init_from`, or the one trained from the transcripts."""
   if config.init_from:
     return Vocabulary(config.init_from)
-  if not (path := folder / ctc_vocabulary.FILES[0]).exists():
+  path = folder / ctc_vocabulary.FILES[0]
+  if jax.process_index() == 0 and not path.exists():
     ctc_vocabulary.train(texts, config.vocabulary_size, path)
+  barriers.meet('vocabulary', MINUTES)
   vocabulary = Vocabulary(folder)
   if len(vocabulary) != config.vocabulary_size:
     raise ValueError(
@@ -97,7 +105,9 @@ def new_model(config, vocabulary: Vocabulary) -> ConformerCTC:
   """An untrained model of the config's sizes, or the one that it starts from."""
   sizes = ConformerConfig(**config.encoder.sizes)
   if not config.init_from:
-    return ConformerCTC(sizes, len(vocabulary) + 1, rngs=nnx.Rngs(config.seed))
+    return make(
+      lambda: ConformerCTC(sizes, len(vocabulary) + 1, rngs=nnx.Rngs(config.seed))
+    )
   model = load_conformer(config.init_from)
   if not isinstance(model, ConformerCTC):
     raise ValueError(f'{config.init_from}: the encoder has no CTC head to train')
@@ -135,7 +145,7 @@ def transcribe(
 ) -> list[list[int]]:
   """CTC's hard decision about each spectrogram; computed as `rows` rows."""
   length = round_up(max(map(len, mels)), BUCKET)
-  found = np.asarray(_greedy(model, *pad_frames(mels, rows, length)))
+  found = np.asarray(local(_greedy(model, *pad_frames(mels, rows, length))))
   return [row[row >= 0].tolist() for row in found[: len(mels)]]
 
 
@@ -148,7 +158,9 @@ def main(argv: Sequence[str]) -> None:
   compilations.keep()
   distributed.start()
   preemption.listen()
-  pretrain(flags.FLAGS.config, Path(flags.FLAGS.workdir))
+  config: ml_collections.ConfigDict = flags.FLAGS.config
+  with jax.set_mesh(new_mesh(config.mesh)):
+    pretrain(config, Path(flags.FLAGS.workdir))
 
 
 if __name__ == '__main__':

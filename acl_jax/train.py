@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_collections
 from absl import flags
 from flax import nnx
@@ -23,10 +24,13 @@ from acl_jax import assembly, compilations, program
 from acl_jax.assembly import Text
 from acl_jax.decoding import filters
 from acl_jax.decoding.targets import Targets
+from acl_jax.models.adapters import Stride
 from acl_jax.models.ctc import CTC
-from acl_jax.models.speech_llm import SpeechLLM
+from acl_jax.models.speech_llm import Encoder, SpeechLLM
 from acl_jax.models.whisper import Whisper
 from acl_jax.parallel import distributed
+from acl_jax.parallel.arrays import local, make, spread
+from acl_jax.parallel.mesh import new_mesh
 from acl_jax.training import first_step, loop, preemption, step
 from acl_jax.training.frames import Frames, encode_dataset
 from acl_jax.training.journal import Feed
@@ -82,12 +86,19 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> SpeechLLM:
     model = run_ctc(config, workdir, model, sounds, corpus, fingerprints)
   if config.response.steps:
     model = run_response(config, workdir, model, sounds, corpus, text, fingerprints)
-  save_adapter(workdir / assembly.ADAPTER_FILE, model.adapter)
+  keep(config, workdir, *local((model.adapter, model.encoder)))
+  return model
+
+
+def keep(config, workdir: Path, adapter: CTC | Stride, encoder: Encoder) -> None:
+  """Writes what was trained, in one process of all."""
+  if jax.process_index():
+    return
+  save_adapter(workdir / assembly.ADAPTER_FILE, adapter)
   if config.encoder.trains:
     origin = assembly.find_encoder(config, config.init_from)
-    assembly.save_encoder(model.encoder, workdir / assembly.ENCODER_FOLDER, origin)
+    assembly.save_encoder(encoder, workdir / assembly.ENCODER_FOLDER, origin)
   print(f'train: {workdir / assembly.ADAPTER_FILE}', flush=True)
-  return model
 
 
 def listen(config, encoder, corpora: Corpora, workdir: Path) -> Frames | LogMels:
@@ -153,8 +164,9 @@ def run_stage(
   """Trains to the last step, from the newest sound checkpoint on."""
   trains = step.is_trainable(config.encoder.trains)
   graphdef, trainable, frozen = nnx.split(model, trains, ...)
+  trainable, frozen = spread((trainable, frozen))
   optimizer = make_optimizer(config[name], config.encoder.lr_scale)
-  state = step.State(trainable, optimizer.init(trainable))
+  state = step.State(trainable, make(optimizer.init, trainable))
   update = functools.partial(
     step.train_step, frozen=frozen, graphdef=graphdef, optimizer=optimizer, loss=loss
   )
@@ -169,7 +181,9 @@ def main(argv: Sequence[str]) -> None:
   compilations.keep()
   distributed.start()
   preemption.listen()
-  train(flags.FLAGS.config, Path(flags.FLAGS.workdir))
+  config: ml_collections.ConfigDict = flags.FLAGS.config
+  with jax.set_mesh(new_mesh(config.mesh)):
+    train(config, Path(flags.FLAGS.workdir))
 
 
 if __name__ == '__main__':

@@ -20,6 +20,7 @@ from acl_jax.decoding.requests import Request, Response, Token, join
 from acl_jax.decoding.slots import Log, Rules
 from acl_jax.decoding.waiting_room import Room
 from acl_jax.models.llama import Llama
+from acl_jax.parallel.mesh import parts_of_batch
 from data_pipeline.batches import round_up
 
 ENDINGS = {slots.STOP: 'stop', slots.LENGTH: 'length', slots.REPETITION: 'repetition'}
@@ -80,6 +81,9 @@ class Engine:
   ):
     self.llama, self.config, self.statistics = llama, config, Statistics()
     self.key = jax.random.key(seed)
+    _, parts = parts_of_batch(jax.sharding.get_mesh())
+    # What a mesh cuts has equal parts; no response depends on how many there are.
+    self.group, self.slots = round_up(GROUP, parts), round_up(config.slots, parts)
     self.longest_row = len(prefix) + config.prompt_length
     needed = self.longest_row + config.max_new_tokens
     if needed > (context := llama.config.max_position_embeddings):
@@ -101,16 +105,16 @@ class Engine:
   def stream(self, requests: Iterable[Request]) -> Iterator[Token]:
     """The tokens of all responses, as they come; those of one are in order."""
     config = self.config
-    size = max(2 * GROUP, config.slots)
+    size = max(2 * self.group, self.slots)
     queue = _Queue(requests, self)
     room = waiting_room.empty_room(self.llama, size, self.longest_row, self.prefix)
-    state = slots.empty_slots(self.llama, config.slots, self.places, config.rules)
+    state = slots.empty_slots(self.llama, self.slots, self.places, config.rules)
     numbered: dict[int, Request] = {}
     arrived = started = 0
     calls: collections.deque[tuple[Log, bool]] = collections.deque()
     while queue or numbered:
-      while queue and arrived - started + GROUP <= size:
-        group = queue.take(GROUP)
+      while queue and arrived - started + self.group <= size:
+        group = queue.take(self.group)
         numbered |= zip(range(arrived, arrived + len(group)), group, strict=False)
         room, arrived = self._prefill(room, group), arrived + len(group)
       more = bool(queue)
@@ -122,10 +126,10 @@ class Engine:
 
   def _prefill(self, room: Room, group: Sequence[Request]) -> Room:
     """Sends prompts of one bucket, padded to a group."""
-    shape = (GROUP, self.bucket(len(group[0].prompt)))
+    shape = (self.group, self.bucket(len(group[0].prompt)))
     first = np.asarray(group[0].prompt)
     prompts = np.zeros((*shape, *first.shape[1:]), first.dtype)
-    length, limit, seed = np.zeros((3, GROUP), np.uint32)
+    length, limit, seed = np.zeros((3, self.group), np.uint32)
     for row, request in enumerate(group):
       prompts[row, : len(request.prompt)] = request.prompt
       length[row], seed[row] = len(request.prompt), request.seed

@@ -17,7 +17,6 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from acl_jax.decoding.sampling import Sampling, choose, repeats
 from acl_jax.decoding.waiting_room import Room
 from acl_jax.models.llama import Cache, Llama
-from acl_jax.parallel.sharding import constrain
 
 FREE = -1  # the request of a slot that has none
 GOES_ON, STOP, LENGTH, REPETITION = range(4)  # after a token
@@ -78,7 +77,7 @@ class Log(NamedTuple):
 def empty_slots(llama: Llama, size: int, length: int, rules: Rules) -> Slots:
   """Free slots with a cache of `length`."""
   return Slots(
-    cache=_cut(llama.empty_cache(size, length, llama.dtype)),
+    cache=llama.empty_cache(size, length, llama.dtype).cut(),
     request=jnp.full(size, FREE),
     x=jnp.zeros((size, llama.config.hidden_size), llama.dtype),
     position=jnp.full(size, length),
@@ -118,12 +117,6 @@ def advance(
   carry = _admit(slots, room), log, jnp.int32(0)
   slots, log, steps = jax.lax.while_loop(goes_on, go, carry)
   return slots, Log(log, steps, slots.started)
-
-
-def _cut(cache: Cache) -> Cache:
-  """The cache among the devices of a mesh: slots as the rows of a batch, and heads."""
-  axes = 'layers', 'batch', 'kv_heads', 'time', 'head_dim'
-  return jax.tree.map(lambda x: constrain(x, *axes), cache)
 
 
 def _admit(slots: Slots, room: Room) -> Slots:
@@ -184,7 +177,7 @@ def _decode(llama: Llama, slots: Slots, rules: Rules) -> tuple[Slots, Said]:
   )
   live = (slots.request != FREE) & (ending == GOES_ON)
   slots = slots._replace(
-    cache=_cut(cache),
+    cache=cache.cut(),
     request=jnp.where(live, slots.request, FREE),
     x=llama.embed(token),
     position=jnp.where(live, slots.position + 1, places),  # there nothing is written

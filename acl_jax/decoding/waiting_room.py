@@ -60,7 +60,7 @@ def prefill(
   return Room(
     cache=jax.tree.map(
       lambda row, new: row.at[:, place, :, start : start + t].set(new), room.cache, own
-    ),
+    ).cut(),
     x=room.x.at[place].set(x[jnp.arange(g), last]),
     position=room.position.at[place].set(start + last),
     limit=room.limit.at[place].set(limit),
@@ -69,6 +69,7 @@ def prefill(
   )
 
 
+@functools.partial(jax.jit, static_argnames=('size', 'length'))
 def empty_room(llama: Llama, size: int, length: int, prefix: Cache) -> Room:
   """Room for prompts that have `length` tokens at most, the prefix included."""
   return Room(
@@ -76,7 +77,7 @@ def empty_room(llama: Llama, size: int, length: int, prefix: Cache) -> Room:
       lambda row, start: row.at[:, :, :, : start.shape[3]].set(start),
       llama.empty_cache(size, length, llama.dtype),
       prefix,
-    ),
+    ).cut(),
     x=jnp.zeros((size, llama.config.hidden_size), llama.dtype),
     position=jnp.zeros(size, jnp.int32),
     limit=jnp.zeros(size, jnp.int32),

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from acl_jax.models.layers import REMAT, attention, ones, param, project, rms_norm, rope
 from acl_jax.models.splash import Packed, packed_attention
+from acl_jax.parallel.sharding import constrain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,11 @@ class Cache(NamedTuple):
 
   key: Float[Array, 'l b k s h']
   value: Float[Array, 'l b k s h']
+
+  def cut(self) -> 'Cache':
+    """Among the devices of a mesh: rows as those of a batch, and heads."""
+    axes = 'layers', 'batch', 'kv_heads', 'time', 'head_dim'
+    return Cache(constrain(self.key, *axes), constrain(self.value, *axes))
 
   def write(self, key, value, layer, index) -> 'Cache':
     """Puts t keys and values of one layer into each row's places from `index` on."""
@@ -169,7 +175,8 @@ class Llama(nnx.Module):
       w, letters = self.lm_head, 'btd,dv->btv'
     w = w[...].astype(x.dtype)
     # float32: the loss subtracts large numbers
-    return jnp.einsum(letters, x, w, preferred_element_type=jnp.float32)
+    y = jnp.einsum(letters, x, w, preferred_element_type=jnp.float32)
+    return constrain(y, 'batch', 'time', 'vocab')
 
   def __call__(
     self,
@@ -199,6 +206,7 @@ class Llama(nnx.Module):
     def layer(carry, inputs) -> tuple[Any, Any]:
       x, cache = carry
       block, number, prefix = inputs
+      x = constrain(x, 'batch', 'time', 'embed')
       x, new = block(x, positions, mask, prefix, cache, number, index)
       # A cache is carried, not stacked: XLA then writes it in place.
       return ((x, None), new) if cache is None else ((x, new), None)

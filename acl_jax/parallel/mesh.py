@@ -59,8 +59,11 @@ def _filled(sizes: Mapping[str, int], devices: int) -> tuple[int, ...]:
 def parts_of_batch(mesh: Mesh) -> tuple[tuple[int, ...], int]:
   """Which equal parts of a batch's rows this process has, and how many parts there are.
 
-  Processes whose devices compute the same rows together have the same parts.
+  Processes whose devices compute the same rows together have the same parts. All is one
+  part where no mesh is set, which is the empty one.
   """
+  if mesh.empty:
+    return (0,), 1
   processes = np.vectorize(lambda device: device.process_index)(mesh.devices)
   mine = (processes == jax.process_index()).reshape(-1, mesh.shape['tensor'])
   return tuple(np.flatnonzero(mine.any(axis=1)).tolist()), len(mine)

@@ -22,8 +22,9 @@ import numpy as np
 from flax import nnx
 
 from acl_jax.models.speech_llm import Encoder
+from acl_jax.parallel.arrays import local
 from acl_jax.program import Preempted
-from acl_jax.training import preemption
+from acl_jax.training import barriers, preemption
 from acl_jax.training.log_mels import Changes, LogMels, read_unless_broken
 from data_pipeline.batches import pad_frames, round_up
 from data_pipeline.container import pack, unpack
@@ -31,6 +32,7 @@ from data_pipeline.mixture import Corpora
 from data_pipeline.records import Dataset, Shards, write_shard
 
 SHARD_SIZE = 1_000  # recordings
+MINUTES = 120.0  # to wait for the other processes, who may have one more to encode
 BUCKET = 64  # log-mel frames; a batch is padded to a multiple, to compile few shapes
 
 
@@ -78,9 +80,9 @@ def encode_dataset(
   """Encodes every recording that is not encoded yet; returns all of them.
 
   See `LogMels` for changes and for what is left out. Raises `Preempted` after a shard,
-  if the machine is taken away.
+  if the machine is taken away. Every process encodes shards of its own.
   """
-  output = Path(output)
+  output, encoder = Path(output), local(encoder)
   output.mkdir(parents=True, exist_ok=True)
   info = {
     'source': hashlib.sha256('\n'.join(dataset.ids).encode()).hexdigest(),
@@ -92,29 +94,40 @@ def encode_dataset(
   _same_or_new(output / 'frames.json', info)
   log_mels = LogMels(dataset, encoder.config, how)
   shards = -(-len(log_mels) // SHARD_SIZE)
-  for shard in range(shards):
-    path = output / f'frames-{shard:05d}-of-{shards:05d}.array_record'
-    notes = path.with_suffix('.jsonl')
-    if notes.exists():
-      continue
-    start = shard * SHARD_SIZE
-    mine = range(start, min(start + SHARD_SIZE, len(log_mels)))
-    done = _encode(encoder, log_mels, mine, int(100 * batch_seconds))
-    write_shard(
-      path,
-      [pack({'id': r['id'], 'text': r['text']}, {'frames': r['frames']}) for r in done],
-    )
-    lines = (
-      json.dumps({'id': r['id'], 'text': r['text'], 'frames': len(r['frames'])})
-      for r in done
-    )
-    _write(notes, ''.join(line + '\n' for line in lines))
-    print(f'encode: shard {shard + 1} of {shards}', flush=True)
+  paths = [
+    output / f'frames-{i:05d}-of-{shards:05d}.array_record' for i in range(shards)
+  ]
+  missing = [i for i, p in enumerate(paths) if not p.with_suffix('.jsonl').exists()]
+  barriers.meet('shards to encode', MINUTES)
+  hosts, host = jax.process_count(), jax.process_index()
+  for first in range(0, len(missing), hosts):
+    for shard in missing[first + host : first + host + 1]:
+      start = shard * SHARD_SIZE
+      mine = range(start, min(start + SHARD_SIZE, len(log_mels)))
+      done = _encode(encoder, log_mels, mine, int(100 * batch_seconds))
+      _write_shard(paths[shard], done)
+      print(f'encode: shard {shard + 1} of {shards}', flush=True)
     if preemption.preempted():
-      raise Preempted(f'encoding after shard {shard + 1}')
-  notes = sorted(output.glob('frames-*.jsonl'))
-  _write(output / 'index.jsonl', ''.join(note.read_text() for note in notes))
+      raise Preempted(f'encoding after shard {missing[first] + 1}')
+  barriers.meet('encoded shards', MINUTES)
+  if host == 0:
+    notes = sorted(output.glob('frames-*.jsonl'))
+    _write(output / 'index.jsonl', ''.join(note.read_text() for note in notes))
+  barriers.meet('index of encoded shards', MINUTES)
   return Frames(output)
+
+
+def _write_shard(path: Path, found: Sequence[dict[str, Any]]) -> None:
+  """Recordings, and then what says that they are there."""
+  write_shard(
+    path,
+    [pack({'id': r['id'], 'text': r['text']}, {'frames': r['frames']}) for r in found],
+  )
+  lines = (
+    json.dumps({'id': r['id'], 'text': r['text'], 'frames': len(r['frames'])})
+    for r in found
+  )
+  _write(path.with_suffix('.jsonl'), ''.join(line + '\n' for line in lines))
 
 
 def fingerprint(module: nnx.Module) -> str:
@@ -173,7 +186,9 @@ def batches_of(
 
 def _same_or_new(path: Path, info: dict[str, Any]) -> None:
   if not path.exists():
-    return _write(path, json.dumps(info, indent=1))
+    return (
+      _write(path, json.dumps(info, indent=1)) if jax.process_index() == 0 else None
+    )
   before = json.loads(path.read_text())
   for key, value in info.items():
     if before.get(key) != value:

@@ -10,6 +10,8 @@ import jax
 import ml_collections
 
 from acl_jax import program
+from acl_jax.parallel.arrays import send
+from acl_jax.parallel.mesh import parts_of_batch
 from acl_jax.training import first_step, preemption
 from acl_jax.training.checkpoint import Checkpoints
 from acl_jax.training.journal import Feed, Journal
@@ -50,7 +52,10 @@ def run(
       journal.catch_up(found, measure)
     start, key = journal.start, jax.random.key(config.seed)
     first_step.reached('checkpoint')
-    batches = on_device(load(feed.order, feed.assemble, range(start, stage.steps)))
+    parts, total = parts_of_batch(jax.sharding.get_mesh())
+    steps = range(start, stage.steps)
+    rows = load(feed.order, feed.assemble, steps, parts=parts, total=total)
+    batches = on_device(rows)
     for number, (batch, sent) in enumerate(batches, start + 1):
       if number == start + 1:
         first_step.reached('first batch')
@@ -79,7 +84,7 @@ def on_device(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
   """Each batch and its copy on the device, sent while the one before is at work."""
   ahead = None
   for batch in batches:
-    sent = batch, jax.device_put(batch)
+    sent = batch, send(batch)
     if ahead is not None:
       yield ahead
     ahead = sent

@@ -15,6 +15,7 @@ from acl_jax.models.batch_norm import Moments, RunningAverage
 from acl_jax.models.conformer_ctc import ConformerCTC, blank_first
 from acl_jax.models.ctc import BLANK
 from acl_jax.models.layers import apart
+from acl_jax.parallel.sharding import hold
 from acl_jax.text.ctc_vocabulary import Vocabulary
 from acl_jax.training import losses, spikes
 from acl_jax.training.log_mels import LogMels, read_side_by_side
@@ -112,6 +113,7 @@ def pretrain_step(state: State, batch: Transcribed, key, *, graphdef, optimizer,
     return transcript_loss(model, encoded.frames, batch), encoded.moments
 
   (value, moments), gradient = jax.value_and_grad(loss, has_aux=True)(state.trainable)
+  gradient = hold(gradient)
   update, opt = optimizer.update(
     gradient, state.optimizer, state.trainable, value=value
   )
@@ -124,7 +126,8 @@ def pretrain_step(state: State, batch: Transcribed, key, *, graphdef, optimizer,
     (trainable, statistics),
   )
   metrics = {'loss': value, 'grad_norm': optax.tree.norm(gradient)}
-  return State(trainable, statistics, opt, average), metrics | spikes.count_skipped(opt)
+  state = hold(State(trainable, statistics, opt, average))
+  return state, metrics | spikes.count_skipped(opt)
 
 
 def transcript_loss(

@@ -17,6 +17,7 @@ from acl_jax.models.ctc import CTC
 from acl_jax.models.layers import apart
 from acl_jax.models.speech_llm import Prompt, SpeechLLM
 from acl_jax.models.whisper import Whisper
+from acl_jax.parallel.sharding import hold
 from acl_jax.training import losses, spikes
 
 
@@ -157,9 +158,10 @@ def train_step(state: State, batch, key, frozen, *, graphdef, optimizer, loss):
     return loss(nnx.merge(graphdef, trainable, frozen), batch, key)
 
   (value, parts), gradient = jax.value_and_grad(of, has_aux=True)(state.trainable)
+  gradient = hold(gradient)
   update, opt = optimizer.update(
     gradient, state.optimizer, state.trainable, value=value
   )
   trainable = optax.apply_updates(state.trainable, update)
   metrics = {'loss': value, 'grad_norm': optax.tree.norm(gradient), **parts}
-  return State(trainable, opt), metrics | spikes.count_skipped(opt)
+  return hold(State(trainable, opt)), metrics | spikes.count_skipped(opt)

@@ -191,9 +191,6 @@ def test_what_no_axis_divides_is_named():
     shardings(abstract(vocab_size=56), new_mesh(dict(data=1, fsdp=1, tensor=8)))
   with pytest.raises(ValueError, match="embed_tokens: its axis 'embed' of 20 .* of 8"):
     shardings(abstract(hidden_size=20), new_mesh(MESHES['fsdp']))
-  with jax.set_mesh(new_mesh(MESHES['fsdp'])):
-    with pytest.raises(ValueError, match=r"\(6, 3\): its axis 'batch' of 6 .* of 8"):
-      jax.jit(lambda x: constrain(x, 'batch', 'time'))(np.ones((6, 3)))
 
 
 def test_activations_are_cut_where_a_mesh_is_set():
@@ -201,4 +198,4 @@ def test_activations_are_cut_where_a_mesh_is_set():
   assert len(add(np.ones((8, 3, 4))).sharding.device_set) == 1
   with jax.set_mesh(new_mesh(MESHES['all'])):
     assert add(np.ones((8, 3, 4))).sharding.spec == P(('data', 'fsdp'), None, 'tensor')
-    assert add(np.ones((1, 3, 4))).sharding.spec == P(None, None, 'tensor')
+    assert add(np.ones((6, 3, 4))).sharding.spec == P(None, None, 'tensor')

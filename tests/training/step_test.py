@@ -26,7 +26,7 @@ WHISPER = whisper.Config(
   d_model=WIDTH,
   encoder_layers=1,
   encoder_attention_heads=2,
-  encoder_ffn_dim=15,
+  encoder_ffn_dim=18,
   max_source_positions=20,
 )
 BOTH = step.ResponseLoss(

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A training that ends within a step and is continued; `two_processes_test.py` runs it.
+
+  python trains_twice.py WORLD WORKDIR STEP [flags of `distributed`]
+
+It ends in step number STEP of the second stage, or not at all if that is 0.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+from absl import flags
+
+from acl_jax import train
+from acl_jax.parallel import distributed
+from acl_jax.parallel.mesh import new_mesh
+from acl_jax.training.metrics import Metrics
+from tests.tiny_world import load_config
+
+CONFIG = {'mesh.data': 2, 'mesh.fsdp': 4, 'adapter.letter_hidden_size': 16}
+# Little enough to learn that the last bit of a sum stays the last bit.
+STAGE = dict(peak_lr=1e-3, frames_per_batch=160, steps=10, save_every=4)
+
+
+def main():
+  world, workdir, step = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+  flags.FLAGS([sys.argv[0], *sys.argv[4:]])
+  distributed.start()
+  stages = ('ctc', 'response')
+  changes = {f'{stage}.{name}': x for stage in stages for name, x in STAGE.items()}
+  config = load_config(world, **CONFIG, **changes)
+  jax.config.update('jax_default_matmul_precision', 'highest')
+  write = Metrics.write
+
+  def end(self, number, *rest):
+    write(self, number, *rest)
+    if (self.stage, number) == ('response', step):
+      raise KeyboardInterrupt
+
+  # As on a pod, no axis of the mesh ends where a process does.
+  devices = jax.devices()[::2] + jax.devices()[1::2]
+  with jax.set_mesh(new_mesh(config.mesh, devices)):
+    if step:
+      Metrics.write = end
+      try:
+        train.train(config, workdir)
+      except KeyboardInterrupt:
+        Metrics.write = write
+    train.train(config, workdir)
+  print(f'process {jax.process_index()} of {jax.process_count()} is done')
+
+
+if __name__ == '__main__':
+  main()
