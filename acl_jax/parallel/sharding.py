@@ -85,7 +85,7 @@ def hold(tree: Tree) -> Tree:
 def constrain(x: jax.Array, *axes: str) -> jax.Array:
   """Within a jit: an activation, cut along the mesh axes of its logical ones.
 
-  Nothing, where no mesh is set. What has one row is on every device.
+  Nothing, where no mesh is set. What has fewer rows than the mesh is on every device.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
@@ -97,10 +97,12 @@ def along(x: jax.Array, *axes: str) -> P:
   """The mesh axes of an activation with these logical ones, in the mesh that is set."""
   mesh = jax.sharding.get_abstract_mesh()
   assert len(axes) == x.ndim, (axes, x.shape)
-  rules = [
-    None if size == 1 else ACTIVATIONS[axis]
-    for axis, size in zip(axes, x.shape, strict=True)
-  ]
+
+  def rule(axis: str, size: int) -> str | tuple[str, ...] | None:
+    few = size == 1 or (axis == 'batch' and size < _count(mesh, BATCH))
+    return None if few else ACTIVATIONS[axis]
+
+  rules = list(map(rule, axes, x.shape))
   for axis, size, names in zip(axes, x.shape, rules, strict=True):
     if names and size % (count := _count(mesh, names)):
       raise ValueError(

@@ -8,6 +8,8 @@ import socket
 import jax
 from jax.experimental import multihost_utils
 
+from acl_jax.parallel import xla_flags
+
 WEEK = 7 * 24 * 3600  # s
 
 _asked = itertools.count()
@@ -16,10 +18,12 @@ _asked = itertools.count()
 def start_distributed() -> None:
   """Joins the cluster, or makes one of this process alone.
 
-  Always: it is JAX's coordinator that turns SIGTERM into a last checkpoint.
+  Always: it is JAX's coordinator that turns SIGTERM into a last checkpoint. What XLA is
+  told of this machine's TPUs must be told before, too.
   """
   if jax.distributed.is_initialized():
     return
+  xla_flags.set_here()
   if os.environ.get('JAX_COORDINATOR_ADDRESS') or os.environ.get(
     'TPU_WORKER_HOSTNAMES'
   ):
