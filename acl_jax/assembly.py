@@ -15,6 +15,7 @@ from acl_jax import assets
 from acl_jax.models.adapters import Stride, StrideConfig
 from acl_jax.models.conformer_ctc import ConformerCTC
 from acl_jax.models.ctc import CTC, CTCConfig
+from acl_jax.models.llama import Config as LlamaConfig
 from acl_jax.models.speech_llm import Encoder, SpeechLLM
 from acl_jax.models.spelling import letters_of
 from acl_jax.models.whisper import Whisper
@@ -25,9 +26,12 @@ from acl_jax.text.templates import Audio, Conversation, Turn, template
 from acl_jax.text.tokenizer import Tokenizer
 from acl_jax.text.tokenizers import load_tokenizer
 from acl_jax.training.log_mels import Changes
+from acl_jax.weights import safetensors
 from acl_jax.weights.adapter import load_adapter
-from acl_jax.weights.llama import load_llama
+from acl_jax.weights.exported import is_exported, read_config
+from acl_jax.weights.llama import load_llama, open_llama, sha256_of_files
 from acl_jax.weights.parakeet import load_conformer, save_conformer
+from acl_jax.weights.projector import load_projector
 from acl_jax.weights.whisper import load_whisper, save_whisper_hf
 from data_pipeline.augment import Augmentation, Masking
 from data_pipeline.batches import Segment
@@ -84,9 +88,11 @@ def _check_sizes(name: str, wanted: ml_collections.ConfigDict, found) -> None:
 def find_encoder(config: ml_collections.ConfigDict, checkpoint: str | None) -> Path:
   """The folder of the encoder trained with an adapter, or else of the config's."""
   if checkpoint:
-    trained = find_adapter(config, checkpoint).parent / ENCODER_FOLDER
-    if trained.is_dir():
-      return trained
+    folder = find_adapter(config, checkpoint).parent
+    if is_exported(folder):
+      return folder
+    if (folder / ENCODER_FOLDER).is_dir():
+      return folder / ENCODER_FOLDER
   return Path(assets.resolve(config.encoder.path))
 
 
@@ -96,7 +102,10 @@ def load_encoder(
   """The audio encoder that was trained with an adapter, or else the config's."""
   if (kind := config.encoder.kind) not in ENCODERS:
     raise ValueError(f'config.encoder.kind is {kind!r}; known: conformer, whisper')
-  encoder = ENCODERS[kind](find_encoder(config, checkpoint))
+  folder = find_encoder(config, checkpoint)
+  if checkpoint and (folder / safetensors.FILE).is_file():
+    safetensors.check(folder / safetensors.FILE)
+  encoder = ENCODERS[kind](folder)
   _check_sizes('encoder', config.encoder, encoder.config)
   return encoder
 
@@ -164,11 +173,17 @@ def new_adapter(
 
 
 def find_adapter(config: ml_collections.ConfigDict, checkpoint: str | None) -> Path:
-  """The adapter file: given, in a given workdir, or the one shipped for this config."""
+  """The adapter file: given, in a given workdir, or the one shipped for this config.
+
+  Of a folder that `acl_jax.export` wrote it is that of all weights, or their index.
+  """
   if checkpoint is None:
     path = SHIPPED / f'{config.shipped_adapter}.safetensors'
   else:
     path = Path(checkpoint)
+    if is_exported(path):
+      sharded = (path / safetensors.INDEX).is_file()
+      return path / (safetensors.INDEX if sharded else safetensors.FILE)
     path = path / ADAPTER_FILE if path.is_dir() else path
   if not path.is_file():
     raise FileNotFoundError(
@@ -177,21 +192,48 @@ def find_adapter(config: ml_collections.ConfigDict, checkpoint: str | None) -> P
   return path
 
 
-def load_model(
-  config: ml_collections.ConfigDict, checkpoint: str | None = None
-) -> SpeechLLM:
-  """The whole model with a trained adapter."""
-  adapter = load_adapter(find_adapter(config, checkpoint))
-  encoder, llama = load_encoder(config, checkpoint), load_frozen_llama(config)
+def load_trained_adapter(
+  config: ml_collections.ConfigDict, checkpoint: str | None
+) -> CTC | Stride:
+  """The adapter that `find_adapter` finds.
+
+  ValueError if it was exported for another LLM than the config's.
+  """
+  path = find_adapter(config, checkpoint)
+  if not is_exported(path.parent):
+    return load_adapter(path)
+  llm = assets.resolve(config.llama.path)
+  if not llm.is_dir() or llm.resolve() != path.parent.resolve():
+    expected = read_config(path.parent).get('text_model_sha256')
+    found = sha256_of_files(open_llama(llm))
+    if expected != found:
+      raise ValueError(
+        f'{llm}: its weights are not those that {path.parent} was trained with:'
+        f' sha256 is {found}, not {expected}'
+      )
+  return load_projector(path.parent)
+
+
+def check_widths(adapter: CTC | Stride, encoder_size: int, llm: LlamaConfig) -> None:
+  """ValueError unless the adapter joins this encoder and this LLM."""
   have = (adapter.config.encoder_size, adapter.config.llm_size)
-  want = (encoder.config.output_size, llama.config.hidden_size)
+  want = (encoder_size, llm.hidden_size)
   if have != want:
     raise ValueError(
       f'the adapter joins widths {have[0]} and {have[1]}; the encoder and the LLM of'
       f' this config have {want[0]} and {want[1]}'
     )
   if isinstance(adapter, CTC):
-    highest, limit = int(jnp.max(adapter.vocabulary[...])), llama.config.vocab_size
+    highest, limit = int(jnp.max(adapter.vocabulary[...])), llm.vocab_size
     if highest >= limit:
       raise ValueError(f'the adapter writes token {highest}; the LLM has {limit}')
+
+
+def load_model(
+  config: ml_collections.ConfigDict, checkpoint: str | None = None
+) -> SpeechLLM:
+  """The whole model with a trained adapter."""
+  adapter = load_trained_adapter(config, checkpoint)
+  encoder, llama = load_encoder(config, checkpoint), load_frozen_llama(config)
+  check_widths(adapter, encoder.config.output_size, llama.config)
   return SpeechLLM(encoder, adapter, llama)

@@ -31,7 +31,8 @@ from acl_jax.decoding.progress import progress
 from acl_jax.decoding.targets import Skip
 from acl_jax.decoding.transcripts import Transcript, Transcripts
 from acl_jax.models.llama import Llama
-from acl_jax.training.preemption import start_distributed
+from acl_jax.parallel import distributed
+from acl_jax.parallel.mesh import new_mesh
 from acl_jax.weights.fingerprint import describe
 from data_pipeline.records import shard_name
 
@@ -141,19 +142,21 @@ def main(argv: Sequence[str]) -> None:
     return overview.print_overview(output)
   if not given.config or not given.input:
     raise ValueError('--config and --input are needed, unless it is to --inspect')
-  start_distributed()
+  distributed.start()
   stop_at_sigterm()
   config: ml_collections.ConfigDict = given.config
-  decode_targets(
-    assembly.load_frozen_llama(config),
-    assembly.load_text(config),
-    Transcripts(Path(given.input), given.shard_size),
-    output,
-    Decoding(seed=config.seed, **config.targets.to_dict()),
-    host=jax.process_index(),
-    hosts=jax.process_count(),
-    max_skipped=given.max_skipped,
-  )
+  # Every host decodes shards of its own, so the LLM is on the devices of each.
+  with jax.set_mesh(new_mesh(config.mesh, jax.local_devices())):
+    decode_targets(
+      assembly.load_frozen_llama(config),
+      assembly.load_text(config),
+      Transcripts(Path(given.input), given.shard_size),
+      output,
+      Decoding(seed=config.seed, **config.targets.to_dict()),
+      host=jax.process_index(),
+      hosts=jax.process_count(),
+      max_skipped=given.max_skipped,
+    )
   found = targets.Targets(output)
   flagged = {name: count for name, count in sorted(found.flags().items()) if name}
   print(

@@ -24,9 +24,10 @@ from acl_jax import assembly, program
 from acl_jax.evaluation.summary import word_error_rate
 from acl_jax.models.conformer import ConformerConfig
 from acl_jax.models.conformer_ctc import ConformerCTC
+from acl_jax.parallel import distributed
 from acl_jax.text import ctc_vocabulary
 from acl_jax.text.ctc_vocabulary import Vocabulary
-from acl_jax.training import loop, preemption, pretraining
+from acl_jax.training import loop, pretraining
 from acl_jax.training.frames import BUCKET, batches_of
 from acl_jax.training.log_mels import Changes, LogMels
 from acl_jax.training.optimizer import make_optimizer
@@ -139,7 +140,7 @@ _greedy = jax.jit(lambda model, log_mel, valid: model.greedy(*model(log_mel, val
 def main(argv: Sequence[str]) -> None:
   """Runs `pretrain` with the flags."""
   del argv
-  preemption.start_distributed()
+  distributed.start()
   pretrain(flags.FLAGS.config, Path(flags.FLAGS.workdir))
 
 

@@ -25,14 +25,15 @@ from acl_jax.decoding.targets import Targets
 from acl_jax.models.ctc import CTC
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.models.whisper import Whisper
-from acl_jax.training import loop, preemption, step
+from acl_jax.parallel import distributed
+from acl_jax.training import loop, step
 from acl_jax.training.frames import Frames, encode_dataset
 from acl_jax.training.log_mels import LogMels
 from acl_jax.training.optimizer import make_optimizer
 from acl_jax.training.orders import NO_PLACE, new_order, open_corpora
 from acl_jax.training.responses import ResponseBatches
 from acl_jax.training.sounds import Labels, SoundBatches
-from acl_jax.weights.adapter import load_adapter, save_adapter
+from acl_jax.weights.adapter import save_adapter
 from data_pipeline.mixture import Corpora
 
 
@@ -47,7 +48,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> SpeechLLM:
   corpora = open_corpora(config.data)
   frames = listen(config, encoder, corpora, workdir)
   if config.init_from:
-    adapter = load_adapter(assembly.find_adapter(config, config.init_from))
+    adapter = assembly.load_trained_adapter(config, config.init_from)
   else:
     sizes = encoder.config.output_size, llama.config.hidden_size
     labels = Labels.of_corpus(frames.texts, text.tokenizer.encode)
@@ -152,7 +153,7 @@ def run_stage(
 def main(argv: Sequence[str]) -> None:
   """Runs `train` with the flags."""
   del argv
-  preemption.start_distributed()
+  distributed.start()
   train(flags.FLAGS.config, Path(flags.FLAGS.workdir))
 
 

@@ -46,7 +46,6 @@ def get_config() -> ConfigDict:
   c.init_from = ''  # a workdir or an adapter file to start from
   c.shipped_adapter = ''  # none: give --checkpoint
   c.mesh = dict(data=1, fsdp=-1, tensor=1)  # -1: the rest of the devices
-
   c.llama = dict(
     path='models/llama-2-13b-chat',  # a Hugging Face or Meta folder, or a GGUF file
     dtype='bfloat16',

@@ -11,6 +11,8 @@ from pathlib import Path
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['HF_HUB_OFFLINE'] = '1'
 os.environ['TRANSFORMERS_OFFLINE'] = '1'
+# Where Transformers copies the code of an exported folder before it imports it.
+os.environ['HF_MODULES_CACHE'] = str(Path(__file__).parent.parent / '.pytest_cache/hf')
 # Tests compile much and compute little.
 os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
 # In the environment, so that the programs that tests start have it too.

@@ -85,7 +85,7 @@ def hold(tree: Tree) -> Tree:
 def constrain(x: jax.Array, *axes: str) -> jax.Array:
   """Within a jit: an activation, cut along the mesh axes of its logical ones.
 
-  Nothing, where no mesh is set. What has fewer rows than the mesh is on every device.
+  Nothing, where no mesh is set.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
@@ -94,22 +94,18 @@ def constrain(x: jax.Array, *axes: str) -> jax.Array:
 
 
 def along(x: jax.Array, *axes: str) -> P:
-  """The mesh axes of an activation with these logical ones, in the mesh that is set."""
+  """The mesh axes of an activation with these logical ones, in the mesh that is set.
+
+  What they do not divide, such as the one row of a prefix, is on every device.
+  """
   mesh = jax.sharding.get_abstract_mesh()
-  assert len(axes) == x.ndim, (axes, x.shape)
-
-  def rule(axis: str, size: int) -> str | tuple[str, ...] | None:
-    few = size == 1 or (axis == 'batch' and size < _count(mesh, BATCH))
-    return None if few else ACTIVATIONS[axis]
-
-  rules = list(map(rule, axes, x.shape))
-  for axis, size, names in zip(axes, x.shape, rules, strict=True):
-    if names and size % (count := _count(mesh, names)):
-      raise ValueError(
-        f'an activation of shape {x.shape}: its axis {axis!r} of {size} is no multiple'
-        f' of {count}, the size of {names} in config.mesh'
-      )
-  return P(*rules)
+  found = [ACTIVATIONS[axis] for axis in axes]
+  return P(
+    *(
+      names if names and size % _count(mesh, names) == 0 else None
+      for names, size in zip(found, x.shape, strict=True)
+    )
+  )
 
 
 def _spec(path, leaf: Any, mesh: Mesh | AbstractMesh, rules: Rules) -> P:

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from acl_jax.models.adapters import Stride, StrideConfig
 from acl_jax.models.ctc import CTC, CTCConfig
+from acl_jax.weights import safetensors
+from acl_jax.weights.table import Tensor
 
 KINDS = {
   'ctc': (CTC, CTCConfig),
@@ -33,16 +34,16 @@ def save_adapter(path: str | Path, adapter: CTC | Stride, dtype=np.float32) -> N
         array = array.astype(dtype)
       if not np.isfinite(array).all():
         raise ValueError(f'{path}: {key} is not finite as {np.dtype(dtype)}')
-    tensors[key] = array
+    tensors[key] = Tensor.of(array)
   kind = 'ctc' if isinstance(adapter, CTC) else 'stride'
   config = {'kind': kind, **dataclasses.asdict(adapter.config)}
-  unfinished = Path(path).with_suffix('.unfinished')
-  save_file(tensors, unfinished, metadata={'adapter': json.dumps(config)})
-  unfinished.replace(path)
+  metadata = {'adapter': json.dumps(config)}
+  safetensors.write_file(Path(path), [*tensors.items()], metadata)
 
 
 def load_adapter(path: str | Path) -> CTC | Stride:
   """The adapter in a file of `save_adapter`, in float32. Every tensor is used once."""
+  safetensors.check(Path(path))
   try:
     with safe_open(path, 'np') as file:
       config = json.loads((file.metadata() or {}).get('adapter', 'null'))

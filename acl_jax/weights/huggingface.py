@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from acl_jax.models import llama
 from acl_jax.weights import safetensors
-from acl_jax.weights.configuration import build_llama, read_json, select
+from acl_jax.weights.configuration import build_llama, select
+from acl_jax.weights.exported import open_part
 from acl_jax.weights.table import Tensor
 
 CONFIG = 'config.json'
@@ -69,8 +68,8 @@ HARMLESS = (
 
 def open_llama(folder: Path) -> tuple[llama.Config, dict[str, Tensor]]:
   """The configuration and the tensors of the Llama in `folder`."""
-  config = _configuration(folder / CONFIG)
-  tensors = safetensors.read(folder)
+  found, tensors = open_part(folder, 'text_config', 'language_model.')
+  config = _configuration(found, folder / CONFIG)
   for name in list(tensors):
     # Old files hold the frequencies of the rotations, and tied matrices twice.
     if name.endswith('.rotary_emb.inv_freq') or (
@@ -80,8 +79,7 @@ def open_llama(folder: Path) -> tuple[llama.Config, dict[str, Tensor]]:
   return config, tensors
 
 
-def _configuration(path: Path) -> llama.Config:
-  found = read_json(path)
+def _configuration(found: dict[str, Any], path: Path) -> llama.Config:
   if found.get('model_type') != 'llama':
     raise ValueError(f'{path}: model_type is {found.get("model_type")!r}, not llama')
   fields = select(found, used=USED, fixed=FIXED, harmless=HARMLESS, source=path)
@@ -96,15 +94,9 @@ def _configuration(path: Path) -> llama.Config:
   return build_llama(DEFAULTS | fields | rope, source=path)
 
 
-def write_llama(
-  folder: Path,
-  config: llama.Config,
-  tensors: Iterable[tuple[str, np.ndarray]],
-  dtype: str,
-) -> None:
-  """Writes what `open_llama` reads, for Transformers before and since version 5."""
-  safetensors.write(folder, tensors)
-  found: dict[str, Any] = {
+def describe_llama(config: llama.Config, dtype: str) -> dict[str, Any]:
+  """What `config.json` says, to Transformers before and since version 5."""
+  return {
     'architectures': ['LlamaForCausalLM'],
     'model_type': 'llama',
     'hidden_act': 'silu',
@@ -114,4 +106,15 @@ def write_llama(
     'rope_parameters': {'rope_type': 'default', 'rope_theta': config.rope_theta},
     'torch_dtype': dtype,
   }
-  (folder / CONFIG).write_text(json.dumps(found, indent=2) + '\n')
+
+
+def write_llama(
+  folder: Path,
+  config: llama.Config,
+  tensors: Iterable[tuple[str, Tensor]],
+  dtype: str,
+) -> None:
+  """Writes what `open_llama` reads."""
+  safetensors.write(folder, tensors)
+  text = json.dumps(describe_llama(config, dtype), indent=2)
+  (folder / CONFIG).write_text(text + '\n')

@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from jax.typing import DTypeLike
 from acl_jax.models.conformer import Conformer, ConformerConfig
 from acl_jax.models.conformer_ctc import ConformerCTC
 from acl_jax.weights import safetensors, table
-from acl_jax.weights.configuration import read_json, select, typed
+from acl_jax.weights.configuration import select, typed
+from acl_jax.weights.exported import open_part
+from acl_jax.weights.table import Tensor
 
 CONFIG = 'config.json'
 ENCODER, CTC = 'parakeet_encoder', 'parakeet_ctc'  # their model_type
@@ -67,7 +70,7 @@ def load_conformer(
 ) -> Conformer | ConformerCTC:
   """The encoder in a folder of `config.json` and safetensors, and its head if any."""
   folder = Path(folder)
-  found = read_json(folder / CONFIG)
+  found, tensors = open_part(folder, 'audio_config', 'audio_tower.', ignored=_COUNT)
   kind, vocab_size = found.get('model_type'), 0
   if kind not in (ENCODER, CTC):
     raise ValueError(
@@ -79,7 +82,6 @@ def load_conformer(
     if not isinstance(found, dict):
       raise ValueError(f'{folder / CONFIG}: encoder_config is not an object')
   config = _configuration(found, folder / CONFIG)
-  tensors = safetensors.read(folder, ignored=_COUNT)
   model = jax.eval_shape(lambda: _new(config, vocab_size))
   return table.fill(
     model,
@@ -93,22 +95,34 @@ def load_conformer(
 
 def save_conformer(model: Conformer | ConformerCTC, folder: str | Path) -> None:
   """Writes a folder that `load_conformer` and Transformers read."""
-  folder, config = Path(folder), model.config
-  if config.attention_context is not None:
-    raise ValueError(
-      f'{folder}: attention_context = {config.attention_context}; Transformers has no'
-      ' Parakeet of limited context'
-    )
+  folder, text = Path(folder), json.dumps(describe_conformer(model), indent=2)
   folder.mkdir(parents=True, exist_ok=True)
-  head = isinstance(model, ConformerCTC)
-  vocab_size = model.ctc_head.weight.shape[1] if head else 0
-  rows, sizes = _rows(config, vocab_size), _sizes(config, vocab_size)
-  prefix = 'encoder.layers' if head else 'layers'
-  counts = [f'{prefix}.{i}{_COUNT}' for i in range(config.num_hidden_layers)]
-  tensors = [(name, np.zeros((), np.int64)) for name in counts]
-  safetensors.write(folder, [*table.export(model, rows, sizes), *tensors])
-  text = json.dumps(_describe(config, vocab_size), indent=2)
+  safetensors.write(folder, export_conformer(model))
   (folder / CONFIG).write_text(text + '\n')
+
+
+def export_conformer(model: Conformer | ConformerCTC) -> Iterator[tuple[str, Tensor]]:
+  """Its tensors by Transformers' names."""
+  config, vocab_size = model.config, _head_size(model)
+  rows, sizes = _rows(config, vocab_size), _sizes(config, vocab_size)
+  yield from table.export(model, rows, sizes)
+  prefix = 'encoder.layers' if vocab_size else 'layers'
+  for i in range(config.num_hidden_layers):
+    yield f'{prefix}.{i}{_COUNT}', Tensor.of(np.zeros((), np.int64))
+
+
+def describe_conformer(model: Conformer | ConformerCTC) -> dict[str, Any]:
+  """What `config.json` says of it; ValueError if Transformers has no such model."""
+  if (context := model.config.attention_context) is not None:
+    raise ValueError(
+      f'the encoder has attention_context = {context}; Transformers has no Parakeet of'
+      ' limited context'
+    )
+  return _describe(model.config, _head_size(model))
+
+
+def _head_size(model: Conformer | ConformerCTC) -> int:
+  return model.ctc_head.weight.shape[1] if isinstance(model, ConformerCTC) else 0
 
 
 def _new(config: ConformerConfig, vocab_size: int) -> Conformer | ConformerCTC:

@@ -3,14 +3,15 @@
 
 A layout is an einops pattern, theirs -> ours, whose letters stand for `sizes`. Read
 left-to-right a table imports, read right-to-left it exports. `{}` in their name is the
-number of the layer; ours are stacked, layer axis in front.
+number of the layer, of which there are `sizes['l']`, or `{r}` of `sizes['r']`; ours are
+stacked, layer axis in front.
 """
 
 import functools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import einops
 import jax
@@ -20,22 +21,37 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from acl_jax.parallel.sharding import PARAMETERS, Rules, shardings
+from acl_jax.weights.pieces import Index, place
 
 Row = tuple[str, str, str]
 Sizes = Mapping[str, int]
-Index = tuple[slice, ...]
 Model = TypeVar('Model', bound=nnx.Module)
 
 
 class Tensor(NamedTuple):
-  """A foreign tensor: its shape, known from a header, and how to read it.
+  """A tensor, wherever it is: what is known of it, and how to read it.
 
   read_part: how to read some of it only, where its file allows that.
   """
 
   shape: tuple[int, ...]
   read: Callable[[], np.ndarray]
+  dtype: np.dtype = np.dtype(np.float32)
   read_part: Callable[[Index], np.ndarray] | None = None
+
+  @classmethod
+  def of(cls, array: np.ndarray) -> 'Tensor':
+    """One that has been read."""
+    return cls(array.shape, lambda: array, array.dtype)
+
+  @property
+  def nbytes(self) -> int:
+    return math.prod(self.shape) * self.dtype.itemsize
+
+  def astype(self, dtype: DTypeLike) -> 'Tensor':
+    """The same numbers as `dtype`, unless they are integers."""
+    dtype = np.dtype(dtype) if jnp.issubdtype(self.dtype, np.floating) else self.dtype
+    return Tensor(self.shape, lambda: self.read().astype(dtype, copy=False), dtype)
 
   def part(self, index: Index) -> np.ndarray:
     """Some of it, from start to stop along every axis."""
@@ -65,16 +81,9 @@ def fill(
   at a time is read, layer by layer. Where a mesh is set, it is read in the pieces that
   `rules` give to the devices of this process, and no others.
   source: the file that an error names. convert: what to make of each parameter, by its
-    name, before the next is read.
+    name, before the next is read. dtype: of parameters; what is an integer stays one.
   """
-  if sizes['l'] > len(tensors):
-    raise ValueError(f'{source}: {sizes["l"]} layers, but only {len(tensors)} tensors')
-  expected = {
-    theirs: foreign_shape(layout, sizes)
-    for name, _, layout in table
-    for theirs in _names(name, sizes)
-  }
-  _compare(expected, tensors, source)
+  compare(table, tensors, sizes, source)
   mesh, state = jax.sharding.get_mesh(), nnx.state(model)
   empty, cuts = dict(nnx.to_flat_state(state)), {}
   if not mesh.empty:
@@ -83,10 +92,13 @@ def fill(
     *parents, last = key = tuple(path.split('/'))
     variable = empty.pop(key)
     layers = [tensors[theirs] for theirs in _names(name, sizes)]
-    layers = layers if '{}' in name else layers[0]
+    layers = layers if '{' in name else layers[0]
 
-    def read(index: Index, layers=layers, layout=layout) -> np.ndarray:
-      array = np.empty([part.stop - part.start for part in index], dtype)
+    whole = jnp.issubdtype(variable.dtype, jnp.integer)
+    kind = variable.dtype if whole else dtype
+
+    def read(index: Index, layers=layers, layout=layout, kind=kind) -> np.ndarray:
+      array = np.empty([part.stop - part.start for part in index], kind)
       if isinstance(layers, Tensor):
         array[...] = _read_part(layers, layout, index, sizes)
         return array
@@ -94,31 +106,12 @@ def fill(
         slot[...] = _read_part(tensor, layout, index[1:], sizes)
       return array
 
-    array = _place(variable.shape, cuts.get(key), read)
+    array = place(variable.shape, cuts.get(key), read)
     full = variable.replace(array)
     parent = functools.reduce(getattr, parents, model)
     setattr(parent, last, convert(last, full) if convert else full)
   assert not empty, f'no row of the table fills {list(empty)}'
   return model
-
-
-def _place(
-  shape: tuple[int, ...],
-  cut: nnx.Variable | None,
-  read: Callable[[Index], np.ndarray],
-) -> jax.Array:
-  """An array of what `read` has at every index, each read once."""
-  if cut is None:
-    return jnp.asarray(read(tuple(slice(0, size) for size in shape)))
-  parts: dict[tuple[tuple[int, int, int], ...], np.ndarray] = {}
-
-  def part(index: Index) -> np.ndarray:
-    key = tuple(of.indices(size) for of, size in zip(index, shape, strict=True))
-    if key not in parts:
-      parts[key] = read(tuple(slice(start, stop) for start, stop, _ in key))
-    return parts[key]
-
-  return jax.make_array_from_callback(shape, cut.get_value(), part)
 
 
 def _read_part(tensor: Tensor, layout: str, index: Index, sizes: Sizes) -> np.ndarray:
@@ -146,16 +139,43 @@ def _read_part(tensor: Tensor, layout: str, index: Index, sizes: Sizes) -> np.nd
 
 def export(
   model: nnx.Module, table: Sequence[Row], sizes: Sizes
-) -> Iterator[tuple[str, np.ndarray]]:
+) -> Iterator[tuple[str, Tensor]]:
   """The inverse of `fill`: their names and tensors."""
   ours = dict(nnx.to_flat_state(nnx.state(model)))
   for name, path, layout in table:
-    array = np.asarray(ours.pop(tuple(path.split('/')))[...])
-    slots = array if '{}' in name else array[None]
-    inverse = ' -> '.join(reversed(layout.split(' -> ')))
-    for slot, theirs in zip(slots, _names(name, sizes), strict=True):
-      yield theirs, np.ascontiguousarray(_rearrange(slot, inverse, sizes))
+    variable = ours.pop(tuple(path.split('/')))
+    for number, theirs in enumerate(_names(name, sizes)):
+      part = number if '{' in name else ...
+      read = functools.partial(_read, variable, part, _inverse(layout), sizes)
+      dtype = np.dtype(variable.dtype)
+      yield theirs, Tensor(foreign_shape(layout, sizes), read, dtype)
   assert not ours, f'no row of the table exports {list(ours)}'
+
+
+def translate(
+  tensors: Mapping[str, Tensor],
+  source: Sequence[Row],
+  target: Sequence[Row],
+  sizes: Sizes,
+) -> Iterator[tuple[str, Tensor]]:
+  """From one foreign format to another, by two tables of the same parameters."""
+  rows = {path: (name, layout) for name, path, layout in source}
+  for name, path, layout in target:
+    before, way_in = rows[path]
+    pairs = zip(_names(before, sizes), _names(name, sizes), strict=True)
+    for old, new in pairs:
+      tensor = tensors[old]
+      read = functools.partial(_relay, tensor, way_in, _inverse(layout), sizes)
+      yield new, Tensor(foreign_shape(layout, sizes), read, tensor.dtype)
+
+
+def read_ours(
+  tensors: Mapping[str, Tensor], table: Sequence[Row], path: str, sizes: Sizes
+) -> Iterator[np.ndarray]:
+  """One parameter in our layout, layer by layer if there are layers."""
+  ((name, layout),) = ((name, layout) for name, ours, layout in table if ours == path)
+  for theirs in _names(name, sizes):
+    yield _rearrange(tensors[theirs].read(), layout, sizes)
 
 
 def foreign_shape(layout: str, sizes: Sizes) -> tuple[int, ...]:
@@ -171,7 +191,23 @@ def _axes(side: str) -> list[tuple[str, ...]]:
 
 
 def _names(name: str, sizes: Sizes) -> list[str]:
-  return [name.format(i) for i in range(sizes['l'])] if '{}' in name else [name]
+  """Those of all layers, if it is the name of a layer's."""
+  if not (count := re.search(r'\{(\w?)\}', name)):
+    return [name]
+  return [name.replace(count[0], str(i)) for i in range(sizes[count[1] or 'l'])]
+
+
+def _inverse(layout: str) -> str:
+  return ' -> '.join(reversed(layout.split(' -> ')))
+
+
+def _read(variable: nnx.Variable, part: Any, layout: str, sizes: Sizes) -> np.ndarray:
+  return np.ascontiguousarray(_rearrange(np.asarray(variable[part]), layout, sizes))
+
+
+def _relay(tensor: Tensor, way_in: str, way_out: str, sizes: Sizes) -> np.ndarray:
+  array = _rearrange(tensor.read(), way_in, sizes)
+  return np.ascontiguousarray(_rearrange(array, way_out, sizes))
 
 
 def _rearrange(array: np.ndarray, layout: str, sizes: Sizes) -> np.ndarray:
@@ -179,10 +215,17 @@ def _rearrange(array: np.ndarray, layout: str, sizes: Sizes) -> np.ndarray:
   return einops.rearrange(array, layout, **letters)
 
 
-def _compare(
-  expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], source: str
+def compare(
+  table: Sequence[Row], tensors: Mapping[str, Tensor], sizes: Sizes, source: str
 ) -> None:
-  """Raises unless `tensors` have exactly the expected names and shapes."""
+  """Raises unless `tensors` have exactly the names and shapes that a table asks for."""
+  if sizes['l'] > len(tensors):
+    raise ValueError(f'{source}: {sizes["l"]} layers, but only {len(tensors)} tensors')
+  expected = {
+    theirs: foreign_shape(layout, sizes)
+    for name, _, layout in table
+    for theirs in _names(name, sizes)
+  }
   if missing := sorted(expected.keys() - tensors.keys()):
     raise ValueError(f'{source}: no tensor {missing[0]} ({len(missing)} missing)')
   if stray := sorted(tensors.keys() - expected.keys()):

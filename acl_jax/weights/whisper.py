@@ -7,6 +7,7 @@ import math
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from jax.typing import DTypeLike
 
 from acl_jax.models import whisper
 from acl_jax.weights import safetensors, table
-from acl_jax.weights.configuration import read_json
+from acl_jax.weights.exported import open_part
 from acl_jax.weights.table import Tensor
 
 # d and e are the width, c the kernel, o the output of a convolution.
@@ -74,11 +75,12 @@ def load_whisper(folder: str | Path, dtype: DTypeLike = jnp.float32) -> whisper.
     config = _config_of_shapes(tensors, num_heads, source)
   elif (folder / 'config.json').is_file():
     source = folder
-    config = _config_of_folder(folder / 'config.json')
+    found, tensors = open_part(folder, 'audio_config', 'audio_tower.')
+    config = _config_of_folder(found, folder / 'config.json')
     tensors = {
       name.removeprefix('model.').removeprefix('encoder.'): tensor
-      for name, tensor in safetensors.read(folder).items()
-      if name.startswith(('encoder.', 'model.encoder.'))
+      for name, tensor in tensors.items()
+      if not name.removeprefix('model.').startswith(('decoder.', 'proj_out.'))
     }
   else:
     raise FileNotFoundError(f'{folder} holds neither config.json nor model.bin')
@@ -93,10 +95,20 @@ def save_whisper_hf(model: whisper.Whisper, folder: str | Path) -> None:
   """Writes a folder that `load_whisper` reads, with the names of Transformers."""
   folder = Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
-  tensors = table.export(model, HUGGING_FACE, _sizes(model.config))
+  tensors = export_whisper(model)
   safetensors.write(folder, ((f'model.encoder.{name}', x) for name, x in tensors))
-  config = json.dumps(_FIXED | dataclasses.asdict(model.config), indent=2)
+  config = json.dumps(describe_whisper(model), indent=2)
   (folder / 'config.json').write_text(config + '\n')
+
+
+def export_whisper(model: whisper.Whisper) -> Iterator[tuple[str, Tensor]]:
+  """Its tensors by the names of Transformers' `WhisperEncoder`."""
+  return table.export(model, HUGGING_FACE, _sizes(model.config))
+
+
+def describe_whisper(model: whisper.Whisper) -> dict[str, Any]:
+  """What `config.json` says of it."""
+  return _FIXED | dataclasses.asdict(model.config)
 
 
 def _sizes(config: whisper.Config) -> dict[str, int]:
@@ -108,8 +120,7 @@ def _sizes(config: whisper.Config) -> dict[str, int]:
   }
 
 
-def _config_of_folder(path: Path) -> whisper.Config:
-  found = read_json(path)
+def _config_of_folder(found: dict[str, Any], path: Path) -> whisper.Config:
   for key, value in _FIXED.items():
     if found.get(key) != value:
       raise ValueError(f'{path}: {key} is {found.get(key)!r}, not {value!r}')

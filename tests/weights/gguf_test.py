@@ -38,7 +38,8 @@ def write(path, model, kind=Kind.F32):
   rows = [
     row for row in ours.LLAMA if row[1] != 'lm_head' or not config.tie_word_embeddings
   ]
-  for name, array in table.export(model, rows, sizes(config)):
+  for name, tensor in table.export(model, rows, sizes(config)):
+    array = tensor.read()
     raw = kind if array.ndim == 2 else Kind.F32
     data = gguf.quantize(array, raw)
     writer.add_tensor(name, data, raw_dtype=raw)

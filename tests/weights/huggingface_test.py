@@ -8,6 +8,7 @@ import transformers
 
 from acl_jax.weights import safetensors
 from acl_jax.weights.llama import load_llama, save_llama_hf
+from acl_jax.weights.table import Tensor
 from tests import tiny_llama
 from tests.tiny_llama import CONFIG, VARIANTS
 
@@ -121,8 +122,10 @@ def test_frequencies_and_a_second_tied_matrix_are_dropped(tmp_path):
   """Old files of Llama-2 hold them."""
   model = tiny_llama.build(VARIANTS['tied'])
   save_llama_hf(model, tmp_path)
-  tensors = {name: t.read() for name, t in safetensors.read(tmp_path).items()}
-  tensors['model.layers.0.self_attn.rotary_emb.inv_freq'] = np.ones(3, np.float32)
+  read = {name: t.read() for name, t in safetensors.read(tmp_path).items()}
+  tensors = {name: Tensor.of(array) for name, array in read.items()}
+  frequencies = 'model.layers.0.self_attn.rotary_emb.inv_freq'
+  tensors[frequencies] = Tensor.of(np.ones(3, np.float32))
   tensors['lm_head.weight'] = tensors['model.embed_tokens.weight']
   safetensors.write(tmp_path, tensors.items())
   tiny_llama.assert_equal(load_llama(tmp_path), model)

@@ -31,8 +31,8 @@ PARAMS = {
 def write(folder, model=None, shards=2, **changes):
   model = model or tiny_llama.build()
   parts = [{'rope.freqs': torch.ones(3)} for _ in range(shards)]
-  for name, array in table.export(model, meta.LLAMA, sizes(model.config)):
-    whole = torch.tensor(array)
+  for name, tensor in table.export(model, meta.LLAMA, sizes(model.config)):
+    whole = torch.tensor(tensor.read())
     axis = 1 if any(part in name for part in SECOND) else 0
     cut = whole.tensor_split(shards, axis) if whole.ndim == 2 else [whole] * shards
     for shard, part in zip(parts, cut, strict=True):

@@ -9,9 +9,14 @@ from safetensors.numpy import save_file
 
 from acl_jax.weights import safetensors
 from acl_jax.weights.llama import load_llama, save_llama_hf
+from acl_jax.weights.table import Tensor
 from tests import tiny_llama
 
 TENSORS = {f't{i}': np.full((i + 1, 3), i, np.float32) for i in range(5)}
+
+
+def tensors():
+  return [(name, Tensor.of(array)) for name, array in TENSORS.items()]
 
 
 def read(folder):
@@ -20,13 +25,13 @@ def read(folder):
 
 @pytest.fixture
 def shards(tmp_path):
-  safetensors.write(tmp_path, TENSORS.items(), limit=100)
+  safetensors.write(tmp_path, tensors(), limit=100)
   return tmp_path
 
 
 @pytest.mark.parametrize('limit, files', [(1, 5), (100, 3), (10**6, 1)])
 def test_a_round_trip(limit, files, tmp_path):
-  safetensors.write(tmp_path, TENSORS.items(), limit=limit)
+  safetensors.write(tmp_path, tensors(), limit=limit)
   assert len(list(tmp_path.glob('*.safetensors'))) == files
   np.testing.assert_equal(read(tmp_path), TENSORS)
   shapes = {name: tensor.shape for name, tensor in safetensors.read(tmp_path).items()}
@@ -103,7 +108,7 @@ def test_every_tensor_is_used_once_and_every_parameter_filled(
 @hypothesis.settings(max_examples=200)
 def test_a_damaged_file_is_a_clear_error(cut, at, bits, tmp_path_factory):
   folder = tmp_path_factory.mktemp('damaged')
-  safetensors.write(folder, TENSORS.items())
+  safetensors.write(folder, tensors())
   path = folder / 'model.safetensors'
   data = bytearray(path.read_bytes())
   if at < len(data):

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An exported folder beside the JAX model: the numbers for the same recordings."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import torch
+from jaxtyping import Array, Float
+from transformers import AutoModel, AutoProcessor
+
+import data_pipeline
+from acl_jax import assembly
+from acl_jax.assembly import Text
+from acl_jax.evaluation import examples, hearing
+from acl_jax.evaluation.answers import answer
+from acl_jax.evaluation.rows import Case, Rows, batches
+from acl_jax.evaluation.scores import MAX_ROWS, TOKENS_PER_BATCH
+from acl_jax.models.speech_llm import SpeechLLM
+from data_pipeline.corpora.utterance import Utterance
+from data_pipeline.progress import progress
+
+SHIPPED = Path(data_pipeline.__file__).parent / 'recordings' / 'manifest.jsonl'
+SHOWN = 8  # shipped recordings, if none are named
+MAX_NEW_TOKENS = 32
+AUDIO = '<|audio|>'
+
+
+class Difference(NamedTuple):
+  """Of one recording, ours and theirs; logits where the answer's tokens are predicted.
+
+  kl: nats, the mean over tokens. agreement: share of tokens that both like best.
+  """
+
+  log_mel: float
+  embeddings: float
+  logits: float
+  kl: float
+  agreement: float
+  same_answer: bool
+
+
+def check(
+  config: ml_collections.ConfigDict,
+  output: Path,
+  checkpoint: str | None,
+  recordings: Sequence[str],
+  dtype: str = 'auto',
+) -> list[Difference]:
+  """Prints how far the folder is from the JAX model, and returns it by recording."""
+  utterances = _read(recordings)
+  text, model = assembly.load_text(config), assembly.load_model(config, checkpoint)
+  exported = AutoModel.from_pretrained(
+    output, trust_remote_code=True, torch_dtype=dtype
+  ).eval()
+  processor = AutoProcessor.from_pretrained(output, trust_remote_code=True)
+  with progress('check', 2 * len(utterances)) as advance:
+    heard, bad = hearing.hear(model, None, utterances, advance)
+    utterances = [u for u in utterances if u.id in heard]
+    if not utterances:
+      raise ValueError(f'--audio: none can be used; the first: {bad[0].reason}')
+    cases = _answered(model, text, [heard[u.id].clip for u in utterances])
+    ours = _logits(model, cases)
+    differences = []
+    for utterance, case, logits in zip(utterances, cases, ours, strict=True):
+      sound = hearing.read_sound(model, utterance)
+      theirs = run(exported, processor, sound, case.response)
+      log_mel = hearing.log_mel(model, sound)
+      differences.append(_compare(log_mel, case, logits, theirs))
+      advance(1)
+  print(table(differences), flush=True)
+  if bad:
+    print(f'skipped: {len(bad)}, the first: {bad[0].id}: {bad[0].reason}', flush=True)
+  return differences
+
+
+def _read(recordings: Sequence[str]) -> list[Utterance]:
+  """What the flag names; some that are shipped if it names none."""
+  if not recordings:
+    return examples.read(SHIPPED, SHOWN)[0]
+  found = []
+  for name in recordings:
+    if name.endswith(('.json', '.jsonl')):
+      found += examples.read(name, None)[0]
+    else:
+      found.append(Utterance(id=name, audio_filepath=Path(name), text=''))
+  return found
+
+
+def _answered(model: SpeechLLM, text: Text, clips: Sequence[np.ndarray]) -> list[Case]:
+  """The recordings as prompts, with the JAX model's greedy answers."""
+  cases = [Case(text.spoken(), clip) for clip in clips]
+  stop_ids = text.tokenizer.stop_ids
+  made = answer(model, cases, max_new_tokens=MAX_NEW_TOKENS, stop_ids=stop_ids)
+  responses = dict(made)
+  return [case._replace(response=responses[i]) for i, case in enumerate(cases)]
+
+
+def _logits(model: SpeechLLM, cases: Sequence[Case]) -> list[np.ndarray]:
+  """The scores [u v] from which each token of the responses is chosen."""
+  found: dict[int, np.ndarray] = {}
+  width = model.llama.config.hidden_size
+  for numbers, rows in batches(cases, width, TOKENS_PER_BATCH, MAX_ROWS):
+    made = np.asarray(_score(model, rows))
+    for row, number in enumerate(numbers):
+      found[number] = made[row, : len(cases[number].response)]
+  return [found[number] for number in range(len(cases))]
+
+
+@jax.jit
+def _score(model: SpeechLLM, rows: Rows) -> Float[Array, 'b u v']:
+  hidden = model.read(*model.splice(rows.prompt, rows.audio, rows.audio_valid))
+  at_targets = jnp.take_along_axis(hidden, rows.index[..., None], axis=1)
+  return model.llama.logits(at_targets)
+
+
+@torch.no_grad()
+def run(
+  exported, processor, sound: np.ndarray, response: Sequence[int]
+) -> dict[str, Any]:
+  """What the exported model makes of a recording alone: by name, arrays and tokens."""
+  turns = [{'role': 'user', 'content': AUDIO}]
+  text = processor.apply_chat_template(turns, add_generation_prompt=True)
+  inputs = processor(text, audio=sound).to(exported.device)
+  embeddings, _, heard = exported.hear(inputs['audio_values'], inputs['audio_lens'])
+  start = inputs['input_ids'].shape[1]
+  answers = exported.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
+  said = torch.tensor([response[:-1]], device=exported.device, dtype=torch.long)
+  for name, behind in (('input_ids', said), ('attention_mask', said * 0 + 1)):
+    inputs[name] = torch.cat([inputs[name], behind], 1)
+  logits = exported(**inputs).logits[0, start - 1 :]
+  return {
+    'log_mel': inputs['audio_values'][0].T.cpu().numpy(),
+    'clip': embeddings[0][heard[0]].float().cpu().numpy(),
+    'logits': logits.float().cpu().numpy(),
+    'answer': answers[0, start:].tolist(),
+  }
+
+
+def _compare(
+  log_mel: np.ndarray, case: Case, logits: np.ndarray, theirs: dict[str, Any]
+) -> Difference:
+  ours_likely, likely = _log_softmax(logits), _log_softmax(theirs['logits'])
+  kl = np.sum(np.exp(ours_likely) * (ours_likely - likely), axis=-1)
+  same = logits.argmax(-1) == theirs['logits'].argmax(-1)
+  return Difference(
+    log_mel=_largest(log_mel, theirs['log_mel']),
+    embeddings=_largest(case.clip, theirs['clip']),
+    logits=_largest(logits, theirs['logits']),
+    kl=float(kl.mean()),
+    agreement=float(same.mean()),
+    same_answer=list(case.response) == theirs['answer'],
+  )
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+  shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+  return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def _largest(ours: np.ndarray | None, theirs: np.ndarray) -> float:
+  """The largest difference; infinite where even the shapes differ."""
+  if ours is None or ours.shape != theirs.shape:
+    return float('inf')
+  return float(np.abs(ours - theirs).max(initial=0))
+
+
+def table(found: Sequence[Difference]) -> str:
+  """The differences of all recordings, as a terminal shows them."""
+  rows = {
+    'log-mel, at most': max(d.log_mel for d in found),
+    'audio embeddings, at most': max(d.embeddings for d in found),
+    'logits, at most': max(d.logits for d in found),
+    'KL divergence, nats, on average': sum(d.kl for d in found) / len(found),
+    'KL divergence of a recording, at most': max(d.kl for d in found),
+    'tokens that both like best': sum(d.agreement for d in found) / len(found),
+  }
+  lines = [f'{name:38}{value:12.3g}' for name, value in rows.items()]
+  same = sum(d.same_answer for d in found)
+  return '\n'.join([*lines, f'{"same greedy answers":38}{same:6} of {len(found)}'])

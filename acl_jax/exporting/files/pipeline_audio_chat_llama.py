@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`transformers.pipeline` for a model that hears."""
+
+from typing import Any
+
+from transformers import Pipeline
+
+from .processing_audio_chat_llama import AudioChatLlamaProcessor
+
+
+class AudioChatLlamaPipeline(Pipeline):
+  """{'turns': [...], 'audio': samples, 'sampling_rate': 16000} -> the answer's text.
+
+  A turn is {'role': 'user', 'content': 'text with <|audio|>'}; without turns the audio
+  is all that the user says. There may be a list of audios. Other arguments are those
+  of `generate`.
+  """
+
+  _load_processor = False  # of a class that is not Transformers' own; see below
+  _load_tokenizer = True
+  _load_feature_extractor = False
+  _load_image_processor = False
+
+  def __init__(self, *args, **kwargs):
+    super().__init__(*args, **kwargs)
+    self.processor = AudioChatLlamaProcessor.from_pretrained(
+      self.model.name_or_path,
+      trust_remote_code=True,  # as the user did for this
+    )
+
+  def _sanitize_parameters(self, **generate):
+    return {}, generate, {}
+
+  def preprocess(self, input_: dict[str, Any], **_):
+    audio = input_.get('audio')
+    turns = input_.get('turns') or [{'role': 'user', 'content': '<|audio|>'}]
+    text = self.processor.apply_chat_template(turns, add_generation_prompt=True)
+    rate = input_.get('sampling_rate', 16_000)
+    return self.processor(text, audio=audio, sampling_rate=rate)
+
+  def _forward(self, input_tensors, **generate):
+    start = input_tensors['input_ids'].shape[1]
+    return {'answer': self.model.generate(**input_tensors, **generate)[:, start:]}
+
+  def postprocess(self, model_outputs, **_) -> str:
+    answer = model_outputs['answer'][0]
+    return self.processor.decode(answer, skip_special_tokens=True).strip()

@@ -1,0 +1,102 @@
+#!/bin/bash
+# run-7b: 2 x v6e-16 (v6e, 4x4) in us-east5-b.
+# Without arguments it starts, or goes on where a slice was taken away. Or by step:
+#   copy      the committed code and the workers' script, to the bucket
+#   create    ask for the slice; it trains as soon as it is there
+#   run       run on all workers again, and follow
+#   delete    give the slice back: it costs until then, also when training is done
+# The Cloud TPU API is frozen; it serves v2, v3, v4, v5e, v5p, v6e.
+set -euo pipefail
+
+startup_script() {
+  cat << 'END_OF_STARTUP_SCRIPT'
+#!/bin/bash
+set -euo pipefail
+export HOME="${HOME:-/root}"
+export PYTHONUNBUFFERED=1
+# What an earlier slice has left would make JAX wait for it for ever.
+unset MEGASCALE_COORDINATOR_ADDRESS MEGASCALE_NUM_SLICES MEGASCALE_PORT MEGASCALE_SLICE_ID
+exec 9> /run/acl_jax.lock
+flock -n 9 || { echo 'error: it runs already' >&2; exit 1; }
+mkdir -p /gcs/corpora
+mountpoint -q /gcs/corpora || gcsfuse --implicit-dirs -o allow_other corpora /gcs/corpora
+mkdir -p /gcs/speech
+mountpoint -q /gcs/speech || gcsfuse --implicit-dirs -o allow_other speech /gcs/speech
+mkdir -p /opt/acl_jax
+cd /opt/acl_jax
+tar -xzf /gcs/speech/7b/launch/code.tar.gz
+python3 -m pip install --quiet uv
+test -x .venv/bin/python || python3 -m uv venv --python 3.12 .venv
+python3 -m uv pip install --quiet --python .venv/bin/python -e '.[tpu]'
+exec .venv/bin/python -m launch.local --max_restarts=100 -- .venv/bin/python -m acl_jax.train --config=configs/x.py --workdir=/gcs/speech/7b
+END_OF_STARTUP_SCRIPT
+}
+
+copy() {
+  git cat-file -e HEAD:configs/x.py
+  git archive --format=tar.gz --output="$folder/code.tar.gz" HEAD
+  gcloud storage cp "$folder/code.tar.gz" "$folder/startup.sh" \
+    gs://speech/7b/launch/
+}
+
+create() {
+  gcloud compute tpus queued-resources create run-7b \
+    --zone=us-east5-b \
+    --accelerator-type=v6e-16 \
+    --runtime-version=v2-alpha-tpuv6e \
+    --node-count=2 \
+    --node-prefix=run-7b \
+    --spot \
+    --metadata-from-file="startup-script=$folder/startup.sh"
+}
+
+run() {
+  gcloud compute tpus queued-resources ssh run-7b \
+    --zone=us-east5-b \
+    --node=all \
+    --worker=all \
+    '--command=gcloud storage cp gs://speech/7b/launch/startup.sh /tmp/startup.sh && sudo bash /tmp/startup.sh'
+}
+
+delete() {
+  gcloud compute tpus queued-resources delete run-7b \
+    --zone=us-east5-b \
+    --force \
+    --quiet
+}
+
+state() {
+  gcloud compute tpus queued-resources describe run-7b \
+    --zone=us-east5-b \
+    '--format=value(state.state)' \
+    2> /dev/null || echo NONE
+}
+
+start() {
+  copy
+  local state
+  state=$(state)
+  case $state in
+    NONE) create ;;
+    ACTIVE) run ;;
+    SUSPENDING | SUSPENDED | FAILED) delete && create ;;
+    *) echo "$state: nothing to do but to wait" ;;
+  esac
+}
+
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+startup_script > "$folder/startup.sh"
+for step in "${@:-start}"; do
+  case $step in
+    start) start ;;
+    copy) copy ;;
+    create) create ;;
+    run) run ;;
+    delete) delete ;;
+    *)
+      echo "error: no step is called $step" >&2
+      exit 1
+      ;;
+  esac
+done
