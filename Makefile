@@ -22,7 +22,8 @@ help:
 	@echo
 	@echo 'Each makes its own virtual environment in $(VENV), once, from the package index; a'
 	@echo 'Python of at least 3.11 is all it needs (PYTHON3=/path/to/python3 names one).'
-	@echo 'make test installs torch, for parity tests. Its small build is used if you say'
+	@echo 'make test installs torch, for parity tests, and the compiler for TPUs, which needs'
+	@echo 'none. The small build of torch is used if you say'
 	@echo '  PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test'
 
 demo: $(VENV)/.demo
@@ -53,7 +54,7 @@ $(VENV)/.demo: setup.py $(VENV)/.made
 
 $(VENV)/.test: setup.py $(VENV)/.made
 	@echo '== Installing acl_jax and what the tests need, torch included, into $(VENV)'
-	$(PYTHON) -m pip install -e '.[demo,dev,torch]'
+	$(PYTHON) -m pip install -e '.[demo,dev,torch,tpu]'
 	@touch $(VENV)/.demo $@
 
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))

@@ -7,11 +7,10 @@ parameters of an LLM layer: 2 forward and 2 for the inputs' gradient, plus atten
 Shapes only: nothing is allocated, compiled or run. The last line printed is JSON.
 """
 
-import contextlib
 import functools
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installe
 
 from acl_jax.models import adapters, llama, whisper
 from acl_jax.models.speech_llm import Prompt, SpeechLLM
+from acl_jax.planning.flops import count, parameters_of_layer
 from acl_jax.training import step
 
 _REMAT = flags.DEFINE_enum('remat', None, sorted(llama.REMAT), 'None keeps everything')
@@ -118,17 +118,6 @@ def optimizer(trainable, masked: bool) -> optax.GradientTransformation:
   return optax.chain(optax.clip_by_global_norm(1.0), adam)
 
 
-@contextlib.contextmanager
-def loops_unrolled() -> Iterator[None]:
-  """XLA counts the body of a loop once, so there must be none."""
-  scan = jax.lax.scan
-  jax.lax.scan = functools.partial(scan, unroll=True)
-  try:
-    yield
-  finally:
-    jax.lax.scan = scan
-
-
 def flops(sizes: Sizes, layers: int, *, masked: bool, remat: str | None) -> float:
   """Floating-point operations of one `train_step`, by XLA's count before optimising."""
   structure: list[Any] = []
@@ -147,19 +136,8 @@ def flops(sizes: Sizes, layers: int, *, masked: bool, remat: str | None) -> floa
   )
   loss = functools.partial(step.response_loss, encoder_trains=False, how=how)
   key = jax.eval_shape(lambda: jax.random.key(0))
-  with loops_unrolled():
-    lowered = step.train_step.lower(
-      state,
-      batch(sizes),
-      key,
-      frozen,
-      graphdef=structure[0],
-      optimizer=adam,
-      loss=loss,
-    )
-  analysis = lowered.cost_analysis()
-  assert analysis, 'this backend does not count'
-  return analysis['flops']
+  still = dict(graphdef=structure[0], optimizer=adam, loss=loss)
+  return count(lambda: step.train_step.lower(state, batch(sizes), key, frozen, **still))
 
 
 def flops_per_token_over_n(
@@ -170,8 +148,7 @@ def flops_per_token_over_n(
   masked: everything is differentiated, and what is frozen gets no update afterwards.
   """
   three, two = (flops(sizes, n, masked=masked, remat=remat) for n in (3, 2))
-  layer = jax.eval_shape(lambda: llama.Block(sizes.llama(1), rngs=nnx.Rngs(0)))
-  n = sum(leaf.size for leaf in jax.tree.leaves(layer))
+  n = parameters_of_layer(sizes.llama(1))
   return (three - two) / (sizes.rows * sizes.length) / n
 
 

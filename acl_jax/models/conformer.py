@@ -16,9 +16,19 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from acl_jax.models.batch_norm import BatchNorm, Moments
-from acl_jax.models.layers import REMAT, Linear, Norm, drop, param, within, zeros
+from acl_jax.models.layers import (
+  HIDDEN,
+  REMAT,
+  Linear,
+  Norm,
+  drop,
+  param,
+  within,
+  zeros,
+)
 from acl_jax.models.relative_attention import RelativeAttention, sinusoids
 from acl_jax.models.subsampling import Subsampling
+from acl_jax.parallel.sharding import constrain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,9 +230,11 @@ class Conformer(nnx.Module):
 
     def layer(x, inputs):
       block, key = inputs
-      return block(x, distances, segment_ids, mask, key, train_norm)
+      x, moments = block(x, distances, segment_ids, mask, key, train_norm)
+      return constrain(x, *HIDDEN), moments
 
     if remat is not None:
       layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=False)
+    x = constrain(x, *HIDDEN)
     x, moments = jax.lax.scan(layer, x, (self.layers, keys))
     return Encoded(x, segment_ids, moments)

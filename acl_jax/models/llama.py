@@ -15,7 +15,16 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from acl_jax.models.layers import REMAT, attention, ones, param, project, rms_norm, rope
+from acl_jax.models.layers import (
+  HIDDEN,
+  REMAT,
+  attention,
+  ones,
+  param,
+  project,
+  rms_norm,
+  rope,
+)
 from acl_jax.models.splash import Packed, packed_attention
 from acl_jax.parallel.sharding import constrain
 
@@ -140,9 +149,9 @@ class Block(nnx.Module):
   def __call__(self, x, positions, mask, prefix=None, cache=None, layer=0, index=None):
     y = rms_norm(x, self.input_layernorm[...], self.eps)
     y, cache = self.self_attn(y, positions, mask, prefix, cache, layer, index)
-    x = x + y
+    x = constrain(x + y, *HIDDEN)
     y = rms_norm(x, self.post_attention_layernorm[...], self.eps)
-    return x + self.mlp(y), cache
+    return constrain(x + self.mlp(y), *HIDDEN), cache
 
 
 class Llama(nnx.Module):
@@ -213,6 +222,7 @@ class Llama(nnx.Module):
 
     if remat is not None:
       layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=False)
+    x = constrain(x, *HIDDEN)
     numbers = jnp.arange(self.config.num_hidden_layers)
     (x, carried), stacked = jax.lax.scan(
       layer, (x, cache), (self.layers, numbers, prefix)

@@ -13,7 +13,7 @@ import jax
 from absl import flags
 from jax._src.clusters import ClusterEnv  # how JAX finds the hosts of a pod
 
-from acl_jax.parallel import roll_call
+from acl_jax.parallel import roll_call, xla_flags
 
 WEEK = 7 * 24 * 3600  # s
 
@@ -47,6 +47,7 @@ def start() -> None:
   """
   if jax.distributed.is_initialized():
     return
+  xla_flags.set_here()
   heartbeat = _HEARTBEAT.value
   if where := _given() or _on_a_pod():
     address, processes, process = where

@@ -86,15 +86,19 @@ def is_trainable(encoder_trains: bool) -> Callable:
 
 
 def frames_of(
-  model: SpeechLLM, sound: Sound, encoder_trains: bool
+  model: SpeechLLM, sound: Sound, encoder_trains: bool, remat: str | None = None
 ) -> tuple[Float[Array, 'a u d'], Bool[Array, 'a u']]:
-  """Each recording's encoder frames: computed here where the encoder trains."""
-  frames = sound.frames.astype(jnp.float32)
+  """Each recording's encoder frames: computed here where the encoder trains.
+
+  In the dtype of the LLM. remat: of a Conformer, see `Conformer.encode`.
+  """
+  frames = sound.frames.astype(model.llama.dtype)
   if encoder_trains:
     if isinstance(model.encoder, Whisper):  # hears one a row
       frames, _ = model.encoder(frames, sound.segment_ids > 0)
     else:
-      frames = model.encoder.encode(frames, sound.segment_ids).frames
+      encoded = model.encoder.encode(frames, sound.segment_ids, remat=remat)
+      frames = encoded.frames
   return apart(frames, sound.place)
 
 
@@ -123,7 +127,7 @@ def response_loss(
 ):
   """The response stage: answer the recording as the transcript was answered."""
   sound, response = batch
-  frames, valid = frames_of(model, sound, encoder_trains)
+  frames, valid = frames_of(model, sound, encoder_trains, how.remat)
   rows = len(response.prompt.tokens)
   heard, heard_valid = model.adapt(frames, valid)
   heard, heard_valid = (x.reshape(rows, -1, *x.shape[2:]) for x in (heard, heard_valid))

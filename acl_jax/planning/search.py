@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which mesh, which remat and how large a batch: what is worth trying on a slice."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from acl_jax.planning.report import Question
+
+TENSOR = (1, 2, 4, 8)
+ROWS = (1, 2, 4, 8, 16, 32)  # of a chip
+# From the one that keeps least in memory to the one that keeps everything.
+POLICIES = ('full', 'dots', None)
+
+
+class Candidate(NamedTuple):
+  """What a search may change of a config."""
+
+  data: int
+  fsdp: int
+  tensor: int
+  sharding: str
+  remat: str | None
+  rows_per_chip: int
+
+
+def meshes(chips: int, llm: bool) -> Iterator[tuple[int, int, int, str]]:
+  """Axes and the LLM's sharding: in pieces, or whole and only cut by `tensor`."""
+  for tensor in TENSOR:
+    if chips % tensor == 0:
+      if llm:
+        yield 1, chips // tensor, tensor, 'fsdp'
+      yield chips // tensor, 1, tensor, 'replicated'
+
+
+def search(
+  question: Question, plan: Callable[[Question], dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+  """Plans for ever larger batches, as long as they fit.
+
+  What keeps more in memory is tried with no more rows than what keeps less.
+  """
+  chips = question.slice.chips * question.slice.generation.devices
+  for data, fsdp, tensor, sharding in meshes(chips, 'llama' in question.config):
+    limit = max(ROWS)
+    for remat in POLICIES if 'remat' in question.stage else (None,):
+      fitting = 0
+      for rows in ROWS:
+        if rows > limit:
+          break
+        candidate = Candidate(data, fsdp, tensor, sharding, remat, rows)
+        try:
+          found = plan(changed(question, candidate))
+        except ValueError:  # an axis that does not divide
+          break
+        yield found
+        if not found['fits']:
+          break
+        fitting = rows
+      limit = fitting
+
+
+def changed(question: Question, candidate: Candidate) -> Question:
+  """The question with the candidate's choices."""
+  config = ml_collections.ConfigDict(question.config.to_dict())
+  config.mesh = {axis: getattr(candidate, axis) for axis in ('data', 'fsdp', 'tensor')}
+  if 'llama' in config:
+    config.llama.sharding = candidate.sharding
+  question = dataclasses.replace(
+    question, config=config, rows_per_chip=candidate.rows_per_chip
+  )
+  if 'remat' in question.stage:
+    question.stage.remat = candidate.remat
+  return question
+
+
+def best_first(plans: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  """By what is heard in a second as estimated; what does not fit comes last."""
+
+  def rank(plan: dict[str, Any]) -> tuple[bool, float]:
+    return plan['fits'], plan['estimate']['audio_hours_per_second']
+
+  return sorted(plans, key=rank, reverse=True)

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A search tries all that may fit, nothing that cannot, and tells the fastest first."""
+
+from acl_jax.parallel import topologies
+from acl_jax.planning.report import Question
+from acl_jax.planning.search import best_first, meshes, search
+from tests.tiny_plan import tiny_config
+
+KEPT = {'full': 1, 'dots': 3, None: 9}  # memory of a row
+
+
+class Machine:
+  """Instead of a compiler: so much memory, and a tensor axis of two at most."""
+
+  def __init__(self, capacity):
+    self.capacity, self.asked = capacity, []
+
+  def __call__(self, question):
+    sizes, remat = question.config.mesh, question.config.response.remat
+    if sizes.tensor > 2:
+      raise ValueError('an axis does not divide')
+    llm = 8 if question.config.llama.sharding == 'replicated' else 1
+    used = llm + KEPT[remat] * question.rows_per_chip
+    self.asked.append((*sizes.values(), remat, question.rows_per_chip))
+    speed = float(question.rows_per_chip + (remat is None))
+    return {
+      'fits': used <= self.capacity,
+      'remat': remat,
+      'estimate': {'audio_hours_per_second': speed},
+    }
+
+
+def ask(capacity):
+  question = Question(tiny_config(), topologies.parse('v5e-4'))
+  machine = Machine(capacity)
+  return machine, list(search(question, machine))
+
+
+def test_meshes_have_as_many_devices_as_the_slice():
+  for llm in (True, False):
+    found = list(meshes(4, llm))
+    assert len(set(found)) == len(found)
+    assert all(data * fsdp * tensor == 4 for data, fsdp, tensor, _ in found)
+  assert {sharding for *_, sharding in meshes(4, False)} == {'replicated'}
+
+
+def test_every_mesh_and_policy_is_tried_until_a_batch_is_too_large():
+  machine, plans = ask(capacity=20)
+  assert len(plans) == len(machine.asked) == len(set(machine.asked))
+  assert {remat for *_, remat, _ in machine.asked} == {'full', 'dots', None}
+  assert (1, 4, 1, 'full', 16) in machine.asked  # fits
+  assert (1, 4, 1, 'full', 32) in machine.asked  # does not
+  assert (1, 4, 1, 'dots', 8) in machine.asked
+  assert (1, 4, 1, 'dots', 16) not in machine.asked  # 8 rows were too many
+  assert not [asked for asked in machine.asked if asked[2] > 2]
+
+
+def test_what_cannot_fit_with_less_in_memory_is_not_tried_with_more():
+  machine, _ = ask(capacity=8)  # no row beside an LLM that is whole
+  whole = [asked for asked in machine.asked if asked[0] == 4]
+  assert whole == [(4, 1, 1, 'full', 1)]
+
+
+def test_the_fastest_that_fits_comes_first():
+  _, plans = ask(capacity=20)
+  ranked = best_first(plans)
+  fits = [plan['fits'] for plan in ranked]
+  assert fits == sorted(fits, reverse=True) and fits[0] and not fits[-1]
+  speeds = [plan['estimate']['audio_hours_per_second'] for plan in ranked]
+  assert speeds[0] == max(s for s, f in zip(speeds, fits, strict=True) if f)
+
+
+def test_the_question_is_not_changed():
+  question = Question(tiny_config(), topologies.parse('v5e-4'))
+  before = question.fingerprint
+  list(search(question, Machine(9)))
+  assert question.fingerprint == before
