@@ -31,6 +31,7 @@ from acl_jax.models.whisper import Whisper
 from acl_jax.parallel import distributed
 from acl_jax.parallel.arrays import local, make, spread
 from acl_jax.parallel.mesh import new_mesh
+from acl_jax.parallel.sharding import plan
 from acl_jax.training import first_step, loop, preemption, step
 from acl_jax.training.frames import Frames, encode_dataset
 from acl_jax.training.journal import Feed
@@ -164,7 +165,7 @@ def run_stage(
   """Trains to the last step, from the newest sound checkpoint on."""
   trains = step.is_trainable(config.encoder.trains)
   graphdef, trainable, frozen = nnx.split(model, trains, ...)
-  trainable, frozen = spread((trainable, frozen))
+  trainable, frozen = spread(trainable), spread(frozen, plan(config.llama.sharding))
   optimizer = make_optimizer(config[name], config.encoder.lr_scale)
   state = step.State(trainable, make(optimizer.init, trainable))
   update = functools.partial(

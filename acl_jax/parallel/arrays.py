@@ -10,22 +10,18 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from acl_jax.parallel.mesh import parts_of_batch
-from acl_jax.parallel.sharding import BATCH, shardings
+from acl_jax.parallel.sharding import BATCH, PARAMETERS, Rules, shardings
 
 Tree = TypeVar('Tree')
 
 
 def put(tree: Tree, shardings: Tree) -> Tree:
-  """Arrays that every process has, each process keeping what its devices hold.
-
-  What is on the devices of a mesh already stays as it is.
-  """
+  """Arrays that every process has, each process keeping what its devices hold."""
 
   def place(x, sharding):
     there = getattr(x, 'sharding', None)
-    if isinstance(there, NamedSharding) and there.mesh == sharding.mesh:
-      return x
-    if sharding.is_fully_addressable:
+    on_the_mesh = isinstance(there, NamedSharding) and there.mesh == sharding.mesh
+    if on_the_mesh or sharding.is_fully_addressable:
       return jax.device_put(x, sharding)
     x = np.asarray(x)
     return jax.make_array_from_callback(x.shape, sharding, x.__getitem__)
@@ -33,10 +29,10 @@ def put(tree: Tree, shardings: Tree) -> Tree:
   return jax.tree.map(place, tree, shardings)
 
 
-def spread(tree: Tree) -> Tree:
-  """Parameters over the devices of the mesh that is set, as `PARAMETERS` cuts them."""
+def spread(tree: Tree, rules: Rules = PARAMETERS) -> Tree:
+  """Parameters over the devices of the mesh that is set, as the rules cut them."""
   mesh = jax.sharding.get_mesh()
-  return tree if mesh.empty else put(tree, shardings(tree, mesh))
+  return tree if mesh.empty else put(tree, shardings(tree, mesh, rules))
 
 
 def make(function: Callable[..., Tree], *arguments: Any) -> Tree:

@@ -121,7 +121,15 @@ def _spec(path, leaf: Any, mesh: Mesh | AbstractMesh, rules: Rules) -> P:
         f'{name}: its axis {axis!r} of {size} is no multiple of {mesh.shape[along]},'
         f' the size of {along!r} in config.mesh'
       )
-  return P(*(None,) * stacked, *(rules[axis] if axis else None for axis in axes))
+  cut = [None] * stacked + [_along(axis, mesh, rules) for axis in axes]
+  while cut and cut[-1] is None:  # as XLA would write it: else a step compiles twice
+    cut.pop()
+  return P(*cut)
+
+
+def _along(axis: str | None, mesh: Mesh | AbstractMesh, rules: Rules) -> str | None:
+  along = rules[axis] if axis else None
+  return along if along and mesh.shape[along] > 1 else None
 
 
 def _count(mesh: Mesh | AbstractMesh, along: str | tuple[str, ...]) -> int:

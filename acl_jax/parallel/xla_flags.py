@@ -42,6 +42,14 @@ DEVICES = {  # on the PCI bus
 }
 
 
+def as_options(generation: str) -> dict[str, str | bool]:
+  """The flags of a generation, as JAX's compiler has them."""
+  return {
+    name: value if isinstance(value, bool) else str(value)
+    for name, value in FLAGS[generation].items()
+  }
+
+
 def as_arguments(generation: str) -> str:
   """The flags of a generation, as LIBTPU_INIT_ARGS has them."""
   return ' '.join(

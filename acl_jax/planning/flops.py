@@ -9,6 +9,7 @@ nothing is allocated, compiled or run.
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import ml_collections
@@ -40,9 +41,10 @@ def loops_unrolled() -> Iterator[None]:
   """Within it, `jax.lax.scan` over few makes no loop."""
   scan = jax.lax.scan
 
-  def unrolled(f, init, xs=None, length=None, **how):
+  def unrolled(f, init, xs=None, length=None, **how: Any):
     rounds = length if length is not None else len(jax.tree.leaves(xs)[0])
-    return scan(f, init, xs, length, **how | {'unroll': rounds <= SHORT or 1})
+    how['unroll'] = rounds <= SHORT or 1
+    return scan(f, init, xs, length, **how)
 
   jax.lax.scan = unrolled
   try:

@@ -12,9 +12,11 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh
 
+from acl_jax import compilations
 from acl_jax.parallel import xla_flags
 from acl_jax.parallel.mesh import new_mesh
 from acl_jax.parallel.topologies import Slice
@@ -44,8 +46,9 @@ def compile_step(step: Step, slice: Slice) -> Compiled:
   start = time.monotonic()
   lowered = step.lower()
   try:
-    options = dict(xla_flags.FLAGS[slice.generation.name])
-    compiled = lowered.compile(compiler_options=options)
+    options = xla_flags.as_options(slice.generation.name)
+    with compilations.not_kept():
+      compiled = lowered.compile(compiler_options=options)
   except jax.errors.JaxRuntimeError as error:
     if (used := _USED.search(str(error))) is None:
       raise
@@ -54,10 +57,12 @@ def compile_step(step: Step, slice: Slice) -> Compiled:
     return Compiled(time.monotonic() - start, peak, None)
   seconds = time.monotonic() - start
   try:
-    found = hlo.collectives(compiled.as_text())
+    found = hlo.collectives(compiled.as_text() or '')
   except jax.errors.JaxRuntimeError:  # libtpu may be newer than this JAX
     found = None
-  return Compiled(seconds, compiled.memory_analysis().peak_memory_in_bytes, found)
+  memory = compiled.memory_analysis()
+  assert memory, 'libtpu does not say what it needs'
+  return Compiled(seconds, memory.peak_memory_in_bytes, found)
 
 
 def bytes_of(tree) -> int:
@@ -71,7 +76,7 @@ def bytes_of(tree) -> int:
 
 
 def _item(dtype) -> int:
-  if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+  if jnp.issubdtype(dtype, jax.dtypes.prng_key):
     return 8
   return dtype.itemsize
 

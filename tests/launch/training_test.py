@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training, launched on this machine, terminated in its midst and launched again."""
+"""Training in two processes, terminated in its midst and launched again."""
 
 import json
 import signal
@@ -7,15 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parent.parent.parent
-STEPS = 100  # enough for a signal to come in their midst
+STEPS = 50  # enough for a signal to come in their midst
 
 
-def start(tiny_world, workdir, processes: int) -> subprocess.Popen:
+def start(tiny_world, workdir) -> subprocess.Popen:
   command = [
-    *(sys.executable, '-m', 'launch.local', f'--processes={processes}', '--'),
+    *(sys.executable, '-m', 'launch.local', '--processes=2', '--'),
     *(sys.executable, '-m', 'acl_jax.train', f'--config={tiny_world}/config.py'),
     *(f'--workdir={workdir}', f'--config.ctc.steps={STEPS}'),
     *('--config.ctc.save_every=1000', '--config.response.steps=0'),
@@ -25,11 +23,8 @@ def start(tiny_world, workdir, processes: int) -> subprocess.Popen:
   )
 
 
-@pytest.mark.parametrize('processes', [1])
-def test_terminated_it_saves_and_launched_again_it_ends(
-  tiny_world, tmp_path, processes
-):
-  process = start(tiny_world, tmp_path, processes)
+def test_terminated_it_saves_and_launched_again_it_ends(tiny_world, tmp_path):
+  process = start(tiny_world, tmp_path)
   assert process.stdout is not None
   said = next((line for line in process.stdout if line.startswith('ctc 2/')), None)
   process.send_signal(signal.SIGTERM)
@@ -39,7 +34,7 @@ def test_terminated_it_saves_and_launched_again_it_ends(
   kept = [int(path.name) for path in (tmp_path / 'ctc').iterdir() if path.is_dir()]
   assert 2 <= max(kept) < STEPS
 
-  process = start(tiny_world, tmp_path, processes)
+  process = start(tiny_world, tmp_path)
   _, errors = process.communicate()
   assert process.returncode == 0, errors
   lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()

@@ -87,7 +87,7 @@ def test_what_is_cut_along_what():
   found = specs(shardings(abstract(), new_mesh(MESHES['all'])))
   layer = 'layers/self_attn/'
   assert found['embed_tokens'] == P('tensor', 'fsdp')
-  assert found[layer + 'q_proj'] == P(None, 'fsdp', 'tensor', None)
+  assert found[layer + 'q_proj'] == P(None, 'fsdp', 'tensor')
   assert found[layer + 'o_proj'] == P(None, 'tensor', None, 'fsdp')
   assert found['layers/input_layernorm'] == found['norm'] == P()
   whole = shardings(abstract(), new_mesh(MESHES['all']), PLANS['replicated'])
@@ -101,7 +101,7 @@ def test_an_int8_model_is_cut_as_the_other_but_for_its_scales():
   same = specs(shardings(abstract(), new_mesh(MESHES['all'])))
   layer = 'layers/self_attn/'
   assert found[layer + 'q_proj/value'] == same[layer + 'q_proj']
-  assert found[layer + 'q_proj/scale'] == P(None, None, 'tensor', None)
+  assert found[layer + 'q_proj/scale'] == P(None, None, 'tensor')
   assert found['lm_head/scale'] == P(None, 'tensor')
 
 

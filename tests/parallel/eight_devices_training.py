@@ -20,8 +20,6 @@ from acl_jax.training import pretraining, step
 from tests.training.step_test import BOTH, batch, build
 
 MESHES = {
-  'data': dict(data=-1, fsdp=1, tensor=1),
-  'fsdp': dict(data=2, fsdp=-1, tensor=1),
   'tensor': dict(data=-1, fsdp=1, tensor=2),
   'all': dict(data=2, fsdp=2, tensor=2),
 }
@@ -73,10 +71,7 @@ def respond(data, plan=None):
   return run(update, state, send(data))
 
 
-@pytest.mark.parametrize(
-  'name, plan',
-  [('all', 'fsdp'), ('tensor', 'replicated'), ('fsdp', 'int8')],
-)
+@pytest.mark.parametrize('name, plan', [('all', 'fsdp'), ('tensor', 'int8')])
 def test_the_response_stage(name, plan):
   alone = respond(batch(), plan)
   with jax.set_mesh(new_mesh(MESHES[name])):
@@ -102,7 +97,8 @@ def transcribed(rows=3):
   log_mel = rng.normal(size=(rows, 32, 16)).astype(np.float32)
   ids = np.zeros((rows, 32), np.int32)
   place = np.full((rows, 2, 8), -1, np.int32)
-  labels = rng.integers(1, 7, (rows, 2, 3)).astype(np.int32)
+  labels = np.zeros((rows, 2, 8), np.int32)
+  labels[:, :, :3] = rng.integers(1, 7, (rows, 2, 3))
   for row, (first, second) in enumerate(lengths):
     ids[row, :first], ids[row, 16 : 16 + second] = 1, 2
     place[row, 0, : -(-first // 2)] = np.arange(-(-first // 2))
@@ -129,14 +125,9 @@ def pretrain(data):
   return state, metrics, learnt, [np.asarray(leaf[...]) for _, leaf in statistics]
 
 
-@pytest.fixture(scope='module')
-def pretrained():
-  return pretrain(transcribed())
-
-
-@pytest.mark.parametrize('name', ['data', 'all'])
-def test_pretraining_and_the_statistics_of_the_global_batch(name, pretrained):
-  with jax.set_mesh(new_mesh(MESHES[name])):
+def test_pretraining_and_the_statistics_of_the_global_batch():
+  pretrained = pretrain(transcribed())
+  with jax.set_mesh(new_mesh(MESHES['all'])):
     found = pretrain(filled(transcribed()))
     assert_same(found[:2], pretrained[:2])
   for ours, theirs in zip(found[3], pretrained[3], strict=True):

@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 DEVICES = '--xla_force_host_platform_device_count=8'
 
 
-@pytest.mark.parametrize('name', ['eight_devices.py'])
+@pytest.mark.parametrize('name', ['eight_devices.py', 'eight_devices_training.py'])
 def test_on_eight_devices(name):
   flags = f'{os.environ.get("XLA_FLAGS", "")} {DEVICES}'
   done = subprocess.run(

@@ -31,12 +31,11 @@ class Rows(NamedTuple):
 
 
 def assemble(batch):
-  rows = [sum(row) + 1.0 for row in batch.recordings]
   frames = np.zeros((batch.rows, batch.length), np.float32)
-  frames[: len(rows)] = np.asarray(rows)[:, None] / 9
   ids = np.zeros(frames.shape, np.int32)
   for i, row in enumerate(batch.recordings):
-    ids[i, : 3 + row[0] % 4] = 1
+    if row:
+      frames[i], ids[i, : 3 + row[0] % 4] = (sum(row) + 1) / 9, 1
   return Rows(frames, ids)
 
 
