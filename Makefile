@@ -47,12 +47,12 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps lie inside the environment, so that they go with it.
-$(VENV)/.demo: setup.py $(VENV)/.made
+$(VENV)/.demo: Makefile setup.py $(VENV)/.made
 	@echo '== Installing acl_jax and what the demo needs into $(VENV)'
 	$(PYTHON) -m pip install -e '.[demo]'
 	@touch $@
 
-$(VENV)/.test: setup.py $(VENV)/.made
+$(VENV)/.test: Makefile setup.py $(VENV)/.made
 	@echo '== Installing acl_jax and what the tests need, torch included, into $(VENV)'
 	$(PYTHON) -m pip install -e '.[demo,dev,torch,tpu]'
 	@touch $(VENV)/.demo $@

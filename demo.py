@@ -23,7 +23,7 @@ from data_pipeline.join import join
 
 CONFIG = 'configs/demo.py'
 RECORDINGS = Path('data_pipeline/recordings')
-QUESTION = 'What is the capital of France?'
+ANSWERED = 3  # questions, in the terminal
 SPOKEN = (  # by the embedded voice, beside the human recordings
   'How many days are in a week?',
   'Tell me a story about a dog and a cat.',
@@ -33,7 +33,7 @@ SPOKEN = (  # by the embedded voice, beside the human recordings
   'Give me three facts about the moon.',
 )
 UNSEEN = (  # to evaluate on; the shipped adapter never heard this voice nor these lines
-  QUESTION,
+  'What is the capital of France?',
   'What is the largest planet in the solar system?',
   'Can you explain what a computer is?',
   'How do I make a good cup of tea?',
@@ -81,10 +81,12 @@ def main() -> None:
       f'--output={demo}/report')  # fmt: skip
   show(json.loads((demo / 'report' / 'report.json').read_text()))
 
-  step('6. A spoken question, answered in text and as speech')
-  print(f'The recording asks: {QUESTION}', flush=True)
-  question = demo / 'questions' / 'audio' / '0000000.flac'
-  run('-m', 'acl_jax.chat', config, f'--audio={question}', f'--speak={demo}/reply.wav')
+  step('6. Spoken questions, answered in text, and the last one as speech')
+  for number in reversed(range(ANSWERED)):
+    question = demo / 'questions' / 'audio' / f'{number:07d}.flac'
+    aloud = [] if number else [f'--speak={demo}/reply.wav']
+    print(f'The recording asks: {UNSEEN[number]}', flush=True)
+    run('-m', 'acl_jax.chat', config, f'--audio={question}', *aloud)
 
   minutes = (time.monotonic() - started) / 60
   print(f"""

@@ -86,6 +86,7 @@ def config_of(folder: Path) -> dict[str, Any]:
   )
   return dict(
     seed=0,
+    mesh=dict(data=-1, fsdp=1, tensor=1),
     init_from='',
     vocabulary_size=20,
     encoder=dict(kind='conformer', sizes=sizes),
