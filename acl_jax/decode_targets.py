@@ -13,6 +13,7 @@ bytes. Exit code 42: preempted, the shards that were finished are kept.
 import itertools
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -35,6 +36,8 @@ from acl_jax.parallel import distributed
 from acl_jax.parallel.mesh import new_mesh
 from acl_jax.weights.fingerprint import describe
 from data_pipeline.records import shard_name
+
+PAUSE = 1.0  # s between two looks for the shards of other hosts
 
 
 class Part(NamedTuple):
@@ -124,6 +127,17 @@ def say(line: str) -> None:
   print(f'decode_targets: {line}', file=sys.stderr, flush=True)
 
 
+def wait_for_others(output: Path, total: int) -> None:
+  """Returns when all shards are there, those of the other hosts, too."""
+  paths = [output / shard_name(targets.NAME, i, total) for i in range(total)]
+  before = 0
+  while missing := sum(not targets.is_written(path) for path in paths):
+    if missing != before:
+      say(f'other hosts are at {missing} of {total} shards')
+    before = missing
+    time.sleep(PAUSE)  # no barrier, as only this lets SIGTERM in
+
+
 def stop_at_sigterm() -> None:
   """SIGTERM abandons the shard at work: nothing of it is there, all others are."""
 
@@ -145,18 +159,22 @@ def main(argv: Sequence[str]) -> None:
   distributed.start()
   stop_at_sigterm()
   config: ml_collections.ConfigDict = given.config
+  transcripts = Transcripts(Path(given.input), given.shard_size)
   # Every host decodes shards of its own, so the LLM is on the devices of each.
   with jax.set_mesh(new_mesh(config.mesh, jax.local_devices())):
     decode_targets(
       assembly.load_frozen_llama(config),
       assembly.load_text(config),
-      Transcripts(Path(given.input), given.shard_size),
+      transcripts,
       output,
       Decoding(seed=config.seed, **config.targets.to_dict()),
       host=jax.process_index(),
       hosts=jax.process_count(),
       max_skipped=given.max_skipped,
     )
+  wait_for_others(output, len(transcripts.sizes))
+  if jax.process_index():
+    return
   found = targets.Targets(output)
   flagged = {name: count for name, count in sorted(found.flags().items()) if name}
   print(

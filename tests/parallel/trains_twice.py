@@ -6,6 +6,7 @@
 It ends in step number STEP, or not at all if that is 0.
 """
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -48,13 +49,14 @@ def main():
 
   # As on a pod, no axis of the mesh ends where a process does.
   devices = jax.devices()[::2] + jax.devices()[1::2]
-  with jax.set_mesh(new_mesh(config.mesh, devices)):
-    if step:
-      Metrics.write = end
-      try:
+  if step:
+    Metrics.write = end
+    with jax.set_mesh(new_mesh(config.mesh, devices)):
+      with contextlib.suppress(KeyboardInterrupt):
         train.train(config, workdir)
-      except KeyboardInterrupt:
-        Metrics.write = write
+    Metrics.write = write
+    config.mesh.update(data=4, fsdp=2)  # it goes on upon another mesh
+  with jax.set_mesh(new_mesh(config.mesh, devices)):
     train.train(config, workdir)
   print(f'process {jax.process_index()} of {jax.process_count()} is done')
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two processes of four devices train as one of eight does, restored in the middle."""
+"""Two processes of four devices, restored upon another mesh in the middle, train as one
+of eight does.
+"""
 
 import json
 import os
@@ -67,7 +69,8 @@ def test_two_processes_train_as_one_and_restore_in_the_middle(tiny_world, tmp_pa
   assert len(alone) == len(together) == 20
   for ours, theirs in zip(together, alone, strict=True):
     assert ours.pop('stage') == theirs.pop('stage')
-    assert ours == pytest.approx(theirs, rel=1e-6)
+    assert ours['loss'] == pytest.approx(theirs['loss'], rel=1e-6)
+    assert ours == pytest.approx(theirs, rel=1e-5)  # meshes sum gradients in two orders
   adapters = (load_adapter(workdir / 'adapter.safetensors') for workdir in (one, two))
   a, b = (adapter.linear_2[...] for adapter in adapters)
   np.testing.assert_allclose(a, b, atol=1e-5)
