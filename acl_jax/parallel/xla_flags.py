@@ -25,11 +25,7 @@ FLAGS: Mapping[str, Mapping[str, bool | int]] = {
   'v4': _WHOLE | _GATHER_BEHIND | _SUM_BEHIND,
   'v5e': _WHOLE | _GATHER_BEHIND | _SUM_BEHIND,
   'v5p': _WHOLE | _GATHER_BEHIND | _SUM_BEHIND,
-  # Its on-chip memory is the largest; tiles may fill three quarters of it.
-  'v6e': _WHOLE
-  | _GATHER_BEHIND
-  | _SUM_BEHIND
-  | {'xla_tpu_scoped_vmem_limit_kib': 98_304},
+  'v6e': _WHOLE | _GATHER_BEHIND | _SUM_BEHIND,
   'tpu7x': _WHOLE | _SUM_BEHIND,
 }
 GOOGLE = '0x1ae0'
