@@ -49,7 +49,6 @@ def test_the_flags_of_this_machine_are_set_behind_none_of_the_users(
   flags = xla_flags.os.environ['LIBTPU_INIT_ARGS']
   assert flags.startswith('--') and flags.endswith(given)
   assert '--xla_enable_async_all_gather=true' in flags
-  assert '--xla_enable_async_all_gather=true' in flags
 
 
 def test_without_tpus_nothing_is_set(tmp_path, monkeypatch):
