@@ -129,12 +129,12 @@ def say(line: str) -> None:
 
 def wait_for_others(output: Path, total: int) -> None:
   """Returns when all shards are there, those of the other hosts, too."""
-  paths = [output / shard_name(targets.NAME, i, total) for i in range(total)]
+  missing = [output / shard_name(targets.NAME, i, total) for i in range(total)]
   before = 0
-  while missing := sum(not targets.is_written(path) for path in paths):
-    if missing != before:
-      say(f'other hosts are at {missing} of {total} shards')
-    before = missing
+  while missing := [path for path in missing if not targets.is_written(path)]:
+    if len(missing) != before:
+      say(f'other hosts are at {len(missing)} of {total} shards')
+    before = len(missing)
     time.sleep(PAUSE)  # no barrier, as only this lets SIGTERM in
 
 

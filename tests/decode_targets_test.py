@@ -419,3 +419,13 @@ def test_settings_out_of_range_are_refused():
     changed(batch_size=0)
   with pytest.raises(ValueError, match='top_p is 2.0'):
     changed(sampling=dict(top_p=2.0))
+
+
+def test_a_host_that_is_done_waits_for_the_others(tmp_path, monkeypatch, capsys):
+  looks = iter([True, False, False, True, False, True])
+  monkeypatch.setattr(targets, 'is_written', lambda path: next(looks))
+  monkeypatch.setattr(program, 'PAUSE', 0)
+  program.wait_for_others(tmp_path, 3)
+  assert next(looks, None) is None
+  said = capsys.readouterr().err.splitlines()
+  assert [line[-13:] for line in said] == ['2 of 3 shards', '1 of 3 shards']

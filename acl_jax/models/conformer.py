@@ -16,19 +16,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from acl_jax.models.batch_norm import BatchNorm, Moments
-from acl_jax.models.layers import (
-  HIDDEN,
-  REMAT,
-  Linear,
-  Norm,
-  drop,
-  param,
-  within,
-  zeros,
-)
+from acl_jax.models.layers import REMAT, Linear, Norm, drop, param, within, zeros
 from acl_jax.models.relative_attention import RelativeAttention, sinusoids
 from acl_jax.models.subsampling import Subsampling
-from acl_jax.parallel.sharding import constrain
+from acl_jax.parallel.sharding import HIDDEN, constrain
 
 
 @dataclasses.dataclass(frozen=True)

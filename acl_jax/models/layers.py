@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Int8
 
-HIDDEN = ('batch', 'time', 'embed')  # a tower's activations, see `parallel.sharding`
 LAYER_NORM_EPS = 1e-5  # PyTorch's default, which both encoders use
 # What the backward pass may keep of a layer instead of computing it again.
 REMAT = {

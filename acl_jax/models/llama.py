@@ -15,18 +15,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from acl_jax.models.layers import (
-  HIDDEN,
-  REMAT,
-  attention,
-  ones,
-  param,
-  project,
-  rms_norm,
-  rope,
-)
+from acl_jax.models.layers import REMAT, attention, ones, param, project, rms_norm, rope
 from acl_jax.models.splash import Packed, packed_attention
-from acl_jax.parallel.sharding import constrain
+from acl_jax.parallel.sharding import HIDDEN, constrain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +206,7 @@ class Llama(nnx.Module):
     def layer(carry, inputs) -> tuple[Any, Any]:
       x, cache = carry
       block, number, prefix = inputs
-      x = constrain(x, 'batch', 'time', 'embed')
+      x = constrain(x, *HIDDEN)
       x, new = block(x, positions, mask, prefix, cache, number, index)
       # A cache is carried, not stacked: XLA then writes it in place.
       return ((x, None), new) if cache is None else ((x, new), None)

@@ -49,6 +49,7 @@ ACTIVATIONS: Mapping[str, str | tuple[str, ...] | None] = {
   'vocab': 'tensor',
   'layers': None,
 }
+HIDDEN = ('batch', 'time', 'embed')  # of the activations between a tower's layers
 
 
 def plan(name: str) -> Rules:
