@@ -24,7 +24,7 @@ from absl import flags
 from ml_collections import config_flags
 
 import acl_jax
-from acl_jax import assembly, program
+from acl_jax import assembly, compilations, program
 from acl_jax.assembly import Text
 from acl_jax.decoding import overview, provenance, targets
 from acl_jax.decoding.answers import Answers, Decoding, Example
@@ -156,6 +156,7 @@ def main(argv: Sequence[str]) -> None:
     return overview.print_overview(output)
   if not given.config or not given.input:
     raise ValueError('--config and --input are needed, unless it is to --inspect')
+  compilations.keep()
   distributed.start()
   stop_at_sigterm()
   config: ml_collections.ConfigDict = given.config

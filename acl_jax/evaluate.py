@@ -7,7 +7,6 @@
 is shipped for the config. An interrupted run goes on from DIR/cache.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,6 +33,7 @@ from acl_jax.models.ctc import CTC
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.weights import fingerprint
 from data_pipeline.corpora.utterance import BadUtterance
+from data_pipeline.files import sha256
 from data_pipeline.progress import progress
 
 EXAMPLES_SHOWN = 12
@@ -90,15 +90,13 @@ def describe(
 ) -> dict[str, Any]:
   """The `model` of the report: which parts, how large, from which files."""
   adapter = assembly.find_adapter(config, checkpoint)
-  with adapter.open('rb') as file:
-    sha256 = hashlib.file_digest(file, 'sha256').hexdigest()
   return {
     'encoder': {**config.encoder.to_dict(), 'parameters': _size(model.encoder)},
     'adapter': {
       'kind': 'ctc' if isinstance(model.adapter, CTC) else 'stride',
       'parameters': _size(model.adapter),
       'file': str(adapter),
-      'sha256': sha256,
+      'sha256': sha256(adapter),
     },
     'llm': {'path': config.llama.path, **fingerprint.describe(model.llama)},
     'template': config.template,

@@ -32,7 +32,8 @@ from acl_jax.models.ctc import CTC
 from acl_jax.models.speech_llm import Encoder
 from acl_jax.weights import safetensors
 from acl_jax.weights.huggingface import CONFIG, describe_llama
-from acl_jax.weights.llama import Source, open_llama, sha256_of, sha256_of_files
+from acl_jax.weights.llama import Source, open_llama, sha256_of_files
+from data_pipeline.files import sha256
 
 REFERENCE, INCLUDE, ALONE = 'reference', 'include', 'alone'
 DTYPES = ('float32', 'bfloat16', 'float16')
@@ -102,7 +103,7 @@ def export(
     described['text_config'] |= description.describe_ends(text.tokenizer)
     if options.llm == REFERENCE:
       described['text_model_id'] = options.llm_id or _folder_of(llm)
-    facts = card.Facts(config, described, file, sha256_of(file), about)
+    facts = card.Facts(config, described, file, sha256(file), about)
     card.write(folder, facts, report)
     if options.llm == INCLUDE:
       card.copy_licences(llm, folder)

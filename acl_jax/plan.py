@@ -25,6 +25,7 @@ from rich.console import Console
 
 from acl_jax import program
 from acl_jax.parallel import topologies
+from acl_jax.parallel.slices import Slice, parse
 from acl_jax.planning import flops, report, roofline, steps, tables
 from acl_jax.planning.report import Question
 from acl_jax.planning.search import best_first, search
@@ -75,7 +76,7 @@ def read(output: Path | None) -> list[Plan]:
 
 
 def make(
-  question: Question, slices: Sequence[topologies.Slice], searching: bool, planner
+  question: Question, slices: Sequence[Slice], searching: bool, planner
 ) -> Iterator[Plan]:
   """A plan for each slice, or those of a search."""
   for slice in slices:
@@ -92,7 +93,7 @@ def main(argv: Sequence[str]) -> None:
   given = flags.FLAGS
   jax.config.update('jax_platforms', 'cpu')  # shapes are traced there
   names = topologies.ALL if given.topology == 'all' else [given.topology]
-  slices = [topologies.parse(name) for name in names]
+  slices = [parse(name) for name in names]
   console = Console(stderr=True)
   output = Path(given.output) if given.output else None
   question = Question(

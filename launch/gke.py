@@ -12,8 +12,9 @@ from typing import Any
 
 import yaml
 
+from acl_jax.parallel.slices import Slice
 from launch import quoting
-from launch.tpus import Tpu
+from launch.tpus import chips_per_host, hosts, machine_type, offer
 from launch.work_units import RESTART_CODES, STALE, WorkUnit
 
 GRACE_SECONDS = 300  # to save in; Spot machines are gone sooner, whatever is asked
@@ -24,7 +25,7 @@ _CONTAINER = 'main'
 class Cluster:
   """What the nodes are and what they run. The image's folder is the repository."""
 
-  tpu: Tpu
+  tpu: Slice
   num_slices: int
   image: str
   spot: bool
@@ -34,9 +35,9 @@ class Cluster:
 def check(cluster: Cluster) -> None:
   """Refuses what no node pool offers."""
   tpu = cluster.tpu
-  if tpu.generation.machine is None:
+  if offer(tpu).machine is None:
     raise ValueError(f'--tpu: Kubernetes Engine has no {tpu.generation.name}')
-  if cluster.num_slices > 1 and tpu.hosts == 1:
+  if cluster.num_slices > 1 and hosts(tpu) == 1:
     raise ValueError(
       f'--num_slices={cluster.num_slices}: a slice of one host, {tpu.topology}, cannot'
       ' be one of several'
@@ -56,8 +57,8 @@ def manifests(units: Sequence[WorkUnit], cluster: Cluster) -> str:
 def jobset(unit: WorkUnit, cluster: Cluster) -> dict[str, Any]:
   """The JobSet. An error fails it at once; whatever else ends a pod restarts it."""
   job = {
-    'parallelism': cluster.tpu.hosts,
-    'completions': cluster.tpu.hosts,
+    'parallelism': hosts(cluster.tpu),
+    'completions': hosts(cluster.tpu),
     'completionMode': 'Indexed',
     'backoffLimit': 0,
     'podFailurePolicy': {
@@ -113,7 +114,7 @@ def jobset(unit: WorkUnit, cluster: Cluster) -> dict[str, Any]:
 def _pod(unit: WorkUnit, cluster: Cluster) -> dict[str, Any]:
   tpu = cluster.tpu
   selector = {
-    'cloud.google.com/gke-tpu-accelerator': tpu.generation.accelerator,
+    'cloud.google.com/gke-tpu-accelerator': offer(tpu).accelerator,
     'cloud.google.com/gke-tpu-topology': tpu.topology,
   }
   tolerations = [{'key': 'google.com/tpu', 'operator': 'Exists'}]
@@ -134,7 +135,7 @@ def _pod(unit: WorkUnit, cluster: Cluster) -> dict[str, Any]:
           'name': _CONTAINER,
           'image': cluster.image,
           'command': [quoting.kubernetes(word) for word in command(unit, cluster)],
-          'resources': {'limits': {'google.com/tpu': tpu.chips_per_host}},
+          'resources': {'limits': {'google.com/tpu': chips_per_host(tpu)}},
           'volumeMounts': [
             {'name': f'bucket-{number}', 'mountPath': f'/gcs/{bucket}'}
             for number, bucket in enumerate(unit.buckets)
@@ -199,7 +200,7 @@ def _comment(unit: WorkUnit, cluster: Cluster) -> str:
     'a node pool' if cluster.num_slices == 1 else f'{cluster.num_slices} node pools'
   )
   lines = [
-    f'Needs JobSet and {pools}: {tpu.hosts} x {tpu.machine_type}, {tpu.topology}.',
+    f'Needs JobSet and {pools}: {hosts(tpu)} x {machine_type(tpu)}, {tpu.topology}.',
     'Buckets need the Cloud Storage FUSE CSI driver, and access by the pods.',
     'The same through xpk, with each bucket attached as a storage of its name:',
     f'  {xpk(unit, cluster)}',

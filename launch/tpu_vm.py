@@ -9,18 +9,19 @@ docs.cloud.google.com/sdk/gcloud/reference/compute/tpus/queued-resources.
 
 import dataclasses
 
+from acl_jax.parallel.slices import Slice
 from launch import quoting
-from launch.tpus import GENERATIONS, Tpu
+from launch.tpus import OFFERS, offer
 from launch.work_units import STALE, WorkUnit
 
-SERVED = ', '.join(g.name for g in GENERATIONS if g.runtime)
+SERVED = ', '.join(name for name, offered in OFFERS.items() if offered.runtime)
 
 
 @dataclasses.dataclass(frozen=True)
 class Slices:
   """What is asked for."""
 
-  tpu: Tpu
+  tpu: Slice
   num_slices: int
   zone: str
   spot: bool
@@ -30,7 +31,7 @@ class Slices:
 def check(slices: Slices) -> None:
   """Refuses what the Cloud TPU API does not serve."""
   generation = slices.tpu.generation
-  if generation.runtime is None:
+  if offer(slices.tpu).runtime is None:
     raise ValueError(
       f'--tpu: the Cloud TPU API serves {SERVED}; {generation.name} is to be had from'
       ' Kubernetes Engine (--platform=gke) and Compute Engine'
@@ -156,13 +157,13 @@ exec {quoting.line(supervisor)}
 
 
 def _request(unit: WorkUnit, slices: Slices) -> list[str]:
-  tpu, generation = slices.tpu, slices.tpu.generation
+  tpu = slices.tpu
   size = [f'--accelerator-type={tpu.accelerator_type}']
   if tpu.accelerator_type is None:
-    size = [f'--type={generation.prefix}', f'--topology={tpu.topology}']
+    size = [f'--type={tpu.generation.prefix}', f'--topology={tpu.topology}']
   nodes = [f'--node-id={unit.name}']
   if slices.num_slices > 1:
     nodes = [f'--node-count={slices.num_slices}', f'--node-prefix={unit.name}']
   spot = ['--spot'] if slices.spot else []
-  runtime = f'--runtime-version={generation.runtime}'
+  runtime = f'--runtime-version={offer(tpu).runtime}'
   return [*size, runtime, *nodes, *spot]

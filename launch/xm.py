@@ -22,7 +22,8 @@ from pathlib import Path
 from absl import flags
 
 from acl_jax import program
-from launch import gke, quoting, this_machine, tpu_vm, tpus
+from acl_jax.parallel import slices
+from launch import gke, quoting, this_machine, tpu_vm
 from launch.work_units import PROGRAMS, WorkUnit, work_units
 
 # Flags that mean something on some platforms only.
@@ -43,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
     launch_local(units)
     return
   check_remote(units)
-  tpu = tpus.parse(f.tpu)
+  tpu = slices.parse(f.tpu)
   if f.platform == 'gke':
     launch_gke(units, gke.Cluster(tpu, f.num_slices, f.image, f.spot, f.max_restarts))
   else:

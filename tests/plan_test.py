@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from acl_jax import plan
-from acl_jax.parallel import topologies
+from acl_jax.parallel.slices import parse
 from acl_jax.planning import flops, report
 from acl_jax.planning.report import Question
 from tests.tiny_plan import tiny_config
@@ -49,8 +49,8 @@ def run(*arguments):
 @pytest.mark.parametrize(
   'name, message',
   [
-    ('v5e-12', "topology 'v5e-12' is not a rectangle"),
-    ('h100', "topology 'h100': write a type such as v5e-16"),
+    ('v5e-12', 'v5e-12: the names for v5e are v5litepod-1, '),
+    ('h100', 'h100: a TPU is written like v5litepod-16 or v6e:4x4'),
   ],
 )
 def test_a_topology_that_is_none_ends_in_one_sentence(name, message):
@@ -78,7 +78,7 @@ def answers(monkeypatch):
 
 
 def question(**changes):
-  return Question(tiny_config(), topologies.parse('v5e-4'), **changes)
+  return Question(tiny_config(), parse('v5e-4'), **changes)
 
 
 def silent():
@@ -87,11 +87,11 @@ def silent():
 
 def test_plans_are_kept_and_not_made_again(tmp_path, answers):
   output = tmp_path / 'plans.jsonl'
-  slices = [topologies.parse(name) for name in ('v5e-4', 'v5p-8')]
+  slices = [parse(name) for name in ('v5e-4', 'v5p-8')]
   first = list(plan.make(question(), slices, False, plan.Planner(silent(), output)))
   assert [p['topology'] for p in first] == ['v5e:2x2', 'v5p:2x2x1']
   assert [json.loads(line) for line in output.read_text().splitlines()] == first
-  slices.append(topologies.parse('v6e-4'))
+  slices.append(parse('v6e-4'))
   again = list(plan.make(question(), slices, False, plan.Planner(silent(), output)))
   assert again[:2] == first and len(answers) == 3
   assert len(output.read_text().splitlines()) == 3

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from acl_jax.decoding.targets import Targets, sha256
+from acl_jax.decoding.targets import Targets
 from data_pipeline.container import RecordError
+from data_pipeline.files import sha256
 from data_pipeline.terminal import printable, show, show_histogram
 
 SAMPLES = 5

@@ -7,7 +7,6 @@ flags and instructions; and what has no response, with the reason.
 """
 
 import collections
-import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from jaxtyping import Int
 from acl_jax.assembly import Text
 from acl_jax.decoding.provenance import check_same, describe_template, read_provenance
 from data_pipeline.container import RecordError, pack, unpack
+from data_pipeline.files import sha256
 from data_pipeline.preparation.atomic import replacing
 from data_pipeline.records import Shards, shard_name, write_shard
 
@@ -58,12 +58,6 @@ def is_written(path: Path) -> bool:
   """Whether a shard is there, whole as far as its size tells."""
   note = _note(path)
   return note.exists() and path.exists() and path.stat().st_size == _read(note)['bytes']
-
-
-def sha256(path: Path) -> str:
-  """The checksum of a file."""
-  with path.open('rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def _note(shard: Path) -> Path:

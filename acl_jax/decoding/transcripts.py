@@ -7,11 +7,12 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from acl_jax.decoding.targets import Skip, sha256
+from acl_jax.decoding.targets import Skip
 from acl_jax.weights.fingerprint import fingerprint
 from data_pipeline import corpora
 from data_pipeline.container import RecordError
 from data_pipeline.corpora.utterance import Utterance
+from data_pipeline.files import sha256
 from data_pipeline.records import read_info
 
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cascade to compare with: a strong recogniser writes, the LLM reads."""
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from acl_jax.evaluation.cache import Cache
 from acl_jax.weights.fingerprint import fingerprint
 from data_pipeline import audio
 from data_pipeline.corpora.utterance import Utterance
+from data_pipeline.files import sha256
 
 FILES = ('model.bin', 'config.json', 'tokenizer.json')  # else it would ask a hub
 BEAM_SIZE = 5
@@ -47,8 +47,7 @@ class Recogniser:
       )
     except RuntimeError as error:
       raise ValueError(f'{folder}: cannot be loaded as Whisper ({error})') from None
-    with (folder / 'model.bin').open('rb') as file:
-      self.sha256 = hashlib.file_digest(file, 'sha256').hexdigest()
+    self.sha256 = sha256(folder / 'model.bin')
 
   def __call__(self, sound: Float32[np.ndarray, ' samples']) -> str:
     """What is said in 16 kHz mono audio."""

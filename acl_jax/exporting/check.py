@@ -21,7 +21,7 @@ from acl_jax.evaluation.answers import answer
 from acl_jax.evaluation.rows import Case, Rows, batches
 from acl_jax.evaluation.scores import MAX_ROWS, TOKENS_PER_BATCH
 from acl_jax.models.speech_llm import SpeechLLM
-from data_pipeline.corpora.utterance import Utterance
+from data_pipeline.corpora.utterance import BadUtterance, Utterance
 from data_pipeline.progress import progress
 
 SHIPPED = Path(data_pipeline.__file__).parent / 'recordings' / 'manifest.jsonl'
@@ -51,12 +51,13 @@ def check(
   recordings: Sequence[str],
 ) -> list[Difference]:
   """Prints how far the folder is from the JAX model; a difference per recording."""
-  utterances = _read(recordings)
+  utterances, bad = _read(recordings)
   text, model = assembly.load_text(config), assembly.load_model(config, checkpoint)
   exported, processor = load(output)
   differences = []
   with progress('check', 3 * len(utterances)) as advance:
-    heard, bad = hearing.hear(model, None, utterances, advance)
+    heard, unheard = hearing.hear(model, None, utterances, advance)
+    bad += unheard
     utterances = [u for u in utterances if u.id in heard]
     if not utterances:
       raise ValueError(f'--audio: none can be used; the first: {bad[0].reason}')
@@ -81,17 +82,18 @@ def load(folder: Path, dtype: str = 'auto'):
   return model.eval(), AutoProcessor.from_pretrained(folder, **how)
 
 
-def _read(recordings: Sequence[str]) -> list[Utterance]:
-  """What the flag names; some that are shipped if it names none."""
+def _read(recordings: Sequence[str]) -> tuple[list[Utterance], list[BadUtterance]]:
+  """What the flag names, or cannot be used; some that are shipped if it names none."""
   if not recordings:
-    return examples.read(SHIPPED, SHOWN)[0]
-  found = []
+    return examples.read(SHIPPED, SHOWN)
+  found, bad = [], []
   for name in recordings:
     if name.endswith(('.json', '.jsonl')):
-      found += examples.read(name, None)[0]
+      usable, unusable = examples.read(name, None)
+      found, bad = found + usable, bad + unusable
     else:
       found.append(Utterance(id=name, audio_filepath=Path(name), text=''))
-  return found
+  return found, bad
 
 
 def _answered(

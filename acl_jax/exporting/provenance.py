@@ -15,7 +15,8 @@ from acl_jax.models import llama
 from acl_jax.weights import table
 from acl_jax.weights.configuration import read_json, sizes
 from acl_jax.weights.fingerprint import checksum, fingerprint, line
-from acl_jax.weights.llama import Source, sha256_of
+from acl_jax.weights.llama import Source
+from data_pipeline.files import sha256
 
 
 def describe_llm(source: Source, dtype: DTypeLike) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def read_report(
   model = report.get('model')
   if not isinstance(model, dict) or 'response_nll' not in report:
     raise ValueError(f'{path}: not a report of acl_jax.evaluate')
-  ours = {'adapter': sha256_of(adapter)}
+  ours = {'adapter': sha256(adapter)}
   if dtype != 'int8':
     ours['llm'] = describe_llm(source, dtype)['sha256']
   for part, found in ours.items():

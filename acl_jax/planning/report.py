@@ -19,7 +19,8 @@ from jax.sharding import Mesh
 from acl_jax import compilations
 from acl_jax.parallel import xla_flags
 from acl_jax.parallel.mesh import new_mesh
-from acl_jax.parallel.topologies import Slice
+from acl_jax.parallel.slices import Slice
+from acl_jax.parallel.topologies import chip_of, devices
 from acl_jax.planning import flops, hlo, roofline, shapes, steps
 from acl_jax.planning.steps import Step
 
@@ -33,7 +34,8 @@ _UNITS = {'K': 1 << 10, 'M': 1 << 20, 'G': 1 << 30, 'T': 1 << 40}
 class Compiled:
   """What the compiler says of a step; bytes are of one device.
 
-  collectives: None where the program cannot be read, or there is none as it is too big.
+  collectives: None where the program cannot be read, or there is none as it is too big;
+  then peak is what it takes at least.
   """
 
   seconds: float
@@ -111,19 +113,22 @@ class Question:
 def answer(question: Question, counted: flops.Flops) -> dict[str, Any]:
   """The plan; its keys are those of the table in the README."""
   config, slice = question.config, question.slice
-  generation, chips = slice.generation, slice.chips
-  mesh = new_mesh(config.mesh.to_dict(), slice.devices())
+  chip, chips = chip_of(slice), slice.chips
+  mesh = new_mesh(config.mesh.to_dict(), devices(slice))
   step = steps.PROGRAMS[question.program](config, mesh, question.rows_per_chip * chips)
   parts = {name: bytes_of(tree) for name, tree in step.arguments.items()}
-  compiled = compile_step(step, slice)
-  peak, capacity = compiled.peak * generation.devices, generation.hbm
+  needed = sum(parts.values())
+  compiled = Compiled(0.0, needed, None)  # if nothing but the arguments has room
+  if needed * chip.devices <= chip.hbm:
+    compiled = compile_step(step, slice)
+  peak, capacity = compiled.peak * chip.devices, chip.hbm
   found = compiled.collectives
   received = None if found is None else received_by_kind(found, mesh.size)
-  parts['temporaries'] = max(0, compiled.peak - sum(parts.values()))
+  parts['temporaries'] = max(0, compiled.peak - needed)
   work = {
     'flops': counted.of_row * step.rows / chips,
-    'hbm_bytes': _hbm_bytes(step, parts, mesh, generation.devices),
-    'ici_bytes': sum((received or {}).values()) * generation.devices,
+    'hbm_bytes': _hbm_bytes(step, parts, mesh, chip.devices),
+    'ici_bytes': sum((received or {}).values()) * chip.devices,
     'llm_tokens': step.llm_tokens,
     'audio_seconds': step.audio_seconds,
   }
@@ -142,12 +147,12 @@ def answer(question: Question, counted: flops.Flops) -> dict[str, Any]:
     'hbm_capacity_bytes': capacity,
     'fits': peak <= capacity,
     'advice': None if peak <= capacity else advice(question, parts),
-    'hbm_bytes_of': {name: size * generation.devices for name, size in parts.items()},
+    'hbm_bytes_of': {name: size * chip.devices for name, size in parts.items()},
     'collectives': None if found is None else hlo.counted(found),
     'collective_bytes': received,
     'flops_per_llm_token_over_n': counted.per_llm_token_over_n,
     'estimate': roofline.estimate(
-      generation, chips, work, question.efficiency, question.price
+      chip, chips, work, question.efficiency, question.price
     ),
     'assumed': shapes.ASSUMED,
     'question': question.fingerprint,

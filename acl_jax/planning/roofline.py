@@ -5,13 +5,13 @@ memory and hear each other. No TPU has confirmed it.
 
 from typing import Any
 
-from acl_jax.parallel.topologies import PRICES, Generation
+from acl_jax.parallel.topologies import PRICES, Chip
 
 EFFICIENCY = 0.5  # of the roofline; MaxText publishes 45 to 67 % for such models
 
 
 def estimate(
-  generation: Generation,
+  chip: Chip,
   chips: int,
   work: dict[str, float],
   efficiency: float,
@@ -23,13 +23,13 @@ def estimate(
   `audio_seconds` of all.
   """
   bounds = {
-    'compute': work['flops'] / generation.flops,
-    'memory': work['hbm_bytes'] / generation.hbm_rate,
-    'network': work['ici_bytes'] / generation.ici,
+    'compute': work['flops'] / chip.flops,
+    'memory': work['hbm_bytes'] / chip.hbm_rate,
+    'network': work['ici_bytes'] / chip.ici,
   }
   slowest = max(bounds, key=lambda name: bounds[name])
   seconds = bounds[slowest] / efficiency
-  price = generation.price if price is None else price
+  price = chip.price if price is None else price
   hours = work['audio_seconds'] / 3_600 / seconds
   cost = None
   if price is not None and hours:
@@ -42,12 +42,12 @@ def estimate(
     'audio_hours_per_second': hours,
     'dollars_per_1000_audio_hours': cost,
     'from': {
-      'flops_per_chip_and_second': generation.flops,
-      'hbm_bytes_per_second': generation.hbm_rate,
-      'ici_bytes_per_second': generation.ici,
+      'flops_per_chip_and_second': chip.flops,
+      'hbm_bytes_per_second': chip.hbm_rate,
+      'ici_bytes_per_second': chip.ici,
       'share_of_the_roofline': efficiency,
       'dollars_per_chip_hour': price,
-      'price': PRICES if price == generation.price else 'as given',
+      'price': PRICES if price == chip.price else 'as given',
       **work,
     },
   }

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
+from acl_jax.parallel.topologies import chip_of
 from acl_jax.planning.report import Question
 
 TENSOR = (1, 2, 4, 8)
@@ -42,7 +43,7 @@ def search(
 
   What keeps more in memory is tried with no more rows than what keeps less.
   """
-  chips = question.slice.chips * question.slice.generation.devices
+  chips = question.slice.chips * chip_of(question.slice).devices
   for data, fsdp, tensor, sharding in meshes(chips, 'llama' in question.config):
     limit = max(ROWS)
     for remat in POLICIES if 'remat' in question.stage else (None,):

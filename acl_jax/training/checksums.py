@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.files import sha256
+
 NAME = 'note.json'
 
 Note = dict[str, Any]
@@ -38,19 +40,14 @@ def read_note(folder: Path) -> Note:
     path = folder / name
     if not path.is_file():
       raise Damaged(f'file {name} is missing')
-    if _digest(path) != checksum:
+    if sha256(path) != checksum:
       raise Damaged(f'file {name} has changed since it was saved')
   return note
 
 
 def _checksums(folder: Path) -> dict[str, str]:
   files = (path for path in sorted(folder.rglob('*')) if path.is_file())
-  return {str(path.relative_to(folder)): _digest(path) for path in files}
-
-
-def _digest(path: Path) -> str:
-  with path.open('rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()
+  return {str(path.relative_to(folder)): sha256(path) for path in files}
 
 
 def _of(whole: Note) -> str:

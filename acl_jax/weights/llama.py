@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loads a Llama from any of the formats it is published in, and saves it as one."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from acl_jax.parallel.sharding import PARAMETERS, Rules
 from acl_jax.weights import gguf, huggingface, meta, safetensors, table
 from acl_jax.weights.configuration import sizes
 from acl_jax.weights.table import Tensor
+from data_pipeline.files import sha256
 
 
 class Source(NamedTuple):
@@ -48,13 +48,7 @@ def open_llama(path: str | Path) -> Source:
 
 def sha256_of_files(source: Source) -> dict[str, str]:
   """The name and the sha256 of each file of weights."""
-  return {path.name: sha256_of(path) for path in source.files}
-
-
-def sha256_of(path: Path) -> str:
-  """Of a file's bytes."""
-  with path.open('rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()
+  return {path.name: sha256(path) for path in source.files}
 
 
 def load_llama(

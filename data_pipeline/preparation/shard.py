@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from data_pipeline import audio, records
 from data_pipeline.corpora.utterance import BadUtterance, Item
+from data_pipeline.files import sha256
 from data_pipeline.preparation import atomic
 from data_pipeline.preparation.plan import Plan
 
@@ -153,11 +154,9 @@ def _write(path: Path, results: Iterable[_Result]) -> dict[str, Any]:
       advance(1)
 
   records.write_shard(path, usable())
-  with path.open('rb') as file:
-    digest = hashlib.file_digest(file, 'sha256').hexdigest()
   return {
     'bytes': path.stat().st_size,
-    'sha256': digest,
+    'sha256': sha256(path),
     'index': index,
     'skipped': skipped,
   }

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`--check`, and the shipped adapter on real speech."""
 
+import pytest
+
 from acl_jax import assembly
 from acl_jax.evaluation import hearing
 from acl_jax.evaluation.rows import Case
@@ -13,7 +15,7 @@ def test_the_shipped_adapter_hears_the_same_in_torch(tmp_path, monkeypatch):
   config, folder = smol.get_config(), tmp_path / 'smol_export'
   export(config, folder, None, Options(llm='include'))
   text, model = assembly.load_text(config), assembly.load_model(config)
-  (spoken,) = check._read([str(check.SHIPPED.parent / 'audio/hello-world.ogg')])
+  (spoken,), _ = check._read([str(check.SHIPPED.parent / 'audio/hello-world.ogg')])
   heard, _ = hearing.hear(model, None, [spoken], lambda count: None)
   response = tuple(text.tokenizer.encode('Hello, how can I help?'))
   case = Case(text.spoken(), heard[spoken.id].clip, response)
@@ -41,3 +43,14 @@ def test_another_model_is_seen(letters, tiny_world, tmp_path):
   assert same[0].logits < 1e-4 and same[0].embeddings < 1e-5
   found = check.check(letters.config, other.folder, str(letters.workdir), [sound])
   assert found[0].embeddings > 0.01
+
+
+def test_what_cannot_be_used_is_told(letters, tiny_world, tmp_path, capsys):
+  manifest = tmp_path / 'clips.jsonl'
+  escapes = '{"audio_filepath": "../elsewhere.wav", "text": "hello"}\n'
+  manifest.write_text(escapes)
+  paths = letters.config, letters.folder, str(letters.workdir)
+  with pytest.raises(ValueError, match='none can be used; the first: .* is outside'):
+    check.check(*paths, [str(manifest)])
+  assert check.check(*paths, [str(manifest), str(tiny_world / 'corpus/3.flac')])
+  assert 'skipped: 1, the first: clips.jsonl:1' in capsys.readouterr().out

@@ -23,7 +23,8 @@ from acl_jax.exporting import provenance
 from acl_jax.models.whisper import Whisper
 from acl_jax.weights import fingerprint
 from acl_jax.weights import safetensors as shards
-from acl_jax.weights.llama import load_llama, open_llama, save_llama_hf, sha256_of
+from acl_jax.weights.llama import load_llama, open_llama, save_llama_hf
+from data_pipeline.files import sha256
 from tests.exporting.conftest import make
 from tests.tiny_world import load_config
 from tests.weights import meta_test
@@ -63,8 +64,8 @@ def test_the_card_tells_where_it_comes_from(letters):
   card = (letters.folder / 'README.md').read_text()
   assert '{{' not in card
   llama = Path(letters.config.llama.path) / 'model.safetensors'
-  assert sha256_of(llama) in card
-  assert sha256_of(letters.workdir / 'adapter.safetensors') in card
+  assert sha256(llama) in card
+  assert sha256(letters.workdir / 'adapter.safetensors') in card
 
 
 def test_its_own_example_runs_without_jax(letters, tmp_path):
@@ -148,7 +149,7 @@ def test_a_trained_encoder_with_a_flipped_bit_is_refused(letters, tmp_path):
 
 
 def report_of(letters, **changes):
-  adapter = sha256_of(letters.workdir / 'adapter.safetensors')
+  adapter = sha256(letters.workdir / 'adapter.safetensors')
   llm = fingerprint.describe(load_llama(letters.config.llama.path))['sha256']
   model = {'adapter': {'sha256': adapter}, 'llm': {'sha256': llm}}
   model |= {part: {'sha256': value} for part, value in changes.items()}

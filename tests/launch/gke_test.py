@@ -6,6 +6,7 @@ import shlex
 import pytest
 import yaml
 
+from acl_jax.parallel.slices import GENERATIONS, Slice, parse
 from launch import gke, tpus
 from launch.work_units import STALE, WorkUnit
 from tests.launch import goldens
@@ -108,7 +109,7 @@ def validate(jobset):
 
 
 def cluster(tpu='v5litepod-16', num_slices=1, spot=False):
-  return gke.Cluster(tpus.parse(tpu), num_slices, 'gcr.io/mine/acl_jax', spot, 100)
+  return gke.Cluster(parse(tpu), num_slices, 'gcr.io/mine/acl_jax', spot, 100)
 
 
 def pod_of(jobset):
@@ -131,12 +132,12 @@ def test_what_is_rendered(name, how):
   validate(jobset)
 
 
-@pytest.mark.parametrize('generation', tpus.GENERATIONS, ids=lambda g: g.name)
+@pytest.mark.parametrize('generation', GENERATIONS, ids=lambda g: g.name)
 def test_pods_and_chips_are_those_of_the_slice(generation):
   for topology in generation.topologies:
-    tpu = tpus.Tpu(generation, topology)
+    tpu = Slice(generation, topology)
     how = gke.Cluster(tpu, 1, 'image', False, 0)
-    if generation.machine is None:
+    if tpus.offer(tpu).machine is None:
       with pytest.raises(ValueError, match=f'Engine has no {generation.name}'):
         gke.manifests([UNIT], how)
       continue

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from launch import tpu_vm, tpus
+from acl_jax.parallel.slices import parse
+from launch import tpu_vm
 from launch.work_units import STALE, WorkUnit
 from tests.launch import goldens
 from tests.launch.gke_test import HARD, HARD_UNIT, UNIT
@@ -19,7 +20,7 @@ RESOURCES = ['gcloud', 'compute', 'tpus', 'queued-resources']
 
 
 def slices(tpu='v5litepod-16', num_slices=1, spot=False):
-  return tpu_vm.Slices(tpus.parse(tpu), num_slices, 'us-east5-b', spot, 100)
+  return tpu_vm.Slices(parse(tpu), num_slices, 'us-east5-b', spot, 100)
 
 
 SCRIPTS = {

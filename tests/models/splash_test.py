@@ -10,7 +10,7 @@ from acl_jax.models import splash
 from acl_jax.models.layers import attention
 from acl_jax.models.speech_llm import causal
 from acl_jax.models.splash import Packed, packed_attention
-from acl_jax.parallel import topologies
+from acl_jax.parallel import slices, topologies
 from acl_jax.parallel.mesh import new_mesh
 
 B, T, N, K, H = 2, 130, 4, 2, 6
@@ -73,7 +73,7 @@ def test_what_is_traced_for_a_cpu_gets_plain_attention():
 
 def test_what_is_traced_for_tpus_gets_the_kernel_cut_along_the_mesh():
   mesh = new_mesh(
-    dict(data=1, fsdp=-1, tensor=2), topologies.parse('v5e:2x2').devices()
+    dict(data=1, fsdp=-1, tensor=2), topologies.devices(slices.parse('v5e:2x2'))
   )
   shapes = [(B, T, N, H), (B, K, T, H), (B, K, T, H)]
   given = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from acl_jax.parallel import topologies
+from acl_jax.parallel import slices, topologies
 from acl_jax.parallel.mesh import new_mesh
 from acl_jax.planning import flops, report, shapes, steps, tables
 from acl_jax.planning.report import Question
@@ -25,7 +25,7 @@ KEYS = (
 def question():
   config = tiny_config()
   config.encoder.trains = False  # half as much to compile
-  return Question(config, topologies.parse('v5e:2x2'), rows_per_chip=2)
+  return Question(config, slices.parse('v5e:2x2'), rows_per_chip=2)
 
 
 @pytest.fixture(scope='module')
@@ -95,7 +95,9 @@ def test_a_layer_costs_the_same_however_many_there_are(question, counted):
 
 @pytest.mark.parametrize('program', sorted(steps.PROGRAMS))
 def test_every_program_has_a_step_for_tpus(program):
-  mesh = new_mesh(tiny_config().mesh.to_dict(), topologies.parse('v5e:2x2').devices())
+  mesh = new_mesh(
+    tiny_config().mesh.to_dict(), topologies.devices(slices.parse('v5e:2x2'))
+  )
   step = steps.PROGRAMS[program](tiny_config(), mesh, 5)
   assert step.rows == 6  # two shares
   assert set(step.passes) <= {*step.arguments, 'temporaries'}
@@ -118,7 +120,7 @@ def test_other_questions_have_other_fingerprints(question):
       ('rows_per_chip', 3),
       ('program', 'pretrain'),
       ('price', 2.0),
-      ('slice', topologies.parse('v5e:4x4')),
+      ('slice', slices.parse('v5e:4x4')),
       ('config', flops.with_layers(question.config, {'llama': 4})),
     )
   ]
@@ -132,6 +134,17 @@ def test_an_axis_that_does_not_divide_is_said(question, counted):
   config.mesh.tensor = 4
   with pytest.raises(ValueError, match=r'of 2 is no multiple of 4'):
     report.answer(dataclasses.replace(question, config=config), counted)
+
+
+def test_what_has_no_room_is_not_even_compiled(question, counted):
+  config = tiny_config()
+  config.llama.sizes.hidden_size = 1 << 14
+  config.llama.sizes.vocab_size = 1 << 20
+  found = report.answer(dataclasses.replace(question, config=config), counted)
+  assert not found['fits'] and found['compile_seconds'] == 0
+  assert found['hbm_bytes_per_chip'] == sum(found['hbm_bytes_of'].values())
+  assert found['collectives'] is None and 'a larger slice' in found['advice']
+  assert tables.line(found).endswith('does not fit')
 
 
 @pytest.mark.parametrize(

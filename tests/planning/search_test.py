@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A search tries all that may fit, nothing that cannot, and tells the fastest first."""
 
-from acl_jax.parallel import topologies
+from acl_jax.parallel import slices
 from acl_jax.planning.report import Question
 from acl_jax.planning.search import best_first, meshes, search
 from tests.tiny_plan import tiny_config
@@ -31,7 +31,7 @@ class Machine:
 
 
 def ask(capacity):
-  question = Question(tiny_config(), topologies.parse('v5e-4'))
+  question = Question(tiny_config(), slices.parse('v5e-4'))
   machine = Machine(capacity)
   return machine, list(search(question, machine))
 
@@ -71,7 +71,7 @@ def test_the_fastest_that_fits_comes_first():
 
 
 def test_the_question_is_not_changed():
-  question = Question(tiny_config(), topologies.parse('v5e-4'))
+  question = Question(tiny_config(), slices.parse('v5e-4'))
   before = question.fingerprint
   list(search(question, Machine(9)))
   assert question.fingerprint == before
