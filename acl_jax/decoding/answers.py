@@ -28,6 +28,7 @@ class Decoding:
 
   sampling: as `Sampling` has it. refusals: what a response begins with that does not
   answer. repeats: an n-gram that often in a row ends a response, 0 for never.
+  cache_dtype: of keys and values, as `Rules` has it.
   """
 
   max_prompt_tokens: int  # of the template's and the transcript's together
@@ -39,6 +40,7 @@ class Decoding:
   repeats: int = 0
   refusals: Sequence[str] = ()
   instructions: Weighed = ((PLAIN, 1.0),)  # what to ask of transcripts
+  cache_dtype: str | None = None
 
   def __post_init__(self):
     least = dict(
@@ -55,7 +57,12 @@ class Decoding:
   def rules(self, stop_ids: tuple[int, ...]) -> Rules:
     """What the engine obeys."""
     sampling = Sampling(**self.sampling)
-    return Rules(stop_ids, sampling, top=self.top_k, repeats=self.repeats)
+    return Rules(
+      *(stop_ids, sampling),
+      top=self.top_k,
+      repeats=self.repeats,
+      cache_dtype=self.cache_dtype,
+    )
 
   def describe(self) -> dict[str, Any]:
     """What decides the responses, for JSON: all but the batch size."""

@@ -16,11 +16,13 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from acl_jax.decoding.sampling import Sampling, choose, repeats
 from acl_jax.decoding.waiting_room import Room
-from acl_jax.models.llama import Cache, Llama
+from acl_jax.models.cache import Cache
+from acl_jax.models.llama import Llama
 
 FREE = -1  # the request of a slot that has none
 GOES_ON, STOP, LENGTH, REPETITION = range(4)  # after a token
 NGRAM = 8  # the longest that counts as a repetition
+CACHES = (None, 'int8')
 STARVED = 16  # one slot of so many may be free before the host is asked for prompts
 
 
@@ -30,7 +32,8 @@ class Rules:
 
   stop_ids: any of these ends a response. top: how many of the likeliest tokens to tell
   of at each step. repeats: an n-gram that often in a row ends a response, 0 for never.
-  steps: of one call of `advance`.
+  steps: of one call of `advance`. cache_dtype: of the keys and values; None is the
+  model's, `int8` needs half of bfloat16's memory.
   """
 
   stop_ids: tuple[int, ...] = ()
@@ -38,6 +41,11 @@ class Rules:
   top: int = 0
   repeats: int = 0
   steps: int = 8
+  cache_dtype: str | None = None
+
+  def __post_init__(self):
+    if self.cache_dtype not in CACHES:
+      raise ValueError(f'cache_dtype is {self.cache_dtype!r}, should be None or int8')
 
 
 class Slots(NamedTuple):
@@ -77,7 +85,7 @@ class Log(NamedTuple):
 def empty_slots(llama: Llama, size: int, length: int, rules: Rules) -> Slots:
   """Free slots with a cache of `length`."""
   return Slots(
-    cache=llama.empty_cache(size, length, llama.dtype).cut(),
+    cache=llama.empty_cache(size, length, rules.cache_dtype or llama.dtype).cut(),
     request=jnp.full(size, FREE),
     x=jnp.zeros((size, llama.config.hidden_size), llama.dtype),
     position=jnp.full(size, length),
@@ -129,12 +137,16 @@ def _admit(slots: Slots, room: Room) -> Slots:
     slot = jnp.argmax(slots.request == FREE)
     place = slots.started % len(room.position)
 
-    def copy(rows, waiting):
-      row = jax.lax.dynamic_slice_in_dim(waiting, place, 1, axis=1)
+    def copy(rows, row):
       return jax.lax.dynamic_update_slice(rows, row, (0, slot, 0, 0, 0))
 
+    def row(waiting):
+      return jax.lax.dynamic_slice_in_dim(waiting, place, 1, axis=1)
+
+    prompt = slots.cache.rounded(*jax.tree.map(row, room.cache))
+
     return Slots(
-      cache=jax.tree.map(copy, slots.cache, room.cache),
+      cache=jax.tree.map(copy, slots.cache, prompt),
       request=slots.request.at[slot].set(slots.started),
       x=slots.x.at[slot].set(room.x[place]),
       position=slots.position.at[slot].set(room.position[place]),
@@ -150,7 +162,7 @@ def _admit(slots: Slots, room: Room) -> Slots:
 
 def _decode(llama: Llama, slots: Slots, rules: Rules) -> tuple[Slots, Said]:
   """One token for every slot; those whose last it was are free."""
-  places = slots.cache.key.shape[3]
+  places = slots.cache.places
   mask = jnp.arange(places)[None, None] <= slots.position[:, None, None]
   hidden, cache = llama(
     slots.x[:, None], slots.position[:, None], mask, slots.cache, slots.position

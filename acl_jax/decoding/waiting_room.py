@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from acl_jax.models.llama import Cache, Llama
+from acl_jax.models.cache import Cache
+from acl_jax.models.llama import Llama
 from acl_jax.models.speech_llm import causal
 
 
@@ -50,7 +51,7 @@ def prefill(
   Those come first that are any; the others have length 0. There must be room for them.
   """
   x = llama.embed(prompts) if prompts.ndim == 2 else prompts.astype(room.x.dtype)
-  (g, t), start = x.shape[:2], prefix.key.shape[3]
+  (g, t), start = x.shape[:2], prefix.places
   positions, mask = causal((jnp.arange(t)[None] < length[:, None]).astype(jnp.int32))
   mask = jnp.pad(mask, ((0, 0), (0, 0), (start, 0)), constant_values=True)
   _, own = llama(x, positions + start, mask, prefix=prefix)

@@ -50,7 +50,7 @@ class Quantised(nnx.Module):
 
   def __init__(self, param: nnx.Variable, summed: tuple[int, ...]):
     axes = param.get_metadata()['axes']
-    value, scale = _quantise(param[...], summed)
+    value, scale = quantised(param[...], summed)
     self.value = nnx.Variable(value, axes=axes)
     ones = [i % len(axes) for i in summed]
     axes = tuple(None if i in ones else axis for i, axis in enumerate(axes))
@@ -62,9 +62,10 @@ class Quantised(nnx.Module):
 
 
 @functools.partial(jax.jit, static_argnames='summed')  # nothing as wide as it computes
-def _quantise(
+def quantised(
   weight: Float[Array, '...'], summed: tuple[int, ...]
 ) -> tuple[Int8[Array, '...'], Float[Array, '...']]:
+  """Numbers in 8 bits, and the scale of all that differ in the axes `summed` only."""
   wide = weight.astype(jnp.float32)
   largest = jnp.max(jnp.abs(wide), summed, keepdims=True)
   scale = jnp.where(largest > 0, largest / 127, 1)

@@ -7,7 +7,7 @@ decoding are the caller's matter. Parameters are named as Hugging Face names the
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from acl_jax.models.cache import Cache, empty
 from acl_jax.models.layers import REMAT, attention, ones, param, project, rms_norm, rope
 from acl_jax.models.splash import Packed, packed_attention
 from acl_jax.parallel.sharding import HIDDEN, constrain
@@ -49,27 +50,6 @@ class Config:
       raise ValueError(f'head_dim = {self.head_dim} is odd; rotations need pairs')
 
 
-class Cache(NamedTuple):
-  """The keys and values of every layer, the keys rotated already."""
-
-  key: Float[Array, 'l b k s h']
-  value: Float[Array, 'l b k s h']
-
-  def cut(self) -> 'Cache':
-    """Among the devices of a mesh: rows as those of a batch, and heads."""
-    axes = 'layers', 'batch', 'kv_heads', 'time', 'head_dim'
-    return Cache(constrain(self.key, *axes), constrain(self.value, *axes))
-
-  def write(self, key, value, layer, index) -> 'Cache':
-    """Puts t keys and values of one layer into each row's places from `index` on."""
-    row = jnp.arange(len(index))[:, None]
-    place = index[:, None] + jnp.arange(key.shape[1])[None]
-    return Cache(
-      self.key.at[layer, row, :, place].set(key),
-      self.value.at[layer, row, :, place].set(value),
-    )
-
-
 class Attention(nnx.Module):
   """Grouped-query self-attention with rotary positions."""
 
@@ -87,11 +67,11 @@ class Attention(nnx.Module):
     key = rope(project(x, self.k_proj), positions, self.theta)
     value = project(x, self.v_proj)
     if cache is None:
-      cache = Cache(key.swapaxes(1, 2), value.swapaxes(1, 2))
-      key, value = cache
+      key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
+      cache = Cache(key, value)
     else:
       cache = cache.write(key, value, layer, index)
-      key, value = cache.key[layer], cache.value[layer]
+      key, value = cache.of_layer(layer)
     if prefix is not None:
       key, value = (_behind(*pair) for pair in zip(prefix, (key, value), strict=True))
     if isinstance(mask, Packed):
@@ -222,7 +202,7 @@ class Llama(nnx.Module):
     return x, stacked if carried is None else carried
 
   def empty_cache(self, batch: int, length: int, dtype: DTypeLike) -> Cache:
-    """A cache of `length` places in each row, none of them written."""
+    """A cache of `length` places in each row, none of them written; int8 rounds."""
     c = self.config
     shape = (c.num_hidden_layers, batch, c.num_key_value_heads, length, c.head_dim)
-    return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+    return empty(shape, self.dtype, dtype)

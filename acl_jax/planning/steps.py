@@ -128,7 +128,13 @@ def decode(config: ml_collections.ConfigDict, mesh: Mesh | None, rows: int) -> S
   """One token for every slot of the engine of `decode_targets`; rows: slots."""
   llm, how = shapes.llama_of(config), config.targets
   sampling = Sampling(**how.sampling)
-  rules = Rules(sampling=sampling, top=how.top_k, repeats=how.repeats, steps=1)
+  rules = Rules(
+    sampling=sampling,
+    top=how.top_k,
+    repeats=how.repeats,
+    steps=1,
+    cache_dtype=how.get('cache_dtype'),
+  )
   count = _filled(rows or how.batch_size, mesh)
   places = round_up(how.max_prompt_tokens + how.max_new_tokens, PLACES)
 

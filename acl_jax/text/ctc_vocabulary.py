@@ -15,7 +15,6 @@ import sentencepiece
 import tokenizers
 
 FILES = ('tokenizer.model', 'tokenizer.json')
-LONGEST = 4  # letters of a piece; as whole words, no two would share a sound
 
 
 def normalise(text: str) -> str:
@@ -78,7 +77,6 @@ def train(texts: Iterable[str], size: int, path: str | Path) -> None:
       model_writer=model,
       model_type='unigram',
       vocab_size=size,
-      max_sentencepiece_length=LONGEST,
       character_coverage=1.0,
       normalization_rule_name='identity',  # done above
       bos_id=-1,

@@ -7,6 +7,7 @@ from flax import nnx
 
 from acl_jax import assets
 from acl_jax.decoding.engine import Engine, EngineConfig, Request
+from acl_jax.decoding.slots import Rules
 from acl_jax.models.int8 import SUMMED, quantise
 from acl_jax.models.layers import Quantised
 from acl_jax.models.speech_llm import causal
@@ -61,6 +62,44 @@ def test_the_engine_decodes_it():
   tokens = jnp.asarray([[3, 4, 1, 2, 5, *response.tokens]])
   scores = log_probs(small, tokens)[0, 4:-1]
   assert response.tokens.tolist() == scores.argmax(-1).tolist()
+
+
+def test_the_engine_keeps_keys_and_values_in_8_bits():
+  llama = tiny_llama.build()
+  asked = [Request(str(i), (1, 2 + i, 5, 9)[: 2 + i % 3]) for i in range(5)]
+
+  def answer(cache_dtype, slots):
+    rules = Rules(top=50, cache_dtype=cache_dtype)
+    engine = Engine(llama, EngineConfig(slots, 8, 5, rules), prefix=(3, 4))
+    return {response.request.id: response for response in engine.run(asked)}
+
+  wide, small, alone = answer(None, 2), answer('int8', 2), answer('int8', 1)
+  for id, response in small.items():
+    # Its neighbours, and the slot that it was in, change nothing here either.
+    assert response.tokens.tolist() == alone[id].tokens.tolist()
+    np.testing.assert_allclose(response.log_probs, alone[id].log_probs, atol=1e-5)
+  firsts = [(wide[id].top_log_probs[1], small[id].top_log_probs[1]) for id in wide]
+  apart = max(np.abs(want - got).max() for want, got in firsts)
+  assert 0 < apart < 0.1
+
+
+def test_a_cache_in_8_bits_is_off_by_half_a_step_at_most():
+  llama, random = tiny_llama.build(), np.random.default_rng(0)
+  cache = llama.empty_cache(2, 9, jnp.int8)
+  assert cache.places == 9
+  wide = random.normal(size=(2, 2, 4, 2, 6)).astype(np.float32)
+  cache = cache.write(*map(jnp.asarray, wide), jnp.int32(1), jnp.array([0, 5]))
+  for found, want in zip(cache.of_layer(jnp.int32(1)), wide, strict=True):
+    placed = np.zeros((2, 2, 9, 6))
+    for row, start in enumerate((0, 5)):
+      placed[row, :, start : start + 4] = want[row].swapaxes(0, 1)
+    step = np.abs(placed).max(-1, keepdims=True) / 127
+    assert (np.abs(found - placed) <= step * 0.5001).all()
+  assert {leaf.dtype for leaf in jax.tree.leaves(cache)} == {
+    jnp.dtype('int8'),
+    jnp.dtype('float32'),
+  }
+  assert not any(np.asarray(part).any() for part in cache.of_layer(jnp.int32(0)))
 
 
 def test_smollm2_says_nearly_the_same():
