@@ -45,11 +45,12 @@ _TOKENS = flags.DEFINE_integer('max_new_tokens', 512, 'of a response', lower_bou
 _BATCHES = flags.DEFINE_multi_integer('batches', [32], "Transformers' to try")
 
 LLAMA = 'asset:smollm2-135m-instruct'
+MAX_PROMPT = 128  # tokens, as configs/smol.py has it
 RECORDINGS = Path('data_pipeline/recordings/manifest.jsonl')
 
 
 def read_prompts(tokenizer) -> list[tuple[int, ...]]:
-  """A sample of the recordings' transcripts, as chats."""
+  """A sample of the recordings' transcripts, as chats, without those of a page."""
   lines = (Path(__file__).parent.parent / RECORDINGS).read_text().splitlines()
   rng = np.random.default_rng(0)
   chosen = rng.permutation(len(lines))[: _EXAMPLES.value]
@@ -58,7 +59,7 @@ def read_prompts(tokenizer) -> list[tuple[int, ...]]:
     [prompt] = chatml([Turn('user', json.loads(lines[i])['text'])], tokenizer)
     assert isinstance(prompt, tuple)  # without audio it is one segment
     prompts.append(prompt)
-  return prompts
+  return [prompt for prompt in prompts if len(prompt) <= MAX_PROMPT]
 
 
 class Ours:
@@ -70,15 +71,26 @@ class Ours:
       Request(str(i), prompt[start:]) for i, prompt in enumerate(prompts)
     ]
     longest = max(len(request.prompt) for request in self.requests)
-    rules = Rules(stop_ids=stop_ids, top=2, steps=_STEPS.value)
-    config = EngineConfig(_SLOTS.value, longest, _TOKENS.value, rules)
-    self.llama = load_llama(assets.resolve(LLAMA))
-    self.new = lambda: Engine(self.llama, config, prefix=prompts[0][:start])
+    llama = load_llama(assets.resolve(LLAMA))
+
+    def new(top: int = 0) -> Engine:
+      rules = Rules(stop_ids=stop_ids, top=top, steps=_STEPS.value)
+      config = EngineConfig(_SLOTS.value, longest, _TOKENS.value, rules)
+      return Engine(llama, config, prefix=prompts[0][:start])
+
+    self.new = new
 
   def __call__(self):
     self.engine = self.new()
     made = {int(r.request.id): r for r in self.engine.run(self.requests)}
     return [made[i] for i in range(len(made))]
+
+  def margins(self, places: dict[int, int]) -> list[float]:
+    """How much likelier a response's token was than the second likeliest, in nats."""
+    asked = [self.requests[number] for number in places]
+    found = {int(r.request.id): r for r in self.new(top=2).run(asked)}
+    chosen = (found[i].top_log_probs[place] for i, place in places.items())
+    return [round(float(first - second), 6) for first, second in chosen]
 
   def compile(self) -> None:
     """Answers all prompts in two tokens: every shape is met."""
@@ -137,15 +149,14 @@ def static_steps(lengths: list[int], order: list[int], size: int) -> int:
   return sum(max(lengths[i] for i in batch) - 1 for batch in batches)
 
 
-def compare(ours, theirs) -> tuple[float, list[float]]:
-  """The share of equal responses, and of others by how much ours was the likelier."""
-  margins = []
-  for response, tokens in zip(ours, theirs, strict=True):
+def differences(ours, theirs) -> dict[int, int]:
+  """Which responses differ, and the place of the first token that does."""
+  found = {}
+  for number, (response, tokens) in enumerate(zip(ours, theirs, strict=True)):
     if (said := response.tokens.tolist()) != tokens:
       place = len(os.path.commonprefix([said, tokens]))
-      first, second = response.top_log_probs[min(place, len(said) - 1)]
-      margins.append(round(float(first - second), 6))
-  return 1 - len(margins) / len(ours), margins
+      found[number] = min(place, len(said) - 1)
+  return found
 
 
 def main(argv: list[str]) -> None:
@@ -171,7 +182,7 @@ def main(argv: list[str]) -> None:
       print(f'theirs at {size}: {took:.1f} s', flush=True)
     print(f'round {number + 1} of {_ROUNDS.value}', flush=True)
   lengths = [len(response.tokens) for response in responses]
-  same, margins = compare(responses[: len(answers)], answers)
+  differ = differences(responses[: len(answers)], answers)
   median = {name: float(np.median(values)) for name, values in seconds.items()}
   best = min((name for name in median if name != 'ours'), key=median.__getitem__)
   done = ours.engine.statistics
@@ -190,8 +201,8 @@ def main(argv: list[str]) -> None:
     / median['ours']
     / (theirs_tokens / median[best]),
     'transformers_batch': int(best.split()[-1]),
-    'same_greedy': same,
-    'margins_where_not': margins,
+    'same_greedy': 1 - len(differ) / len(answers),
+    'margins_where_not': ours.margins(differ) if differ else [],
     'response_tokens': [int(x) for x in np.percentile(lengths, (0, 25, 50, 75, 100))],
     'mean_response_tokens': float(np.mean(lengths)),
     'compile_seconds': compiling,
