@@ -7,8 +7,8 @@
 7.5 M parameters, 29 hours of speech: sentences of the 3,000 commonest words of
 WordNet's examples, each said twice by six TTS voices, and the shipped human recordings.
 Not run to its end yet: after 2,000 of the 12,000 steps the word error rate on unseen
-sentences by these voices is 67 %. With a third of the words (`--vocabulary=1000`) and 12
-hours it is 62 % after 1,000 steps and 58 % after 3,000: whole words, which most of the
+sentences by these voices is 67 %. With a third of the words, --vocabulary=1000, and 12
+hours, it is 62 % after 1,000 steps and 58 % after 3,000: whole words, which most of the
 pieces then are, are learnt late.
 """
 

@@ -68,7 +68,9 @@ def test_filters_equal_transformers(oracle):
 
 
 def test_silence_is_the_floor():
-  np.testing.assert_array_equal(whisper_log_mel(np.zeros(1_600, np.float32)), -1.5)
+  log_mel = whisper_log_mel(np.zeros(1_600, np.float32))
+  # A processor's log10 may be off by the last bit.
+  np.testing.assert_allclose(log_mel, -1.5, atol=1e-6)
 
 
 def test_the_shortest_audio_is_one_window():
