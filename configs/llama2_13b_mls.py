@@ -36,7 +36,7 @@ TARGETS = dict(
   top_k=0,
   refusals=("I'm sorry", 'I cannot', "I can't", 'As an AI'),
   instructions=(('{}', 1.0),),  # the plain prompt alone
-  cache_dtype=None,  # of keys and values the LLM's; or int8
+  cache_dtype='',  # of keys and values: the LLM's, or int8
 )
 
 

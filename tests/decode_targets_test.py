@@ -417,7 +417,7 @@ def test_missing_folders_are_named(tmp_path):
 def test_settings_out_of_range_are_refused():
   with pytest.raises(ValueError, match='targets.batch_size is 0, should be at least 1'):
     changed(batch_size=0)
-  with pytest.raises(ValueError, match="cache_dtype is 'int4', should be None or"):
+  with pytest.raises(ValueError, match="cache_dtype is 'int4', should be empty or"):
     changed(cache_dtype='int4')
   with pytest.raises(ValueError, match='top_p is 2.0'):
     changed(sampling=dict(top_p=2.0))

@@ -40,7 +40,7 @@ class Decoding:
   repeats: int = 0
   refusals: Sequence[str] = ()
   instructions: Weighed = ((PLAIN, 1.0),)  # what to ask of transcripts
-  cache_dtype: str | None = None
+  cache_dtype: str = ''
 
   def __post_init__(self):
     least = dict(

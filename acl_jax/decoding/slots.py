@@ -22,7 +22,7 @@ from acl_jax.models.llama import Llama
 FREE = -1  # the request of a slot that has none
 GOES_ON, STOP, LENGTH, REPETITION = range(4)  # after a token
 NGRAM = 8  # the longest that counts as a repetition
-CACHES = (None, 'int8')
+CACHES = ('', 'int8')
 STARVED = 16  # one slot of so many may be free before the host is asked for prompts
 
 
@@ -32,7 +32,7 @@ class Rules:
 
   stop_ids: any of these ends a response. top: how many of the likeliest tokens to tell
   of at each step. repeats: an n-gram that often in a row ends a response, 0 for never.
-  steps: of one call of `advance`. cache_dtype: of the keys and values; None is the
+  steps: of one call of `advance`. cache_dtype: of the keys and values; empty is the
   model's, `int8` needs half of bfloat16's memory.
   """
 
@@ -41,11 +41,11 @@ class Rules:
   top: int = 0
   repeats: int = 0
   steps: int = 8
-  cache_dtype: str | None = None
+  cache_dtype: str = ''
 
   def __post_init__(self):
     if self.cache_dtype not in CACHES:
-      raise ValueError(f'cache_dtype is {self.cache_dtype!r}, should be None or int8')
+      raise ValueError(f'cache_dtype is {self.cache_dtype!r}, should be empty or int8')
 
 
 class Slots(NamedTuple):

@@ -133,7 +133,7 @@ def decode(config: ml_collections.ConfigDict, mesh: Mesh | None, rows: int) -> S
     top=how.top_k,
     repeats=how.repeats,
     steps=1,
-    cache_dtype=how.get('cache_dtype'),
+    cache_dtype=how.get('cache_dtype', ''),
   )
   count = _filled(rows or how.batch_size, mesh)
   places = round_up(how.max_prompt_tokens + how.max_new_tokens, PLACES)

@@ -73,7 +73,7 @@ def test_the_engine_keeps_keys_and_values_in_8_bits():
     engine = Engine(llama, EngineConfig(slots, 8, 5, rules), prefix=(3, 4))
     return {response.request.id: response for response in engine.run(asked)}
 
-  wide, small, alone = answer(None, 2), answer('int8', 2), answer('int8', 1)
+  wide, small, alone = answer('', 2), answer('int8', 2), answer('int8', 1)
   for id, response in small.items():
     # Its neighbours, and the slot that it was in, change nothing here either.
     assert response.tokens.tolist() == alone[id].tokens.tolist()
