@@ -163,7 +163,8 @@ def _admit(slots: Slots, room: Room) -> Slots:
 def _decode(llama: Llama, slots: Slots, rules: Rules) -> tuple[Slots, Said]:
   """One token for every slot; those whose last it was are free."""
   places = slots.cache.places
-  mask = jnp.arange(places)[None, None] <= slots.position[:, None, None]
+  here = (slots.position < places)[:, None]  # a free slot sees nothing
+  mask = ((jnp.arange(places)[None] <= slots.position[:, None]) & here)[:, None]
   hidden, cache = llama(
     slots.x[:, None], slots.position[:, None], mask, slots.cache, slots.position
   )

@@ -1,17 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The keys and values of what a decoder has read, in its numbers or in 8 bits."""
+"""The keys and values of what a decoder has read, in its numbers or in 8 bits.
+
+They are read in blocks, as far as any row has written. A block of which a row sees
+nothing leaves its answer as it was, to the bit, so how far the others have come changes
+no response.
+"""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, Int8
+from jaxtyping import Array, Bool, Float, Int, Int8
 
 from acl_jax.models.layers import quantised
 from acl_jax.parallel.sharding import constrain
 
 AXES = 'layers', 'batch', 'kv_heads', 'time', 'head_dim'
+BLOCK = 64  # places that are read at once
+LOWEST = jnp.finfo(jnp.float32).min
+
+
+class Seen(NamedTuple):
+  """Which places each query sees, and before which they all are."""
+
+  mask: Bool[Array, 'b t s']
+  until: Int[Array, '']
+
+  @classmethod
+  def of(cls, mask: Bool[Array, 'b t s']) -> 'Seen':
+    places = jnp.arange(1, mask.shape[2] + 1)
+    return cls(mask, jnp.max(jnp.where(mask, places[None, None], 0)))
 
 
 class Rounded(NamedTuple):
@@ -57,7 +76,62 @@ class Cache(NamedTuple):
 
   def of_layer(self, layer: Int[Array, '']) -> tuple[Float[Array, 'b k s h'], ...]:
     """The keys and the values of one layer."""
-    return tuple(_wide(jax.tree.map(lambda x: x[layer], part)) for part in self)
+    return self._block(layer, jnp.int32(0), self.places)
+
+  def _block(
+    self, layer: Int[Array, ''], start: Int[Array, ''], size: int
+  ) -> tuple[Float[Array, 'b k s h'], ...]:
+    """Those of `size` places."""
+
+    def cut(x: Array) -> Array:
+      sizes = (1, *x.shape[1:3], size, x.shape[4])
+      return jax.lax.dynamic_slice(x, (layer, 0, 0, start, 0), sizes)[0]
+
+    return tuple(_wide(jax.tree.map(cut, part)) for part in self)
+
+  def attend(
+    self, query: Float[Array, 'b t n h'], seen: Seen, layer: Int[Array, '']
+  ) -> Float[Array, 'b t n h']:
+    """`layers.attention` over one layer, whose softmax grows block by block.
+
+    The running maximum and sum are those of Milakov and Gimelshein (2018). A query that
+    sees nothing gets zeros.
+    """
+    b, t, n, h = query.shape
+    k, size = jax.tree.leaves(self.key)[0].shape[2], min(BLOCK, self.places)
+    query = (query * h**-0.5).reshape(b, t, k, n // k, h).transpose(0, 2, 3, 1, 4)
+
+    def read(block, state):
+      largest, total, y = state
+      # The last block begins early to end in time; what it repeats is not seen twice.
+      start = jnp.minimum(block * size, self.places - size)
+      mask = jax.lax.dynamic_slice_in_dim(seen.mask, start, size, axis=2)
+      mask &= (start + jnp.arange(size) >= block * size)[None, None]
+      key, value = self._block(layer, start, size)
+      # float32: scores, softmax and sums
+      scores = jnp.einsum(
+        'bkgth,bksh->bkgts', query, key, preferred_element_type=jnp.float32
+      )
+      mask = jnp.broadcast_to(mask[:, None, None], scores.shape)
+      new = jnp.maximum(
+        largest, jnp.max(jnp.where(mask, scores, LOWEST), axis=-1, keepdims=True)
+      )
+      weights = jnp.where(mask, jnp.exp(scores - new), 0)
+      added = jnp.einsum(
+        'bkgts,bksh->bkgth',
+        weights.astype(value.dtype),
+        value,
+        preferred_element_type=jnp.float32,
+      )
+      shrink = jnp.exp(largest - new)
+      total = total * shrink + jnp.sum(weights, axis=-1, keepdims=True)
+      return new, total, y * shrink + added
+
+    sums = jnp.zeros((b, k, n // k, t, 1), jnp.float32)
+    state = jnp.full_like(sums, LOWEST), sums, jnp.zeros(query.shape, jnp.float32)
+    _, total, y = jax.lax.fori_loop(0, -(-seen.until // size), read, state)
+    y = y / jnp.maximum(total, jnp.finfo(jnp.float32).tiny)
+    return y.transpose(0, 3, 1, 2, 4).reshape(b, t, n, h).astype(query.dtype)
 
   def rounded(self, key: Array, value: Array) -> 'Cache':
     """Others, in the kind of numbers that are kept here."""

@@ -15,7 +15,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from acl_jax.models.cache import Cache, empty
+from acl_jax.models.cache import Cache, Seen, empty
 from acl_jax.models.layers import REMAT, attention, ones, param, project, rms_norm, rope
 from acl_jax.models.splash import Packed, packed_attention
 from acl_jax.parallel.sharding import HIDDEN, constrain
@@ -66,18 +66,18 @@ class Attention(nnx.Module):
     query = rope(project(x, self.q_proj), positions, self.theta)
     key = rope(project(x, self.k_proj), positions, self.theta)
     value = project(x, self.v_proj)
-    if cache is None:
+    if cache is not None:
+      cache = cache.write(key, value, layer, index)
+      y = cache.attend(query, mask, layer)
+    else:
       key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
       cache = Cache(key, value)
-    else:
-      cache = cache.write(key, value, layer, index)
-      key, value = cache.of_layer(layer)
-    if prefix is not None:
-      key, value = (_behind(*pair) for pair in zip(prefix, (key, value), strict=True))
-    if isinstance(mask, Packed):
-      y = packed_attention(query, key, value, mask)
-    else:
-      y = attention(query, key, value, mask)
+      if prefix is not None:
+        key, value = (_behind(*pair) for pair in zip(prefix, (key, value), strict=True))
+      if isinstance(mask, Packed):
+        y = packed_attention(query, key, value, mask)
+      else:
+        y = attention(query, key, value, mask)
     return jnp.einsum('btnh,nhd->btd', y, self.o_proj[...].astype(x.dtype)), cache
 
 
@@ -187,12 +187,13 @@ class Llama(nnx.Module):
       x, cache = carry
       block, number, prefix = inputs
       x = constrain(x, *HIDDEN)
-      x, new = block(x, positions, mask, prefix, cache, number, index)
+      x, new = block(x, positions, seen, prefix, cache, number, index)
       # A cache is carried, not stacked: XLA then writes it in place.
       return ((x, None), new) if cache is None else ((x, new), None)
 
     if remat is not None:
       layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=False)
+    seen = mask if cache is None or isinstance(mask, Packed) else Seen.of(mask)
     x = constrain(x, *HIDDEN)
     numbers = jnp.arange(self.config.num_hidden_layers)
     (x, carried), stacked = jax.lax.scan(
