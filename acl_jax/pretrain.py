@@ -35,7 +35,7 @@ from acl_jax.training.journal import Feed
 from acl_jax.training.log_mels import Changes, LogMels
 from acl_jax.training.optimizer import make_optimizer
 from acl_jax.training.orders import new_order, open_corpora
-from acl_jax.training.pretraining import State, Transcripts
+from acl_jax.training.pretraining import Learner, State, Transcripts
 from acl_jax.training.workdir import open_workdir
 from acl_jax.weights.parakeet import load_conformer
 from data_pipeline.batches import pad_frames, round_up
@@ -54,14 +54,15 @@ def pretrain(config: ml_collections.ConfigDict, workdir: Path) -> ConformerCTC:
   vocabulary = find_vocabulary(config, folder, dataset.texts)
   model = new_model(config, vocabulary)
   corpus = LogMels(dataset, model.config, assembly.changes(config))
-  transcripts = Transcripts(corpus, vocabulary)
-  first_step.reached('recordings')
   stage = config.ctc
+  transcripts = Transcripts(corpus, vocabulary, stage.letters.per_frame)
+  first_step.reached('recordings')
   order = new_order(
     *(config.data, stage.frames_per_batch, config.seed),
     *(transcripts.lengths[:, None], dataset.corpus_of(corpus.ids)),
   )
-  graphdef, trainable, statistics = pretraining.split(model)
+  head = make(lambda: pretraining.new_letter_head(stage, model.config, config.seed))
+  graphdef, trainable, statistics = pretraining.split(Learner(model, head))
   optimizer = make_optimizer(stage)
   trainable, statistics = spread((trainable, statistics))
   copy = jax.tree.map(jnp.copy, (trainable, statistics))  # donated apart
@@ -70,7 +71,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: Path) -> ConformerCTC:
     pretraining.pretrain_step,
     graphdef=graphdef,
     optimizer=optimizer,
-    how=pretraining.How(stage.average_decay, stage.remat),
+    how=pretraining.how_of(stage),
   )
   feed = Feed(order, transcripts, corpus.frame_seconds, corpus.ids)
   measure = measure_dev(config, model.config, graphdef, vocabulary)

@@ -50,6 +50,7 @@ def get_config() -> ConfigDict:
     frames_per_batch=80_000,  # 1.8 hours
     average_decay=0.9999,
     remat='dots',
+    letters=dict(layer=9, per_frame=0, weight=0.0),  # none
     peak_lr=1e-3,
     warmup_steps=20_000,
     weight_decay=1e-3,

@@ -26,13 +26,13 @@ def get_config() -> ConfigDict:
     kind='conformer',
     sizes=dict(
       features='parakeet',
-      hidden_size=192,
+      hidden_size=144,
       num_hidden_layers=8,
       num_attention_heads=4,
-      intermediate_size=768,
+      intermediate_size=576,
       conv_kernel_size=9,
       num_mel_bins=80,
-      subsampling_conv_channels=64,
+      subsampling_conv_channels=32,
       dropout=0.0,
     ),
   )
@@ -50,15 +50,16 @@ def get_config() -> ConfigDict:
   c.masking = None  # SpecAugment, for a run long enough to over-fit
 
   c.ctc = dict(
-    steps=12_000,
-    frames_per_batch=600,  # 48 s
+    steps=18_000,
+    frames_per_batch=300,  # 24 s
     average_decay=0.995,
     remat='dots',
-    peak_lr=1.5e-3,
-    warmup_steps=500,
+    letters=dict(layer=4, per_frame=3, weight=1.0),  # read every 27 ms
+    peak_lr=2e-3,
+    warmup_steps=300,
     weight_decay=1e-3,
     clip_norm=1.0,
     log_every=20,
-    save_every=500,
+    save_every=1_000,
   )
   return c.lock()

@@ -15,8 +15,10 @@ from transformers import ParakeetForCTC
 from acl_jax import assembly, train
 from acl_jax.evaluation import examples
 from acl_jax.evaluation.hearing import hear
+from acl_jax.models.conformer_ctc import LetterHead
 from acl_jax.models.ctc import BLANK
 from acl_jax.models.layers import apart
+from acl_jax.models.spelling import SOUNDED
 from acl_jax.pretrain import new_model, pretrain, transcribe
 from acl_jax.text.ctc_vocabulary import Vocabulary
 from acl_jax.training import pretraining
@@ -51,6 +53,7 @@ def new_config(world, **ctc):
   c.data = dict(train=prepared, dev=prepared, copies=1, row_frames=None, buckets=(50,))
   c.augmentation = c.masking = None
   stage = dict(steps=STEPS, frames_per_batch=300, average_decay=0.5, remat=None)
+  stage |= dict(letters=dict(layer=1, per_frame=2, weight=0.5))
   stage |= dict(peak_lr=3e-3, warmup_steps=2, weight_decay=0.0, clip_norm=1.0)
   c.ctc = stage | dict(log_every=1, save_every=2) | ctc
   return c
@@ -117,6 +120,58 @@ def test_batches_hold_transcripts_and_their_padding_changes_nothing(
 
   dirty = np.where(valid[..., None], batch.log_mel, 7.0)
   assert loss(batch) == loss(batch._replace(log_mel=dirty))
+
+
+def test_letters_are_read_from_the_middle_and_padding_changes_none(
+  tiny_world, pretrained
+):
+  """Each of a frame's shorter frames has its own scores; only signal is asked."""
+  model = pretrained[1]
+  vocabulary = Vocabulary(pretrained[0] / assembly.ENCODER_FOLDER)
+  corpus = LogMels(Dataset(tiny_world / 'prepared'), model.config, Changes())
+  transcripts = Transcripts(corpus, vocabulary, letters_per_frame=2)
+  batch = transcripts(Batch(((1,), (4,)), 3, 50, 50))
+  assert batch.letters.shape == (3, 1, 100) and not batch.letters[2].any()
+  told = [SOUNDED[i - 1] for i in batch.letters[0, 0] if i != BLANK]
+  assert ''.join(told) == corpus.texts[1].lower().strip('.?!')
+  head = LetterHead(model.config.hidden_size, 2, rngs=nnx.Rngs(3))
+  encoded = jax.jit(model.encode)(batch.log_mel, batch.segment_ids)
+  np.testing.assert_array_equal(encoded.of_layer[-1], encoded.frames)
+  logits, valid = head(encoded.of_layer[0], encoded.segment_ids > 0)
+  classes = 1 + len(SOUNDED)
+  assert logits.shape == (3, 100, classes) and valid.sum() == 2 * np.sum(
+    np.asarray(encoded.segment_ids) > 0
+  )
+  plain = head.linear(encoded.of_layer[0])
+  np.testing.assert_array_equal(logits[:, 1::2], plain[..., classes:])
+
+  @jax.jit
+  def loss(batch):
+    frames = model.encode(batch.log_mel, batch.segment_ids).of_layer[0]
+    return pretraining.letter_loss(head, frames, batch)
+
+  dirty = np.where(batch.segment_ids[..., None] > 0, batch.log_mel, 7.0)
+  assert loss(batch) == loss(batch._replace(log_mel=dirty)) > 0
+
+
+def test_a_layer_for_letters_that_is_not_there(tiny_world, tmp_path):
+  config = new_config(tiny_world)
+  config.ctc.letters.layer = 3
+  with pytest.raises(ValueError, match='letters.layer = 3; .* has layers 1 to 2'):
+    pretrain(config, tmp_path)
+
+
+def test_a_transcript_of_more_letters_than_frames_is_left_out(
+  tiny_world, pretrained, caplog
+):
+  vocabulary = Vocabulary(pretrained[0] / assembly.ENCODER_FOLDER)
+  corpus = LogMels(Dataset(tiny_world / 'prepared'), pretrained[1].config, Changes())
+  word = max(map(vocabulary.decode, ([i] for i in range(1, len(vocabulary)))), key=len)
+  pieces = int(corpus.lengths[0]) * 2 // (len(word) + 1)
+  corpus.texts[0] = ' '.join([word] * pieces)
+  lengths = Transcripts(corpus, vocabulary, letters_per_frame=1).lengths
+  assert lengths[0] > 1_000 > lengths[1]
+  assert 'letters; it has' in caplog.text
 
 
 def test_packed_recordings_lose_what_they_lose_alone(tiny_world, pretrained):

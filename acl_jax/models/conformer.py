@@ -82,11 +82,12 @@ class ConformerConfig:
 
 
 class Encoded(NamedTuple):
-  """Frames, which utterance each belongs to, and the moments of every layer."""
+  """Frames, which utterance each belongs to, and frames and moments of every layer."""
 
   frames: Float[Array, 'b u d']
   segment_ids: Int[Array, 'b u']
   moments: Moments
+  of_layer: Float[Array, 'l b u d']
 
 
 class FeedForward(nnx.Module):
@@ -188,8 +189,8 @@ class Conformer(nnx.Module):
     self, log_mel: Float[Array, 'b t m'], valid: Bool[Array, 'b t']
   ) -> tuple[Float[Array, 'b u d'], Bool[Array, 'b u']]:
     """Hidden frames and which of them are signal, one utterance a row."""
-    frames, segment_ids, _ = self.encode(log_mel, valid.astype(jnp.int32))
-    return frames, segment_ids > 0
+    encoded = self.encode(log_mel, valid.astype(jnp.int32))
+    return encoded.frames, encoded.segment_ids > 0
 
   def encode(
     self,
@@ -222,10 +223,11 @@ class Conformer(nnx.Module):
     def layer(x, inputs):
       block, key = inputs
       x, moments = block(x, distances, segment_ids, mask, key, train_norm)
-      return constrain(x, *HIDDEN), moments
+      x = constrain(x, *HIDDEN)
+      return x, (moments, x)  # XLA drops what nobody reads
 
     if remat is not None:
       layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=False)
     x = constrain(x, *HIDDEN)
-    x, moments = jax.lax.scan(layer, x, (self.layers, keys))
-    return Encoded(x, segment_ids, moments)
+    x, (moments, of_layer) = jax.lax.scan(layer, x, (self.layers, keys))
+    return Encoded(x, segment_ids, moments, of_layer)

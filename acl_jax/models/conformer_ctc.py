@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 from acl_jax.models.conformer import Conformer, ConformerConfig, Encoded
 from acl_jax.models.ctc import segments
 from acl_jax.models.layers import Linear
+from acl_jax.models.spelling import NUM_SOUNDED
 
 
 class ConformerCTC(nnx.Module):
@@ -49,6 +50,29 @@ class ConformerCTC(nnx.Module):
     logits = self.logits(frames)
     start, _ = segments(blank_first(logits), valid)
     return jnp.where(start, jnp.argmax(logits, axis=-1), -1)
+
+
+class LetterHead(nnx.Module):
+  """CTC's scores of letters from a middle layer, which only pretraining looks at.
+
+  Letters are few and frequent, so they are learnt long before the pieces that they
+  spell, and the layers above find them done (Sanabria and Metze 2018). More of them are
+  spoken than there are frames: a frame is read as `per_frame` shorter ones.
+  """
+
+  def __init__(self, hidden_size: int, per_frame: int, *, rngs: nnx.Rngs):
+    self.per_frame = per_frame
+    shape, scale = (hidden_size, per_frame * (1 + NUM_SOUNDED)), hidden_size**-0.5
+    self.linear = Linear(shape, ('embed', 'classes'), scale=scale, rngs=rngs)
+
+  def __call__(
+    self, frames: Float[Array, 'a u d'], valid: Bool[Array, 'a u']
+  ) -> tuple[Float[Array, 'a r p'], Bool[Array, 'a r']]:
+    """Scores of blank and letters, float32, and which shorter frames are signal."""
+    logits = self.linear(frames).astype(jnp.float32)
+    a, u = valid.shape
+    logits = logits.reshape(a, u * self.per_frame, -1)
+    return logits, jnp.repeat(valid, self.per_frame, axis=1)
 
 
 def blank_first(logits: Float[Array, 'b u v']) -> Float[Array, 'b u v']:

@@ -159,7 +159,12 @@ def response_batch(
   return sound, response
 
 
-def transcribed_batch(layout: Layout, encoder: Encoder) -> Transcribed:
+def transcribed_batch(
+  layout: Layout, encoder: Encoder, letters_per_frame: int
+) -> Transcribed:
   """A batch of `pretrain`."""
-  labels = _whole(layout.rows, layout.per_row, layout.longest)
-  return Transcribed(*heard(layout, encoder, trains=True), labels)
+  labels, letters = (
+    _whole(layout.rows, layout.per_row, layout.longest * times)
+    for times in (1, letters_per_frame)
+  )
+  return Transcribed(*heard(layout, encoder, trains=True), labels, letters)

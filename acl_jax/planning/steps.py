@@ -100,13 +100,14 @@ def pretrain(config: ml_collections.ConfigDict, mesh: Mesh | None, rows: int) ->
   layout = shapes.layout_of(config, budget, 1, second)
   rows = rows or layout.rows
   layout = layout._replace(rows=_filled(rows, mesh))
-  graphdef, trainable, statistics = pretraining.split(model)
+  head = jax.eval_shape(lambda: pretraining.new_letter_head(config.ctc, sizes, 0))
+  graphdef, trainable, statistics = pretraining.split(pretraining.Learner(model, head))
   optimizer = make_optimizer(config.ctc)
   moments = jax.eval_shape(optimizer.init, trainable)
   average = (trainable, statistics)
   state = placed(pretraining.State(trainable, statistics, moments, average), mesh)
-  batch = placed_batch(shapes.transcribed_batch(layout, model.encoder), mesh)
-  how = pretraining.How(config.ctc.average_decay, config.ctc.remat)
+  batch = shapes.transcribed_batch(layout, model.encoder, config.ctc.letters.per_frame)
+  batch, how = placed_batch(batch, mesh), pretraining.how_of(config.ctc)
   still = dict(graphdef=graphdef, optimizer=optimizer, how=how)
 
   def lower() -> jax.stages.Lowered:

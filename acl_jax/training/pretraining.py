@@ -5,6 +5,7 @@ import functools
 from typing import NamedTuple
 
 import jax
+import ml_collections
 import numpy as np
 import optax
 from absl import logging
@@ -12,9 +13,11 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from acl_jax.models.batch_norm import Moments, RunningAverage
-from acl_jax.models.conformer_ctc import ConformerCTC, blank_first
+from acl_jax.models.conformer import ConformerConfig
+from acl_jax.models.conformer_ctc import ConformerCTC, LetterHead, blank_first
 from acl_jax.models.ctc import BLANK
 from acl_jax.models.layers import apart
+from acl_jax.models.spelling import sounded
 from acl_jax.parallel.sharding import hold
 from acl_jax.text.ctc_vocabulary import Vocabulary
 from acl_jax.training import losses, spikes
@@ -30,19 +33,33 @@ class Transcribed(NamedTuple):
   """Rows of recordings, and their transcripts as CTC classes, `BLANK` behind.
 
   place: where in its row the encoder frames of each recording are; -1 is nowhere.
+  letters: of the transcripts; r is as many for each frame as `LetterHead` reads, or 0.
   """
 
   log_mel: Float[Array, 'b t m']
   segment_ids: Int[Array, 'b t']
   place: Int[Array, 'b k u']
   labels: Int[Array, 'b k u']
+  letters: Int[Array, 'b k r']
+
+
+class Learner(nnx.Module):
+  """What learns: the model, and beside it a head for letters, if any are learnt."""
+
+  def __init__(self, model: ConformerCTC, letters: LetterHead | None = None):
+    self.model, self.letters = model, letters
 
 
 class Transcripts:
-  """Assembles `Transcribed`; what CTC cannot learn has no place in any batch."""
+  """Assembles `Transcribed`; what CTC cannot learn has no place in any batch.
 
-  def __init__(self, source: LogMels, vocabulary: Vocabulary):
-    self.source = source
+  letters_per_frame: how many frames of letters an encoder frame has; 0 is no letters.
+  """
+
+  def __init__(
+    self, source: LogMels, vocabulary: Vocabulary, letters_per_frame: int = 0
+  ):
+    self.source, self.letters_per_frame = source, letters_per_frame
     known: dict[str, list[int]] = {}  # of each text, as copies share theirs
     reasons: dict[str, str] = {}
     for id, text in zip(source.ids, source.texts, strict=True):
@@ -55,6 +72,8 @@ class Transcripts:
         except ValueError as error:
           known[text], reasons[id] = [], str(error)
     self.labels = [known[text] for text in source.texts]
+    spelt = {text: sounded(text) if letters_per_frame else [] for text in known}
+    self.letters = [spelt[text] for text in source.texts]
     self.lengths = self._places(reasons)
     for id in list(reasons)[:SHOWN]:
       logging.warning('%s is left out: %s', id, reasons[id])
@@ -62,22 +81,34 @@ class Transcripts:
   def _places(self, reasons: dict[str, str]) -> np.ndarray:
     """Frames of every recording, `NO_PLACE` where there is nothing to learn."""
     lengths = self.source.lengths.copy()
-    for i, labels in enumerate(self.labels):
-      needed = frames_needed(labels)
-      if needed > lengths[i]:
-        reasons[self.source.ids[i]] = (
-          f'CTC needs {needed} frames to write its {len(labels)} pieces; it has'
-          f' {lengths[i]}'
-        )
-      if not labels or needed > lengths[i]:
+    for i, length in enumerate(self.source.lengths):
+      for what, labels, frames in (
+        ('pieces', self.labels[i], length),
+        ('letters', self.letters[i], length * self.letters_per_frame),
+      ):
+        if (needed := frames_needed(labels)) > frames:
+          reasons[self.source.ids[i]] = (
+            f'CTC needs {needed} frames to write its {len(labels)} {what}; it has'
+            f' {frames}'
+          )
+          lengths[i] = NO_PLACE
+      if not self.labels[i]:
         lengths[i] = NO_PLACE
     return lengths
 
   def __call__(self, batch: Batch) -> Transcribed:
     batch, laid = read_side_by_side(self.source, batch)
-    labels = [[self.labels[i] for i in row] for row in batch.recordings]
-    labels = pad_each(labels, batch, batch.longest, BLANK, np.int32)
-    return Transcribed._make((*laid, labels))
+    labels, letters = (
+      pad_each(
+        [[of[i] for i in row] for row in batch.recordings],
+        *(batch, width, BLANK, np.int32),
+      )
+      for of, width in (
+        (self.labels, batch.longest),
+        (self.letters, batch.longest * self.letters_per_frame),
+      )
+    )
+    return Transcribed._make((*laid, labels, letters))
 
 
 class State(NamedTuple):
@@ -90,15 +121,42 @@ class State(NamedTuple):
 
 
 class How(NamedTuple):
-  """How a step is taken; an `average_decay` of 0 averages nothing."""
+  """How a step is taken; an `average_decay` of 0 averages nothing.
+
+  letter_layer: the layer, from 1 on, whose frames letters are read from, if any are.
+  letter_weight: what their loss counts for beside that of the pieces.
+  """
 
   average_decay: float
   remat: str | None
+  letter_layer: int = 0
+  letter_weight: float = 0.0
 
 
-def split(model: ConformerCTC):
-  """The graph of a model, what trains, and its batch-norm statistics."""
-  return nnx.split(model, nnx.Param, RunningAverage)
+def how_of(stage: ml_collections.ConfigDict) -> How:
+  """What `config.ctc` says of it."""
+  letters = stage.letters
+  return How(stage.average_decay, stage.remat, letters.layer, letters.weight)
+
+
+def new_letter_head(
+  stage: ml_collections.ConfigDict, encoder: ConformerConfig, seed: int
+) -> LetterHead | None:
+  """An untrained head, if `config.ctc.letters` wants one."""
+  layer, per_frame = stage.letters.layer, stage.letters.per_frame
+  if not per_frame:
+    return None
+  if not 0 < layer <= encoder.num_hidden_layers:
+    raise ValueError(
+      f'config.ctc.letters.layer = {layer}; the encoder has layers 1 to'
+      f' {encoder.num_hidden_layers}'
+    )
+  return LetterHead(encoder.hidden_size, per_frame, rngs=nnx.Rngs(seed))
+
+
+def split(learner: Learner):
+  """The graph of a learner, what trains, and its batch-norm statistics."""
+  return nnx.split(learner, nnx.Param, RunningAverage)
 
 
 @functools.partial(
@@ -108,11 +166,20 @@ def pretrain_step(state: State, batch: Transcribed, key, *, graphdef, optimizer,
   """One update; returns the new state and the metrics of this step."""
 
   def loss(trainable):
-    model = nnx.merge(graphdef, trainable, state.statistics)
+    learner = nnx.merge(graphdef, trainable, state.statistics)
+    model = learner.model
     encoded = model.encode(batch.log_mel, batch.segment_ids, key, True, how.remat)
-    return transcript_loss(model, encoded.frames, batch), encoded.moments
+    total = value = transcript_loss(model, encoded.frames, batch)
+    metrics = {'loss': value}
+    if learner.letters is not None:
+      frames = encoded.of_layer[how.letter_layer - 1]
+      metrics['letter_loss'] = letter_loss(learner.letters, frames, batch)
+      total = value + how.letter_weight * metrics['letter_loss']
+    return total, (metrics, encoded.moments)
 
-  (value, moments), gradient = jax.value_and_grad(loss, has_aux=True)(state.trainable)
+  (value, (metrics, moments)), gradient = jax.value_and_grad(loss, has_aux=True)(
+    state.trainable
+  )
   gradient = hold(gradient)
   update, opt = optimizer.update(
     gradient, state.optimizer, state.trainable, value=value
@@ -125,7 +192,7 @@ def pretrain_step(state: State, batch: Transcribed, key, *, graphdef, optimizer,
     state.average,
     (trainable, statistics),
   )
-  metrics = {'loss': value, 'grad_norm': optax.tree.norm(gradient)}
+  metrics['grad_norm'] = optax.tree.norm(gradient)
   state = hold(State(trainable, statistics, opt, average))
   return state, metrics | spikes.count_skipped(opt)
 
@@ -139,6 +206,14 @@ def transcript_loss(
   return losses.ctc(blank_first(model.logits(frames)), valid, labels)
 
 
+def letter_loss(
+  head: LetterHead, frames: Float[Array, 'b u d'], batch: Transcribed
+) -> Float[Array, '']:
+  """The same of letters, which frames of a middle layer are asked for."""
+  logits, valid = head(*apart(frames, batch.place))
+  return losses.ctc(logits, valid, batch.letters.reshape(valid.shape))
+
+
 def _moved(statistics, moments: Moments):
   """The statistics with the moments that a forward pass returned."""
   new = {'running_mean': moments.mean, 'running_var': moments.variance}
@@ -150,4 +225,4 @@ def _moved(statistics, moments: Moments):
 
 def learnt(state: State, graphdef) -> ConformerCTC:
   """The model of the averages."""
-  return nnx.merge(graphdef, *state.average)
+  return nnx.merge(graphdef, *state.average).model

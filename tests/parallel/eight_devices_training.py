@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from acl_jax.models.conformer import ConformerConfig
-from acl_jax.models.conformer_ctc import ConformerCTC
+from acl_jax.models.conformer_ctc import ConformerCTC, LetterHead
 from acl_jax.parallel.arrays import local, make, send, spread
 from acl_jax.parallel.mesh import new_mesh
 from acl_jax.training import pretraining, step
@@ -91,20 +91,24 @@ def transcribed(rows=3):
     ids[row, :first], ids[row, 16 : 16 + second] = 1, 2
     place[row, 0, : -(-first // 2)] = np.arange(-(-first // 2))
     place[row, 1, : -(-second // 2)] = 8 + np.arange(-(-second // 2))
-  labels[-1] = 0
-  return pretraining.Transcribed(log_mel, ids, place, labels)
+  letters = np.zeros((rows, 2, 24), np.int32)
+  letters[:, :, :5] = rng.integers(1, 27, (rows, 2, 5))
+  labels[-1] = letters[-1] = 0
+  return pretraining.Transcribed(log_mel, ids, place, labels, letters)
 
 
 def pretrain(data):
   model = make(lambda: ConformerCTC(CONFORMER, 7, rngs=nnx.Rngs(0)))
-  graphdef, trainable, statistics = pretraining.split(model)
+  head = make(lambda: LetterHead(CONFORMER.hidden_size, 3, rngs=nnx.Rngs(1)))
+  learner = pretraining.Learner(model, head)
+  graphdef, trainable, statistics = pretraining.split(learner)
   copy = jax.tree.map(jnp.copy, (trainable, statistics))
   optimizer = make(OPTIMIZER.init, trainable)
   update = functools.partial(
     pretraining.pretrain_step,
     graphdef=graphdef,
     optimizer=OPTIMIZER,
-    how=pretraining.How(0.9, 'dots'),
+    how=pretraining.How(0.9, 'dots', letter_layer=1, letter_weight=0.5),
   )
   state = pretraining.State(trainable, statistics, optimizer, copy)
   state, metrics = run(update, state, send(data))
