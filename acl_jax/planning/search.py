@@ -39,28 +39,30 @@ def meshes(chips: int, llm: bool) -> Iterator[tuple[int, int, int, str]]:
 def search(
   question: Question, plan: Callable[[Question], dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
-  """Plans for ever larger batches, as long as they fit.
+  """Plans, for every mesh and policy, until the largest batch that fits is found.
 
-  What keeps more in memory is tried with no more rows than what keeps less.
+  The middle of the sizes left is tried next. What keeps more in memory is tried with no
+  more rows than what keeps less.
   """
   chips = question.slice.chips * chip_of(question.slice).devices
-  for data, fsdp, tensor, sharding in meshes(chips, 'llama' in question.config):
-    limit = max(ROWS)
+  for mesh in meshes(chips, 'llama' in question.config):
+    sizes = ROWS
     for remat in POLICIES if 'remat' in question.stage else (None,):
-      fitting = 0
-      for rows in ROWS:
-        if rows > limit:
-          break
-        candidate = Candidate(data, fsdp, tensor, sharding, remat, rows)
+      fitting, too_many = 0, len(sizes)
+      while fitting < too_many:
+        middle = (fitting + too_many) // 2
+        candidate = Candidate(*mesh, remat, sizes[middle])
         try:
           found = plan(changed(question, candidate))
         except ValueError:  # an axis that does not divide
+          too_many = fitting = 0
           break
         yield found
-        if not found['fits']:
-          break
-        fitting = rows
-      limit = fitting
+        if found['fits']:
+          fitting = middle + 1
+        else:
+          too_many = middle
+      sizes = sizes[:fitting]
 
 
 def changed(question: Question, candidate: Candidate) -> Question:

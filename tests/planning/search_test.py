@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A search tries all that may fit, nothing that cannot, and tells the fastest first."""
 
+import pytest
+
 from acl_jax.parallel import slices
 from acl_jax.planning.report import Question
-from acl_jax.planning.search import best_first, meshes, search
+from acl_jax.planning.search import ROWS, best_first, meshes, search
 from tests.tiny_plan import tiny_config
 
 KEPT = {'full': 1, 'dots': 3, None: 9}  # memory of a row
@@ -44,21 +46,29 @@ def test_meshes_have_as_many_devices_as_the_slice():
   assert {sharding for *_, sharding in meshes(4, False)} == {'replicated'}
 
 
-def test_every_mesh_and_policy_is_tried_until_a_batch_is_too_large():
-  machine, plans = ask(capacity=20)
+@pytest.mark.parametrize('capacity', [9, 20, 33, 200])
+def test_the_largest_batch_of_every_mesh_and_policy_is_found(capacity):
+  machine, plans = ask(capacity)
   assert len(plans) == len(machine.asked) == len(set(machine.asked))
-  assert {remat for *_, remat, _ in machine.asked} == {'full', 'dots', None}
-  assert (1, 4, 1, 'full', 16) in machine.asked  # fits
-  assert (1, 4, 1, 'full', 32) in machine.asked  # does not
-  assert (1, 4, 1, 'dots', 8) in machine.asked
-  assert (1, 4, 1, 'dots', 16) not in machine.asked  # 8 rows were too many
   assert not [asked for asked in machine.asked if asked[2] > 2]
+  for policy, kept in KEPT.items():
+    fits = [rows for rows in ROWS if 1 + kept * rows <= capacity]
+    tried = {
+      asked[-1]: plan['fits']
+      for asked, plan in zip(machine.asked, plans, strict=True)
+      if asked[:4] == (1, 4, 1, policy)
+    }
+    assert len(tried) <= 3
+    assert max((rows for rows, fit in tried.items() if fit), default=0) == max(
+      fits, default=0
+    )
 
 
 def test_what_cannot_fit_with_less_in_memory_is_not_tried_with_more():
   machine, _ = ask(capacity=8)  # no row beside an LLM that is whole
   whole = [asked for asked in machine.asked if asked[0] == 4]
-  assert whole == [(4, 1, 1, 'full', 1)]
+  assert whole[-1] == (4, 1, 1, 'full', 1)
+  assert {policy for *_, policy, _ in whole} == {'full'}
 
 
 def test_the_fastest_that_fits_comes_first():
