@@ -12,17 +12,15 @@ repeat() { for _ in $(seq "$1"); do printf '%s,' "$2"; done; }
 voices=$(repeat 9 flite:slt)$(repeat 9 flite:awb)$(repeat 4 flite:kal16)
 voices+=espeak-ng:en-us+m1,espeak-ng:en-gb+f3,espeak-ng:en-us+f2
 
-$python -m data_pipeline.sentences --vocabulary=1000 --count=24000 --output="$work/lines"
-for n in 1 2 3; do
-  $python -m data_pipeline.synthesize --input="$work/lines.txt" --seed=$n \
-    --output="$work/speech/reading-$n" --voices="$voices"
-done
+$python -m data_pipeline.sentences --vocabulary=3000 --count=24000 --output="$work/lines"
+$python -m data_pipeline.synthesize --input="$work/lines.txt" --output="$work/speech/read" \
+  --voices="$voices"
 $python -m data_pipeline.synthesize --input="$work/lines-held-out.txt" --seed=9 \
   --output="$work/held-out" --voices="$voices"
 $python -m data_pipeline.synthesize --input="$work/lines-held-out.txt" --seed=9 \
   --output="$work/held-out-rms" --voices=flite:rms  # a voice that no reading has
 cp -r --no-clobber data_pipeline/recordings "$work/speech/real"
-$python -m data_pipeline.join --input='reading-1,reading-2,reading-3,real*4' \
+$python -m data_pipeline.join --input='read,real*4' \
   --output="$work/speech/manifest.jsonl"
 $python -m data_pipeline.prepare --input="$work/speech/manifest.jsonl" \
   --output="$work/prepared"
