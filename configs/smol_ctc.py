@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
   c.seed = 0
   c.init_from = ''  # a folder of a Parakeet CTC model to start from
   c.mesh = dict(data=-1, fsdp=1, tensor=1)  # -1: the rest of the devices
-  c.vocabulary_size = 128  # sentencepieces: short ones, as speech is little
+  c.vocabulary_size = 256  # sentencepieces: short ones, as speech is little
   c.encoder = dict(
     kind='conformer',
     sizes=dict(
