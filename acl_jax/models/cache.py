@@ -92,51 +92,74 @@ class Cache(NamedTuple):
   def attend(
     self, query: Float[Array, 'b t n h'], seen: Seen, layer: Int[Array, '']
   ) -> Float[Array, 'b t n h']:
-    """`layers.attention` over one layer, whose softmax grows block by block.
-
-    The running maximum and sum are those of Milakov and Gimelshein (2018). A query that
-    sees nothing gets zeros.
-    """
+    """`layers.attention` over one layer; a query that sees nothing gets zeros."""
     b, t, n, h = query.shape
     k, size = jax.tree.leaves(self.key)[0].shape[2], min(BLOCK, self.places)
     query = (query * h**-0.5).reshape(b, t, k, n // k, h).transpose(0, 2, 3, 1, 4)
 
-    def read(block, state):
-      largest, total, y = state
+    def read(block, so_far: _Weighted) -> _Weighted:
       # The last block begins early to end in time; what it repeats is not seen twice.
       start = jnp.minimum(block * size, self.places - size)
       mask = jax.lax.dynamic_slice_in_dim(seen.mask, start, size, axis=2)
       mask &= (start + jnp.arange(size) >= block * size)[None, None]
       key, value = self._block(layer, start, size)
-      # float32: scores, softmax and sums
+      # float32: scores and softmax
       scores = jnp.einsum(
         'bkgth,bksh->bkgts', query, key, preferred_element_type=jnp.float32
       )
-      mask = jnp.broadcast_to(mask[:, None, None], scores.shape)
-      new = jnp.maximum(
-        largest, jnp.max(jnp.where(mask, scores, LOWEST), axis=-1, keepdims=True)
-      )
-      weights = jnp.where(mask, jnp.exp(scores - new), 0)
-      added = jnp.einsum(
-        'bkgts,bksh->bkgth',
-        weights.astype(value.dtype),
-        value,
-        preferred_element_type=jnp.float32,
-      )
-      shrink = jnp.exp(largest - new)
-      total = total * shrink + jnp.sum(weights, axis=-1, keepdims=True)
-      return new, total, y * shrink + added
+      return so_far.add(scores, mask[:, None, None], value)
 
-    sums = jnp.zeros((b, k, n // k, t, 1), jnp.float32)
-    state = jnp.full_like(sums, LOWEST), sums, jnp.zeros(query.shape, jnp.float32)
-    _, total, y = jax.lax.fori_loop(0, -(-seen.until // size), read, state)
-    y = y / jnp.maximum(total, jnp.finfo(jnp.float32).tiny)
+    blocks = -(-seen.until // size)
+    y = jax.lax.fori_loop(0, blocks, read, _Weighted.none(query)).mean()
     return y.transpose(0, 3, 1, 2, 4).reshape(b, t, n, h).astype(query.dtype)
 
   def rounded(self, key: Array, value: Array) -> 'Cache':
     """Others, in the kind of numbers that are kept here."""
     new = zip(self, (key, value), strict=True)
     return Cache(*(_round(x) if isinstance(part, Rounded) else x for part, x in new))
+
+
+class _Weighted(NamedTuple):
+  """A mean of values by the softmax of their scores, of what has been read so far.
+
+  `total` and `y` are as if the largest score were 0 (Milakov and Gimelshein 2018).
+  """
+
+  largest: Float[Array, 'b k g t 1']
+  total: Float[Array, 'b k g t 1']
+  y: Float[Array, 'b k g t h']
+
+  @classmethod
+  def none(cls, query: Float[Array, 'b k g t h']) -> '_Weighted':
+    """Of nothing read yet."""
+    total = jnp.zeros((*query.shape[:-1], 1), jnp.float32)
+    y = jnp.zeros(query.shape, jnp.float32)
+    return cls(jnp.full_like(total, LOWEST), total, y)
+
+  def add(
+    self,
+    scores: Float[Array, 'b k g t s'],
+    mask: Bool[Array, 'b 1 1 t s'],
+    value: Float[Array, 'b k s h'],
+  ) -> '_Weighted':
+    """With more values; those that are masked change no bit."""
+    mask = jnp.broadcast_to(mask, scores.shape)
+    scores = jnp.where(mask, scores, LOWEST)
+    largest = jnp.maximum(self.largest, jnp.max(scores, axis=-1, keepdims=True))
+    weights = jnp.where(mask, jnp.exp(scores - largest), 0)
+    y = jnp.einsum(
+      'bkgts,bksh->bkgth',
+      weights.astype(value.dtype),
+      value,
+      preferred_element_type=jnp.float32,
+    )
+    shrink = jnp.exp(self.largest - largest)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    return _Weighted(largest, self.total * shrink + total, self.y * shrink + y)
+
+  def mean(self) -> Float[Array, 'b k g t h']:
+    """Zeros where all was masked."""
+    return self.y / jnp.maximum(self.total, jnp.finfo(jnp.float32).tiny)
 
 
 def empty(shape: tuple[int, ...], dtype: DTypeLike, kept: DTypeLike) -> Cache:
