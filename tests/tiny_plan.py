@@ -59,6 +59,6 @@ def tiny_config() -> ConfigDict:
   stage = dict(peak_lr=1e-3, warmup_steps=2, weight_decay=0.1, clip_norm=1.0)
   stage |= dict(steps=9, log_every=1, save_every=5, frames_per_batch=512, remat='dots')
   c.ctc = dict(stage, sampled_classes=1, average_decay=0.9)
-  c.ctc.letters = dict(layer=1, per_frame=3, weight=0.5)
+  c.ctc.letters = dict(layer=2, per_frame=3, weight=0.5)
   c.response = dict(stage, kl_weight=0.0, kl_temperature=1.0, ctc_weight=0.0)
   return c.lock()

@@ -116,4 +116,6 @@ def with_layers(
     config_of = shapes.encoder_of(config).config
     sizes = dataclasses.asdict(config_of) | {_name(config_of): layers['encoder']}
     changed.encoder.sizes = sizes
+    if 'letters' in changed.get('ctc', {}):
+      changed.ctc.letters.layer = 1  # whichever it is: as much work, and always there
   return changed

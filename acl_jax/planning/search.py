@@ -42,8 +42,10 @@ def search(
   """Plans, for every mesh and policy, until the largest batch that fits is found.
 
   The middle of the sizes left is tried next. What keeps more in memory is tried with no
-  more rows than what keeps less.
+  more rows than what keeps less. Meshes whose axes do not divide are left out;
+  ValueError if all are.
   """
+  found, refused = None, ValueError('there is no mesh to try')
   chips = question.slice.chips * chip_of(question.slice).devices
   for mesh in meshes(chips, 'llama' in question.config):
     sizes = ROWS
@@ -54,8 +56,8 @@ def search(
         candidate = Candidate(*mesh, remat, sizes[middle])
         try:
           found = plan(changed(question, candidate))
-        except ValueError:  # an axis that does not divide
-          too_many = fitting = 0
+        except ValueError as error:
+          fitting, refused = 0, error
           break
         yield found
         if found['fits']:
@@ -63,6 +65,8 @@ def search(
         else:
           too_many = middle
       sizes = sizes[:fitting]
+  if found is None:
+    raise refused
 
 
 def changed(question: Question, candidate: Candidate) -> Question:

@@ -71,6 +71,15 @@ def test_what_cannot_fit_with_less_in_memory_is_not_tried_with_more():
   assert {policy for *_, policy, _ in whole} == {'full'}
 
 
+def test_why_there_is_no_plan_at_all_is_said():
+  def refuse(question):
+    raise ValueError('nothing divides')
+
+  question = Question(tiny_config(), slices.parse('v5e-4'))
+  with pytest.raises(ValueError, match='nothing divides'):
+    list(search(question, refuse))
+
+
 def test_the_fastest_that_fits_comes_first():
   _, plans = ask(capacity=20)
   ranked = best_first(plans)
