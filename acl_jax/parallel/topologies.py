@@ -6,6 +6,7 @@ without any TPU.
 import dataclasses
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jax.experimental import topologies
@@ -59,13 +60,14 @@ def chip_of(slice: Slice) -> Chip:
 def devices(slice: Slice, num_slices: int = 1) -> Sequence:
   """What can be compiled for but not run on; ValueError if libtpu knows no such."""
   _quieten()
+  how: dict[str, Any] = {
+    'chip_config_name': chip_of(slice).chip_config,
+    'num_slices': num_slices,
+  }
+  if slice.chips == 1:  # libtpu takes a host to have more, unless told
+    how['chips_per_host_bounds'] = (1, 1, 1)
   try:
-    found = topologies.get_topology_desc(
-      str(slice),
-      'tpu',
-      chip_config_name=chip_of(slice).chip_config,
-      num_slices=num_slices,
-    )
+    found = topologies.get_topology_desc(str(slice), 'tpu', **how)
   except jax.errors.JaxRuntimeError as error:
     raise ValueError(f'{slice}: libtpu knows no such slice ({error})') from None
   except (ImportError, RuntimeError) as error:

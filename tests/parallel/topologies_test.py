@@ -7,7 +7,7 @@ from acl_jax.parallel.slices import Slice, parse
 from acl_jax.parallel.topologies import ALL, CHIPS, chip_of, devices
 
 
-@pytest.mark.parametrize('name', ALL)
+@pytest.mark.parametrize('name', (*ALL, 'v5litepod-1', 'tpu7x:1x1x1'))
 def test_libtpu_knows_a_slice_of_every_generation(name):
   slice = parse(name)
   found = devices(slice)
