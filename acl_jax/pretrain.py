@@ -53,15 +53,15 @@ def pretrain(config: ml_collections.ConfigDict, workdir: Path) -> ConformerCTC:
   dataset = open_corpora(config.data)
   vocabulary = find_vocabulary(config, folder, dataset.texts)
   model = new_model(config, vocabulary)
-  corpus = LogMels(dataset, model.config, assembly.changes(config))
   stage = config.ctc
+  head = make(lambda: pretraining.new_letter_head(stage, model.config, config.seed))
+  corpus = LogMels(dataset, model.config, assembly.changes(config))
   transcripts = Transcripts(corpus, vocabulary, stage.letters.per_frame)
   first_step.reached('recordings')
   order = new_order(
     *(config.data, stage.frames_per_batch, config.seed),
     *(transcripts.lengths[:, None], dataset.corpus_of(corpus.ids)),
   )
-  head = make(lambda: pretraining.new_letter_head(stage, model.config, config.seed))
   graphdef, trainable, statistics = pretraining.split(Learner(model, head))
   optimizer = make_optimizer(stage)
   trainable, statistics = spread((trainable, statistics))

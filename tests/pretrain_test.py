@@ -154,10 +154,13 @@ def test_letters_are_read_from_the_middle_and_padding_changes_none(
   assert loss(batch) == loss(batch._replace(log_mel=dirty)) > 0
 
 
-def test_a_layer_for_letters_that_is_not_there(tiny_world, tmp_path):
+def test_letters_that_cannot_be_read_are_refused(tiny_world, tmp_path):
   config = new_config(tiny_world)
   config.ctc.letters.layer = 3
   with pytest.raises(ValueError, match='letters.layer = 3; .* has layers 1 to 2'):
+    pretrain(config, tmp_path)
+  config.ctc.letters.per_frame = -1
+  with pytest.raises(ValueError, match='letters.per_frame = -1; 0 is no letters'):
     pretrain(config, tmp_path)
 
 

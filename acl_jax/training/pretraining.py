@@ -144,6 +144,8 @@ def new_letter_head(
 ) -> LetterHead | None:
   """An untrained head, if `config.ctc.letters` wants one."""
   layer, per_frame = stage.letters.layer, stage.letters.per_frame
+  if per_frame < 0:
+    raise ValueError(f'config.ctc.letters.per_frame = {per_frame}; 0 is no letters')
   if not per_frame:
     return None
   if not 0 < layer <= encoder.num_hidden_layers:
