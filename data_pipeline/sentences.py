@@ -189,8 +189,8 @@ def make(
   """`count` lines to train on and `held_out` others, three fifths of them examples.
 
   With a `vocabulary`, only lines of that many words, the commonest of the examples:
-  where these run short, questions take their place. The held-out lines are drawn first
-  and blindly; only the rest is chosen for its words.
+  where these run short, questions take their place, in both lists alike. The held-out
+  lines are drawn first and blindly; only the rest is chosen for its words.
   """
   rng = random.Random(seed)
   glosses = read_glosses(wordnet)
@@ -208,7 +208,8 @@ def make(
   known = set(said)
   asked = [line for line in dict.fromkeys(made) if line not in known]
   asked = [line for line in asked if UNSEEN not in line]
-  share = (held_out * 3 + 4) // 5
+  total = min(count + held_out, len(said) + len(asked))
+  share = -(-held_out * min(len(said), total * 3 // 5) // total)  # rounded up
   aside = said[:share] + asked[: held_out - share]
   said, asked = said[share:], asked[held_out - share :]
   lines = select(said, count * 3 // 5)

@@ -7,7 +7,6 @@ different segment ids know nothing of each other, and 0 is padding.
 """
 
 import dataclasses
-import functools
 from typing import NamedTuple
 
 import jax
@@ -16,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from acl_jax.models.batch_norm import BatchNorm, Moments
+from acl_jax.models.depthwise import depthwise
 from acl_jax.models.layers import REMAT, Linear, Norm, drop, param, within, zeros
 from acl_jax.models.relative_attention import RelativeAttention, sinusoids
 from acl_jax.models.subsampling import Subsampling
@@ -127,16 +127,7 @@ class Convolution(nnx.Module):
     return self.pointwise_conv2(jax.nn.silu(y)), moments
 
   def _mix(self, x, segment_ids):
-    kernel = self.depthwise_conv[...].astype(x.dtype)
-    t, half = x.shape[1], len(kernel) // 2
-    padded = jnp.pad(x, ((0, 0), (half, half), (0, 0)))
-    ids = jnp.pad(segment_ids, ((0, 0), (half, half)))
-    taps = (
-      jnp.where((ids[:, i : i + t] == segment_ids)[..., None], padded[:, i : i + t], 0)
-      * kernel[i][None, None]
-      for i in range(len(kernel))
-    )
-    y = functools.reduce(jnp.add, taps)
+    y = depthwise(x, self.depthwise_conv[...].astype(x.dtype), segment_ids)
     if self.depthwise_bias is None:
       return y
     return y + jnp.broadcast_to(self.depthwise_bias[...].astype(x.dtype), y.shape)

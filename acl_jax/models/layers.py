@@ -10,6 +10,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Int8
 
@@ -140,8 +141,9 @@ def rope(
 ) -> Float[Array, 'b t n h']:
   """Rotary position embedding; a pair is (i, i + h/2), as in Hugging Face's Llama."""
   half = x.shape[-1] // 2
+  # Rounded as PyTorch rounds: a last bit of difference grows with the position.
+  frequency = 1 / (theta ** (np.arange(half) / half)).astype(np.float32)
   # float32: an angle of thousands of radians has no fraction left in bfloat16
-  frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
   angle = positions.astype(jnp.float32)[:, :, None, None] * frequency[None, None, None]
   cos, sin = jnp.cos(angle), jnp.sin(angle)
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)

@@ -42,34 +42,48 @@ class RelativeAttention(nnx.Module):
     key: Array | None,
   ) -> Float[Array, 'b t d']:
     n, h = self.bias_u.shape
+    projections = (self.q_proj, self.k_proj, self.v_proj)
+    # Heads first, so that not one of the products that follow has to move its result.
     query, keys, values = (
-      f(x).reshape(*x.shape[:2], n, h) for f in (self.q_proj, self.k_proj, self.v_proj)
+      f(x).reshape(*x.shape[:2], n, h).transpose(2, 0, 1, 3) for f in projections
     )
     relative = (distances @ self.relative_k_proj[...].astype(x.dtype)).reshape(-1, n, h)
-    u, v = (w[...].astype(x.dtype)[None, None] for w in (self.bias_u, self.bias_v))
-    by_content = jnp.einsum('btnh,bsnh->bnts', query + u, keys)
-    by_distance = shift(jnp.einsum('btnh,pnh->bntp', query + v, relative))
+    u, v = (w[...].astype(x.dtype)[:, None, None] for w in (self.bias_u, self.bias_v))
+    by_content = jnp.einsum('nbth,nbsh->nbts', query + u, keys)
+    by_distance = shift(jnp.einsum('nbth,pnh->nbtp', query + v, relative))
     scores = (by_content + by_distance).astype(jnp.float32) * h**-0.5
-    scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
+    scores = jnp.where(mask[None], scores, jnp.finfo(jnp.float32).min)
     weights = drop(jax.nn.softmax(scores), self.dropout, key).astype(x.dtype)
-    y = jnp.einsum('bnts,bsnh->btnh', weights, values)
+    y = jnp.einsum('nbts,nbsh->btnh', weights, values)
     return self.o_proj(y.reshape(x.shape))
 
 
 def sinusoids(length: int, size: int) -> Float[Array, 'p d']:
-  """What stands for each distance from length - 1 to 1 - length; p = 2 length - 1."""
-  distance = jnp.arange(length - 1, -length, -1, dtype=jnp.float32)
+  """What stands for each distance from length - 1 to -length; p = 2 length."""
+  distance = jnp.arange(length - 1, -length - 1, -1, dtype=jnp.float32)
   frequency = THETA ** (-jnp.arange(0, size, 2, dtype=jnp.float32) / size)
   angle = distance[:, None] * frequency[None]
   return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(-1, size)
 
 
-def shift(by_distance: Float[Array, 'b n t p']) -> Float[Array, 'b n t s']:
+@jax.custom_vjp
+def shift(by_distance: Float[Array, 'n b t p']) -> Float[Array, 'n b t s']:
   """Scores by distance, as `sinusoids` orders it -> scores of every pair of frames.
 
-  Row t wants columns from length - 1 - t on: with one more column in front, reading the
-  same numbers in rows one shorter moves every row one further (Dai et al. 2019, B).
+  Row t wants columns from length - 1 - t on: behind the first length - 1 numbers, the
+  same ones in rows one shorter begin there (after Dai et al. 2019, appendix B). Its
+  gradient is written down, as that of a slice is slow on a CPU.
   """
-  b, n, t, p = by_distance.shape
-  padded = jnp.pad(by_distance, ((0, 0), (0, 0), (0, 0), (1, 0)))
-  return padded.reshape(b, n, p + 1, t)[:, :, 1:].reshape(b, n, t, p)[..., :t]
+  n, b, t, p = by_distance.shape
+  flat = by_distance.reshape(n, b, t * p)[..., t - 1 : t * p - 1]
+  return flat.reshape(n, b, t, p - 1)[..., :t]
+
+
+def _shift_back(_: None, scores: Float[Array, 'n b t s']):
+  n, b, t = scores.shape[:3]
+  flat = jnp.pad(scores, ((0, 0),) * 3 + ((t - 1, 0),)).reshape(n, b, t * (2 * t - 1))
+  flat = jnp.concatenate([flat, jnp.zeros((n, b, t), flat.dtype)], axis=-1)
+  return (flat.reshape(n, b, t, 2 * t),)
+
+
+shift.defvjp(lambda by_distance: (shift(by_distance), None), _shift_back)

@@ -103,6 +103,14 @@ def test_a_vocabulary_leaves_only_lines_of_its_words(wordnet):
   assert said <= {*lines}
 
 
+def test_held_out_lines_are_of_the_kinds_that_are_trained_on(wordnet):
+  said = {*sentences.examples(sentences.read_glosses(wordnet))}
+  lines, held_out = sentences.make(wordnet, 60, 40, seed=0)
+  shares = [len(said & {*part}) / len(part) for part in (lines, held_out)]
+  assert 0 < shares[0] < 3 / 5  # the examples ran short
+  assert abs(shares[0] - shares[1]) <= 1 / 60 + 1 / 40  # a line moved
+
+
 def test_new_words_come_first():
   lines = ['a b', 'a b', 'a', 'b', 'a b c', 'b a', 'd']
   assert sentences.select(lines, 4, wanted=2) == ['a b', 'a', 'b', 'a b c']

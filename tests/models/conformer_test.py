@@ -59,7 +59,8 @@ def test_a_layer_equals_transformers(theirs, ours):
   ids = np.asarray([[1] * t, [1] * 6 + [0] * 3])
   mask = within(jnp.asarray(ids), None)
   positions = theirs.encoder.encode_positions(torch.from_numpy(x))
-  np.testing.assert_allclose(sinusoids(t, 24), positions[0].numpy(), atol=1e-6)
+  theirs_too = sinusoids(t, 24)[:-1]  # which has no -t
+  np.testing.assert_allclose(theirs_too, positions[0].numpy(), atol=1e-6)
   with torch.no_grad():
     expected = theirs.encoder.layers[1](
       torch.from_numpy(x), torch.from_numpy(np.array(mask))[:, None], positions
@@ -69,12 +70,20 @@ def test_a_layer_equals_transformers(theirs, ours):
   assert np.abs(actual - expected.numpy())[ids > 0].max() < 1e-5
 
 
-def test_shifted_scores_are_those_of_each_distance():
-  t, p = 5, 9
-  distance = jnp.arange(t - 1, -t, -1, dtype=jnp.float32)
-  scores = shift(jnp.broadcast_to(distance, (2, 3, t, p)))
+@pytest.mark.parametrize('t', [1, 2, 5])
+def test_shifted_scores_are_those_of_each_distance(t):
+  distance = jnp.arange(t - 1, -t - 1, -1, dtype=jnp.float32)
+  by_distance = jnp.broadcast_to(distance, (2, 3, t, 2 * t))
+  scores, back = jax.vjp(shift, by_distance)
   expected = np.arange(t)[:, None] - np.arange(t)[None]  # of query to key
   np.testing.assert_array_equal(scores, np.broadcast_to(expected, scores.shape))
+  (gradient,) = back(scores + 1)
+  for row in range(t):
+    first = t - 1 - row
+    np.testing.assert_array_equal(
+      gradient[:, :, row, first : first + t], scores[:, :, row] + 1
+    )
+  np.testing.assert_allclose(jnp.sum(gradient), jnp.sum(scores + 1))
 
 
 def test_the_model_equals_transformers(theirs, ours):
