@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
   c.masking = None  # SpecAugment, for a run long enough to over-fit
 
   c.ctc = dict(
-    steps=40_000,
+    steps=50_000,
     frames_per_batch=300,  # 24 s
     average_decay=0.995,
     remat='dots',

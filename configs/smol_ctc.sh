@@ -9,10 +9,10 @@ work=${1:-runs/smol_ctc}
 mkdir -p "$work/speech"
 
 repeat() { for _ in $(seq "$1"); do printf '%s,' "$2"; done; }
-voices=$(repeat 9 flite:slt)$(repeat 9 flite:awb)$(repeat 4 flite:kal16)
-voices+=espeak-ng:en-us+m1,espeak-ng:en-gb+f3,espeak-ng:en-us+f2
+voices=$(repeat 2 flite:slt)$(repeat 2 flite:awb)flite:kal16,espeak-ng:en-us
 
-$python -m data_pipeline.sentences --vocabulary=3000 --count=24000 --output="$work/lines"
+$python -m data_pipeline.sentences --vocabulary=1500 --count=14000 --lists=10000 \
+  --output="$work/lines"
 $python -m data_pipeline.synthesize --input="$work/lines.txt" --output="$work/speech/read" \
   --voices="$voices"
 $python -m data_pipeline.synthesize --input="$work/lines-held-out.txt" --seed=9 \

@@ -3,7 +3,7 @@
 and requests about common words. Every word is wanted a few times before any is often.
 
   python -m data_pipeline.sentences --count=22000 --held_out=300 --output=lines
-  python -m data_pipeline.sentences --vocabulary=3000 --output=easy
+  python -m data_pipeline.sentences --vocabulary=1500 --lists=10000 --output=easy
 """
 
 import random
@@ -183,20 +183,44 @@ def select(lines: list[str], count: int, wanted: int = 4) -> list[str]:
   return (chosen + rest)[:count]
 
 
+def word_lists(words: Sequence[str], count: int, rng: random.Random) -> list[str]:
+  """`count` lines of four to six words, each word as often as any other.
+
+  A recogniser cannot guess them from their neighbours: it has to hear them.
+  """
+  dealt, lines = [], []
+  for _ in range(count):
+    size = rng.randint(4, 6)
+    while len(dealt) < size:
+      dealt = rng.sample(words, len(words)) + dealt  # who was left is dealt first
+    line, dealt = dealt[-size:], dealt[:-size]
+    lines.append(' '.join(line).capitalize() + '.')
+  return lines
+
+
 def make(
-  wordnet: Path, count: int, held_out: int, seed: int, vocabulary: int | None = None
+  wordnet: Path,
+  count: int,
+  held_out: int,
+  seed: int,
+  vocabulary: int | None = None,
+  lists: int = 0,
 ) -> tuple[list[str], list[str]]:
   """`count` lines to train on and `held_out` others, three fifths of them examples.
 
   With a `vocabulary`, only lines of that many words, the commonest of the examples:
   where these run short, questions take their place, in both lists alike. The held-out
-  lines are drawn first and blindly; only the rest is chosen for its words.
+  lines are drawn first and blindly; only the rest is chosen for its words. `lists` more
+  lines to train on are words of the vocabulary in no order.
   """
+  if lists and vocabulary is None:
+    raise ValueError(f'--lists={lists} needs a --vocabulary')
   rng = random.Random(seed)
   glosses = read_glosses(wordnet)
   said = [line for line in examples(glosses) if UNSEEN not in line]
   rng.shuffle(said)
   made = questions(wordnet, glosses, 2 * (count + held_out), rng)
+  easy: set[str] = set()
   if vocabulary is not None:
     met = Counter(word for line in said for word in words_of(line))
     easy = {word for word, _ in met.most_common(vocabulary)}
@@ -214,6 +238,7 @@ def make(
   said, asked = said[share:], asked[held_out - share :]
   lines = select(said, count * 3 // 5)
   lines += select(asked, count - len(lines))
+  lines += word_lists(sorted(word for word in easy if word.isalpha()), lists, rng)
   rng.shuffle(aside)
   rng.shuffle(lines)
   return lines, aside
@@ -228,7 +253,8 @@ def main(argv: Sequence[str]) -> None:
   del argv
   given = flags.FLAGS
   made = make(
-    Path(given.wordnet), given.count, given.held_out, given.seed, given.vocabulary
+    *(Path(given.wordnet), given.count, given.held_out, given.seed),
+    *(given.vocabulary, given.lists),
   )
   for lines, suffix in zip(made, ('.txt', '-held-out.txt'), strict=True):
     path = Path(given.output + suffix)
@@ -243,6 +269,9 @@ if __name__ == '__main__':
   flags.DEFINE_integer('held_out', 300, 'other lines, to test on', lower_bound=0)
   flags.DEFINE_integer(
     'vocabulary', None, 'only lines of this many commonest words', lower_bound=1
+  )
+  flags.DEFINE_integer(
+    'lists', 0, 'further lines to train on: words in no order', lower_bound=0
   )
   flags.DEFINE_integer('seed', 0, 'which lines, in which order')
   flags.DEFINE_string('output', None, 'writes OUTPUT.txt and OUTPUT-held-out.txt')

@@ -53,7 +53,9 @@ class RelativeAttention(nnx.Module):
     by_distance = shift(jnp.einsum('nbth,pnh->nbtp', query + v, relative))
     scores = (by_content + by_distance).astype(jnp.float32) * h**-0.5
     scores = jnp.where(mask[None], scores, jnp.finfo(jnp.float32).min)
-    weights = drop(jax.nn.softmax(scores), self.dropout, key).astype(x.dtype)
+    # What is dropped is drawn rows first, so that further rows change nothing of it.
+    weights = jax.nn.softmax(scores).swapaxes(0, 1)
+    weights = drop(weights, self.dropout, key).swapaxes(0, 1).astype(x.dtype)
     y = jnp.einsum('nbts,nbsh->btnh', weights, values)
     return self.o_proj(y.reshape(x.shape))
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+import random
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,24 @@ def test_a_vocabulary_leaves_only_lines_of_its_words(wordnet):
   assert 0 < len(said & {*lines, *held_out}) < len(said)
   lines, _ = sentences.make(wordnet, 300, 0, seed=0, vocabulary=10_000)
   assert said <= {*lines}
+
+
+def test_word_lists_have_every_word_as_often_as_any_other(wordnet):
+  lines, aside = sentences.make(wordnet, 60, 5, seed=0, vocabulary=27)
+  more, aside_too = sentences.make(wordnet, 60, 5, seed=0, vocabulary=27, lists=50)
+  assert {*aside_too} == {*aside} and {*lines} < {*more}
+  lists = {*more} - {*lines}
+  assert len(lists) == len(more) - len(lines) <= 50
+  words = sentences.word_lists('a b c d e f g'.split(), 50, random.Random(0))
+  words = [sentences.words_of(line) for line in words]
+  assert {*map(len, words)} == {4, 5, 6}
+  often = Counter(word for line in words for word in line).values()
+  assert len(often) == 7 and max(often) - min(often) <= 1
+
+
+def test_word_lists_need_a_vocabulary(wordnet):
+  with pytest.raises(ValueError, match='--lists=3 needs a --vocabulary'):
+    sentences.make(wordnet, 60, 5, seed=0, lists=3)
 
 
 def test_held_out_lines_are_of_the_kinds_that_are_trained_on(wordnet):

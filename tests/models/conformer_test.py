@@ -240,6 +240,14 @@ def test_dropout_iff_a_key(ours):
   assert (once != plain).any() and (once != other).any()
 
 
+def test_further_rows_change_nothing_of_what_is_dropped(ours):
+  x, valid = log_mel(LENGTHS)
+  ids, key = jnp.asarray(valid, jnp.int32), jax.random.key(0)
+  rows = [jnp.pad(a, ((0, 2), *[(0, 0)] * (a.ndim - 1))) for a in (x, ids)]
+  frames, more = encode(ours, x, ids, key).frames, encode(ours, *rows, key).frames
+  np.testing.assert_allclose(more[:3], frames, atol=1e-6)
+
+
 @pytest.mark.parametrize('remat', ['full', 'dots'])
 def test_remat_changes_nothing(ours, remat):
   x, valid = log_mel(LENGTHS)
