@@ -7,31 +7,37 @@ All read the same shards and decode the same records to int16 samples or log-mel
 in rows of the same length. Grain's workers are measured twice: with Grain's best-fit
 packing, as its guide has it, and handing over the very batches that our packing makes.
 A rate is that of the epochs after the second, so neither the start nor what was read
-ahead meanwhile counts; of several rounds in turns the best. The last line is JSON.
+ahead meanwhile counts; of several rounds in turns the best. Of FLAC shards, libFLAC
+alone is measured, too: no loader that decodes with it can be faster. The last line is
+JSON.
 """
 
+import io
 import json
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import grain
 import numpy as np
+import soundfile
 from absl import app, flags
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installed or not
 
 from benchmarks.mls_like import make_corpus
 from data_pipeline.batches import Batch, lay_side_by_side
+from data_pipeline.container import unpack
 from data_pipeline.features import HOP, features
 from data_pipeline.loader import load
 from data_pipeline.packing import Packed
 from data_pipeline.prepare import Settings, prepare
-from data_pipeline.records import ENCODINGS, SAMPLE_RATE, Dataset
+from data_pipeline.records import ENCODINGS, SAMPLE_RATE, Dataset, Shards
 
 _LOG_MEL = flags.DEFINE_bool('log_mel', False, 'log-mel frames instead of samples')
 _ENCODING = flags.DEFINE_enum('encoding', 'flac', ENCODINGS, 'of the shards')
@@ -48,7 +54,7 @@ class Assemble:
   """Batches of a prepared folder; picklable, for workers that are processes."""
 
   def __init__(self, folder: Path, log_mel: bool):
-    self.dataset, self.log_mel = Dataset(folder), log_mel
+    self.folder, self.dataset, self.log_mel = folder, Dataset(folder), log_mel
     self.rate = SAMPLE_RATE // HOP if log_mel else SAMPLE_RATE
     count = features('parakeet').count
     samples = np.round(self.dataset.seconds * SAMPLE_RATE).astype(int)
@@ -111,6 +117,20 @@ def grains(assemble: Assemble, steps: int) -> Iterator[dict[str, Any]]:
     yield {'segment_ids': batch['audio_segment_ids']}
 
 
+def decoding(folder: Path) -> float:
+  """Audio hours per second of nothing but libFLAC, on all cores, files in memory."""
+  shards = Shards(folder)
+  files = [
+    unpack(record)[1]['flac'].tobytes()
+    for record in shards.__getitems__(range(len(shards)))
+  ]
+  start = time.perf_counter()
+  with ThreadPoolExecutor(os.cpu_count()) as pool:
+    count = lambda file: len(soundfile.read(io.BytesIO(file), dtype='int16')[0])  # noqa: E731
+    samples = sum(sum(pool.map(count, files)) for _ in range(EPOCHS - UNTIMED))
+  return samples / SAMPLE_RATE / 3600 / (time.perf_counter() - start)
+
+
 def rate(batches: Iterator[dict[str, Any]], first: int, per_second: int) -> float:
   """Audio hours per second, of all batches but the first so many."""
   for _ in range(first):
@@ -138,12 +158,16 @@ def main(argv: list[str]) -> None:
         found = rate(loaded, UNTIMED * epoch, assemble.rate)
         best[name] = max(best[name], found)
         print(f'{number + 1}/{_ROUNDS.value} {name} {found:.3f} h/s', flush=True)
+    if _ENCODING.value == 'flac':
+      best['libflac'] = max(decoding(assemble.folder) for _ in range(_ROUNDS.value))
   result = {
     'audio_hours_per_second': best['ours'],
     'audio_hours_per_second_mp_prefetch2': best['grain'],
     'ratio_vs_mp_prefetch2': best['ours'] / best['grain'],
     'ratio_vs_mp_prefetch2_of_our_batches': best['ours'] / best['workers'],
   }
+  if 'libflac' in best:
+    result['ratio_of_libflac_alone'] = best['libflac'] / best['grain']
   figures = {name: float(f'{value:.4g}') for name, value in result.items()}
   how = {'encoding': _ENCODING.value, 'log_mel': _LOG_MEL.value}
   print(json.dumps(figures | how | {'cores': os.cpu_count()}))

@@ -51,6 +51,7 @@ def get_config() -> ConfigDict:
     average_decay=0.9999,
     remat='dots',
     letters=dict(layer=9, per_frame=0, weight=0.0),  # none
+    spelling_size=0,  # none
     peak_lr=1e-3,
     warmup_steps=20_000,
     weight_decay=1e-3,

@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
   c.seed = 0
   c.init_from = ''  # a folder of a Parakeet CTC model to start from
   c.mesh = dict(data=-1, fsdp=1, tensor=1)  # -1: the rest of the devices
-  c.vocabulary_size = 256  # sentencepieces: short ones, as speech is little
+  c.vocabulary_size = 1_000  # sentencepieces: most are words
   c.encoder = dict(
     kind='conformer',
     sizes=dict(
@@ -43,16 +43,17 @@ def get_config() -> ConfigDict:
     buckets=(16, 20, 24, 28, 32, 40, 56, 100),  # encoder frames, 80 ms
   )
   c.augmentation = dict(
-    speed=0.05, noise_share=0.25, noise_snr=(10.0, 40.0), telephone_share=0.1
+    speed=0.05, noise_share=0.15, noise_snr=(10.0, 40.0), telephone_share=0.05
   )
   c.masking = None  # SpecAugment, for a run long enough to over-fit
 
   c.ctc = dict(
-    steps=50_000,
+    steps=14_000,
     frames_per_batch=300,  # 24 s
     average_decay=0.995,
     remat='dots',
     letters=dict(layer=4, per_frame=3, weight=1.0),  # read every 27 ms
+    spelling_size=64,  # pieces of like letters learn together
     peak_lr=2e-3,
     warmup_steps=300,
     weight_decay=1e-3,

@@ -15,80 +15,12 @@ from pathlib import Path
 from absl import flags
 
 from acl_jax import program
+from data_pipeline.questions import questions
 
-ASK_NOUN = (
-  'What is {a} {noun}?',
-  'What is the purpose of {a} {noun}?',
-  'Can you explain what {a} {noun} is?',
-  'Tell me about the {noun}.',
-  'Where can I find {a} {noun}?',
-  'How do I choose a good {noun}?',
-  'How much does {a} {noun} cost?',
-  'Do you know who invented the {noun}?',
-  'Write a short poem about {a} {noun}.',
-  'Give me three facts about the {noun}.',
-  'What is the difference between {a} {noun} and {a2} {noun2}?',
-  'Which is older, the {noun} or the {noun2}?',
-  'I would like to buy {a} {noun}. What should I look for?',
-  'My {noun} is broken. What should I do?',
-  'How would you describe {a} {noun} to a child?',
-  'Why is the {noun} so important?',
-  'Tell me a story about {a} {noun} and {a2} {noun2}.',
-  'What rhymes with {noun}?',
-  'Please use the word {noun} in a sentence.',
-  'Have you ever seen {a} {noun}?',
-)
-ASK_VERB = (
-  'How do I {verb} {a} {noun}?',
-  'What does it mean to {verb}?',
-  'When should I {verb} the {noun}?',
-  'Why do people {verb}?',
-  'Is it safe to {verb} {a} {noun}?',
-  'Can you teach me how to {verb}?',
-  'I want to {verb} more often. Any advice?',
-  'Who was the first person to {verb} {a} {noun}?',
-  'Please {verb} the {noun} before you leave.',
-)
-ASK_ADJECTIVE = (
-  'What is the opposite of {adjective}?',
-  'Can you name something that is {adjective}?',
-  'Why is the {noun} so {adjective}?',
-  'Give me another word for {adjective}.',
-  'Is {a} {noun} usually {adjective}?',
-  'That was {a3} {adjective} {noun}.',
-)
-ASK_PLACE = (
-  'What is the capital of {place}?',
-  'Where is {place}?',
-  'How many people live in {place}?',
-  'What language do they speak in {place}?',
-  'What is the weather like in {place}?',
-  'Tell me something interesting about {place}.',
-  'Is {place} a good place for a holiday?',
-  'How far is it from {place} to {place2}?',
-  'Which city is the capital of {place}?',
-  'What food is {place} famous for?',
-)
-ASK_NUMBER = (
-  'What is {number} plus {number2}?',
-  'What is {number} times {number2}?',
-  'What is {number} minus {number2}?',
-  'Please count from {number} to {number2}.',
-  'How many {noun}s can you fit into {number} boxes?',
-)
 # Kept out of every list: the question everybody tries first is to be new to the model.
 UNSEEN = 'capital of France'
-NUMBERS = (
-  'one two three four five six seven eight nine ten eleven twelve thirteen fourteen'
-  ' fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy'
-  ' eighty ninety'
-).split() + ['a hundred', 'a thousand', 'twenty five', 'forty two', 'sixty four']
-
 _GLOSS = re.compile(r'^\d{8} .*? \| (.*)$')
 _EXAMPLE = re.compile(r'"([^"]{8,110})"')
-_CAPITAL = re.compile(
-  r'the capital (?:and largest city )?of (?:the )?((?:[A-Z][a-z]+ ?){1,3})'
-)
 _WORD = re.compile(r"[a-z']+")
 
 
@@ -100,18 +32,6 @@ def read_glosses(wordnet: Path) -> list[str]:
       if match := _GLOSS.match(line):
         lines.append(match.group(1))
   return lines
-
-
-def common_words(wordnet: Path, part: str, at_least: int = 2) -> list[str]:
-  """Plain lower-case words of a part of speech that WordNet's tagged corpus has."""
-  seen = Counter()
-  digit = {'noun': '1', 'verb': '2', 'adjective': '3', 'satellite': '5'}[part]
-  for line in (wordnet / 'cntlist.rev').read_text(encoding='latin-1').splitlines():
-    key, _, count = line.split()
-    word, _, sense = key.partition('%')
-    if sense.startswith(digit) and re.fullmatch('[a-z]{3,12}', word):
-      seen[word] += int(count)
-  return sorted(word for word, count in seen.items() if count >= at_least)
 
 
 def as_sentence(example: str) -> str | None:
@@ -128,41 +48,6 @@ def examples(glosses: list[str]) -> list[str]:
   """WordNet's usage examples, as sentences."""
   found = (as_sentence(quote) for gloss in glosses for quote in _EXAMPLE.findall(gloss))
   return sorted({sentence for sentence in found if sentence})
-
-
-def questions(
-  wordnet: Path, glosses: list[str], count: int, rng: random.Random
-) -> list[str]:
-  """Questions and requests: a template filled with common words."""
-  nouns = common_words(wordnet, 'noun')
-  verbs = common_words(wordnet, 'verb')
-  adjectives = common_words(wordnet, 'adjective') + common_words(wordnet, 'satellite')
-  places = sorted({m.strip() for gloss in glosses for m in _CAPITAL.findall(gloss)})
-  groups = (ASK_NOUN,) * 3 + (ASK_VERB,) * 2
-  groups += (ASK_ADJECTIVE, ASK_PLACE, ASK_NUMBER)
-  made = []
-  for _ in range(count):
-    noun, noun2, adjective = (
-      rng.choice(nouns),
-      rng.choice(nouns),
-      rng.choice(adjectives),
-    )
-    made.append(
-      rng.choice(rng.choice(groups)).format(
-        noun=noun,
-        noun2=noun2,
-        verb=rng.choice(verbs),
-        adjective=adjective,
-        place=rng.choice(places),
-        place2=rng.choice(places),
-        number=rng.choice(NUMBERS),
-        number2=rng.choice(NUMBERS),
-        a=_article(noun),
-        a2=_article(noun2),
-        a3=_article(adjective),
-      )
-    )
-  return made
 
 
 def words_of(line: str) -> list[str]:
@@ -242,10 +127,6 @@ def make(
   rng.shuffle(aside)
   rng.shuffle(lines)
   return lines, aside
-
-
-def _article(word: str) -> str:
-  return 'an' if word[0] in 'aeiou' else 'a'
 
 
 def main(argv: Sequence[str]) -> None:

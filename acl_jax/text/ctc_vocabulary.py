@@ -15,6 +15,7 @@ import sentencepiece
 import tokenizers
 
 FILES = ('tokenizer.model', 'tokenizer.json')
+WORD_BEGINS = '\u2581'  # as both write it
 
 
 def normalise(text: str) -> str:
@@ -48,6 +49,12 @@ class Vocabulary:
     if self._pieces is None:
       return self._json.get_vocab_size()
     return self._pieces.get_piece_size()
+
+  @property
+  def pieces(self) -> list[str]:
+    """How every class is written, a space before where a word begins."""
+    name = self._json.id_to_token if self._pieces is None else self._pieces.id_to_piece
+    return [(name(i) or '').replace(WORD_BEGINS, ' ') for i in range(len(self))]
 
   def encode(self, text: str) -> list[int]:
     """The classes of a transcript; ValueError if a character has none."""

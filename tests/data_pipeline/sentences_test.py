@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline import sentences
+from data_pipeline import questions, sentences
 
 ROOT = Path(__file__).parents[2]
 NOUNS = ('dog', 'apple', 'engine', 'river', 'hat')
@@ -72,9 +72,9 @@ def test_only_what_can_be_said_is_a_sentence(quoted, sentence):
 
 
 def test_common_words_are_plain_and_frequent(wordnet):
-  assert sentences.common_words(wordnet, 'noun') == sorted(NOUNS)
-  assert sentences.common_words(wordnet, 'adjective') == ['old', 'tall']
-  assert sentences.common_words(wordnet, 'satellite') == ['new']
+  assert questions.common_words(wordnet, 'noun') == sorted(NOUNS)
+  assert questions.common_words(wordnet, 'adjective') == ['old', 'tall']
+  assert questions.common_words(wordnet, 'satellite') == ['new']
 
 
 def test_the_same_seed_makes_the_same_lines(wordnet):

@@ -47,6 +47,7 @@ def test_there_and_back(folder):
     ids = vocabulary.encode(text)
     assert vocabulary.decode(ids) == normalise(text)
     assert max(ids) < SIZE
+    assert ''.join(vocabulary.pieces[i] for i in ids) == ' ' + normalise(text)
   assert vocabulary.encode(' ?! ') == []
   assert vocabulary.decode([SIZE, *vocabulary.encode('one'), SIZE]) == 'one'  # blanks
 
@@ -80,6 +81,7 @@ def test_a_published_tokenizer(tmp_path):
   made.save(str(tmp_path / 'tokenizer.json'))
   vocabulary = Vocabulary(tmp_path)
   assert len(vocabulary) == 4
+  assert vocabulary.pieces == ['<unk>', ' one', ' two', 's']
   assert vocabulary.decode([1, 3, 2, 4]) == 'ones two'
 
 
