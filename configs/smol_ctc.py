@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
   c.seed = 0
   c.init_from = ''  # a folder of a Parakeet CTC model to start from
   c.mesh = dict(data=-1, fsdp=1, tensor=1)  # -1: the rest of the devices
-  c.vocabulary_size = 1_000  # sentencepieces: most are words
+  c.vocabulary_size = 800  # sentencepieces: most are words
   c.encoder = dict(
     kind='conformer',
     sizes=dict(
@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
     dev='runs/smol_ctc/prepared-dev',
     copies=1,
     row_frames=None,  # one recording a row, in buckets
-    buckets=(16, 20, 24, 28, 32, 40, 56, 100),  # encoder frames, 80 ms
+    buckets=(18, 22, 26, 32, 44, 100),  # encoder frames, 80 ms
   )
   c.augmentation = dict(
     speed=0.05, noise_share=0.15, noise_snr=(10.0, 40.0), telephone_share=0.05
@@ -48,13 +48,13 @@ def get_config() -> ConfigDict:
   c.masking = None  # SpecAugment, for a run long enough to over-fit
 
   c.ctc = dict(
-    steps=14_000,
+    steps=10_000,
     frames_per_batch=300,  # 24 s
     average_decay=0.995,
     remat='dots',
     letters=dict(layer=4, per_frame=3, weight=1.0),  # read every 27 ms
     spelling_size=64,  # pieces of like letters learn together
-    peak_lr=2e-3,
+    peak_lr=1e-3,
     warmup_steps=300,
     weight_decay=1e-3,
     clip_norm=1.0,

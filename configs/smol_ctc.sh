@@ -11,16 +11,18 @@ mkdir -p "$work/speech"
 repeat() { for _ in $(seq "$1"); do printf '%s,' "$2"; done; }
 voices=$(repeat 2 flite:slt)$(repeat 2 flite:awb)flite:kal16,espeak-ng:en-us
 
-$python -m data_pipeline.sentences --vocabulary=1500 --count=14000 --lists=10000 \
+$python -m data_pipeline.sentences --vocabulary=500 --count=20000 --lists=4500 \
   --output="$work/lines"
-$python -m data_pipeline.synthesize --input="$work/lines.txt" --output="$work/speech/read" \
-  --voices="$voices"
+for seed in 0 1 2; do  # each line is read three times, by any of the voices
+  $python -m data_pipeline.synthesize --input="$work/lines.txt" --seed=$seed \
+    --output="$work/speech/read-$seed" --voices="$voices"
+done
 $python -m data_pipeline.synthesize --input="$work/lines-held-out.txt" --seed=9 \
   --output="$work/held-out" --voices="$voices"
 $python -m data_pipeline.synthesize --input="$work/lines-held-out.txt" --seed=9 \
   --output="$work/held-out-rms" --voices=flite:rms  # a voice that no reading has
 cp -r --no-clobber data_pipeline/recordings "$work/speech/real"
-$python -m data_pipeline.join --input='read,real*4' \
+$python -m data_pipeline.join --input='read-0,read-1,read-2,real*4' \
   --output="$work/speech/manifest.jsonl"
 $python -m data_pipeline.prepare --input="$work/speech/manifest.jsonl" \
   --output="$work/prepared"
