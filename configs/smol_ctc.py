@@ -4,10 +4,11 @@
   configs/smol_ctc.sh           # from nothing, the data and smol_conformer included
   python -m acl_jax.pretrain --config=configs/smol_ctc.py --workdir=runs/smol_ctc
 
-4.1 M parameters, 15 hours of speech: 24,000 sentences of the 3,000 commonest words of
-WordNet's examples by six TTS voices, and the shipped human recordings. Two hours on
-two CPU cores. Not run to its end yet: the word error rate on unseen sentences by these
-voices is 71, 57, 51, 48 % after 1,000, 5,000, 10,000, 13,000 of the 40,000 steps.
+4.2 M parameters, 11 hours of speech: sentences of the 500 commonest words of WordNet's
+examples, and lists of these words in no order, read by four TTS voices, and the shipped
+human recordings. The 28,000 steps, some two hours on two CPU cores, have not been run.
+10,000 of them (40 minutes, the first 2,300 at twice the learning rate, then down to
+zero) reached a word error rate of 34 % on 300 unseen sentences by these voices.
 """
 
 from ml_collections import ConfigDict
@@ -48,7 +49,7 @@ def get_config() -> ConfigDict:
   c.masking = None  # SpecAugment, for a run long enough to over-fit
 
   c.ctc = dict(
-    steps=10_000,
+    steps=28_000,
     frames_per_batch=300,  # 24 s
     average_decay=0.995,
     remat='dots',
