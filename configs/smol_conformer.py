@@ -4,8 +4,11 @@
   configs/smol_ctc.sh           # from nothing, encoder and data included
   python -m acl_jax.train --config=configs/smol_conformer.py --workdir=runs/smol_on_ctc
 
-The encoder is frozen; its 80 ms frames are too few for letters. Not run yet: what it
-reaches is not known.
+The encoder is frozen; its 80 ms frames are too few for letters. Not run to its end: on
+an encoder of a third of smol_ctc's steps, 1,000 steps of CTC and none of responses
+closed 42 % of the gap between another sentence's recording and the text (1.906, 1.484
+and 0.905 nats per response token; 100 unseen sentences, voices heard before), at a word
+error rate of 35 %. Its hard transcript still did better, 1.329.
 """
 
 from ml_collections import ConfigDict
