@@ -102,6 +102,7 @@ def config_of(folder: Path) -> dict[str, Any]:
       frames_per_batch=100,
       average_decay=0.5,
       letters=dict(layer=1, per_frame=2, weight=0.5),
+      spelling_size=6,
       remat=None,
       peak_lr=3e-3,
       warmup_steps=2,
