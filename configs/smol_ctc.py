@@ -4,7 +4,7 @@
   configs/smol_ctc.sh           # from nothing, the data and smol_conformer included
   python -m acl_jax.pretrain --config=configs/smol_ctc.py --workdir=runs/smol_ctc
 
-4.2 M parameters, 11 hours of speech: sentences of the 500 commonest words of WordNet's
+4.2 M parameters, 10 hours of speech: sentences of the 500 commonest words of WordNet's
 examples, and lists of these words in no order, read by four TTS voices, and the shipped
 human recordings. The 28,000 steps, some two hours on two CPU cores, have not been run.
 10,000 of them (40 minutes, the first 2,300 at twice the learning rate, then down to
