@@ -124,10 +124,13 @@ def decoding(folder: Path) -> float:
     unpack(record)[1]['flac'].tobytes()
     for record in shards.__getitems__(range(len(shards)))
   ]
+
+  def samples_of(file: bytes) -> int:
+    return len(soundfile.read(io.BytesIO(file), dtype='int16')[0])
+
   start = time.perf_counter()
   with ThreadPoolExecutor(os.cpu_count()) as pool:
-    count = lambda file: len(soundfile.read(io.BytesIO(file), dtype='int16')[0])  # noqa: E731
-    samples = sum(sum(pool.map(count, files)) for _ in range(EPOCHS - UNTIMED))
+    samples = sum(sum(pool.map(samples_of, files)) for _ in range(EPOCHS - UNTIMED))
   return samples / SAMPLE_RATE / 3600 / (time.perf_counter() - start)
 
 

@@ -117,13 +117,16 @@ def make(
   known = set(said)
   asked = [line for line in dict.fromkeys(made) if line not in known]
   asked = [line for line in asked if UNSEEN not in line]
-  total = min(count + held_out, len(said) + len(asked))
+  total = max(1, min(count + held_out, len(said) + len(asked)))
   share = -(-held_out * min(len(said), total * 3 // 5) // total)  # rounded up
   aside = said[:share] + asked[: held_out - share]
   said, asked = said[share:], asked[held_out - share :]
   lines = select(said, count * 3 // 5)
   lines += select(asked, count - len(lines))
-  lines += word_lists(sorted(word for word in easy if word.isalpha()), lists, rng)
+  words = sorted(word for word in easy if word.isalpha())
+  if lists and not words:
+    raise ValueError(f'{wordnet}: its examples have no word to make lists of')
+  lines += word_lists(words, lists, rng)
   rng.shuffle(aside)
   rng.shuffle(lines)
   return lines, aside

@@ -156,10 +156,8 @@ def test_letters_are_read_from_the_middle_and_padding_changes_none(
 
 
 def test_pieces_of_the_same_letters_have_the_same_share_of_the_head(pretrained):
-  model, pieces = (
-    nnx.clone(pretrained[1]),
-    [*'abcdefghijklmnop', ' on', 'on', 'On', 'x'],
-  )
+  model = nnx.clone(pretrained[1])
+  pieces = [*'abcdefghijklmnop', ' on', 'on', 'On', 'x']
   head = SpellingHead(model.config.hidden_size, 6, rngs=nnx.Rngs(3))
   assert not head(jnp.asarray(letters_of(pieces))).any()  # a model starts as it is
   head.linear[...] = jax.random.normal(jax.random.key(4), head.linear.shape)

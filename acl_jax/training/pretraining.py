@@ -144,10 +144,9 @@ def pretrain_step(state: State, batch: Transcribed, key, *, graphdef, optimizer,
 
   def loss(trainable):
     learner = nnx.merge(graphdef, trainable, state.statistics)
-    model = learner.model
+    model = learner.recogniser(how.pieces)
     encoded = model.encode(batch.log_mel, batch.segment_ids, key, True, how.remat)
-    recogniser = learner.recogniser(how.pieces)
-    total = value = transcript_loss(recogniser, encoded.frames, batch)
+    total = value = transcript_loss(model, encoded.frames, batch)
     metrics = {'loss': value}
     if learner.letters is not None:
       frames = encoded.of_layer[how.letter_layer - 1]

@@ -123,6 +123,12 @@ def test_word_lists_need_a_vocabulary(wordnet):
     sentences.make(wordnet, 60, 5, seed=0, lists=3)
 
 
+def test_lists_of_no_words_are_refused(wordnet, monkeypatch):
+  monkeypatch.setattr(sentences, 'examples', lambda glosses: [])
+  with pytest.raises(ValueError, match='its examples have no word to make lists of'):
+    sentences.make(wordnet, 60, 0, seed=0, vocabulary=27, lists=3)
+
+
 def test_held_out_lines_are_of_the_kinds_that_are_trained_on(wordnet):
   said = {*sentences.examples(sentences.read_glosses(wordnet))}
   lines, held_out = sentences.make(wordnet, 60, 40, seed=0)
