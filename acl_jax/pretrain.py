@@ -32,11 +32,10 @@ from acl_jax.text.ctc_vocabulary import Vocabulary
 from acl_jax.training import barriers, first_step, loop, preemption, pretraining
 from acl_jax.training.frames import BUCKET, batches_of
 from acl_jax.training.journal import Feed
-from acl_jax.training.learner import Learner, new_heads, split
 from acl_jax.training.log_mels import Changes, LogMels
 from acl_jax.training.optimizer import make_optimizer
 from acl_jax.training.orders import new_order, open_corpora
-from acl_jax.training.pretraining import State, Transcripts
+from acl_jax.training.pretraining import Learner, State, Transcripts
 from acl_jax.training.workdir import open_workdir
 from acl_jax.weights.parakeet import load_conformer
 from data_pipeline.batches import pad_frames, round_up
@@ -55,7 +54,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: Path) -> ConformerCTC:
   vocabulary = find_vocabulary(config, folder, dataset.texts)
   model = new_model(config, vocabulary)
   stage = config.ctc
-  heads = make(lambda: new_heads(stage, model.config, config.seed))
+  head = make(lambda: pretraining.new_letter_head(stage, model.config, config.seed))
   corpus = LogMels(dataset, model.config, assembly.changes(config))
   transcripts = Transcripts(corpus, vocabulary, stage.letters.per_frame)
   first_step.reached('recordings')
@@ -63,7 +62,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: Path) -> ConformerCTC:
     *(config.data, stage.frames_per_batch, config.seed),
     *(transcripts.lengths[:, None], dataset.corpus_of(corpus.ids)),
   )
-  graphdef, trainable, statistics = split(Learner(model, *heads))
+  graphdef, trainable, statistics = pretraining.split(Learner(model, head))
   optimizer = make_optimizer(stage)
   trainable, statistics = spread((trainable, statistics))
   copy = jax.tree.map(jnp.copy, (trainable, statistics))  # donated apart
@@ -72,13 +71,13 @@ def pretrain(config: ml_collections.ConfigDict, workdir: Path) -> ConformerCTC:
     pretraining.pretrain_step,
     graphdef=graphdef,
     optimizer=optimizer,
-    how=pretraining.how_of(stage, vocabulary.pieces),
+    how=pretraining.how_of(stage),
   )
   feed = Feed(order, transcripts, corpus.frame_seconds, corpus.ids)
   measure = measure_dev(config, model.config, graphdef, vocabulary)
   first_step.reached('model')
   state = loop.run('ctc', config, workdir, state, feed, update, {}, measure)
-  model = pretraining.learnt(state, graphdef, vocabulary.pieces)
+  model = pretraining.learnt(state, graphdef)
   whole = local(model)
   if jax.process_index() == 0:
     assembly.save_encoder(whole, folder, Path(config.init_from or folder))
@@ -92,7 +91,7 @@ def find_vocabulary(config, folder: Path, texts: Sequence[str]) -> Vocabulary:
     return Vocabulary(config.init_from)
   path = folder / ctc_vocabulary.FILES[0]
   if jax.process_index() == 0 and not path.exists():
-    ctc_vocabulary.train(texts, config.vocabulary_size, path)
+    ctc_vocabulary.train(texts, config.vocabulary_size, path, config.max_piece_length)
   barriers.meet('vocabulary', MINUTES)
   vocabulary = Vocabulary(folder)
   if len(vocabulary) != config.vocabulary_size:
@@ -131,7 +130,7 @@ def measure_dev(
   batches = [*batches_of(corpus.lengths * sizes.subsampling, DEV_FRAMES)]
 
   def measure(state: State) -> dict[str, float]:
-    model, heard = pretraining.learnt(state, graphdef, vocabulary.pieces), {}
+    model, heard = pretraining.learnt(state, graphdef), {}
     for rows, members in batches:
       mels = [record['frames'] for record in corpus.read(members)]
       for i, ids in zip(members, transcribe(model, mels, rows), strict=True):

@@ -89,6 +89,7 @@ def config_of(folder: Path) -> dict[str, Any]:
     mesh=dict(data=-1, fsdp=1, tensor=1),
     init_from='',
     vocabulary_size=20,
+    max_piece_length=16,
     encoder=dict(kind='conformer', sizes=sizes),
     data=dict(
       train=str(folder / 'prepared'), dev='', copies=1, row_frames=None, buckets=(50,)
@@ -102,7 +103,6 @@ def config_of(folder: Path) -> dict[str, Any]:
       frames_per_batch=100,
       average_decay=0.5,
       letters=dict(layer=1, per_frame=2, weight=0.5),
-      spelling_size=6,
       remat=None,
       peak_lr=3e-3,
       warmup_steps=2,

@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
   c.init_from = ''  # a folder of a Parakeet CTC model to start from
   c.mesh = dict(data=-1, fsdp=1, tensor=1)  # -1: the rest of the devices
   c.vocabulary_size = 1_500  # sentencepieces
+  c.max_piece_length = 16  # characters
   c.encoder = dict(
     kind='conformer',
     sizes=dict(
@@ -51,7 +52,6 @@ def get_config() -> ConfigDict:
     average_decay=0.9999,
     remat='dots',
     letters=dict(layer=9, per_frame=0, weight=0.0),  # none
-    spelling_size=0,  # none
     peak_lr=1e-3,
     warmup_steps=20_000,
     weight_decay=1e-3,

@@ -15,15 +15,14 @@ from transformers import ParakeetForCTC
 from acl_jax import assembly, train
 from acl_jax.evaluation import examples
 from acl_jax.evaluation.hearing import hear
-from acl_jax.models.conformer_ctc import LetterHead, SpellingHead
+from acl_jax.models.conformer_ctc import LetterHead
 from acl_jax.models.ctc import BLANK
 from acl_jax.models.layers import apart
-from acl_jax.models.spelling import SOUNDED, letters_of
+from acl_jax.models.spelling import SOUNDED
 from acl_jax.pretrain import new_model, pretrain, transcribe
 from acl_jax.text.ctc_vocabulary import Vocabulary
 from acl_jax.training import pretraining
 from acl_jax.training.frames import Frames, batches_of
-from acl_jax.training.learner import Learner
 from acl_jax.training.log_mels import Changes, LogMels
 from acl_jax.training.orders import new_order
 from acl_jax.training.pretraining import Transcripts
@@ -47,14 +46,14 @@ STEPS = 4
 
 def new_config(world, **ctc):
   c = ConfigDict()
-  c.seed, c.init_from, c.vocabulary_size = 0, '', 20
+  c.seed, c.init_from, c.vocabulary_size, c.max_piece_length = 0, '', 20, 16
   c.mesh = dict(data=-1, fsdp=1, tensor=1)
   c.encoder = dict(kind='conformer', sizes=dict(SIZES))
   prepared = str(world / 'prepared')
   c.data = dict(train=prepared, dev=prepared, copies=1, row_frames=None, buckets=(50,))
   c.augmentation = c.masking = None
   stage = dict(steps=STEPS, frames_per_batch=300, average_decay=0.5, remat=None)
-  stage |= dict(letters=dict(layer=1, per_frame=2, weight=0.5), spelling_size=6)
+  stage |= dict(letters=dict(layer=1, per_frame=2, weight=0.5))
   stage |= dict(peak_lr=3e-3, warmup_steps=2, weight_decay=0.0, clip_norm=1.0)
   c.ctc = stage | dict(log_every=1, save_every=2) | ctc
   return c
@@ -155,32 +154,13 @@ def test_letters_are_read_from_the_middle_and_padding_changes_none(
   assert loss(batch) == loss(batch._replace(log_mel=dirty)) > 0
 
 
-def test_pieces_of_the_same_letters_have_the_same_share_of_the_head(pretrained):
-  model = nnx.clone(pretrained[1])
-  pieces = [*'abcdefghijklmnop', ' on', 'on', 'On', 'x']
-  head = SpellingHead(model.config.hidden_size, 6, rngs=nnx.Rngs(3))
-  assert not head(jnp.asarray(letters_of(pieces))).any()  # a model starts as it is
-  head.linear[...] = jax.random.normal(jax.random.key(4), head.linear.shape)
-  share = head(jnp.asarray(letters_of(pieces)))
-  before, blank = model.ctc_head.weight[...], len(pieces)
-  assert share.shape == before.shape == (16, 21) and not share[:, blank].any()
-  on, same = share[:, pieces.index('on')], share[:, pieces.index('On')]
-  np.testing.assert_array_equal(on, same)
-  assert (on != share[:, pieces.index(' on')]).any()
-  told = Learner(model, None, head).recogniser(pieces)
-  np.testing.assert_allclose(told.ctc_head.weight[...], before + share, atol=1e-6)
-
-
 def test_letters_that_cannot_be_read_are_refused(tiny_world, tmp_path):
   config = new_config(tiny_world)
   config.ctc.letters.layer = 3
   with pytest.raises(ValueError, match='letters.layer = 3; .* has layers 1 to 2'):
     pretrain(config, tmp_path)
   config.ctc.letters.per_frame = -1
-  with pytest.raises(ValueError, match='letters.per_frame = -1; 0 is none'):
-    pretrain(config, tmp_path)
-  config.ctc.letters.per_frame, config.ctc.spelling_size = 0, -2
-  with pytest.raises(ValueError, match='ctc.spelling_size = -2; 0 is none'):
+  with pytest.raises(ValueError, match='letters.per_frame = -1; 0 is no letters'):
     pretrain(config, tmp_path)
 
 

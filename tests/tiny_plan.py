@@ -9,7 +9,7 @@ def tiny_config() -> ConfigDict:
   c = ConfigDict()
   c.seed = 0
   c.mesh = dict(data=1, fsdp=-1, tensor=2)
-  c.vocabulary_size = 30
+  c.vocabulary_size, c.max_piece_length = 30, 16
   c.llama = dict(
     path='nowhere',
     dtype='float32',
@@ -60,6 +60,5 @@ def tiny_config() -> ConfigDict:
   stage |= dict(steps=9, log_every=1, save_every=5, frames_per_batch=512, remat='dots')
   c.ctc = dict(stage, sampled_classes=1, average_decay=0.9)
   c.ctc.letters = dict(layer=2, per_frame=3, weight=0.5)
-  c.ctc.spelling_size = 6
   c.response = dict(stage, kl_weight=0.0, kl_temperature=1.0, ctc_weight=0.0)
   return c.lock()

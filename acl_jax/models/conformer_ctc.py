@@ -3,12 +3,12 @@
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int
 
 from acl_jax.models.conformer import Conformer, ConformerConfig, Encoded
 from acl_jax.models.ctc import segments
-from acl_jax.models.layers import Linear, param
-from acl_jax.models.spelling import NUM_BUCKETS, NUM_SOUNDED, spelt
+from acl_jax.models.layers import Linear
+from acl_jax.models.spelling import NUM_SOUNDED
 
 
 class ConformerCTC(nnx.Module):
@@ -73,23 +73,6 @@ class LetterHead(nnx.Module):
     a, u = valid.shape
     logits = logits.reshape(a, u * self.per_frame, -1)
     return logits, jnp.repeat(valid, self.per_frame, axis=1)
-
-
-class SpellingHead(nnx.Module):
-  """What of a piece's score follows from its letters, which only pretraining trains.
-
-  A long piece is rare, its letters are not: what was learnt of others' helps it. It is
-  added to the head's weight: nothing at first, and for good at the end.
-  """
-
-  def __init__(self, hidden_size: int, size: int, *, rngs: nnx.Rngs):
-    self.buckets = param(rngs, (NUM_BUCKETS, size), ('classes', 'llm'), size**-0.5)
-    self.linear = param(rngs, (hidden_size, size), ('embed', 'llm'), 0.0)
-
-  def __call__(self, letters: UInt8[Array, 'w l']) -> Float[Array, 'd w+1']:
-    """To be added to the head's weight; `letters` of all classes but the blank."""
-    weight = self.linear[...] @ spelt(self.buckets[...], letters).T
-    return jnp.pad(weight, ((0, 0), (0, 1)))
 
 
 def blank_first(logits: Float[Array, 'b u v']) -> Float[Array, 'b u v']:

@@ -33,20 +33,14 @@ class Spelling(nnx.Module):
   def __call__(self, among: Int[Array, ' w'] | None = None) -> Float[Array, 'w k']:
     """The vectors of all tokens, or of those `among` them."""
     letters = self.letters[...] if among is None else self.letters[...][among]
-    return spelt(self.buckets[...], letters)
-
-
-def spelt(
-  buckets: Float[Array, 'z k'], letters: UInt8[Array, 'w l']
-) -> Float[Array, 'w k']:
-  """The vector of every token: those of its letter pairs and triples, summed."""
-  bucket, present = ngrams(letters)
-  # One n-gram at a time: all at once would be 24 times as large as the result.
-  total = sum(
-    buckets[bucket[:, i]] * present[:, i, None] for i in range(bucket.shape[1])
-  )
-  count = jnp.maximum(jnp.sum(present, axis=1), 1)
-  return total / jnp.sqrt(count)[:, None]
+    bucket, present = ngrams(letters)
+    # One n-gram at a time: all at once would be 24 times as large as the result.
+    total = sum(
+      self.buckets[...][bucket[:, i]] * present[:, i, None]
+      for i in range(bucket.shape[1])
+    )
+    count = jnp.maximum(jnp.sum(present, axis=1), 1)
+    return total / jnp.sqrt(count)[:, None]
 
 
 def ngrams(

@@ -24,7 +24,7 @@ from acl_jax.models.conformer import ConformerConfig
 from acl_jax.models.conformer_ctc import ConformerCTC
 from acl_jax.parallel import sharding
 from acl_jax.planning import shapes
-from acl_jax.training import learner, pretraining, step
+from acl_jax.training import pretraining, step
 from acl_jax.training.optimizer import make_optimizer
 from data_pipeline.batches import round_up
 from data_pipeline.features import HOP, SAMPLE_RATE
@@ -100,16 +100,14 @@ def pretrain(config: ml_collections.ConfigDict, mesh: Mesh | None, rows: int) ->
   layout = shapes.layout_of(config, budget, 1, second)
   rows = rows or layout.rows
   layout = layout._replace(rows=_filled(rows, mesh))
-  heads = jax.eval_shape(lambda: learner.new_heads(config.ctc, sizes, 0))
-  learning = learner.Learner(model, *heads)
-  graphdef, trainable, statistics = learner.split(learning)
+  head = jax.eval_shape(lambda: pretraining.new_letter_head(config.ctc, sizes, 0))
+  graphdef, trainable, statistics = pretraining.split(pretraining.Learner(model, head))
   optimizer = make_optimizer(config.ctc)
   moments = jax.eval_shape(optimizer.init, trainable)
   average = (trainable, statistics)
   state = placed(pretraining.State(trainable, statistics, moments, average), mesh)
   batch = shapes.transcribed_batch(layout, model.encoder, config.ctc.letters.per_frame)
-  batch = placed_batch(batch, mesh)
-  how = pretraining.how_of(config.ctc, ('',) * config.vocabulary_size)
+  batch, how = placed_batch(batch, mesh), pretraining.how_of(config.ctc)
   still = dict(graphdef=graphdef, optimizer=optimizer, how=how)
 
   def lower() -> jax.stages.Lowered:

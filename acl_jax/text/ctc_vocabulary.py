@@ -15,7 +15,7 @@ import sentencepiece
 import tokenizers
 
 FILES = ('tokenizer.model', 'tokenizer.json')
-WORD_BEGINS = '\u2581'  # as both write it
+LONGEST = 16  # characters of a piece, as sentencepiece has it
 
 
 def normalise(text: str) -> str:
@@ -50,12 +50,6 @@ class Vocabulary:
       return self._json.get_vocab_size()
     return self._pieces.get_piece_size()
 
-  @property
-  def pieces(self) -> list[str]:
-    """How every class is written, a space before where a word begins."""
-    name = self._json.id_to_token if self._pieces is None else self._pieces.id_to_piece
-    return [(name(i) or '').replace(WORD_BEGINS, ' ') for i in range(len(self))]
-
   def encode(self, text: str) -> list[int]:
     """The classes of a transcript; ValueError if a character has none."""
     text = normalise(text)
@@ -75,8 +69,13 @@ class Vocabulary:
     return decode(ids)
 
 
-def train(texts: Iterable[str], size: int, path: str | Path) -> None:
-  """Writes a unigram model of `size` pieces to `path`, a `tokenizer.model`."""
+def train(
+  texts: Iterable[str], size: int, path: str | Path, longest: int = LONGEST
+) -> None:
+  """Writes a unigram model of `size` pieces to `path`, a `tokenizer.model`.
+
+  longest: characters of a piece at most, the space before a word counted.
+  """
   model = io.BytesIO()
   try:
     sentencepiece.SentencePieceTrainer.train(
@@ -84,6 +83,7 @@ def train(texts: Iterable[str], size: int, path: str | Path) -> None:
       model_writer=model,
       model_type='unigram',
       vocab_size=size,
+      max_sentencepiece_length=longest,
       character_coverage=1.0,
       normalization_rule_name='identity',  # done above
       bos_id=-1,

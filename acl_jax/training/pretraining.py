@@ -2,7 +2,6 @@
 """CTC pretraining: batches of log-mel frames and pieces of text, and one update."""
 
 import functools
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -13,7 +12,8 @@ from absl import logging
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from acl_jax.models.batch_norm import Moments
+from acl_jax.models.batch_norm import Moments, RunningAverage
+from acl_jax.models.conformer import ConformerConfig
 from acl_jax.models.conformer_ctc import ConformerCTC, LetterHead, blank_first
 from acl_jax.models.ctc import BLANK
 from acl_jax.models.layers import apart
@@ -41,6 +41,13 @@ class Transcribed(NamedTuple):
   place: Int[Array, 'b k u']
   labels: Int[Array, 'b k u']
   letters: Int[Array, 'b k r']
+
+
+class Learner(nnx.Module):
+  """What learns: the model, and beside it a head for letters, if any are learnt."""
+
+  def __init__(self, model: ConformerCTC, letters: LetterHead | None = None):
+    self.model, self.letters = model, letters
 
 
 class Transcripts:
@@ -118,22 +125,40 @@ class How(NamedTuple):
 
   letter_layer: the layer, from 1 on, whose frames letters are read from, if any are.
   letter_weight: what their loss counts for beside that of the pieces.
-  pieces: how the classes are written, for the head that knows their spelling.
   """
 
   average_decay: float
   remat: str | None
   letter_layer: int = 0
   letter_weight: float = 0.0
-  pieces: tuple[str, ...] = ()
 
 
-def how_of(stage: ml_collections.ConfigDict, pieces: Sequence[str]) -> How:
+def how_of(stage: ml_collections.ConfigDict) -> How:
   """What `config.ctc` says of it."""
   letters = stage.letters
-  return How(
-    *(stage.average_decay, stage.remat, letters.layer, letters.weight), tuple(pieces)
-  )
+  return How(stage.average_decay, stage.remat, letters.layer, letters.weight)
+
+
+def new_letter_head(
+  stage: ml_collections.ConfigDict, encoder: ConformerConfig, seed: int
+) -> LetterHead | None:
+  """An untrained head, if `config.ctc.letters` wants one."""
+  layer, per_frame = stage.letters.layer, stage.letters.per_frame
+  if per_frame < 0:
+    raise ValueError(f'config.ctc.letters.per_frame = {per_frame}; 0 is no letters')
+  if not per_frame:
+    return None
+  if not 0 < layer <= encoder.num_hidden_layers:
+    raise ValueError(
+      f'config.ctc.letters.layer = {layer}; the encoder has layers 1 to'
+      f' {encoder.num_hidden_layers}'
+    )
+  return LetterHead(encoder.hidden_size, per_frame, rngs=nnx.Rngs(seed))
+
+
+def split(learner: Learner):
+  """The graph of a learner, what trains, and its batch-norm statistics."""
+  return nnx.split(learner, nnx.Param, RunningAverage)
 
 
 @functools.partial(
@@ -144,7 +169,7 @@ def pretrain_step(state: State, batch: Transcribed, key, *, graphdef, optimizer,
 
   def loss(trainable):
     learner = nnx.merge(graphdef, trainable, state.statistics)
-    model = learner.recogniser(how.pieces)
+    model = learner.model
     encoded = model.encode(batch.log_mel, batch.segment_ids, key, True, how.remat)
     total = value = transcript_loss(model, encoded.frames, batch)
     metrics = {'loss': value}
@@ -200,6 +225,6 @@ def _moved(statistics, moments: Moments):
   )
 
 
-def learnt(state: State, graphdef, pieces: Sequence[str]) -> ConformerCTC:
+def learnt(state: State, graphdef) -> ConformerCTC:
   """The model of the averages."""
-  return nnx.merge(graphdef, *state.average).recogniser(pieces)
+  return nnx.merge(graphdef, *state.average).model

@@ -11,11 +11,10 @@ import pytest
 from flax import nnx
 
 from acl_jax.models.conformer import ConformerConfig
-from acl_jax.models.conformer_ctc import ConformerCTC, LetterHead, SpellingHead
+from acl_jax.models.conformer_ctc import ConformerCTC, LetterHead
 from acl_jax.parallel.arrays import local, make, send, spread
 from acl_jax.parallel.mesh import new_mesh
 from acl_jax.training import pretraining, step
-from acl_jax.training.learner import Learner, split
 from tests.training.step_test import BOTH, batch, build
 
 MESH = dict(data=2, fsdp=2, tensor=2)
@@ -101,16 +100,15 @@ def transcribed(rows=3):
 def pretrain(data):
   model = make(lambda: ConformerCTC(CONFORMER, 7, rngs=nnx.Rngs(0)))
   head = make(lambda: LetterHead(CONFORMER.hidden_size, 3, rngs=nnx.Rngs(1)))
-  spelling = make(lambda: SpellingHead(CONFORMER.hidden_size, 6, rngs=nnx.Rngs(2)))
-  learner = Learner(model, head, spelling)
-  graphdef, trainable, statistics = split(learner)
+  learner = pretraining.Learner(model, head)
+  graphdef, trainable, statistics = pretraining.split(learner)
   copy = jax.tree.map(jnp.copy, (trainable, statistics))
   optimizer = make(OPTIMIZER.init, trainable)
   update = functools.partial(
     pretraining.pretrain_step,
     graphdef=graphdef,
     optimizer=OPTIMIZER,
-    how=pretraining.How(0.9, 'dots', 1, 0.5, pieces=(*'abcdef',)),
+    how=pretraining.How(0.9, 'dots', letter_layer=1, letter_weight=0.5),
   )
   state = pretraining.State(trainable, statistics, optimizer, copy)
   state, metrics = run(update, state, send(data))
