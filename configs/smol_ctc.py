@@ -4,12 +4,17 @@
   configs/smol_ctc.sh           # from nothing, the data and smol_conformer included
   python -m acl_jax.pretrain --config=configs/smol_ctc.py --workdir=runs/smol_ctc
 
-4.2 M parameters, 10 hours of speech: sentences of the 500 commonest words of WordNet's
-examples, and lists of these words in no order, read by four TTS voices, and the shipped
-human recordings. The 28,000 steps, some two hours on two CPU cores, have not been run.
-10,000 of them (40 minutes, the first 2,300 at twice the learning rate, then down to
-zero) reached a word error rate of 34 % on 300 unseen sentences by these voices. By a
-voice never heard it is 59 %, of 100 sentences, with smol_conformer.py's adapter on top.
+4.1 M parameters, 10.1 hours of speech: sentences of the 500 commonest words of
+WordNet's examples, and lists of these words in no order, read by four TTS voices, and
+the shipped human recordings. Run on two CPU cores, an hour and a quarter beside other
+work (0.22 s a step without it). Word error rate on 300 unseen sentences by these
+voices, in %:
+
+  step       1,000  2,000  3,000  4,000  6,000  8,000  10,000  12,000  16,000
+  error         55     30     20     14    9.3    8.4     6.4     5.8     5.2
+
+The first 12,900 steps had the learning rate of a run of 24,000. smol_conformer.py says
+how it does on a voice that it never heard.
 """
 
 from ml_collections import ConfigDict
@@ -53,7 +58,7 @@ def get_config() -> ConfigDict:
   c.masking = None  # SpecAugment, for a run long enough to over-fit
 
   c.ctc = dict(
-    steps=24_000,
+    steps=16_000,
     frames_per_batch=300,  # 24 s
     average_decay=0.995,
     remat='dots',

@@ -32,8 +32,11 @@ $python -m data_pipeline.prepare --input="$work/held-out/manifest.jsonl" \
 $python -m acl_jax.pretrain --config=configs/smol_ctc.py --workdir="$work" \
   --config.data.train="$work/prepared" --config.data.dev="$work/prepared-dev"
 $python -m acl_jax.train --config=configs/smol_conformer.py --workdir="$work/adapter" \
-  --config.encoder.path="$work/encoder" --config.data.train="$work/prepared" \
-  --config.response.steps=0
+  --config.encoder.path="$work/encoder" --config.data.train="$work/prepared"
 $python -m acl_jax.evaluate --config=configs/smol_conformer.py \
   --config.encoder.path="$work/encoder" --checkpoint="$work/adapter" \
   --manifest="$work/held-out/manifest.jsonl" --output="$work/report"
+$python -m acl_jax.evaluate --config=configs/smol_conformer.py \
+  --config.encoder.path="$work/encoder" --checkpoint="$work/adapter" \
+  --manifest="$work/held-out-rms/manifest.jsonl" --output="$work/report-rms" \
+  --cascade=none

@@ -85,6 +85,13 @@ def test_it_logs_losses_and_word_errors(pretrained):
   assert found[-1]['loss'] < found[0]['loss'] and found[0]['padding_waste'] > 0
 
 
+def test_measuring_changes_nothing(tiny_world, pretrained, tmp_path):
+  config = new_config(tiny_world)
+  config.data.dev = ''
+  unmeasured = pretrain(config, tmp_path)
+  jax.tree.map(np.testing.assert_array_equal, unmeasured, pretrained[1])
+
+
 def test_averages_and_statistics_move(tiny_world, pretrained):
   _, model = pretrained
   vocabulary = Vocabulary(pretrained[0] / assembly.ENCODER_FOLDER)
