@@ -32,6 +32,7 @@ from acl_jax.models.llama import Llama
 from acl_jax.models.speech_llm import causal
 from acl_jax.weights.llama import save_llama_hf
 from configs import smol
+from data_pipeline.batches import lay_out
 
 _PROMPTS = flags.DEFINE_integer('prompts', 50, 'transcripts', lower_bound=1)
 
@@ -74,8 +75,7 @@ def main(argv: list[str]) -> None:
   config = smol.get_config()
   text, model = assembly.load_text(config), assembly.load_frozen_llama(config)
   utterances, _ = examples.read(SHIPPED, _PROMPTS.value)
-  # A prompt of text alone is one segment.
-  prompts = [[*text.prompt(utterance.text)[0]] for utterance in utterances]
+  prompts = [lay_out(text.prompt(u.text), []).tokens for u in utterances]
   with tempfile.TemporaryDirectory() as folder:
     save_llama_hf(model, folder)
     logits = {name: theirs(folder, name, prompts) for name in THEIRS}
