@@ -6,8 +6,8 @@
 
 4.1 M parameters, 10.1 hours of speech: sentences of the 500 commonest words of
 WordNet's examples, and lists of these words in no order, read by four TTS voices, and
-the shipped human recordings. Run in 75 minutes on two CPU cores beside other work (0.22 s
-a step without it). Word error rate on 300 unseen sentences by these voices, in %:
+the shipped human recordings. Run in 75 minutes on two CPU cores beside other work
+(0.22 s a step without it). Word error rate on 300 unseen sentences by these voices, in %:
 
   step       1,000  2,000  3,000  4,000  6,000  8,000  10,000  12,000  16,000
   error         55     30     20     14    9.3    8.4     6.4     5.8     5.2
