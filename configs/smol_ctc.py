@@ -7,11 +7,12 @@
 4.1 M parameters, 10.1 hours of speech: sentences of the 500 commonest words of
 WordNet's examples, and lists of these words in no order, read by four TTS voices, and
 the shipped human recordings. Run in 75 minutes on two CPU cores beside other work
-(0.22 s a step without it). Word error rate on 300 unseen sentences by these voices, in %:
+(0.22 s a step without it). Word error rate on 300 unseen sentences by these voices, %:
 
   step       1,000  2,000  3,000  4,000  6,000  8,000  10,000  12,000  16,000
   error         55     30     20     14    9.3    8.4     6.4     5.8     5.2
 
+At the end it is 2.0 of the 162 that are questions of a few patterns, 9.9 of the others.
 The first 12,900 steps had the learning rate of a run of 24,000. smol_conformer.py says
 how it does on a voice that it never heard.
 """
