@@ -15,7 +15,7 @@ import sentencepiece
 import tokenizers
 
 FILES = ('tokenizer.model', 'tokenizer.json')
-LONGEST = 16  # characters of a piece, as sentencepiece has it
+LONGEST, LIMIT = 16, 512  # characters of a piece: sentencepiece's default and limit
 
 
 def normalise(text: str) -> str:
@@ -76,6 +76,8 @@ def train(
 
   longest: characters of a piece at most, the space before a word counted.
   """
+  if type(longest) is not int or not 0 < longest <= LIMIT:
+    raise ValueError(f'max_piece_length = {longest!r} is not 1 to {LIMIT} characters')
   model = io.BytesIO()
   try:
     sentencepiece.SentencePieceTrainer.train(

@@ -72,6 +72,14 @@ def test_no_piece_is_longer_than_allowed(tmp_path):
   assert lengths == {1, 2}
 
 
+@pytest.mark.parametrize('longest', [0, -1, 513, True])
+def test_lengths_that_no_piece_can_have(tmp_path, longest):
+  with pytest.raises(
+    ValueError, match=f'max_piece_length = {longest!r} is not 1 to 512'
+  ):
+    train(TEXTS, SIZE, tmp_path / 'tokenizer.model', longest)
+
+
 def test_more_pieces_than_the_texts_have(tmp_path):
   with pytest.raises(
     ValueError, match='no vocabulary of 5000 pieces .Vocabulary size'
