@@ -5,7 +5,8 @@
 
 The same weights, float32 and threads, in turns. Both hear the same utterances of 15 s:
 ours packed, `--packed` of them a row, theirs one a row. The last line is JSON; a ratio
-above 1 means that ours is faster.
+above 1 means that ours is faster. `ratio_of_products_alone` is that of the matrix
+products of a block's dense maps, by XLA and by PyTorch, with nothing between them.
 """
 
 import json
@@ -45,6 +46,13 @@ SIZES = dict(
 NO_DROPOUT = dict.fromkeys(
   ('dropout', 'activation_dropout', 'attention_dropout', 'layerdrop'), 0.0
 )
+FRAME_ROWS = UTTERANCES * FRAMES // 8
+PRODUCTS = {  # the dense maps of a block, by their sizes, and how many there are
+  (512, 2_048): 2,  # into the feed-forwards
+  (2_048, 512): 2,  # out of them
+  (512, 512): 5,  # four of attention, and the convolution's last
+  (512, 1_024): 1,  # the convolution's gate
+}
 CLOSE = 1e-3  # the frames of both; larger is another model, not another rounding
 
 
@@ -93,6 +101,46 @@ def theirs(model: ParakeetEncoder, log_mel: np.ndarray, probe: np.ndarray) -> Ca
   return call
 
 
+def products(rng: np.random.Generator) -> float:
+  """How often XLA does a block's matrix products while PyTorch does them once."""
+  total = {'xla': 0.0, 'torch': 0.0}
+  for (rows, columns), count in PRODUCTS.items():
+    shapes = (FRAME_ROWS, rows), (rows, columns), (FRAME_ROWS, columns)
+    x, weight, gradient = (rng.normal(size=s).astype(np.float32) for s in shapes)
+    ours = tuple(map(jnp.asarray, (x, weight, gradient)))
+    theirs = tuple(map(torch.from_numpy, (x, weight, gradient)))
+    calls = {
+      'xla': lambda ours=ours: jax.block_until_ready(jitted(*ours)),
+      'torch': lambda theirs=theirs: three(*theirs),
+    }
+    for name, seconds in in_turns(calls, rounds=40).items():
+      total[name] += count * seconds
+  return total['torch'] / total['xla']
+
+
+def three(x, weight, gradient):
+  """A dense map, and the gradients of its input and of its weight."""
+  return x @ weight, gradient @ weight.T, x.T @ gradient
+
+
+jitted = jax.jit(three)
+
+
+def in_turns(calls: dict[str, Callable], rounds: int) -> dict[str, float]:
+  """The median seconds of each, which take turns; the first round is not counted."""
+  seconds: dict[str, list[float]] = {name: [] for name in calls}
+  for number in range(rounds + 1):
+    for name, call in calls.items():
+      time.sleep(0.02)  # until the other's threads rest
+      start = time.perf_counter()
+      call()
+      seconds[name].append(time.perf_counter() - start)
+    if rounds < 10 or number % 10 == 0:
+      last = {name: round(values[-1], 3) for name, values in seconds.items()}
+      print(f'{number}/{rounds}', last)
+  return {name: float(np.median(values[1:])) for name, values in seconds.items()}
+
+
 def main(argv: list[str]) -> None:
   """Alternates both and prints the ratio of their medians."""
   del argv
@@ -114,21 +162,13 @@ def main(argv: list[str]) -> None:
   difference = float(np.abs(frames['ours'] - frames['torch']).max())
   if difference > CLOSE:
     raise ValueError(f'the frames differ by {difference}, more than {CLOSE}')
-  seconds: dict[str, list[float]] = {name: [] for name in calls}
-  for number in range(_ROUNDS.value):
-    for name, call in calls.items():
-      start = time.perf_counter()
-      call()
-      seconds[name].append(time.perf_counter() - start)
-    print(
-      f'{number + 1}/{_ROUNDS.value}', {k: round(v[-1], 2) for k, v in seconds.items()}
-    )
-  median = {name: float(np.median(values)) for name, values in seconds.items()}
+  median = in_turns(calls, _ROUNDS.value)
   heard = UTTERANCES * FRAMES / 100
   result = {
     'ratio_vs_torch': median['torch'] / median['ours'],
     'audio_seconds_per_second': heard / median['ours'],
     'audio_seconds_per_second_torch': heard / median['torch'],
+    'ratio_of_products_alone': products(rng),
     'max_abs_difference': difference,
     'layers': _LAYERS.value,
     'packed': _PACKED.value,

@@ -43,21 +43,23 @@ class RelativeAttention(nnx.Module):
   ) -> Float[Array, 'b t d']:
     n, h = self.bias_u.shape
     projections = (self.q_proj, self.k_proj, self.v_proj)
-    # Heads first, so that not one of the products that follow has to move its result.
-    query, keys, values = (
-      f(x).reshape(*x.shape[:2], n, h).transpose(2, 0, 1, 3) for f in projections
-    )
+    query, keys, values = (f(x).reshape(*x.shape[:2], n, h) for f in projections)
     relative = (distances @ self.relative_k_proj[...].astype(x.dtype)).reshape(-1, n, h)
-    u, v = (w[...].astype(x.dtype)[:, None, None] for w in (self.bias_u, self.bias_v))
-    by_content = jnp.einsum('nbth,nbsh->nbts', query + u, keys)
-    by_distance = shift(jnp.einsum('nbth,pnh->nbtp', query + v, relative))
-    scores = (by_content + by_distance).astype(jnp.float32) * h**-0.5
+    u, v = (w[...].astype(x.dtype)[None, None] for w in (self.bias_u, self.bias_v))
+    # Heads first, so that not one of the products that follow has to move its result.
+    heads_first = (2, 0, 1, 3)
+    of_content, of_distance = (
+      ((query + bias) * h**-0.5).transpose(heads_first) for bias in (u, v)
+    )
+    scores = jnp.einsum('nbth,nbhs->nbts', of_content, keys.transpose(2, 0, 3, 1))
+    scores += by_distance(of_distance, relative.transpose(1, 0, 2))
+    scores = scores.astype(jnp.float32)
     scores = jnp.where(mask[None], scores, jnp.finfo(jnp.float32).min)
     # What is dropped is drawn rows first, so that further rows change nothing of it.
     weights = jax.nn.softmax(scores).swapaxes(0, 1)
     weights = drop(weights, self.dropout, key).swapaxes(0, 1).astype(x.dtype)
-    y = jnp.einsum('nbts,nbsh->btnh', weights, values)
-    return self.o_proj(y.reshape(x.shape))
+    y = jnp.einsum('nbts,nbsh->nbth', weights, values.transpose(heads_first))
+    return self.o_proj(y.transpose(1, 2, 0, 3).reshape(x.shape))
 
 
 def sinusoids(length: int, size: int) -> Float[Array, 'p d']:
@@ -69,23 +71,41 @@ def sinusoids(length: int, size: int) -> Float[Array, 'p d']:
 
 
 @jax.custom_vjp
-def shift(by_distance: Float[Array, 'n b t p']) -> Float[Array, 'n b t s']:
-  """Scores by distance, as `sinusoids` orders it -> scores of every pair of frames.
+def by_distance(
+  query: Float[Array, 'n b t h'], relative: Float[Array, 'n p h']
+) -> Float[Array, 'n b t s']:
+  """Scores of every pair of frames by their distance, as `sinusoids` orders it.
+
+  Its gradient is written down: JAX's own moves the scores of all distances thrice.
+  """
+  return shift(jnp.einsum('nbth,nph->nbtp', query, relative))
+
+
+def _backward(saved, scores: Float[Array, 'n b t s']):
+  query, relative = saved
+  of_all = shift_back(scores)
+  of_relative = jnp.einsum('nbth,nbtp->nhp', query, of_all).swapaxes(1, 2)
+  return jnp.einsum('nbtp,nph->nbth', of_all, relative), of_relative
+
+
+by_distance.defvjp(lambda *saved: (by_distance(*saved), saved), _backward)
+
+
+def shift(of_all: Float[Array, 'n b t p']) -> Float[Array, 'n b t s']:
+  """Scores of all distances -> those of the distance that each pair of frames has.
 
   Row t wants columns from length - 1 - t on: behind the first length - 1 numbers, the
-  same ones in rows one shorter begin there (after Dai et al. 2019, appendix B). Its
-  gradient is written down, as that of a slice is slow on a CPU.
+  same ones in rows one shorter begin there (after Dai et al. 2019, appendix B).
   """
-  n, b, t, p = by_distance.shape
-  flat = by_distance.reshape(n, b, t * p)[..., t - 1 : t * p - 1]
+  n, b, t, p = of_all.shape
+  flat = of_all.reshape(n, b, t * p)[..., t - 1 : t * p - 1]
   return flat.reshape(n, b, t, p - 1)[..., :t]
 
 
-def _shift_back(_: None, scores: Float[Array, 'n b t s']):
+def shift_back(scores: Float[Array, 'n b t s']) -> Float[Array, 'n b t p']:
+  """The reverse of `shift`, with zeros for the distances that no pair of a row has."""
   n, b, t = scores.shape[:3]
-  flat = jnp.pad(scores, ((0, 0),) * 3 + ((t - 1, 0),)).reshape(n, b, t * (2 * t - 1))
-  flat = jnp.concatenate([flat, jnp.zeros((n, b, t), flat.dtype)], axis=-1)
-  return (flat.reshape(n, b, t, 2 * t),)
-
-
-shift.defvjp(lambda by_distance: (shift(by_distance), None), _shift_back)
+  # In rows one longer, row t begins t numbers earlier.
+  padded = jnp.pad(scores, ((0, 0), (0, 0), (0, 1), (t, 0)))
+  flat = padded.reshape(n, b, -1)[..., : t * (2 * t + 1)]
+  return flat.reshape(n, b, t, 2 * t + 1)[..., 1:]

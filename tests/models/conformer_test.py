@@ -12,7 +12,12 @@ from acl_jax.models.batch_norm import BatchNorm
 from acl_jax.models.conformer import Conformer, ConformerConfig
 from acl_jax.models.conformer_ctc import ConformerCTC
 from acl_jax.models.layers import within
-from acl_jax.models.relative_attention import shift, sinusoids
+from acl_jax.models.relative_attention import (
+  by_distance,
+  shift,
+  shift_back,
+  sinusoids,
+)
 from acl_jax.weights.parakeet import load_conformer
 from tests.tiny_conformer import SIZES, VOCABULARY, log_mel, oracle
 
@@ -73,17 +78,30 @@ def test_a_layer_equals_transformers(theirs, ours):
 @pytest.mark.parametrize('t', [1, 2, 5])
 def test_shifted_scores_are_those_of_each_distance(t):
   distance = jnp.arange(t - 1, -t - 1, -1, dtype=jnp.float32)
-  by_distance = jnp.broadcast_to(distance, (2, 3, t, 2 * t))
-  scores, back = jax.vjp(shift, by_distance)
+  scores = shift(jnp.broadcast_to(distance, (2, 3, t, 2 * t)))
   expected = np.arange(t)[:, None] - np.arange(t)[None]  # of query to key
   np.testing.assert_array_equal(scores, np.broadcast_to(expected, scores.shape))
-  (gradient,) = back(scores + 1)
+  back = shift_back(scores + t)
   for row in range(t):
     first = t - 1 - row
-    np.testing.assert_array_equal(
-      gradient[:, :, row, first : first + t], scores[:, :, row] + 1
-    )
-  np.testing.assert_allclose(jnp.sum(gradient), jnp.sum(scores + 1))
+    own = back[:, :, row, first : first + t]
+    np.testing.assert_array_equal(own, scores[:, :, row] + t)
+  np.testing.assert_allclose(jnp.sum(back), jnp.sum(scores + t))
+
+
+def test_the_gradient_by_distance_is_the_one_that_jax_finds():
+  rng = np.random.default_rng(3)
+  shapes = (4, 2, 7, 6), (4, 14, 6), (4, 2, 7, 7)  # n b t h, n p h, n b t s
+  query, relative, probe = (jnp.asarray(rng.normal(size=s), np.float32) for s in shapes)
+
+  def plain(query, relative):
+    return shift(jnp.einsum('nbth,nph->nbtp', query, relative))
+
+  expected, expected_back = jax.vjp(plain, query, relative)
+  actual, back = jax.vjp(by_distance, query, relative)
+  np.testing.assert_allclose(actual, expected, atol=1e-5)
+  for mine, theirs in zip(back(probe), expected_back(probe), strict=True):
+    np.testing.assert_allclose(mine, theirs, atol=1e-5)
 
 
 def test_the_model_equals_transformers(theirs, ours):
