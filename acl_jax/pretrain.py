@@ -94,11 +94,17 @@ def find_vocabulary(config, folder: Path, texts: Sequence[str]) -> Vocabulary:
     ctc_vocabulary.train(texts, config.vocabulary_size, path, config.max_piece_length)
   barriers.meet('vocabulary', MINUTES)
   vocabulary = Vocabulary(folder)
-  if len(vocabulary) != config.vocabulary_size:
-    raise ValueError(
-      f'{path} has {len(vocabulary)} pieces, config.vocabulary_size says'
-      f' {config.vocabulary_size}; another vocabulary needs another workdir'
+  size, longest = len(vocabulary), vocabulary.longest
+  wrong = None
+  if size != config.vocabulary_size:
+    wrong = f'{size} pieces, config.vocabulary_size says {config.vocabulary_size}'
+  elif longest > config.max_piece_length:
+    wrong = (
+      f'pieces of {longest} characters, config.max_piece_length says'
+      f' {config.max_piece_length}'
     )
+  if wrong:
+    raise ValueError(f'{path} has {wrong}; another vocabulary needs another workdir')
   return vocabulary
 
 

@@ -282,6 +282,16 @@ def test_a_vocabulary_of_another_size_is_refused(tiny_world, pretrained, tmp_pat
     pretrain(config, tmp_path)
 
 
+def test_a_vocabulary_of_longer_pieces_is_refused(tiny_world, pretrained, tmp_path):
+  shutil.copytree(pretrained[0] / 'encoder', tmp_path / 'encoder')
+  config = new_config(tiny_world)
+  longest = Vocabulary(tmp_path / 'encoder').longest
+  config.max_piece_length = longest - 1
+  said = f'of {longest} characters, config.max_piece_length says {longest - 1};'
+  with pytest.raises(ValueError, match=said):
+    pretrain(config, tmp_path)
+
+
 def test_a_checkpoint_of_another_encoder_is_refused(tiny_world, pretrained, tmp_path):
   shutil.copytree(pretrained[0], tmp_path, dirs_exist_ok=True)
   config = new_config(tiny_world)

@@ -50,6 +50,14 @@ class Vocabulary:
       return self._json.get_vocab_size()
     return self._pieces.get_piece_size()
 
+  @property
+  def longest(self) -> int:
+    """Characters of its longest piece, the space before a word counted."""
+    if self._pieces is None:
+      return max(map(len, self._json.get_vocab()))
+    model, ids = self._pieces, range(len(self))
+    return max(len(model.id_to_piece(i)) for i in ids if not model.is_unknown(i))
+
   def encode(self, text: str) -> list[int]:
     """The classes of a transcript; ValueError if a character has none."""
     text = normalise(text)

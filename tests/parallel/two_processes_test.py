@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two processes of four devices, restored upon another mesh in the middle, train as one
-of eight does.
+"""Two processes of two devices, restored upon another mesh in the middle, train as one
+of four does.
 """
 
 import json
@@ -60,9 +60,9 @@ def test_two_processes_train_as_one_and_restore_in_the_middle(tiny_world, tmp_pa
     free.bind(('127.0.0.1', 0))
     address = f'127.0.0.1:{free.getsockname()[1]}'
   joined = f'--coordinator_address={address}', '--num_processes=2'
-  pair = [start(tiny_world, two, 11, 4, *joined, f'--process_id={i}') for i in (0, 1)]
+  pair = [start(tiny_world, two, 11, 2, *joined, f'--process_id={i}') for i in (0, 1)]
   said = ends(*pair)
-  ends(start(tiny_world, one, 0, 8))
+  ends(start(tiny_world, one, 0, 4))
   assert 'response: continues at step 8 of 20' in said[0]
   assert 'process 1 of 2 is done' in said[1] and 'response 1/20' not in said[1]
   alone, together = metrics(one), metrics(two)
