@@ -46,12 +46,12 @@ SIZES = dict(
 NO_DROPOUT = dict.fromkeys(
   ('dropout', 'activation_dropout', 'attention_dropout', 'layerdrop'), 0.0
 )
-FRAME_ROWS = UTTERANCES * FRAMES // 8
+WIDTH, WIDE = SIZES['hidden_size'], SIZES['intermediate_size']
 PRODUCTS = {  # the dense maps of a block, by their sizes, and how many there are
-  (512, 2_048): 2,  # into the feed-forwards
-  (2_048, 512): 2,  # out of them
-  (512, 512): 5,  # four of attention, and the convolution's last
-  (512, 1_024): 1,  # the convolution's gate
+  (WIDTH, WIDE): 2,  # into the feed-forwards
+  (WIDE, WIDTH): 2,  # out of them
+  (WIDTH, WIDTH): 5,  # four of attention, and the convolution's last
+  (WIDTH, 2 * WIDTH): 1,  # the convolution's gate
 }
 CLOSE = 1e-3  # the frames of both; larger is another model, not another rounding
 
@@ -103,16 +103,17 @@ def theirs(model: ParakeetEncoder, log_mel: np.ndarray, probe: np.ndarray) -> Ca
 
 def products(rng: np.random.Generator) -> float:
   """How often XLA does a block's matrix products while PyTorch does them once."""
+  frames, jitted = UTTERANCES * FRAMES // 8, jax.jit(three)
   total = {'xla': 0.0, 'torch': 0.0}
-  for (rows, columns), count in PRODUCTS.items():
-    shapes = (FRAME_ROWS, rows), (rows, columns), (FRAME_ROWS, columns)
-    x, weight, gradient = (rng.normal(size=s).astype(np.float32) for s in shapes)
-    ours = tuple(map(jnp.asarray, (x, weight, gradient)))
-    theirs = tuple(map(torch.from_numpy, (x, weight, gradient)))
+  for (inputs, outputs), count in PRODUCTS.items():
+    shapes = (frames, inputs), (inputs, outputs), (frames, outputs)
+    arrays = [rng.normal(size=s).astype(np.float32) for s in shapes]
+    ours, theirs = [*map(jnp.asarray, arrays)], [*map(torch.from_numpy, arrays)]
     calls = {
       'xla': lambda ours=ours: jax.block_until_ready(jitted(*ours)),
       'torch': lambda theirs=theirs: three(*theirs),
     }
+    calls['xla']()  # compiles
     for name, seconds in in_turns(calls, rounds=40).items():
       total[name] += count * seconds
   return total['torch'] / total['xla']
@@ -123,13 +124,10 @@ def three(x, weight, gradient):
   return x @ weight, gradient @ weight.T, x.T @ gradient
 
 
-jitted = jax.jit(three)
-
-
 def in_turns(calls: dict[str, Callable], rounds: int) -> dict[str, float]:
-  """The median seconds of each, which take turns; the first round is not counted."""
+  """The median seconds of each, which take turns."""
   seconds: dict[str, list[float]] = {name: [] for name in calls}
-  for number in range(rounds + 1):
+  for number in range(1, rounds + 1):
     for name, call in calls.items():
       time.sleep(0.02)  # until the other's threads rest
       start = time.perf_counter()
@@ -138,7 +136,7 @@ def in_turns(calls: dict[str, Callable], rounds: int) -> dict[str, float]:
     if rounds < 10 or number % 10 == 0:
       last = {name: round(values[-1], 3) for name, values in seconds.items()}
       print(f'{number}/{rounds}', last)
-  return {name: float(np.median(values[1:])) for name, values in seconds.items()}
+  return {name: float(np.median(values)) for name, values in seconds.items()}
 
 
 def main(argv: list[str]) -> None:

@@ -76,7 +76,7 @@ def by_distance(
 ) -> Float[Array, 'n b t s']:
   """Scores of every pair of frames by their distance, as `sinusoids` orders it.
 
-  Its gradient is written down: JAX's own moves the scores of all distances thrice.
+  Its gradient is written down: JAX's own moves the scores of all distances four times.
   """
   return shift(jnp.einsum('nbth,nph->nbtp', query, relative))
 

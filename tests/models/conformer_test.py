@@ -12,12 +12,7 @@ from acl_jax.models.batch_norm import BatchNorm
 from acl_jax.models.conformer import Conformer, ConformerConfig
 from acl_jax.models.conformer_ctc import ConformerCTC
 from acl_jax.models.layers import within
-from acl_jax.models.relative_attention import (
-  by_distance,
-  shift,
-  shift_back,
-  sinusoids,
-)
+from acl_jax.models.relative_attention import by_distance, shift, shift_back, sinusoids
 from acl_jax.weights.parakeet import load_conformer
 from tests.tiny_conformer import SIZES, VOCABULARY, log_mel, oracle
 

@@ -20,8 +20,8 @@ from acl_jax.training.metrics import Metrics
 from tests.tiny_world import load_config
 
 CONFIG = {
-  'mesh.data': 2,
-  'mesh.fsdp': 2,
+  'mesh.data': 1,
+  'mesh.fsdp': 4,
   'ctc.steps': 0,
   'adapter.letter_layers': 0,  # half as much to compile
   'response.remat': None,
@@ -55,7 +55,7 @@ def main():
       with contextlib.suppress(KeyboardInterrupt):
         train.train(config, workdir)
     Metrics.write = write
-    config.mesh.update(data=4, fsdp=1)  # it goes on upon another mesh
+    config.mesh.update(data=2, fsdp=2)  # it goes on upon another mesh
   with jax.set_mesh(new_mesh(config.mesh, devices)):
     train.train(config, workdir)
   print(f'process {jax.process_index()} of {jax.process_count()} is done')
