@@ -22,12 +22,13 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from acl_jax import assembly, assets, compilations, program
-from acl_jax.assembly import Text
-from acl_jax.decoding.engine import Engine, EngineConfig, Request
-from acl_jax.decoding.sampling import Sampling
-from acl_jax.decoding.slots import Rules
+from acl_jax import assets, build
+from acl_jax.build import Text
+from acl_jax.generation.engine import Engine, EngineConfig, Request
+from acl_jax.generation.sampling import Sampling
+from acl_jax.generation.slots import Rules
 from acl_jax.models.speech_llm import Prompt, SpeechLLM
+from acl_jax.runtime import compilation_cache, program
 from acl_jax.text.templates import Audio, Turn
 from data_pipeline import audio
 from data_pipeline.batches import NO_AUDIO, lay_out, pad, pad_frames, round_up
@@ -165,12 +166,12 @@ def _converse(chat: Chat, temperature: float) -> None:
 def main(argv: Sequence[str]) -> None:
   """Answers once, or converses."""
   del argv
-  compilations.keep()
+  compilation_cache.keep()
   values = flags.FLAGS
   if values.audio:  # before the model is loaded
     audio.read(values.audio)
-  text = assembly.load_text(values.config)
-  model = assembly.load_model(values.config, values.checkpoint)
+  text = build.load_text(values.config)
+  model = build.load_model(values.config, values.checkpoint)
   chat = Chat(model, text, max_new_tokens=values.max_new_tokens, seed=values.seed)
   if not (values.audio or values.text):
     return _converse(chat, values.temperature)

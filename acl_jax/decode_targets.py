@@ -24,16 +24,16 @@ from absl import flags
 from ml_collections import config_flags
 
 import acl_jax
-from acl_jax import assembly, compilations, program
-from acl_jax.assembly import Text
-from acl_jax.decoding import overview, provenance, targets
-from acl_jax.decoding.answers import Answers, Decoding, Example
-from acl_jax.decoding.progress import progress
-from acl_jax.decoding.targets import Skip
-from acl_jax.decoding.transcripts import Transcript, Transcripts
+from acl_jax import build
+from acl_jax.build import Text
 from acl_jax.models.llama import Llama
-from acl_jax.parallel import distributed
-from acl_jax.parallel.mesh import new_mesh
+from acl_jax.runtime import compilation_cache, distributed, program
+from acl_jax.sharding.mesh import new_mesh
+from acl_jax.targets import overview, provenance, store
+from acl_jax.targets.progress import progress
+from acl_jax.targets.prompting import Answers, Decoding, Example
+from acl_jax.targets.store import Skip
+from acl_jax.targets.transcripts import Transcript, Transcripts
 from acl_jax.weights.fingerprint import describe
 from data_pipeline.records import shard_name
 
@@ -75,9 +75,9 @@ def decode_targets(
     'shards': total,
   }
   provenance.claim(output, made_by)
-  paths = [output / shard_name(targets.NAME, i, total) for i in range(total)]
+  paths = [output / shard_name(store.NAME, i, total) for i in range(total)]
   ours = range(host, total, hosts)
-  missing = [number for number in ours if not targets.is_written(paths[number])]
+  missing = [number for number in ours if not store.is_written(paths[number])]
   if len(missing) < len(ours):
     say(f'{len(ours) - len(missing)} of {len(ours)} shards are there already')
   if not missing:
@@ -95,7 +95,7 @@ def decode_targets(
       skipped += len(part.skipped)
       check_share(skipped, len(transcripts), max_skipped)
       responses = itertools.islice(made, len(part.examples))
-      targets.write(part.path, responses, part.skipped)
+      store.write(part.path, responses, part.skipped)
 
 
 def plan(path: Path, shard: Sequence[Transcript], answers: Answers) -> Part:
@@ -129,9 +129,9 @@ def say(line: str) -> None:
 
 def wait_for_others(output: Path, total: int) -> None:
   """Returns when all shards are there, those of the other hosts, too."""
-  missing = [output / shard_name(targets.NAME, i, total) for i in range(total)]
+  missing = [output / shard_name(store.NAME, i, total) for i in range(total)]
   before = 0
-  while missing := [path for path in missing if not targets.is_written(path)]:
+  while missing := [path for path in missing if not store.is_written(path)]:
     if len(missing) != before:
       say(f'other hosts are at {len(missing)} of {total} shards')
     before = len(missing)
@@ -156,7 +156,7 @@ def main(argv: Sequence[str]) -> None:
     return overview.print_overview(output)
   if not given.config or not given.input:
     raise ValueError('--config and --input are needed, unless it is to --inspect')
-  compilations.keep()
+  compilation_cache.keep()
   distributed.start()
   stop_at_sigterm()
   config: ml_collections.ConfigDict = given.config
@@ -164,8 +164,8 @@ def main(argv: Sequence[str]) -> None:
   # Every host decodes shards of its own, so the LLM is on the devices of each.
   with jax.set_mesh(new_mesh(config.mesh, jax.local_devices())):
     decode_targets(
-      assembly.load_frozen_llama(config),
-      assembly.load_text(config),
+      build.load_frozen_llama(config),
+      build.load_text(config),
       transcripts,
       output,
       Decoding(seed=config.seed, **config.targets.to_dict()),
@@ -176,7 +176,7 @@ def main(argv: Sequence[str]) -> None:
   wait_for_others(output, len(transcripts.sizes))
   if jax.process_index():
     return
-  found = targets.Targets(output)
+  found = store.Targets(output)
   flagged = {name: count for name, count in sorted(found.flags().items()) if name}
   print(
     f'decode_targets: {len(found)} responses in {output}, {len(found.skipped)} skipped',

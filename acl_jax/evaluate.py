@@ -19,8 +19,8 @@ from absl import flags
 from flax import nnx
 from ml_collections import config_flags
 
-from acl_jax import assembly, assets, compilations, program
-from acl_jax.assembly import Text
+from acl_jax import assets, build
+from acl_jax.build import Text
 from acl_jax.evaluation import examples, hearing, report
 from acl_jax.evaluation.answers import answer
 from acl_jax.evaluation.cascade import BEAM_SIZE, Recogniser
@@ -31,10 +31,11 @@ from acl_jax.evaluation.scores import Score, score
 from acl_jax.evaluation.summary import gap_closed, summarise
 from acl_jax.models.ctc import CTC
 from acl_jax.models.speech_llm import SpeechLLM
+from acl_jax.runtime import compilation_cache, program
+from acl_jax.runtime.files import sha256
+from acl_jax.runtime.progress import progress
 from acl_jax.weights import fingerprint
 from data_pipeline.corpora.utterance import BadUtterance
-from data_pipeline.files import sha256
-from data_pipeline.progress import progress
 
 EXAMPLES_SHOWN = 12
 NO_CASCADE = 'none'
@@ -59,8 +60,8 @@ def evaluate(
   recogniser = Recogniser(assets.resolve(cascade)) if wanted else None
   utterances, bad = examples.read(manifest, limit)
   _check_some_are_left(utterances, bad, manifest)
-  text, model = assembly.load_text(config), assembly.load_model(config, checkpoint)
-  decode = assembly.load_decoder(config, model, text, checkpoint)
+  text, model = build.load_text(config), build.load_model(config, checkpoint)
+  decode = build.load_decoder(config, model, text, checkpoint)
   described = describe(config, model, checkpoint)
   if recogniser is not None:
     how = {'path': cascade, 'sha256': recogniser.sha256, 'beam_size': BEAM_SIZE}
@@ -89,7 +90,7 @@ def describe(
   config: ml_collections.ConfigDict, model: SpeechLLM, checkpoint: str | None
 ) -> dict[str, Any]:
   """The `model` of the report: which parts, how large, from which files."""
-  adapter = assembly.find_adapter(config, checkpoint)
+  adapter = build.find_adapter(config, checkpoint)
   return {
     'encoder': {**config.encoder.to_dict(), 'parameters': _size(model.encoder)},
     'adapter': {
@@ -193,7 +194,7 @@ def _write(path: Path, content: str) -> None:
 
 def main(_):
   """Runs `evaluate` with the flags."""
-  compilations.keep()
+  compilation_cache.keep()
   given = flags.FLAGS
   summary = evaluate(
     given.config,

@@ -22,18 +22,19 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from acl_jax import assembly, assets, program
-from acl_jax.assembly import Text
+from acl_jax import assets, build
+from acl_jax.build import Text
 from acl_jax.exporting import card, description, provenance, recogniser, weights
 from acl_jax.exporting.folder import check_empty, check_space, whole_folder
 from acl_jax.exporting.tokenizer import write_tokenizer
 from acl_jax.models.adapters import Stride
 from acl_jax.models.ctc import CTC
 from acl_jax.models.speech_llm import Encoder
+from acl_jax.runtime import program
+from acl_jax.runtime.files import sha256
 from acl_jax.weights import safetensors
 from acl_jax.weights.huggingface import CONFIG, describe_llama
 from acl_jax.weights.llama import Source, open_llama, sha256_of_files
-from data_pipeline.files import sha256
 
 REFERENCE, INCLUDE, ALONE = 'reference', 'include', 'alone'
 DTYPES = ('float32', 'bfloat16', 'float16')
@@ -80,13 +81,13 @@ def export(
     _check_loadable(llm)
   wanted = options.dtype or config.llama.dtype
   dtype = np.dtype(jnp.dtype('bfloat16' if wanted == 'int8' else wanted))
-  text = assembly.load_text(config)
+  text = build.load_text(config)
   if options.llm == ALONE:
     return _export_llm(output, source, dtype, text)
-  adapter = assembly.load_trained_adapter(config, checkpoint)
-  encoder = assembly.load_encoder(config, checkpoint)
-  assembly.check_widths(adapter, encoder.config.output_size, source.config)
-  file = assembly.find_adapter(config, checkpoint)
+  adapter = build.load_trained_adapter(config, checkpoint)
+  encoder = build.load_encoder(config, checkpoint)
+  build.check_widths(adapter, encoder.config.output_size, source.config)
+  file = build.find_adapter(config, checkpoint)
   report = None
   if options.report is not None:
     evaluated = config.llama.dtype

@@ -23,12 +23,12 @@ from absl import flags
 from ml_collections import config_flags
 from rich.console import Console
 
-from acl_jax import program
-from acl_jax.parallel import topologies
-from acl_jax.parallel.slices import Slice, parse
-from acl_jax.planning import flops, report, roofline, steps, tables
-from acl_jax.planning.report import Question
-from acl_jax.planning.search import best_first, search
+from acl_jax.runtime import program
+from acl_jax.tpu import topologies
+from acl_jax.tpu.planning import flops, report, roofline, steps, tables
+from acl_jax.tpu.planning.report import Question
+from acl_jax.tpu.planning.search import best_first, search
+from acl_jax.tpu.slices import Slice, parse
 
 Plan = dict[str, Any]
 WIDTH = 200  # of the table in a file

@@ -20,21 +20,27 @@ from absl import flags
 from flax import nnx
 from ml_collections import config_flags
 
-from acl_jax import assembly, compilations, program
+from acl_jax import build
+from acl_jax.batches.encoded import BUCKET, batches_of
+from acl_jax.batches.log_mels import Changes, LogMels
+from acl_jax.batches.orders import new_order, open_corpora
 from acl_jax.evaluation.summary import word_error_rate
 from acl_jax.models.conformer import ConformerConfig
 from acl_jax.models.conformer_ctc import ConformerCTC
-from acl_jax.parallel import distributed
-from acl_jax.parallel.arrays import local, make, spread
-from acl_jax.parallel.mesh import new_mesh
+from acl_jax.runtime import (
+  barriers,
+  compilation_cache,
+  distributed,
+  preemption,
+  program,
+)
+from acl_jax.sharding.arrays import local, make, spread
+from acl_jax.sharding.mesh import new_mesh
 from acl_jax.text import ctc_vocabulary
 from acl_jax.text.ctc_vocabulary import Vocabulary
-from acl_jax.training import barriers, first_step, loop, preemption, pretraining
-from acl_jax.training.frames import BUCKET, batches_of
+from acl_jax.training import loop, pretraining, startup
 from acl_jax.training.journal import Feed
-from acl_jax.training.log_mels import Changes, LogMels
 from acl_jax.training.optimizer import make_optimizer
-from acl_jax.training.orders import new_order, open_corpora
 from acl_jax.training.pretraining import Learner, State, Transcripts
 from acl_jax.training.workdir import open_workdir
 from acl_jax.weights.parakeet import load_conformer
@@ -47,17 +53,17 @@ DEV_FRAMES = 8_000  # log-mel frames of a batch that is only recognised
 
 def pretrain(config: ml_collections.ConfigDict, workdir: Path) -> ConformerCTC:
   """Trains, and leaves `workdir/encoder`; returns the model."""
-  folder = open_workdir(workdir) / assembly.ENCODER_FOLDER
+  folder = open_workdir(workdir) / build.ENCODER_FOLDER
   folder.mkdir(exist_ok=True)
-  first_step.reached('imports')
+  startup.reached('imports')
   dataset = open_corpora(config.data)
   vocabulary = find_vocabulary(config, folder, dataset.texts)
   model = new_model(config, vocabulary)
   stage = config.ctc
   head = make(lambda: pretraining.new_letter_head(stage, model.config, config.seed))
-  corpus = LogMels(dataset, model.config, assembly.changes(config))
+  corpus = LogMels(dataset, model.config, build.changes(config))
   transcripts = Transcripts(corpus, vocabulary, stage.letters.per_frame)
-  first_step.reached('recordings')
+  startup.reached('recordings')
   order = new_order(
     *(config.data, stage.frames_per_batch, config.seed),
     *(transcripts.lengths[:, None], dataset.corpus_of(corpus.ids)),
@@ -75,12 +81,12 @@ def pretrain(config: ml_collections.ConfigDict, workdir: Path) -> ConformerCTC:
   )
   feed = Feed(order, transcripts, corpus.frame_seconds, corpus.ids)
   measure = measure_dev(config, model.config, graphdef, vocabulary)
-  first_step.reached('model')
+  startup.reached('model')
   state = loop.run('ctc', config, workdir, state, feed, update, {}, measure)
   model = pretraining.learnt(state, graphdef)
   whole = local(model)
   if jax.process_index() == 0:
-    assembly.save_encoder(whole, folder, Path(config.init_from or folder))
+    build.save_encoder(whole, folder, Path(config.init_from or folder))
     print(f'pretrain: {folder}', flush=True)
   return model
 
@@ -162,7 +168,7 @@ _greedy = jax.jit(lambda model, log_mel, valid: model.greedy(*model(log_mel, val
 def main(argv: Sequence[str]) -> None:
   """Runs `pretrain` with the flags."""
   del argv
-  compilations.keep()
+  compilation_cache.keep()
   distributed.start()
   preemption.listen()
   config: ml_collections.ConfigDict = flags.FLAGS.config

@@ -20,26 +20,26 @@ from absl import flags
 from flax import nnx
 from ml_collections import config_flags
 
-from acl_jax import assembly, compilations, program
-from acl_jax.assembly import Text
-from acl_jax.decoding import filters
-from acl_jax.decoding.targets import Targets
+from acl_jax import build
+from acl_jax.batches.ctc import Labels, SoundBatches
+from acl_jax.batches.encoded import Frames, encode_dataset
+from acl_jax.batches.log_mels import LogMels
+from acl_jax.batches.orders import NO_PLACE, new_order, open_corpora
+from acl_jax.batches.responses import ResponseBatches
+from acl_jax.build import Text
 from acl_jax.models.adapters import Stride
 from acl_jax.models.ctc import CTC
 from acl_jax.models.speech_llm import Encoder, SpeechLLM
 from acl_jax.models.whisper import Whisper
-from acl_jax.parallel import distributed
-from acl_jax.parallel.arrays import local, make, spread
-from acl_jax.parallel.mesh import new_mesh
-from acl_jax.parallel.sharding import plan
-from acl_jax.training import first_step, loop, preemption, step
-from acl_jax.training.frames import Frames, encode_dataset
+from acl_jax.runtime import compilation_cache, distributed, preemption, program
+from acl_jax.sharding.arrays import local, make, spread
+from acl_jax.sharding.mesh import new_mesh
+from acl_jax.sharding.rules import plan
+from acl_jax.targets import filters
+from acl_jax.targets.store import Targets
+from acl_jax.training import loop, startup, step
 from acl_jax.training.journal import Feed
-from acl_jax.training.log_mels import LogMels
 from acl_jax.training.optimizer import make_optimizer
-from acl_jax.training.orders import NO_PLACE, new_order, open_corpora
-from acl_jax.training.responses import ResponseBatches
-from acl_jax.training.sounds import Labels, SoundBatches
 from acl_jax.training.workdir import open_workdir
 from acl_jax.weights.adapter import save_adapter
 from acl_jax.weights.fingerprint import describe
@@ -52,24 +52,22 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> SpeechLLM:
   An encoder that trains too is left in `workdir/encoder`, as a Hugging Face folder.
   """
   open_workdir(workdir)
-  first_step.reached('imports')
-  text, llama = assembly.load_text(config), assembly.load_frozen_llama(config)
-  encoder = assembly.load_encoder(config, config.init_from)
+  startup.reached('imports')
+  text, llama = build.load_text(config), build.load_frozen_llama(config)
+  encoder = build.load_encoder(config, config.init_from)
   fingerprints: dict[str, Any] = {'llama': describe(llama)}
   if not config.encoder.trains:
     fingerprints['encoder'] = describe(encoder)
-  first_step.reached('models')
+  startup.reached('models')
   corpora = open_corpora(config.data)
   frames = listen(config, encoder, corpora, workdir)
-  first_step.reached('recordings')
+  startup.reached('recordings')
   if config.init_from:
-    adapter = assembly.load_trained_adapter(config, config.init_from)
+    adapter = build.load_trained_adapter(config, config.init_from)
   else:
     sizes = encoder.config.output_size, llama.config.hidden_size
     labels = Labels.of_corpus(frames.texts, text.tokenizer.encode)
-    adapter = assembly.new_adapter(
-      config, *sizes, labels.vocabulary, text.tokenizer.piece
-    )
+    adapter = build.new_adapter(config, *sizes, labels.vocabulary, text.tokenizer.piece)
     if isinstance(adapter, CTC):
       adapter.bias[...] = labels.log_prior(frames.texts, text.tokenizer.encode)
   heard = adapter.vocabulary[...].tolist() if isinstance(adapter, CTC) else []
@@ -95,16 +93,16 @@ def keep(config, workdir: Path, adapter: CTC | Stride, encoder: Encoder) -> None
   """Writes what was trained, in one process of all."""
   if jax.process_index():
     return
-  save_adapter(workdir / assembly.ADAPTER_FILE, adapter)
+  save_adapter(workdir / build.ADAPTER_FILE, adapter)
   if config.encoder.trains:
-    origin = assembly.find_encoder(config, config.init_from)
-    assembly.save_encoder(encoder, workdir / assembly.ENCODER_FOLDER, origin)
-  print(f'train: {workdir / assembly.ADAPTER_FILE}', flush=True)
+    origin = build.find_encoder(config, config.init_from)
+    build.save_encoder(encoder, workdir / build.ENCODER_FOLDER, origin)
+  print(f'train: {workdir / build.ADAPTER_FILE}', flush=True)
 
 
 def listen(config, encoder, corpora: Corpora, workdir: Path) -> Frames | LogMels:
   """The corpora as the model will hear them: a frozen encoder hears now, and once."""
-  how = assembly.changes(config)
+  how = build.changes(config)
   if not config.encoder.trains:
     return encode_dataset(encoder, corpora, workdir / 'frames', how)
   if config.data.row_frames is not None and isinstance(encoder, Whisper):
@@ -171,7 +169,7 @@ def run_stage(
   update = functools.partial(
     step.train_step, frozen=frozen, graphdef=graphdef, optimizer=optimizer, loss=loss
   )
-  first_step.reached('batches')
+  startup.reached('batches')
   state = loop.run(name, config, workdir, state, feed, update, fingerprints)
   return nnx.merge(graphdef, state.trainable, frozen)
 
@@ -179,7 +177,7 @@ def run_stage(
 def main(argv: Sequence[str]) -> None:
   """Runs `train` with the flags."""
   del argv
-  compilations.keep()
+  compilation_cache.keep()
   distributed.start()
   preemption.listen()
   config: ml_collections.ConfigDict = flags.FLAGS.config

@@ -29,9 +29,9 @@ from transformers.utils import logging as transformers_logging
 sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installed or not
 
 from acl_jax import assets
-from acl_jax.decoding.answers import common_start
-from acl_jax.decoding.engine import Engine, EngineConfig, Request
-from acl_jax.decoding.slots import Rules
+from acl_jax.generation.engine import Engine, EngineConfig, Request
+from acl_jax.generation.slots import Rules
+from acl_jax.targets.prompting import common_start
 from acl_jax.text.templates import Turn, chatml
 from acl_jax.text.tokenizers import load_tokenizer
 from acl_jax.weights.llama import load_llama

@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installed or not
 
-from acl_jax import assembly
+from acl_jax import build
 from acl_jax.export import INCLUDE, Options, export
 from acl_jax.exporting.description import write_json
 from acl_jax.models import adapters, llama, whisper
@@ -99,11 +99,11 @@ def prepare(folder: Path, layers: int) -> None:
   """All that an export reads."""
   write_llama(folder / 'llama', llama_config(layers))
   rngs = nnx.Rngs(0)
-  assembly.save_encoder(whisper.Whisper(ENCODER, rngs=rngs), folder / 'whisper')
+  build.save_encoder(whisper.Whisper(ENCODER, rngs=rngs), folder / 'whisper')
   sizes = adapters.StrideConfig(STACK, ENCODER.d_model, WIDTH, WIDTH)
   (folder / 'workdir').mkdir()
   adapter = adapters.Stride(sizes, rngs=rngs)
-  save_adapter(folder / 'workdir' / assembly.ADAPTER_FILE, adapter)
+  save_adapter(folder / 'workdir' / build.ADAPTER_FILE, adapter)
 
 
 def measured(step: str, folder: Path) -> dict[str, float]:
@@ -152,7 +152,7 @@ def main(_) -> None:
     exported = measured('export', folder)
     files = safetensors.files(folder / 'exported')
     lengths = [path.stat().st_size for path in files]
-    trainable = (folder / 'workdir' / assembly.ADAPTER_FILE).stat().st_size
+    trainable = (folder / 'workdir' / build.ADAPTER_FILE).stat().st_size
     trainable += (folder / 'whisper/model.safetensors').stat().st_size
     limit = 1.5 * max(lengths) + trainable
     print(f'model: {sum(lengths) / 1e9:.2f} GB in {len(files)} files')

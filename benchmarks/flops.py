@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installe
 
 from acl_jax.models import adapters, llama, whisper
 from acl_jax.models.speech_llm import Prompt, SpeechLLM
-from acl_jax.planning.flops import count, parameters_of_layer
+from acl_jax.tpu.planning.flops import count, parameters_of_layer
 from acl_jax.training import step
 
 _REMAT = flags.DEFINE_enum('remat', None, sorted(llama.REMAT), 'None keeps everything')

@@ -25,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installed or not
 
-from acl_jax import assembly
+from acl_jax import build
 from acl_jax.evaluation import examples
 from acl_jax.exporting.check import SHIPPED
 from acl_jax.models.llama import Llama
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
   del argv
   transformers_logging.disable_progress_bar()
   config = smol.get_config()
-  text, model = assembly.load_text(config), assembly.load_frozen_llama(config)
+  text, model = build.load_text(config), build.load_frozen_llama(config)
   utterances, _ = examples.read(SHIPPED, _PROMPTS.value)
   prompts = [lay_out(text.prompt(u.text), []).tokens for u in utterances]
   with tempfile.TemporaryDirectory() as folder:

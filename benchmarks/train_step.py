@@ -33,12 +33,12 @@ from transformers.utils import logging as transformers_logging
 sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installed or not
 
 from acl_jax import assets
+from acl_jax.batches.responses import split_prefix
 from acl_jax.models import adapters, whisper
 from acl_jax.models.speech_llm import Prompt, SpeechLLM
 from acl_jax.text.templates import Audio, Turn, chatml
 from acl_jax.text.tokenizers import load_tokenizer
 from acl_jax.training import step
-from acl_jax.training.responses import split_prefix
 from acl_jax.weights.llama import load_llama
 from data_pipeline.batches import NO_AUDIO, Batch, lay_out, pad, pad_each, round_up
 

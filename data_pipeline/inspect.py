@@ -18,10 +18,10 @@ from absl import flags
 from rich.console import Console
 from rich.text import Text
 
-from acl_jax import program
+from acl_jax.runtime import program
+from acl_jax.runtime.progress import progress
+from acl_jax.runtime.terminal import printable, show, show_histogram
 from data_pipeline import records, single_record
-from data_pipeline.progress import progress
-from data_pipeline.terminal import printable, show, show_histogram
 
 SAMPLE = 300  # records that are read to count speakers and languages
 BINS = 12  # of the histogram, at most

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from absl import flags
 
-from acl_jax import program
+from acl_jax.runtime import program
 
 
 def join(parts: Sequence[str], output: str | Path) -> Path:

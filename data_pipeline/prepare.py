@@ -33,7 +33,7 @@ from typing import Any
 
 from absl import flags
 
-from acl_jax import program
+from acl_jax.runtime import program
 from data_pipeline import audio, records
 from data_pipeline.corpora import CORPORA, open_corpus
 from data_pipeline.preparation import atomic, pipeline, plan, shard, summary

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
-from acl_jax import program
+from acl_jax.runtime import program
 from data_pipeline.questions import questions
 
 # Kept out of every list: the question everybody tries first is to be new to the model.

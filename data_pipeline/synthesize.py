@@ -18,9 +18,9 @@ from pathlib import Path
 import soundfile
 from absl import flags
 
-from acl_jax import program
+from acl_jax.runtime import program
+from acl_jax.runtime.progress import progress
 from data_pipeline.engines import Line, Voice, speak
-from data_pipeline.progress import progress
 
 MAX_CHARACTERS = 1_000
 PIPER_LINES_PER_PROCESS = 64  # loading a neural voice takes seconds, a line a fraction

@@ -20,9 +20,9 @@ import tensorflow_datasets as tfds
 from absl import flags
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
-from acl_jax import program
+from acl_jax.runtime import program
+from acl_jax.runtime.progress import progress
 from data_pipeline import records
-from data_pipeline.progress import progress
 
 BATCH = 8  # records that are held at a time
 

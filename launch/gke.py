@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from acl_jax.parallel.slices import Slice
+from acl_jax.tpu.slices import Slice
 from launch import quoting
 from launch.tpus import chips_per_host, hosts, machine_type, offer
 from launch.work_units import RESTART_CODES, STALE, WorkUnit

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from acl_jax import program
+from acl_jax.runtime import program
 from launch import quoting
 from launch.supervisor import Supervisor
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-from acl_jax import program
+from acl_jax.runtime import program
 from launch import quoting
 from launch.work_units import RESTART_CODES, STALE
 

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from acl_jax import program
+from acl_jax.runtime import program
 from launch import quoting
 from launch.work_units import WorkUnit
 

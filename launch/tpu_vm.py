@@ -9,7 +9,7 @@ docs.cloud.google.com/sdk/gcloud/reference/compute/tpus/queued-resources.
 
 import dataclasses
 
-from acl_jax.parallel.slices import Slice
+from acl_jax.tpu.slices import Slice
 from launch import quoting
 from launch.tpus import OFFERS, offer
 from launch.work_units import STALE, WorkUnit

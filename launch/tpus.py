@@ -7,7 +7,7 @@ software versions" of docs.cloud.google.com/tpu/docs.
 
 from typing import NamedTuple
 
-from acl_jax.parallel.slices import Slice
+from acl_jax.tpu.slices import Slice
 
 HOST_CHIPS = 4
 

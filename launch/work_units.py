@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from absl import flags
 from ml_collections import config_flags
 
-from acl_jax.program import PREEMPTED
+from acl_jax.runtime.program import PREEMPTED
 
 # The programs, and the flag that names the folder they write to.
 PROGRAMS = {

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from absl import flags
 
-from acl_jax import program
-from acl_jax.parallel import slices
+from acl_jax.runtime import program
+from acl_jax.tpu import slices
 from launch import gke, quoting, this_machine, tpu_vm
 from launch.work_units import PROGRAMS, WorkUnit, work_units
 

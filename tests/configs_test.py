@@ -8,7 +8,7 @@ import jax
 import pytest
 from flax import nnx
 
-from acl_jax import assembly
+from acl_jax import build
 from acl_jax.models import llama
 from acl_jax.models.adapters import Stride, StrideConfig
 from acl_jax.models.conformer import Conformer, ConformerConfig
@@ -47,7 +47,7 @@ def test_the_docstring_says_how_and_what_to_expect(name):
 @pytest.mark.parametrize('name', NAMES)
 def test_what_it_does_to_recordings_is_known(name):
   _, config = read(name)
-  how = assembly.changes(config)
+  how = build.changes(config)
   assert isinstance(how.augmentation, Augmentation | None)
   assert isinstance(how.masking, Masking | None)
   longest = config.data.row_frames or max(config.data.buckets)
@@ -116,6 +116,6 @@ def test_sizes_that_disagree_with_the_files_are_refused(tiny_world):
   with pytest.raises(
     ValueError, match='llama.sizes.num_hidden_layers is 3, that of .* is 2'
   ):
-    assembly.load_frozen_llama(config)
+    build.load_frozen_llama(config)
   with pytest.raises(ValueError, match='encoder.sizes.d_model is 16, that of .* is 12'):
-    assembly.load_encoder(config)
+    build.load_encoder(config)

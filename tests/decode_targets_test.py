@@ -13,13 +13,13 @@ import tokenizers as library
 from flax import nnx
 
 from acl_jax import decode_targets as program
-from acl_jax.assembly import Text
-from acl_jax.decoding import overview, targets
-from acl_jax.decoding.answers import Decoding
-from acl_jax.decoding.targets import Targets
-from acl_jax.decoding.transcripts import Transcript, Transcripts
+from acl_jax.build import Text
 from acl_jax.models.llama import Config, Llama
-from acl_jax.program import Preempted
+from acl_jax.runtime.program import Preempted
+from acl_jax.targets import overview, store
+from acl_jax.targets.prompting import Decoding
+from acl_jax.targets.store import Targets
+from acl_jax.targets.transcripts import Transcript, Transcripts
 from acl_jax.text import templates
 from acl_jax.text.instructions import choose, written
 from acl_jax.text.tokenizer import Backends, Merges, Tokenizer
@@ -171,7 +171,7 @@ def test_a_killed_job_resumes_to_the_same_bytes(llama, text, tmp_path, monkeypat
   decode(llama, text, tmp_path / 'calm')
   calm = contents(tmp_path / 'calm')
   random = np.random.default_rng(0)
-  write, kills = targets.write, 20
+  write, kills = store.write, 20
 
   def dies(path, made, skipped):
     """Killed before, amid or behind the writing of a shard, or of its note."""
@@ -193,7 +193,7 @@ def test_a_killed_job_resumes_to_the_same_bytes(llama, text, tmp_path, monkeypat
     kills -= 1
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(targets, 'write', dies)
+  monkeypatch.setattr(store, 'write', dies)
   output, starts = tmp_path / 'killed', 0
   with pytest.raises(KeyboardInterrupt):
     decode(llama, text, output)
@@ -212,7 +212,7 @@ def test_a_killed_job_resumes_to_the_same_bytes(llama, text, tmp_path, monkeypat
 
 
 def test_sigterm_abandons_the_shard_at_work(llama, text, tmp_path, monkeypatch):
-  write = targets.write
+  write = store.write
 
   def interrupted(path, made, skipped):
     if '00001-of' in path.name:
@@ -221,7 +221,7 @@ def test_sigterm_abandons_the_shard_at_work(llama, text, tmp_path, monkeypatch):
       )
     write(path, made, skipped)
 
-  monkeypatch.setattr(targets, 'write', interrupted)
+  monkeypatch.setattr(store, 'write', interrupted)
   before = signal.getsignal(signal.SIGTERM)
   program.stop_at_sigterm()
   try:
@@ -425,7 +425,7 @@ def test_settings_out_of_range_are_refused():
 
 def test_a_host_that_is_done_waits_for_the_others(tmp_path, monkeypatch, capsys):
   looks = iter([True, False, False, True, False, True])
-  monkeypatch.setattr(targets, 'is_written', lambda path: next(looks))
+  monkeypatch.setattr(store, 'is_written', lambda path: next(looks))
   monkeypatch.setattr(program, 'PAUSE', 0)
   program.wait_for_others(tmp_path, 3)
   assert next(looks, None) is None

@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from acl_jax import plan
-from acl_jax.parallel.slices import parse
-from acl_jax.planning import flops, report
-from acl_jax.planning.report import Question
+from acl_jax.tpu.planning import flops, report
+from acl_jax.tpu.planning.report import Question
+from acl_jax.tpu.slices import parse
 from tests.tiny_plan import tiny_config
 
 ROOT = Path(__file__).parent.parent

@@ -12,7 +12,10 @@ from flax import nnx
 from ml_collections import ConfigDict
 from transformers import ParakeetForCTC
 
-from acl_jax import assembly, train
+from acl_jax import build, train
+from acl_jax.batches.encoded import Frames, batches_of
+from acl_jax.batches.log_mels import Changes, LogMels
+from acl_jax.batches.orders import new_order
 from acl_jax.evaluation import examples
 from acl_jax.evaluation.hearing import hear
 from acl_jax.models.conformer_ctc import LetterHead
@@ -22,9 +25,6 @@ from acl_jax.models.spelling import SOUNDED
 from acl_jax.pretrain import new_model, pretrain, transcribe
 from acl_jax.text.ctc_vocabulary import Vocabulary
 from acl_jax.training import pretraining
-from acl_jax.training.frames import Frames, batches_of
-from acl_jax.training.log_mels import Changes, LogMels
-from acl_jax.training.orders import new_order
 from acl_jax.training.pretraining import Transcripts
 from acl_jax.weights.parakeet import load_conformer
 from data_pipeline.batches import NO_AUDIO, Batch
@@ -72,7 +72,7 @@ def entries(workdir):
 
 def test_it_leaves_a_folder_that_transformers_reads(pretrained):
   workdir, model = pretrained
-  folder = workdir / assembly.ENCODER_FOLDER
+  folder = workdir / build.ENCODER_FOLDER
   theirs = ParakeetForCTC.from_pretrained(folder)
   assert theirs.config.vocab_size == len(Vocabulary(folder)) + 1 == 21
   jax.tree.map(np.testing.assert_array_equal, model, load_conformer(folder))
@@ -94,7 +94,7 @@ def test_measuring_changes_nothing(tiny_world, pretrained, tmp_path):
 
 def test_averages_and_statistics_move(tiny_world, pretrained):
   _, model = pretrained
-  vocabulary = Vocabulary(pretrained[0] / assembly.ENCODER_FOLDER)
+  vocabulary = Vocabulary(pretrained[0] / build.ENCODER_FOLDER)
   start = new_model(new_config(tiny_world), vocabulary)
   before, after = (dict(nnx.to_flat_state(nnx.state(m))) for m in (start, model))
   for path, variable in before.items():
@@ -104,7 +104,7 @@ def test_averages_and_statistics_move(tiny_world, pretrained):
 def test_batches_hold_transcripts_and_their_padding_changes_nothing(
   tiny_world, pretrained
 ):
-  folder = pretrained[0] / assembly.ENCODER_FOLDER
+  folder = pretrained[0] / build.ENCODER_FOLDER
   vocabulary = Vocabulary(folder)
   model = new_model(new_config(tiny_world), vocabulary)
   corpus = LogMels(Dataset(tiny_world / 'prepared'), model.config, Changes())
@@ -134,7 +134,7 @@ def test_letters_are_read_from_the_middle_and_padding_changes_none(
 ):
   """Each of a frame's shorter frames has its own scores; only signal is asked."""
   model = pretrained[1]
-  vocabulary = Vocabulary(pretrained[0] / assembly.ENCODER_FOLDER)
+  vocabulary = Vocabulary(pretrained[0] / build.ENCODER_FOLDER)
   corpus = LogMels(Dataset(tiny_world / 'prepared'), model.config, Changes())
   transcripts = Transcripts(corpus, vocabulary, letters_per_frame=2)
   batch = transcripts(Batch(((1,), (4,)), 3, 50, 50))
@@ -174,7 +174,7 @@ def test_letters_that_cannot_be_read_are_refused(tiny_world, tmp_path):
 def test_a_transcript_of_more_letters_than_frames_is_left_out(
   tiny_world, pretrained, caplog
 ):
-  vocabulary = Vocabulary(pretrained[0] / assembly.ENCODER_FOLDER)
+  vocabulary = Vocabulary(pretrained[0] / build.ENCODER_FOLDER)
   corpus = LogMels(Dataset(tiny_world / 'prepared'), pretrained[1].config, Changes())
   word = max(map(vocabulary.decode, ([i] for i in range(1, len(vocabulary)))), key=len)
   pieces = int(corpus.lengths[0]) * 2 // (len(word) + 1)
@@ -185,7 +185,7 @@ def test_a_transcript_of_more_letters_than_frames_is_left_out(
 
 
 def test_packed_recordings_lose_what_they_lose_alone(tiny_world, pretrained):
-  vocabulary = Vocabulary(pretrained[0] / assembly.ENCODER_FOLDER)
+  vocabulary = Vocabulary(pretrained[0] / build.ENCODER_FOLDER)
   model = pretrained[1]
   corpus = LogMels(Dataset(tiny_world / 'prepared'), model.config, Changes())
   transcripts = Transcripts(corpus, vocabulary)
@@ -227,7 +227,7 @@ def test_packed_training_learns(tiny_world, tmp_path):
 
 
 def test_what_ctc_cannot_learn_is_left_out_and_said(tiny_world, pretrained, caplog):
-  vocabulary = Vocabulary(pretrained[0] / assembly.ENCODER_FOLDER)
+  vocabulary = Vocabulary(pretrained[0] / build.ENCODER_FOLDER)
   corpus = LogMels(Dataset(tiny_world / 'prepared'), pretrained[1].config, Changes())
   corpus.texts[0], corpus.texts[1], corpus.texts[2] = ' ?! ', 'ж', corpus.texts[2] * 40
   transcripts = Transcripts(corpus, vocabulary)
@@ -255,7 +255,7 @@ def test_batches_hold_all_and_no_more_than_the_budget():
 
 def test_another_encoder_to_start_from(tiny_world, pretrained):
   config = new_config(tiny_world)
-  config.init_from = str(pretrained[0] / assembly.ENCODER_FOLDER)
+  config.init_from = str(pretrained[0] / build.ENCODER_FOLDER)
   vocabulary = Vocabulary(config.init_from)
   model = new_model(config, vocabulary)
   jax.tree.map(np.testing.assert_array_equal, model, pretrained[1])
@@ -268,7 +268,7 @@ def test_what_started_from_a_folder_keeps_its_vocabulary(
   tiny_world, pretrained, tmp_path
 ):
   config = new_config(tiny_world, steps=1)
-  config.init_from = str(pretrained[0] / assembly.ENCODER_FOLDER)
+  config.init_from = str(pretrained[0] / build.ENCODER_FOLDER)
   pretrain(config, tmp_path)
   theirs, ours = Vocabulary(config.init_from), Vocabulary(tmp_path / 'encoder')
   assert ours.decode(range(20)) == theirs.decode(range(20))
@@ -315,19 +315,19 @@ def test_training_starts_from_it_and_the_report_has_its_word_errors(
   tiny_world, pretrained, tmp_path
 ):
   """A stride adapter on top, the encoder training too, its own head left alone."""
-  folder = pretrained[0] / assembly.ENCODER_FOLDER
+  folder = pretrained[0] / build.ENCODER_FOLDER
   encoder = {'kind': 'conformer', 'path': str(folder), 'trains': True}
   changes = {f'encoder.{name}': value for name, value in encoder.items()}
   config = load_config(tiny_world, **changes, **{'response.steps': 2})
   config.adapter = dict(kind='stride', stack=3, hidden_size=16)
   model = train.train(config, tmp_path)
-  before, after = pretrained[1], assembly.load_model(config, str(tmp_path))
+  before, after = pretrained[1], build.load_model(config, str(tmp_path))
   jax.tree.map(np.testing.assert_array_equal, after.encoder, model.encoder)
   jax.tree.map(np.testing.assert_array_equal, after.encoder.ctc_head, before.ctc_head)
   moved = after.encoder.encoder.layers.self_attn.bias_u[...]
   assert (moved != before.encoder.layers.self_attn.bias_u[...]).any()
-  text = assembly.load_text(config)
-  decode = assembly.load_decoder(config, after, text, str(tmp_path))
+  text = build.load_text(config)
+  decode = build.load_decoder(config, after, text, str(tmp_path))
   utterances, _ = examples.read(tiny_world / 'corpus/manifest.jsonl', 3)
   heard, bad = hear(after, decode, utterances, lambda count: None)
   assert not bad
@@ -340,7 +340,7 @@ def test_training_starts_from_it_and_the_report_has_its_word_errors(
 
 
 def test_an_adapter_without_letters_on_top(tiny_world, pretrained, tmp_path):
-  folder = pretrained[0] / assembly.ENCODER_FOLDER
+  folder = pretrained[0] / build.ENCODER_FOLDER
   config = load_config(tiny_world, **{'ctc.steps': 3, 'response.steps': 0})
   config.encoder.kind, config.encoder.path = 'conformer', str(folder)
   config.adapter.update(stack=1, letter_layers=0)
@@ -348,4 +348,4 @@ def test_an_adapter_without_letters_on_top(tiny_world, pretrained, tmp_path):
   losses = [entry['loss'] for entry in entries(tmp_path)]
   assert len(losses) == 3 and losses[-1] < losses[0]
   assert Frames(tmp_path / 'frames').frame_seconds == 0.02
-  assert assembly.load_decoder(config, model, assembly.load_text(config), None)
+  assert build.load_decoder(config, model, build.load_text(config), None)

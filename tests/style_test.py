@@ -166,7 +166,7 @@ def test_the_data_pipeline_knows_neither_flax_nor_acl_jax():
   for source in read('data_pipeline/**/*.py'):
     wrong = {n for n in imports(source) if n.split('.')[0] in ('flax', 'acl_jax')}
     if source.is_program:  # it ends as all programs do
-      wrong -= {'acl_jax', 'acl_jax.program', 'acl_jax.program.run'}
+      wrong -= {'acl_jax', 'acl_jax.runtime.program', 'acl_jax.runtime.program.run'}
     if wrong:
       faults[source.path] = wrong
   assert not faults, faults
@@ -177,7 +177,7 @@ def test_models_know_neither_config_nor_data_nor_programs():
   faults = {}
   for source in read('acl_jax/models/**/*.py'):
     ours = {name for name in imports(source) if name.startswith('acl_jax.')}
-    theirs = ('acl_jax.models', 'acl_jax.parallel')
+    theirs = ('acl_jax.models', 'acl_jax.sharding')
     wrong = {name for name in ours if not name.startswith(theirs)}
     wrong |= imports(source) & outside
     if wrong:

@@ -175,8 +175,8 @@ def write_targets(folder: Path, ids: list[str], vocab_size: int) -> None:
   """Responses such as `decode_targets` writes; the last recording has none."""
   from ml_collections import ConfigDict
 
-  from acl_jax import assembly
-  from acl_jax.decoding import provenance, targets
+  from acl_jax import build
+  from acl_jax.targets import provenance, store
   from acl_jax.weights.fingerprint import describe
 
   rng = np.random.default_rng(0)
@@ -200,8 +200,8 @@ def write_targets(folder: Path, ids: list[str], vocab_size: int) -> None:
       flag='',
       prompt_fingerprint='',
     )
-    made.append(targets.Target(header, arrays, instruction=0))
-  targets.write(folder / 'targets-00000-of-00001.array_record', made, [])
+    made.append(store.Target(header, arrays, instruction=0))
+  store.write(folder / 'targets-00000-of-00001.array_record', made, [])
   decoding = dict(
     max_new_tokens=MAX_NEW_TOKENS, top_k=TOP_K, instructions=[['{}', 1.0]]
   )
@@ -209,8 +209,8 @@ def write_targets(folder: Path, ids: list[str], vocab_size: int) -> None:
   made_by = {
     'schema_version': provenance.SCHEMA_VERSION,
     'decoding': decoding,
-    'llm': describe(assembly.load_frozen_llama(config)),
-    'template': provenance.describe_template(assembly.load_text(config)),
+    'llm': describe(build.load_frozen_llama(config)),
+    'template': provenance.describe_template(build.load_text(config)),
     'shards': 1,
   }
   provenance.claim(folder, made_by)

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from acl_jax import assembly, train
-from acl_jax.decoding.targets import Targets
+from acl_jax import build, train
+from acl_jax.targets.store import Targets
 from acl_jax.training.metrics import OF_TIME, Metrics
 from acl_jax.weights.adapter import load_adapter
 from tests.tiny_world import load_config
@@ -135,9 +135,9 @@ def test_an_encoder_that_trains_is_saved_and_found(tiny_world, tmp_path, monkeyp
   model = train.train(config, tmp_path / 'a')
   whole = train.train(config, tmp_path / 'b')
   jax.tree.map(np.testing.assert_array_equal, model.encoder, whole.encoder)
-  found = assembly.load_model(config, str(tmp_path / 'a'))
+  found = build.load_model(config, str(tmp_path / 'a'))
   jax.tree.map(np.testing.assert_array_equal, found.encoder, model.encoder)
-  before = assembly.load_encoder(config)
+  before = build.load_encoder(config)
   assert (found.encoder.conv1.weight[...] != before.conv1.weight[...]).any()
   nothing = {'init_from': str(tmp_path / 'a'), 'ctc.steps': 0}
   again = train.train(load_config(tiny_world, **(few | nothing)), tmp_path / 'c')

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import numpy as np
 
-from acl_jax.assembly import Text
-from acl_jax.decoding.answers import common_start
-from acl_jax.decoding.engine import Engine, EngineConfig, Request
-from acl_jax.decoding.slots import Rules
+from acl_jax.build import Text
 from acl_jax.evaluation.cache import Cache
 from acl_jax.evaluation.rows import Case, lay_out_rows, size
+from acl_jax.generation.engine import Engine, EngineConfig, Request
+from acl_jax.generation.slots import Rules
 from acl_jax.models.speech_llm import SpeechLLM
+from acl_jax.targets.prompting import common_start
 from acl_jax.weights.fingerprint import fingerprint
 from data_pipeline.corpora.utterance import Utterance
 

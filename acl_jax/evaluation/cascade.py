@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from acl_jax.evaluation.cache import Cache
+from acl_jax.runtime.files import sha256
 from acl_jax.weights.fingerprint import fingerprint
 from data_pipeline import audio
 from data_pipeline.corpora.utterance import Utterance
-from data_pipeline.files import sha256
 
 FILES = ('model.bin', 'config.json', 'tokenizer.json')  # else it would ask a hub
 BEAM_SIZE = 5

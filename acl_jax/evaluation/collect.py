@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from acl_jax.assembly import Text
+from acl_jax.build import Text
 from acl_jax.evaluation.answers import reference_responses
 from acl_jax.evaluation.cache import Cache
 from acl_jax.evaluation.cascade import Recogniser, transcribe
 from acl_jax.evaluation.examples import Example, check_room
 from acl_jax.evaluation.hearing import hear
 from acl_jax.models.speech_llm import SpeechLLM
+from acl_jax.runtime.progress import progress
 from data_pipeline.corpora.utterance import BadUtterance, Utterance
-from data_pipeline.progress import progress
 
 NOTHING = np.zeros((0, 1), np.float32)  # a clip
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from acl_jax.assembly import Text
+from acl_jax.build import Text
 from acl_jax.evaluation.rows import Case, size
 from data_pipeline import corpora
 from data_pipeline.batches import Segment

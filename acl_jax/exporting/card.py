@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from acl_jax.assembly import SHIPPED
+from acl_jax.build import SHIPPED
 
 TEMPLATES = Path(__file__).parent / 'templates'
 LICENCES = {

@@ -14,15 +14,15 @@ from jaxtyping import Array, Float
 from transformers import AutoModel, AutoProcessor
 
 import data_pipeline
-from acl_jax import assembly
-from acl_jax.assembly import Text
+from acl_jax import build
+from acl_jax.build import Text
 from acl_jax.evaluation import examples, hearing
 from acl_jax.evaluation.answers import answer
 from acl_jax.evaluation.rows import Case, Rows, batches
 from acl_jax.evaluation.scores import MAX_ROWS, TOKENS_PER_BATCH
 from acl_jax.models.speech_llm import SpeechLLM
+from acl_jax.runtime.progress import progress
 from data_pipeline.corpora.utterance import BadUtterance, Utterance
-from data_pipeline.progress import progress
 
 SHIPPED = Path(data_pipeline.__file__).parent / 'recordings' / 'manifest.jsonl'
 SHOWN = 8  # shipped recordings, if none are named
@@ -52,7 +52,7 @@ def check(
 ) -> list[Difference]:
   """Prints how far the folder is from the JAX model; a difference per recording."""
   utterances, bad = _read(recordings)
-  text, model = assembly.load_text(config), assembly.load_model(config, checkpoint)
+  text, model = build.load_text(config), build.load_model(config, checkpoint)
   exported, processor = load(output)
   differences = []
   with progress('check', 3 * len(utterances)) as advance:

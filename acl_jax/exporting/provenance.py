@@ -12,11 +12,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from acl_jax.models import llama
+from acl_jax.runtime.files import sha256
 from acl_jax.weights import table
 from acl_jax.weights.configuration import read_json, sizes
 from acl_jax.weights.fingerprint import checksum, fingerprint, line
 from acl_jax.weights.llama import Source
-from data_pipeline.files import sha256
 
 
 def describe_llm(source: Source, dtype: DTypeLike) -> dict[str, Any]:

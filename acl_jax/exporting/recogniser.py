@@ -9,7 +9,7 @@ import sentencepiece
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
-from acl_jax.assembly import ENCODER_FOLDER
+from acl_jax.build import ENCODER_FOLDER
 from acl_jax.exporting.description import write_json
 from acl_jax.exporting.folder import check_space, whole_folder
 from acl_jax.models.conformer_ctc import ConformerCTC

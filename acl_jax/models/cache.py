@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Int8
 
 from acl_jax.models.layers import quantised
-from acl_jax.parallel.sharding import constrain
+from acl_jax.sharding.rules import constrain
 
 AXES = 'layers', 'batch', 'kv_heads', 'time', 'head_dim'
 BLOCK = 64  # places that are read at once

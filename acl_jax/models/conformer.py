@@ -19,7 +19,7 @@ from acl_jax.models.depthwise import depthwise
 from acl_jax.models.layers import REMAT, Linear, Norm, drop, param, within, zeros
 from acl_jax.models.relative_attention import RelativeAttention, sinusoids
 from acl_jax.models.subsampling import Subsampling
-from acl_jax.parallel.sharding import HIDDEN, constrain
+from acl_jax.sharding.rules import HIDDEN, constrain
 
 
 @dataclasses.dataclass(frozen=True)

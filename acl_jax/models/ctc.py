@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from acl_jax.models.adapters import EPS, stack_frames
 from acl_jax.models.layers import Constant, drop, ones, param, rms_norm, zeros
 from acl_jax.models.spelling import NUM_SOUNDED, Spelling
-from acl_jax.parallel.sharding import HIDDEN, constrain
+from acl_jax.sharding.rules import HIDDEN, constrain
 
 BLANK = 0  # index of CTC's blank; vocabulary entry i has index i + 1
 

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from acl_jax.models.cache import Cache, Seen, empty
 from acl_jax.models.layers import REMAT, attention, ones, param, project, rms_norm, rope
 from acl_jax.models.splash import Packed, packed_attention
-from acl_jax.parallel.sharding import HIDDEN, constrain
+from acl_jax.sharding.rules import HIDDEN, constrain
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 from jaxtyping import Array, Float, Int
 
-from acl_jax.parallel.sharding import along
+from acl_jax.sharding.rules import along
 
 LANES = 128  # lengths are multiples of it
 QUERIES, KEYS = 512, 1_024  # of a block, at most

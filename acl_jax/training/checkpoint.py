@@ -22,7 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from acl_jax.training import barriers
+from acl_jax.runtime import barriers
 from acl_jax.training.checksums import Damaged, Note, read_note, write_note
 
 KEPT = 2  # checkpoints

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.files import sha256
+from acl_jax.runtime.files import sha256
 
 NAME = 'note.json'
 

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import jax
 import ml_collections
 
-from acl_jax import program
-from acl_jax.parallel.arrays import send
-from acl_jax.parallel.mesh import parts_of_batch
-from acl_jax.training import first_step, preemption
+from acl_jax.runtime import preemption, program
+from acl_jax.sharding.arrays import send
+from acl_jax.sharding.mesh import parts_of_batch
+from acl_jax.training import startup
 from acl_jax.training.checkpoint import Checkpoints
 from acl_jax.training.journal import Feed, Journal
 from acl_jax.training.profiling import Profile
@@ -51,18 +51,18 @@ def run(
       state = found.state
       journal.catch_up(found, measure)
     start, key = journal.start, jax.random.key(config.seed)
-    first_step.reached('checkpoint')
+    startup.reached('checkpoint')
     parts, total = parts_of_batch(jax.sharding.get_mesh())
     steps = range(start, stage.steps)
     rows = load(feed.order, feed.assemble, steps, parts=parts, total=total)
     batches = on_device(rows)
     for number, (batch, sent) in enumerate(batches, start + 1):
       if number == start + 1:
-        first_step.reached('first batch')
+        startup.reached('first batch')
       with profile.step(number):
         state, values = update(state, sent, jax.random.fold_in(key, number))
       if number == start + 1:
-        first_step.say(name, values)
+        startup.say(name, values)
       journal.look_back()  # while this step is at work
       journal.took(number, batch, values)
       stop = preemption.preempted()

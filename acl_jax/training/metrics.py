@@ -13,8 +13,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from acl_jax import program
-from acl_jax.training import barriers
+from acl_jax.runtime import barriers, program
 
 # These depend on the machine and on what happened to it. All other metrics of a run
 # that was interrupted are, to the last bit, those of one that was not.

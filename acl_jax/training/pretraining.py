@@ -12,18 +12,18 @@ from absl import logging
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from acl_jax.batches.ctc import frames_needed
+from acl_jax.batches.log_mels import LogMels, read_side_by_side
+from acl_jax.batches.orders import NO_PLACE
 from acl_jax.models.batch_norm import Moments, RunningAverage
 from acl_jax.models.conformer import ConformerConfig
 from acl_jax.models.conformer_ctc import ConformerCTC, LetterHead, blank_first
 from acl_jax.models.ctc import BLANK
 from acl_jax.models.layers import apart
 from acl_jax.models.spelling import sounded
-from acl_jax.parallel.sharding import hold
+from acl_jax.sharding.rules import hold
 from acl_jax.text.ctc_vocabulary import Vocabulary
 from acl_jax.training import losses, spikes
-from acl_jax.training.log_mels import LogMels, read_side_by_side
-from acl_jax.training.orders import NO_PLACE
-from acl_jax.training.sounds import frames_needed
 from data_pipeline.batches import Batch, pad_each
 
 SHOWN = 10  # reasons of examples left out that are told in full

@@ -17,7 +17,7 @@ from acl_jax.models.ctc import CTC
 from acl_jax.models.layers import apart
 from acl_jax.models.speech_llm import Prompt, SpeechLLM
 from acl_jax.models.whisper import Whisper
-from acl_jax.parallel.sharding import hold
+from acl_jax.sharding.rules import hold
 from acl_jax.training import losses, spikes
 
 

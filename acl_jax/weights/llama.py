@@ -12,11 +12,11 @@ from jax.typing import DTypeLike
 
 from acl_jax.models import llama
 from acl_jax.models.int8 import quantise_one
-from acl_jax.parallel.sharding import PARAMETERS, Rules
+from acl_jax.runtime.files import sha256
+from acl_jax.sharding.rules import PARAMETERS, Rules
 from acl_jax.weights import gguf, huggingface, meta, safetensors, table
 from acl_jax.weights.configuration import sizes
 from acl_jax.weights.table import Tensor
-from data_pipeline.files import sha256
 
 
 class Source(NamedTuple):

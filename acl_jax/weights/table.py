@@ -20,7 +20,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from acl_jax.parallel.sharding import PARAMETERS, Rules, shardings
+from acl_jax.sharding.rules import PARAMETERS, Rules, shardings
 from acl_jax.weights.pieces import Index, place
 
 Row = tuple[str, str, str]

@@ -14,9 +14,9 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from acl_jax.runtime.progress import progress
 from data_pipeline import tfds_example
 from data_pipeline.corpora.utterance import BadUtterance, Item, Utterance, inside
-from data_pipeline.progress import progress
 
 MAX_JSON = 64 << 20  # bytes
 _TEMPLATE = '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'

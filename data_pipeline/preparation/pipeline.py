@@ -11,8 +11,8 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from acl_jax.runtime.progress import progress
 from data_pipeline.preparation import shard
-from data_pipeline.progress import progress
 
 DIRECT = 'DirectRunner'
 

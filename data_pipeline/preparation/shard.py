@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from acl_jax.runtime.files import sha256
 from data_pipeline import audio, records
 from data_pipeline.corpora.utterance import BadUtterance, Item
-from data_pipeline.files import sha256
 from data_pipeline.preparation import atomic
 from data_pipeline.preparation.plan import Plan
 

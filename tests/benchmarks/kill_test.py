@@ -3,7 +3,7 @@
 
 import signal
 
-from acl_jax import program
+from acl_jax.runtime import program
 from benchmarks import kill
 
 

@@ -15,8 +15,8 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 import data_pipeline
-from acl_jax import assembly
-from acl_jax.assembly import Text
+from acl_jax import build
+from acl_jax.build import Text
 from acl_jax.models import ctc, llama, whisper
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.text.model_proto import ModelProto
@@ -108,8 +108,8 @@ def model(text) -> SpeechLLM:
 def parts(model, text, tmp_path, monkeypatch) -> ConfigDict:
   """A config whose parts are the toys."""
   save_adapter(tmp_path / 'adapter.safetensors', model.adapter)
-  monkeypatch.setattr(assembly, 'load_text', lambda config: text)
-  monkeypatch.setattr(assembly, 'load_model', lambda config, checkpoint: model)
+  monkeypatch.setattr(build, 'load_text', lambda config: text)
+  monkeypatch.setattr(build, 'load_model', lambda config, checkpoint: model)
   return ConfigDict(
     dict(
       llama=dict(path='toy'),

@@ -10,11 +10,11 @@ import pytest
 import soundfile
 
 from acl_jax import evaluate as program
-from acl_jax.decoding.engine import Engine
 from acl_jax.evaluate import check_skipped, evaluate, table
 from acl_jax.evaluation import answers, report
 from acl_jax.evaluation.cascade import Recogniser
 from acl_jax.evaluation.examples import CONDITIONS
+from acl_jax.generation.engine import Engine
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -3,7 +3,7 @@
 
 import pytest
 
-from acl_jax import assembly
+from acl_jax import build
 from acl_jax.evaluation import hearing
 from acl_jax.evaluation.rows import Case
 from acl_jax.export import Options, export
@@ -14,7 +14,7 @@ from configs import smol
 def test_the_shipped_adapter_hears_the_same_in_torch(tmp_path, monkeypatch):
   config, folder = smol.get_config(), tmp_path / 'smol_export'
   export(config, folder, None, Options(llm='include'))
-  text, model = assembly.load_text(config), assembly.load_model(config)
+  text, model = build.load_text(config), build.load_model(config)
   (spoken,), _ = check._read([str(check.SHIPPED.parent / 'audio/hello-world.ogg')])
   heard, _ = hearing.hear(model, None, [spoken], lambda count: None)
   response = tuple(text.tokenizer.encode('Hello, how can I help?'))

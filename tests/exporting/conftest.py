@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from acl_jax import assembly
+from acl_jax import build
 from acl_jax.export import Options, export
 from acl_jax.models.ctc import CTC
 from acl_jax.weights.adapter import save_adapter
@@ -41,8 +41,8 @@ class World(NamedTuple):
 
   def ours(self):
     """The JAX model and its text side."""
-    model = assembly.load_model(self.config, str(self.workdir))
-    return model, assembly.load_text(self.config)
+    model = build.load_model(self.config, str(self.workdir))
+    return model, build.load_text(self.config)
 
 
 def make(tiny_world: Path, tmp: Path, kind: str, **options) -> World:
@@ -57,19 +57,19 @@ def make(tiny_world: Path, tmp: Path, kind: str, **options) -> World:
 
     tiny_conformer.oracle().save_pretrained(tmp / 'parakeet')
     config.encoder.kind, config.encoder.path = 'conformer', str(tmp / 'parakeet')
-  text, encoder = assembly.load_text(config), assembly.load_encoder(config)
+  text, encoder = build.load_text(config), build.load_encoder(config)
   random = np.random.default_rng(7)
   vocabulary = random.permutation(np.arange(3, 300))[:31]
   sizes = encoder.config.output_size, 24
   piece = text.tokenizer.piece
-  adapter = assembly.new_adapter(config, *sizes, vocabulary.tolist(), piece)
+  adapter = build.new_adapter(config, *sizes, vocabulary.tolist(), piece)
   if isinstance(adapter, CTC):
     for weight in (adapter.bias, adapter.blank, adapter.norm_mid, adapter.norm_post):
       weight[...] += random.normal(0, 0.5, weight.shape).astype(np.float32)
     adapter.linear_2[...] *= 4  # frames differ in what they say
   workdir, folder = tmp / 'workdir', tmp / f'export_{kind}_{tmp.name}'.replace('-', '_')
   workdir.mkdir()
-  save_adapter(workdir / assembly.ADAPTER_FILE, adapter)
+  save_adapter(workdir / build.ADAPTER_FILE, adapter)
   export(config, folder, str(workdir), Options(**({'llm': 'include'} | options)))
   return World(config, workdir, folder)
 

@@ -16,15 +16,15 @@ import safetensors
 import transformers
 from flax import nnx
 
-from acl_jax import assembly, train
+from acl_jax import build, train
 from acl_jax.export import Options, export
 from acl_jax.exporting import folder as folders
 from acl_jax.exporting import provenance
 from acl_jax.models.whisper import Whisper
+from acl_jax.runtime.files import sha256
 from acl_jax.weights import fingerprint
 from acl_jax.weights import safetensors as shards
 from acl_jax.weights.llama import load_llama, open_llama, save_llama_hf
-from data_pipeline.files import sha256
 from tests.exporting.conftest import make
 from tests.tiny_world import load_config
 from tests.weights import meta_test
@@ -138,8 +138,8 @@ def test_an_adapter_with_a_flipped_bit_is_refused(letters, tmp_path):
 def test_a_trained_encoder_with_a_flipped_bit_is_refused(letters, tmp_path):
   workdir = tmp_path / 'workdir'
   shutil.copytree(letters.workdir, workdir)
-  encoder = assembly.load_encoder(letters.config)
-  assembly.save_encoder(encoder, workdir / 'encoder')
+  encoder = build.load_encoder(letters.config)
+  build.save_encoder(encoder, workdir / 'encoder')
   path = workdir / 'encoder/model.safetensors'
   content = bytearray(path.read_bytes())
   content[-9] ^= 4
@@ -223,7 +223,7 @@ def test_the_llm_alone_is_a_llama_of_transformers(dtype, letters, tmp_path):
   for name, weight in wanted.state_dict().items():
     assert (loaded.state_dict()[name] == weight).all(), name
   assert (
-    assembly.load_text(letters.config).tokenizer.encode('go on')
+    build.load_text(letters.config).tokenizer.encode('go on')
     == (
       transformers.AutoTokenizer.from_pretrained(tmp_path / 'llm')('go on')['input_ids']
     )
@@ -244,8 +244,8 @@ def test_large_models_are_sharded(letters, tmp_path, monkeypatch):
 
 def test_the_way_back_is_the_same_model(world):
   checkpoint = str(world.folder)
-  there = assembly.load_model(world.config, str(world.workdir))
-  back = assembly.load_model(world.config, checkpoint)
+  there = build.load_model(world.config, str(world.workdir))
+  back = build.load_model(world.config, checkpoint)
   assert back.adapter.config == there.adapter.config
   jax.tree.map(
     np.testing.assert_array_equal, nnx.state(back.adapter), nnx.state(there.adapter)
@@ -258,7 +258,7 @@ def test_the_way_back_is_the_same_model(world):
   )
   config = world.config.copy_and_resolve_references()
   config.llama.path = checkpoint  # it has the LLM, too
-  llama = assembly.load_model(config, checkpoint).llama
+  llama = build.load_model(config, checkpoint).llama
   jax.tree.map(np.testing.assert_array_equal, nnx.state(llama), nnx.state(there.llama))
 
 
@@ -269,7 +269,7 @@ def test_the_way_back_refuses_another_llm(letters, tiny_world, tmp_path):
   save_llama_hf(llama, tmp_path / 'llama')
   config = load_config(tiny_world, **{'llama.path': str(tmp_path / 'llama')})
   with pytest.raises(ValueError, match='its weights are not those that .* was trained'):
-    assembly.load_trained_adapter(config, str(letters.folder))
+    build.load_trained_adapter(config, str(letters.folder))
 
 
 def test_the_way_back_notices_a_flipped_bit(letters, tmp_path):
@@ -279,21 +279,21 @@ def test_the_way_back_notices_a_flipped_bit(letters, tmp_path):
   content[-9] ^= 4
   path.write_bytes(content)
   with pytest.raises(ValueError, match='has changed since it was saved'):
-    assembly.load_trained_adapter(letters.config, str(tmp_path / 'copy'))
+    build.load_trained_adapter(letters.config, str(tmp_path / 'copy'))
 
 
 def test_what_transformers_saved_comes_back_too(letters, tmp_path):
   model, _ = letters.load()
   model.save_pretrained(tmp_path / 'tuned')
-  back = assembly.load_model(letters.config, str(tmp_path / 'tuned'))
-  there = assembly.load_model(letters.config, str(letters.workdir))
+  back = build.load_model(letters.config, str(tmp_path / 'tuned'))
+  there = build.load_model(letters.config, str(letters.workdir))
   jax.tree.map(np.testing.assert_array_equal, nnx.state(back), nnx.state(there))
 
 
 def test_training_goes_on_from_an_exported_folder(letters, tiny_world, tmp_path):
   changes = {'init_from': str(letters.folder), 'ctc.steps': 0, 'response.steps': 0}
   model = train.train(load_config(tiny_world, **changes), tmp_path / 'on')
-  there = assembly.load_model(letters.config, str(letters.workdir))
+  there = build.load_model(letters.config, str(letters.workdir))
   jax.tree.map(
     np.testing.assert_array_equal, nnx.state(model.adapter), nnx.state(there.adapter)
   )
@@ -305,4 +305,4 @@ def test_a_llama_of_another_size_is_refused(letters, tiny_world, tmp_path):
   config['stack_factor'] = 5
   (world.folder / 'config.json').write_text(json.dumps(config))
   with pytest.raises(ValueError, match='linear.weight has shape'):
-    assembly.load_trained_adapter(world.config, str(world.folder))
+    build.load_trained_adapter(world.config, str(world.folder))

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from acl_jax.decoding.targets import Targets
+from acl_jax.targets.store import Targets
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -6,7 +6,7 @@ import shlex
 import pytest
 import yaml
 
-from acl_jax.parallel.slices import GENERATIONS, Slice, parse
+from acl_jax.tpu.slices import GENERATIONS, Slice, parse
 from launch import gke, tpus
 from launch.work_units import STALE, WorkUnit
 from tests.launch import goldens

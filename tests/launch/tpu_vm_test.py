@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from acl_jax.parallel.slices import parse
+from acl_jax.tpu.slices import parse
 from launch import tpu_vm
 from launch.work_units import STALE, WorkUnit
 from tests.launch import goldens

@@ -3,7 +3,7 @@
 
 import pytest
 
-from acl_jax.parallel.slices import GENERATIONS, Slice, parse
+from acl_jax.tpu.slices import GENERATIONS, Slice, parse
 from launch import tpus
 
 

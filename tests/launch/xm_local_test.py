@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent.parent
 LAUNCHER = """
 import sys
 from absl import flags
-from acl_jax import program
+from acl_jax.runtime import program
 from launch import this_machine
 from launch.work_units import WorkUnit
 

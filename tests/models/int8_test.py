@@ -6,8 +6,8 @@ import pytest
 from flax import nnx
 
 from acl_jax import assets
-from acl_jax.decoding.engine import Engine, EngineConfig, Request
-from acl_jax.decoding.slots import Rules
+from acl_jax.generation.engine import Engine, EngineConfig, Request
+from acl_jax.generation.slots import Rules
 from acl_jax.models.int8 import SUMMED, quantise
 from acl_jax.models.layers import Quantised
 from acl_jax.models.speech_llm import causal

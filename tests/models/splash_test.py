@@ -5,13 +5,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from acl_jax import compilations
 from acl_jax.models import splash
 from acl_jax.models.layers import attention
 from acl_jax.models.speech_llm import causal
 from acl_jax.models.splash import Packed, packed_attention
-from acl_jax.parallel import slices, topologies
-from acl_jax.parallel.mesh import new_mesh
+from acl_jax.runtime import compilation_cache
+from acl_jax.sharding.mesh import new_mesh
+from acl_jax.tpu import slices, topologies
 
 B, T, N, K, H = 2, 130, 4, 2, 6
 IDS = np.repeat([[1, 2, 3, 0], [1, 1, 2, 2]], [40, 50, 30, 10], axis=1)
@@ -90,5 +90,5 @@ def test_what_is_traced_for_tpus_gets_the_kernel_cut_along_the_mesh():
   with jax.set_mesh(mesh):
     lowered = jax.jit(attend).lower(*given, ids)
   assert 'tpu_custom_call' in lowered.as_text()
-  with compilations.not_kept():
+  with compilation_cache.not_kept():
     lowered.compile()

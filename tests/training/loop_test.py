@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from acl_jax import program
-from acl_jax.training import checkpoint, loop, preemption, profiling
+from acl_jax.runtime import preemption, program
+from acl_jax.training import checkpoint, loop, profiling
 from acl_jax.training.journal import Feed
 from acl_jax.training.metrics import OF_TIME
 from data_pipeline.buckets import Buckets

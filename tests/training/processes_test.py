@@ -17,7 +17,7 @@ PROGRAM = """
 import json, socket, sys
 import jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-from acl_jax.training import barriers
+from acl_jax.runtime import barriers
 from acl_jax.training.checkpoint import Checkpoints
 
 folder, port, process, count, *todo = sys.argv[1:]

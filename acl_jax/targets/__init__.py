@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stored responses: their prompts, shards, filters and provenance."""

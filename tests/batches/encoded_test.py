@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+import dataclasses
+import json
+import logging
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+
+from acl_jax import build
+from acl_jax.batches import encoded
+from acl_jax.batches.encoded import Frames, encode_dataset, fingerprint
+from acl_jax.batches.log_mels import Changes
+from acl_jax.runtime import preemption
+from acl_jax.runtime.program import Preempted
+from data_pipeline.augment import Augmentation
+from data_pipeline.features import whisper_log_mel
+from data_pipeline.prepare import prepare
+from data_pipeline.records import Dataset
+from tests.tiny_world import load_config
+
+MUCH = Augmentation(0.1, 0.5, (5.0, 30.0), 0.25)
+
+
+@pytest.fixture(scope='module')
+def encoder(tiny_world):
+  return build.load_encoder(load_config(tiny_world))
+
+
+@pytest.fixture(scope='module')
+def dataset(tiny_world):
+  return Dataset(tiny_world / 'prepared')
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+  monkeypatch.setattr(encoded, 'SHARD_SIZE', 4)
+
+
+def content(folder):
+  return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+
+
+def test_frames_are_those_of_each_recording_alone(encoder, dataset, tmp_path):
+  encoded = encode_dataset(encoder, dataset, tmp_path, Changes())
+  assert encoded.ids == dataset.ids and encoded.texts == dataset.texts
+  assert encoded.lengths.tolist() == [15 + -(-5 * i // 2) for i in range(9)]
+  run = jax.jit(lambda x, valid: encoder(x, valid)[0])
+  for i in (8, 0, 5):
+    mel = whisper_log_mel(dataset[i]['audio'])
+    padded = np.zeros((1, 100, 80), np.float32)
+    padded[0, : len(mel)] = mel
+    expected = run(padded, np.arange(100)[None] < len(mel))[0, : -(-len(mel) // 2)]
+    assert encoded[i]['id'] == dataset.ids[i] and encoded[i]['text'] == dataset.texts[i]
+    assert encoded[i]['frames'].dtype == np.float16
+    np.testing.assert_allclose(encoded[i]['frames'], expected, rtol=2e-3, atol=1e-3)
+  together = encoded.read([7, 2])
+  np.testing.assert_array_equal(together[1]['frames'], encoded[2]['frames'])
+
+
+def test_twice_is_once(encoder, dataset, tmp_path):
+  encode_dataset(encoder, dataset, tmp_path / 'a', Changes(MUCH))
+  encode_dataset(encoder, dataset, tmp_path / 'b', Changes(MUCH))
+  assert content(tmp_path / 'a') == content(tmp_path / 'b')
+
+
+def test_a_stopped_run_continues_with_the_first_shard_missing(
+  encoder, dataset, tmp_path, monkeypatch
+):
+  whole, out = tmp_path / 'whole', tmp_path / 'out'
+  encode_dataset(encoder, dataset, whole, Changes(MUCH, seed=3))
+  write, written = encoded.write_shard, []
+
+  def die_at_the_second(path, records):
+    if written:
+      raise KeyboardInterrupt
+    written.append(path)
+    return write(path, records)
+
+  monkeypatch.setattr(encoded, 'write_shard', die_at_the_second)
+  with pytest.raises(KeyboardInterrupt):
+    encode_dataset(encoder, dataset, out, Changes(MUCH, seed=3))
+  with pytest.raises(FileNotFoundError):
+    Frames(out)
+  paths = []
+  monkeypatch.setattr(
+    encoded,
+    'write_shard',
+    lambda path, records: paths.append(path) or write(path, records),
+  )
+  encode_dataset(encoder, dataset, out, Changes(MUCH, seed=3))
+  assert [path.name[:12] for path in paths] == ['frames-00001', 'frames-00002']
+  assert content(out) == content(whole)
+  paths.clear()
+  encode_dataset(encoder, dataset, out, Changes(MUCH, seed=3))
+  assert not paths
+
+
+def test_a_machine_taken_away_is_left_after_a_shard(
+  encoder, dataset, tmp_path, monkeypatch
+):
+  with monkeypatch.context() as patch, pytest.raises(Preempted, match='after shard 1'):
+    patch.setattr(preemption, 'preempted', lambda: True)
+    encode_dataset(encoder, dataset, tmp_path / 'out', Changes())
+  encode_dataset(encoder, dataset, tmp_path / 'out', Changes())
+  encode_dataset(encoder, dataset, tmp_path / 'whole', Changes())
+  assert content(tmp_path / 'out') == content(tmp_path / 'whole')
+
+
+def test_the_first_copy_is_the_recording_itself(encoder, dataset, tmp_path):
+  plain = encode_dataset(encoder, dataset, tmp_path / 'plain', Changes())
+  copies = encode_dataset(
+    encoder, dataset, tmp_path / 'copies', Changes(MUCH, copies=3)
+  )
+  one = encode_dataset(encoder, dataset, tmp_path / 'one', Changes(MUCH))
+  n = len(plain)
+  assert copies.ids == plain.ids * 3 and one.ids == plain.ids
+  for i in range(n):
+    # Alone in its batch or not, a row is the same to a rounding.
+    first, second, third = (copies[i + n * copy]['frames'] for copy in range(3))
+    np.testing.assert_allclose(first, plain[i]['frames'], rtol=2e-3, atol=1e-3)
+    augmented = one[i]['frames']
+    for other in (second, third, augmented):
+      assert len(other) != len(first) or np.abs(other - first).max() > 0.01
+    assert len(second) != len(third) or np.abs(second - third).max() > 0.01
+
+
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    ({'seed': 1}, 'with seed 0, not 1'),
+    ({'copies': 2}, 'with copies 1, not 2'),
+    ({'augmentation': None}, 'with augmentation .* not None'),
+    ({'augmentation': dataclasses.replace(MUCH, speed=0.2)}, "'speed': 0.2"),
+  ],
+)
+def test_a_folder_of_other_settings_is_refused(
+  encoder, dataset, tmp_path, change, message
+):
+  settings = {'augmentation': MUCH, 'seed': 0, 'copies': 1}
+  encode_dataset(encoder, dataset, tmp_path, Changes(**settings))
+  with pytest.raises(ValueError, match=message) as error:
+    encode_dataset(encoder, dataset, tmp_path, Changes(**(settings | change)))
+  assert f'{tmp_path} was made' in str(error.value)
+
+
+def test_a_folder_of_another_encoder_or_corpus_is_refused(
+  encoder, dataset, tmp_path, tiny_world
+):
+  encode_dataset(encoder, dataset, tmp_path, Changes())
+  other = jax.tree.map(lambda w: w + 1, encoder)
+  assert fingerprint(other) != fingerprint(encoder)
+  with pytest.raises(ValueError, match='was made with encoder'):
+    encode_dataset(other, dataset, tmp_path, Changes())
+  info = json.loads((tmp_path / 'frames.json').read_text())
+  (tmp_path / 'frames.json').write_text(json.dumps(info | {'source': 'other'}))
+  with pytest.raises(ValueError, match="was made with source 'other'"):
+    encode_dataset(encoder, dataset, tmp_path, Changes())
+
+
+def test_what_the_encoder_cannot_hear_is_left_out_and_said(encoder, tmp_path, caplog):
+  lines, rng = [], np.random.default_rng(0)
+  for i, samples in enumerate((6_000, 16_159, 16_160, 20_000, 400, 7_000)):
+    soundfile.write(tmp_path / f'{i}.flac', rng.normal(size=samples) * 0.1, 16_000)
+    lines.append({'audio_filepath': f'{i}.flac', 'text': 'yes', 'id': f'u{i}'})
+  manifest = tmp_path / 'manifest.jsonl'
+  manifest.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+  prepare('manifest', manifest, tmp_path / 'prepared')
+  dataset = Dataset(tmp_path / 'prepared')
+  with caplog.at_level(logging.WARNING, 'absl'):
+    encoded = encode_dataset(encoder, dataset, tmp_path / 'out', Changes())
+  assert encoded.ids == ['u0', 'u1', 'u4', 'u5']
+  assert encoded.lengths.tolist() == [19, 50, 1, 22]
+  assert encoded[1]['id'] == 'u1' and len(encoded[1]['frames']) == 50
+  said = [record.getMessage() for record in caplog.records]
+  assert said == [
+    'u2 is left out: 1.010 s, at least 0.025 and at most 1',
+    'u3 is left out: 1.250 s, at least 0.025 and at most 1',
+  ]
+
+
+def test_no_frames_at_all(tmp_path):
+  with pytest.raises(FileNotFoundError, match='frames.json'):
+    Frames(tmp_path)
