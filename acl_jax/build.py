@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a config to the parts: tokenizer, template, and the model with its weights."""
 
-import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,19 +11,19 @@ import numpy as np
 from flax import nnx
 
 from acl_jax import assets
-from acl_jax.batches.log_mels import Changes
-from acl_jax.models.adapters import Stride, StrideConfig
+from acl_jax.batches.log_mels import AugmentationConfig
+from acl_jax.models.adapters import StrideAdapter, StrideAdapterConfig
 from acl_jax.models.conformer_ctc import ConformerCTC
-from acl_jax.models.ctc import CTC, CTCConfig
-from acl_jax.models.llama import Config as LlamaConfig
+from acl_jax.models.ctc import CTCAdapter, CTCAdapterConfig
+from acl_jax.models.llama import LlamaConfig
 from acl_jax.models.speech_llm import Encoder, SpeechLLM
-from acl_jax.models.spelling import letters_of
+from acl_jax.models.spelling import token_letters
 from acl_jax.models.whisper import Whisper
-from acl_jax.sharding.rules import plan
+from acl_jax.sharding.rules import sharding_rules
 from acl_jax.text import ctc_vocabulary
 from acl_jax.text.ctc_vocabulary import Vocabulary
-from acl_jax.text.templates import Audio, Conversation, Turn, template
-from acl_jax.text.tokenizer import Tokenizer
+from acl_jax.text.frontend import TextFrontend
+from acl_jax.text.templates import get_template
 from acl_jax.text.tokenizers import load_tokenizer
 from acl_jax.weights import safetensors
 from acl_jax.weights.adapter import load_adapter
@@ -34,7 +33,6 @@ from acl_jax.weights.parakeet import load_conformer, save_conformer
 from acl_jax.weights.projector import load_projector
 from acl_jax.weights.whisper import load_whisper, save_whisper_hf
 from data_pipeline.augment import Augmentation, Masking
-from data_pipeline.batches import Segment
 
 ADAPTER_FILE = 'adapter.safetensors'
 ENCODER_FOLDER = 'encoder'  # there is one where the encoder was trained too
@@ -42,36 +40,16 @@ ENCODERS = {'conformer': load_conformer, 'whisper': load_whisper}
 SHIPPED = Path(__file__).parent / 'adapters'
 
 
-@dataclasses.dataclass(frozen=True)
-class Text:
-  """The LLM's text side: what it reads and writes."""
-
-  tokenizer: Tokenizer
-  template: Callable[[Conversation, Tokenizer], list[Segment]]
-
-  def prompt(self, content) -> list[Segment]:
-    """The prompt for one user turn: a string, `Audio(0)`, or several of them."""
-    return self.converse([Turn('user', content)])
-
-  def converse(self, conversation: Conversation) -> list[Segment]:
-    """The prompt for a conversation so far."""
-    return self.template(conversation, self.tokenizer)
-
-  def spoken(self) -> list[Segment]:
-    """The prompt for a user turn that is one recording."""
-    return self.prompt((Audio(0),))
-
-
-def load_text(config: ml_collections.ConfigDict) -> Text:
+def load_text_frontend(config: ml_collections.ConfigDict) -> TextFrontend:
   """The tokenizer and the template that a config names."""
   tokenizer = load_tokenizer(assets.resolve(config.llama.path))
-  return Text(tokenizer, template(config.template))
+  return TextFrontend(tokenizer, get_template(config.template))
 
 
 def load_frozen_llama(config: ml_collections.ConfigDict):
   """The LLM that a config names, cut as it says where a mesh is set."""
   path, dtype = assets.resolve(config.llama.path), jnp.dtype(config.llama.dtype)
-  llama = load_llama(path, dtype, plan(config.llama.sharding))
+  llama = load_llama(path, dtype, sharding_rules(config.llama.sharding))
   _check_sizes('llama', config.llama, llama.config)
   return llama
 
@@ -124,20 +102,20 @@ def save_encoder(encoder: Encoder, folder: Path, origin: Path | None = None) -> 
 
 
 def load_decoder(
-  config: ml_collections.ConfigDict, model: SpeechLLM, text: Text, checkpoint
+  config: ml_collections.ConfigDict, model: SpeechLLM, text: TextFrontend, checkpoint
 ) -> Callable[[list[int]], str] | None:
   """What writes out what `SpeechLLM.greedy` finds, if the model recognises."""
-  if isinstance(model.adapter, CTC):
+  if isinstance(model.adapter, CTCAdapter):
     return text.tokenizer.decode
   if isinstance(model.encoder, ConformerCTC):
     return Vocabulary(find_encoder(config, checkpoint)).decode
   return None
 
 
-def changes(config: ml_collections.ConfigDict) -> Changes:
+def augmentation_config(config: ml_collections.ConfigDict) -> AugmentationConfig:
   """What a config does to the recordings of a corpus."""
   how, masking = config.augmentation, config.get('masking')
-  return Changes(
+  return AugmentationConfig(
     augmentation=Augmentation(**how) if how else None,
     masking=Masking(**masking) if masking else None,
     copies=config.data.copies,
@@ -151,7 +129,7 @@ def new_adapter(
   llm_size: int,
   vocabulary: Sequence[int],
   piece: Callable[[int], str],
-) -> CTC | Stride:
+) -> CTCAdapter | StrideAdapter:
   """An untrained adapter; `vocabulary` is what a CTC adapter may write.
 
   piece: how a token is spelt, `Tokenizer.piece`.
@@ -160,15 +138,15 @@ def new_adapter(
   sizes |= {'encoder_size': encoder_size, 'llm_size': llm_size}
   rngs = nnx.Rngs(config.seed)
   if config.adapter.kind == 'stride':
-    return Stride(StrideConfig(**sizes), rngs=rngs)
+    return StrideAdapter(StrideAdapterConfig(**sizes), rngs=rngs)
   if config.adapter.kind != 'ctc':
     raise ValueError(
       f'config.adapter.kind is {config.adapter.kind!r}; known: ctc, stride'
     )
   sizes['vocabulary_size'] = len(vocabulary)
-  adapter = CTC(CTCConfig(**sizes), rngs=rngs)
+  adapter = CTCAdapter(CTCAdapterConfig(**sizes), rngs=rngs)
   adapter.vocabulary[...] = jnp.asarray(np.asarray(vocabulary, np.int32))
-  adapter.spelling.letters[...] = jnp.asarray(letters_of([*map(piece, vocabulary)]))
+  adapter.spelling.letters[...] = jnp.asarray(token_letters([*map(piece, vocabulary)]))
   return adapter
 
 
@@ -194,7 +172,7 @@ def find_adapter(config: ml_collections.ConfigDict, checkpoint: str | None) -> P
 
 def load_trained_adapter(
   config: ml_collections.ConfigDict, checkpoint: str | None
-) -> CTC | Stride:
+) -> CTCAdapter | StrideAdapter:
   """The adapter that `find_adapter` finds.
 
   ValueError if it was exported for another LLM than the config's.
@@ -214,7 +192,9 @@ def load_trained_adapter(
   return load_projector(path.parent)
 
 
-def check_widths(adapter: CTC | Stride, encoder_size: int, llm: LlamaConfig) -> None:
+def check_adapter_sizes(
+  adapter: CTCAdapter | StrideAdapter, encoder_size: int, llm: LlamaConfig
+) -> None:
   """ValueError unless the adapter joins this encoder and this LLM."""
   have = (adapter.config.encoder_size, adapter.config.llm_size)
   want = (encoder_size, llm.hidden_size)
@@ -223,7 +203,7 @@ def check_widths(adapter: CTC | Stride, encoder_size: int, llm: LlamaConfig) -> 
       f'the adapter joins widths {have[0]} and {have[1]}; the encoder and the LLM of'
       f' this config have {want[0]} and {want[1]}'
     )
-  if isinstance(adapter, CTC):
+  if isinstance(adapter, CTCAdapter):
     highest, limit = int(jnp.max(adapter.vocabulary[...])), llm.vocab_size
     if highest >= limit:
       raise ValueError(f'the adapter writes token {highest}; the LLM has {limit}')
@@ -235,5 +215,5 @@ def load_model(
   """The whole model with a trained adapter."""
   adapter = load_trained_adapter(config, checkpoint)
   encoder, llama = load_encoder(config, checkpoint), load_frozen_llama(config)
-  check_widths(adapter, encoder.config.output_size, llama.config)
+  check_adapter_sizes(adapter, encoder.config.output_size, llama.config)
   return SpeechLLM(encoder, adapter, llama)

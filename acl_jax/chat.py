@@ -23,15 +23,17 @@ from absl import flags
 from ml_collections import config_flags
 
 from acl_jax import assets, build
-from acl_jax.build import Text
 from acl_jax.generation.engine import Engine, EngineConfig, Request
 from acl_jax.generation.sampling import Sampling
-from acl_jax.generation.slots import Rules
+from acl_jax.generation.slots import DecodeRules
 from acl_jax.models.speech_llm import Prompt, SpeechLLM
 from acl_jax.runtime import compilation_cache, program
+from acl_jax.runtime.rounding import round_up
+from acl_jax.text.frontend import TextFrontend
+from acl_jax.text.layout import NO_AUDIO, layout_prompt
 from acl_jax.text.templates import Audio, Turn
 from data_pipeline import audio
-from data_pipeline.batches import NO_AUDIO, lay_out, pad, pad_frames, round_up
+from data_pipeline.batches import pad, pad_frames
 from data_pipeline.features import features
 
 FRAMES = 200  # a recording is padded to a multiple of 2 s: few shapes, few compilations
@@ -43,7 +45,7 @@ class Chat:
   """A conversation: what was said so far, and the recordings in it."""
 
   def __init__(
-    self, model: SpeechLLM, text: Text, *, max_new_tokens: int, seed: int = 0
+    self, model: SpeechLLM, text: TextFrontend, *, max_new_tokens: int, seed: int = 0
   ):
     self.model, self.text = model, text
     self.max_new_tokens, self.seed = max_new_tokens, seed
@@ -79,7 +81,9 @@ class Chat:
   def _answer(self, temperature: float) -> Iterator[str]:
     """The reply's text as it grows, never in the middle of a character."""
     prompt = self._embed()
-    rules = Rules(self.text.tokenizer.stop_ids, Sampling(temperature), steps=STEPS)
+    rules = DecodeRules(
+      self.text.tokenizer.stop_ids, Sampling(temperature), steps=STEPS
+    )
     length = round_up(len(prompt), LENGTH)
     config = EngineConfig(1, length, self.max_new_tokens, rules)
     self.seed, seed = self.seed + 1, self.seed
@@ -101,10 +105,10 @@ class Chat:
       heard, heard_valid = _hear(self.model, *map(jnp.asarray, padded))
     slots = heard.shape[1]
     clips = [range(i * slots, (i + 1) * slots) for i in range(len(self.log_mels))]
-    row = lay_out(self.text.converse(self.turns), clips)
+    row = layout_prompt(self.text.converse(self.turns), clips)
     length = round_up(len(row.tokens), LENGTH)
     ids = [1] * len(row.tokens)
-    parts = zip((row.tokens, row.place, ids), (0, NO_AUDIO, 0), strict=True)
+    parts = zip((row.tokens, row.audio_index, ids), (0, NO_AUDIO, 0), strict=True)
     prompt = (pad([part], (1, length), fill, np.int32) for part, fill in parts)
     heard, heard_valid = (x.reshape(1, -1, *x.shape[2:]) for x in (heard, heard_valid))
     prompt = Prompt._make(map(jnp.asarray, prompt))
@@ -160,17 +164,17 @@ def _converse(chat: Chat, temperature: float) -> None:
         raise ValueError(f'{len(files)} recordings; a turn takes one')
       _take_turn(chat, rest, ''.join(files), temperature)
     except (ValueError, OSError) as error:
-      print(f'error: {program.sentence(error)}', file=sys.stderr)
+      print(f'error: {program.error_message(error)}', file=sys.stderr)
 
 
 def main(argv: Sequence[str]) -> None:
   """Answers once, or converses."""
   del argv
-  compilation_cache.keep()
+  compilation_cache.enable(assets.cache_folder() / 'compiled')
   values = flags.FLAGS
   if values.audio:  # before the model is loaded
     audio.read(values.audio)
-  text = build.load_text(values.config)
+  text = build.load_text_frontend(values.config)
   model = build.load_model(values.config, values.checkpoint)
   chat = Chat(model, text, max_new_tokens=values.max_new_tokens, seed=values.seed)
   if not (values.audio or values.text):

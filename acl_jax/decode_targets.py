@@ -24,36 +24,37 @@ from absl import flags
 from ml_collections import config_flags
 
 import acl_jax
-from acl_jax import build
-from acl_jax.build import Text
+from acl_jax import assets, build
 from acl_jax.models.llama import Llama
 from acl_jax.runtime import compilation_cache, distributed, program
-from acl_jax.sharding.mesh import new_mesh
+from acl_jax.sharding.mesh import make_mesh
 from acl_jax.targets import overview, provenance, store
 from acl_jax.targets.progress import progress
-from acl_jax.targets.prompting import Answers, Decoding, Example
+from acl_jax.targets.prompting import TargetDecoder, TargetPrompt, TargetsConfig
 from acl_jax.targets.store import Skip
 from acl_jax.targets.transcripts import Transcript, Transcripts
+from acl_jax.text.frontend import TextFrontend
+from acl_jax.tpu import xla_flags
 from acl_jax.weights.fingerprint import describe
 from data_pipeline.records import shard_name
 
 PAUSE = 1.0  # s between two looks for the shards of other hosts
 
 
-class Part(NamedTuple):
+class ShardPrompts(NamedTuple):
   """What to ask for one shard, and what cannot be asked."""
 
   path: Path
-  examples: list[Example]
+  examples: list[TargetPrompt]
   skipped: list[Skip]
 
 
 def decode_targets(
   llama: Llama,
-  text: Text,
+  text: TextFrontend,
   transcripts: Transcripts,
   output: Path,
-  decoding: Decoding,
+  decoding: TargetsConfig,
   *,
   host: int = 0,
   hosts: int = 1,
@@ -74,17 +75,18 @@ def decode_targets(
     'corpus': {'examples': len(transcripts), 'sha256': transcripts.sha256},
     'shards': total,
   }
-  provenance.claim(output, made_by)
+  provenance.claim_folder(output, made_by)
   paths = [output / shard_name(store.NAME, i, total) for i in range(total)]
   ours = range(host, total, hosts)
   missing = [number for number in ours if not store.is_written(paths[number])]
   if len(missing) < len(ours):
-    say(f'{len(ours) - len(missing)} of {len(ours)} shards are there already')
+    log(f'{len(ours) - len(missing)} of {len(ours)} shards are there already')
   if not missing:
     return
-  answers = Answers(llama, text, decoding)
+  answers = TargetDecoder(llama, text, decoding)
   asked, parts = itertools.tee(
-    plan(paths[number], shard, answers) for number, shard in transcripts.read(missing)
+    build_shard_prompts(paths[number], shard, answers)
+    for number, shard in transcripts.read(missing)
   )
   count = sum(transcripts.sizes[number] for number in missing)
   skipped = 0
@@ -95,12 +97,14 @@ def decode_targets(
       skipped += len(part.skipped)
       check_share(skipped, len(transcripts), max_skipped)
       responses = itertools.islice(made, len(part.examples))
-      store.write(part.path, responses, part.skipped)
+      store.write_targets(part.path, responses, part.skipped)
 
 
-def plan(path: Path, shard: Sequence[Transcript], answers: Answers) -> Part:
+def build_shard_prompts(
+  path: Path, shard: Sequence[Transcript], answers: TargetDecoder
+) -> ShardPrompts:
   """Builds the prompts of a shard; skips what cannot have one, and says so."""
-  part = Part(path, [], [])
+  part = ShardPrompts(path, [], [])
   for transcript in shard:
     try:
       if transcript.reason:
@@ -109,7 +113,7 @@ def plan(path: Path, shard: Sequence[Transcript], answers: Answers) -> Part:
     except ValueError as error:
       skip = {'id': transcript.id, 'field': transcript.field, 'reason': str(error)}
       part.skipped.append(skip)
-      say(f'skipped {transcript.id}: {error}')
+      log(f'skipped {transcript.id}: {error}')
   return part
 
 
@@ -122,7 +126,7 @@ def check_share(skipped: int, total: int, limit: float) -> None:
     )
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
   """A line of the log."""
   print(f'decode_targets: {line}', file=sys.stderr, flush=True)
 
@@ -133,7 +137,7 @@ def wait_for_others(output: Path, total: int) -> None:
   before = 0
   while missing := [path for path in missing if not store.is_written(path)]:
     if len(missing) != before:
-      say(f'other hosts are at {len(missing)} of {total} shards')
+      log(f'other hosts are at {len(missing)} of {total} shards')
     before = len(missing)
     time.sleep(PAUSE)  # no barrier, as only this lets SIGTERM in
 
@@ -156,19 +160,20 @@ def main(argv: Sequence[str]) -> None:
     return overview.print_overview(output)
   if not given.config or not given.input:
     raise ValueError('--config and --input are needed, unless it is to --inspect')
-  compilation_cache.keep()
-  distributed.start()
+  compilation_cache.enable(assets.cache_folder() / 'compiled')
+  xla_flags.set_local_flags()
+  distributed.initialize()
   stop_at_sigterm()
   config: ml_collections.ConfigDict = given.config
   transcripts = Transcripts(Path(given.input), given.shard_size)
   # Every host decodes shards of its own, so the LLM is on the devices of each.
-  with jax.set_mesh(new_mesh(config.mesh, jax.local_devices())):
+  with jax.set_mesh(make_mesh(config.mesh, jax.local_devices())):
     decode_targets(
       build.load_frozen_llama(config),
-      build.load_text(config),
+      build.load_text_frontend(config),
       transcripts,
       output,
-      Decoding(seed=config.seed, **config.targets.to_dict()),
+      TargetsConfig(seed=config.seed, **config.targets.to_dict()),
       host=jax.process_index(),
       hosts=jax.process_count(),
       max_skipped=given.max_skipped,

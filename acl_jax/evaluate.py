@@ -20,20 +20,20 @@ from flax import nnx
 from ml_collections import config_flags
 
 from acl_jax import assets, build
-from acl_jax.build import Text
 from acl_jax.evaluation import examples, hearing, report
-from acl_jax.evaluation.answers import answer
+from acl_jax.evaluation.answers import generate_responses
 from acl_jax.evaluation.cascade import BEAM_SIZE, Recogniser
-from acl_jax.evaluation.collect import answer_transcripts, gather
+from acl_jax.evaluation.collect import answer_transcripts, collect_examples
 from acl_jax.evaluation.examples import Example
 from acl_jax.evaluation.rows import Case
 from acl_jax.evaluation.scores import Score, score
 from acl_jax.evaluation.summary import gap_closed, summarise
-from acl_jax.models.ctc import CTC
+from acl_jax.models.ctc import CTCAdapter
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.runtime import compilation_cache, program
-from acl_jax.runtime.files import sha256
+from acl_jax.runtime.files import sha256, write_atomically
 from acl_jax.runtime.progress import progress
+from acl_jax.text.frontend import TextFrontend
 from acl_jax.weights import fingerprint
 from data_pipeline.corpora.utterance import BadUtterance
 
@@ -58,16 +58,16 @@ def evaluate(
   # What may be missing is asked for first, before anything that takes long.
   wanted = cascade != NO_CASCADE
   recogniser = Recogniser(assets.resolve(cascade)) if wanted else None
-  utterances, bad = examples.read(manifest, limit)
+  utterances, bad = examples.read_manifest(manifest, limit)
   _check_some_are_left(utterances, bad, manifest)
-  text, model = build.load_text(config), build.load_model(config, checkpoint)
+  text, model = build.load_text_frontend(config), build.load_model(config, checkpoint)
   decode = build.load_decoder(config, model, text, checkpoint)
   described = describe(config, model, checkpoint)
   if recogniser is not None:
     how = {'path': cascade, 'sha256': recogniser.sha256, 'beam_size': BEAM_SIZE}
     described['cascade'] = how
   cache, max_new_tokens = output / 'cache', config.targets.max_new_tokens
-  found, worse = gather(
+  found, worse = collect_examples(
     model, text, decode, utterances, recogniser, cache, max_new_tokens
   )
   bad = [*bad, *worse]
@@ -78,7 +78,7 @@ def evaluate(
   skipped = [{'id': item.id, 'reason': item.reason} for item in bad]
   summary = summarise(found, scores, described, skipped)
   _write(output / 'report.json', json.dumps(summary, indent=2, allow_nan=False) + '\n')
-  shown = show(model, text, found, scores, max_new_tokens)
+  shown = sample_examples(model, text, found, scores, max_new_tokens)
   metrics = Path(checkpoint or '') / 'metrics.jsonl'
   curves = report.read_curves(metrics) if checkpoint and metrics.is_file() else {}
   title = f'Speech in, answers out: {Path(manifest).absolute().parent.name}'
@@ -94,7 +94,7 @@ def describe(
   return {
     'encoder': {**config.encoder.to_dict(), 'parameters': _size(model.encoder)},
     'adapter': {
-      'kind': 'ctc' if isinstance(model.adapter, CTC) else 'stride',
+      'kind': 'ctc' if isinstance(model.adapter, CTCAdapter) else 'stride',
       'parameters': _size(model.adapter),
       'file': str(adapter),
       'sha256': sha256(adapter),
@@ -107,7 +107,7 @@ def describe(
 
 
 def score_all(
-  model: SpeechLLM, text: Text, found: Sequence[Example]
+  model: SpeechLLM, text: TextFrontend, found: Sequence[Example]
 ) -> dict[str, list[Score]]:
   """The scores of the responses under every condition that there is."""
   cases = examples.make_cases(text, found)
@@ -115,9 +115,9 @@ def score_all(
     return {name: score(model, group, advance) for name, group in cases.items()}
 
 
-def show(
+def sample_examples(
   model: SpeechLLM,
-  text: Text,
+  text: TextFrontend,
   found: Sequence[Example],
   scores: Mapping[str, Sequence[Score]],
   max_new_tokens: int,
@@ -128,12 +128,14 @@ def show(
   chosen = sorted(rng.choice(len(found), count, replace=False).tolist())
   cases = [Case(text.spoken(), found[number].clip) for number in chosen]
   stop_ids = text.tokenizer.stop_ids
-  made = answer(model, cases, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
+  made = generate_responses(
+    model, cases, max_new_tokens=max_new_tokens, stop_ids=stop_ids
+  )
   answers = dict(made)
   shown = []
   for place, number in enumerate(chosen):
     example = found[number]
-    sound = hearing.read_sound(model, example.utterance)
+    sound = hearing.read_audio(model, example.utterance)
     shown.append(
       report.Shown(
         id=example.utterance.id,
@@ -150,7 +152,7 @@ def show(
   return shown
 
 
-def table(summary: Mapping[str, Any]) -> str:
+def format_table(summary: Mapping[str, Any]) -> str:
   """The numbers of a report, as a terminal shows them."""
   nll = summary['response_nll']
   lines = [f'{"":16}{"nats/token":>12}{"perplexity":>12}{"gap closed":>12}']
@@ -187,14 +189,12 @@ def _size(module: nnx.Module) -> int:
 
 def _write(path: Path, content: str) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f'{path.name}.tmp')
-  temporary.write_text(content, encoding='utf-8')
-  temporary.replace(path)
+  write_atomically(path, content)
 
 
 def main(_):
   """Runs `evaluate` with the flags."""
-  compilation_cache.keep()
+  compilation_cache.enable(assets.cache_folder() / 'compiled')
   given = flags.FLAGS
   summary = evaluate(
     given.config,
@@ -204,7 +204,7 @@ def main(_):
     limit=given.limit,
     cascade=given.cascade,
   )
-  print(table(summary))
+  print(format_table(summary))
   print(f'evaluate: {summary["examples"]} examples, see {given.output}/report.html')
   check_skipped(summary, given.max_skipped, given.manifest)
 

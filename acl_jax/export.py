@@ -23,15 +23,15 @@ from absl import flags
 from ml_collections import config_flags
 
 from acl_jax import assets, build
-from acl_jax.build import Text
 from acl_jax.exporting import card, description, provenance, recogniser, weights
 from acl_jax.exporting.folder import check_empty, check_space, whole_folder
 from acl_jax.exporting.tokenizer import write_tokenizer
-from acl_jax.models.adapters import Stride
-from acl_jax.models.ctc import CTC
+from acl_jax.models.adapters import StrideAdapter
+from acl_jax.models.ctc import CTCAdapter
 from acl_jax.models.speech_llm import Encoder
 from acl_jax.runtime import program
 from acl_jax.runtime.files import sha256
+from acl_jax.text.frontend import TextFrontend
 from acl_jax.weights import safetensors
 from acl_jax.weights.huggingface import CONFIG, describe_llama
 from acl_jax.weights.llama import Source, open_llama, sha256_of_files
@@ -81,12 +81,12 @@ def export(
     _check_loadable(llm)
   wanted = options.dtype or config.llama.dtype
   dtype = np.dtype(jnp.dtype('bfloat16' if wanted == 'int8' else wanted))
-  text = build.load_text(config)
+  text = build.load_text_frontend(config)
   if options.llm == ALONE:
     return _export_llm(output, source, dtype, text)
   adapter = build.load_trained_adapter(config, checkpoint)
   encoder = build.load_encoder(config, checkpoint)
-  build.check_widths(adapter, encoder.config.output_size, source.config)
+  build.check_adapter_sizes(adapter, encoder.config.output_size, source.config)
   file = build.find_adapter(config, checkpoint)
   report = None
   if options.report is not None:
@@ -126,7 +126,10 @@ def _folder_of(llm: Path) -> str:
 
 
 def _write_small_files(
-  folder: Path, text: Text, encoder: Encoder, adapter: CTC | Stride
+  folder: Path,
+  text: TextFrontend,
+  encoder: Encoder,
+  adapter: CTCAdapter | StrideAdapter,
 ) -> int:
   """Code, tokenizer and settings; returns the id of the audio token."""
   description.copy_code(folder)
@@ -135,7 +138,9 @@ def _write_small_files(
   return write_tokenizer(folder, text.tokenizer, text.template.__name__)
 
 
-def _export_llm(output: Path, source: Source, dtype: np.dtype, text: Text) -> None:
+def _export_llm(
+  output: Path, source: Source, dtype: np.dtype, text: TextFrontend
+) -> None:
   """The LLM as Transformers' `LlamaForCausalLM`."""
   tensors = [
     (name.removeprefix(weights.LLM), tensor)

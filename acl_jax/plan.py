@@ -26,9 +26,9 @@ from rich.console import Console
 from acl_jax.runtime import program
 from acl_jax.tpu import topologies
 from acl_jax.tpu.planning import flops, report, roofline, steps, tables
-from acl_jax.tpu.planning.report import Question
+from acl_jax.tpu.planning.report import PlanRequest
 from acl_jax.tpu.planning.search import best_first, search
-from acl_jax.tpu.slices import Slice, parse
+from acl_jax.tpu.slices import Slice, parse_slice
 
 Plan = dict[str, Any]
 WIDTH = 200  # of the table in a file
@@ -44,7 +44,7 @@ class Planner:
     self._counted: dict[str | None, flops.Flops] = {}
     self._known = {plan['question']: plan for plan in read(output)}
 
-  def __call__(self, question: Question) -> Plan:
+  def __call__(self, question: PlanRequest) -> Plan:
     if (plan := self._known.get(question.fingerprint)) is None:
       plan = self._answer(question)
       if self.output:
@@ -53,14 +53,14 @@ class Planner:
     self.console.print(tables.line(plan), highlight=False)
     return plan
 
-  def _answer(self, question: Question) -> Plan:
+  def _answer(self, question: PlanRequest) -> Plan:
     with self.console.status(f'{question.program}: counting operations') as status:
       remat = question.stage.get('remat')
       if remat not in self._counted:
         step_of = steps.PROGRAMS[question.program]
         self._counted[remat] = flops.of_step(question.config, step_of)
       status.update(f'{question.slice}: compiling for it')
-      return report.answer(question, self._counted[remat])
+      return report.make_plan(question, self._counted[remat])
 
 
 def read(output: Path | None) -> list[Plan]:
@@ -75,8 +75,8 @@ def read(output: Path | None) -> list[Plan]:
     raise ValueError(f'{output}: not the plans of an earlier run; remove it') from None
 
 
-def make(
-  question: Question, slices: Sequence[Slice], searching: bool, planner
+def make_plans(
+  question: PlanRequest, slices: Sequence[Slice], searching: bool, planner
 ) -> Iterator[Plan]:
   """A plan for each slice, or those of a search."""
   for slice in slices:
@@ -93,10 +93,10 @@ def main(argv: Sequence[str]) -> None:
   given = flags.FLAGS
   jax.config.update('jax_platforms', 'cpu')  # shapes are traced there
   names = topologies.ALL if given.topology == 'all' else [given.topology]
-  slices = [parse(name) for name in names]
+  slices = [parse_slice(name) for name in names]
   console = Console(stderr=True)
   output = Path(given.output) if given.output else None
-  question = Question(
+  question = PlanRequest(
     given.config,
     slices[0],
     given.program,
@@ -106,7 +106,7 @@ def main(argv: Sequence[str]) -> None:
   )
   plans, interrupted = [], None
   try:
-    for plan in make(question, slices, given.search, Planner(console, output)):
+    for plan in make_plans(question, slices, given.search, Planner(console, output)):
       plans.append(plan)
   except KeyboardInterrupt as error:  # what there is so far is told
     interrupted = error

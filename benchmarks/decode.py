@@ -30,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installe
 
 from acl_jax import assets
 from acl_jax.generation.engine import Engine, EngineConfig, Request
-from acl_jax.generation.slots import Rules
-from acl_jax.targets.prompting import common_start
+from acl_jax.generation.slots import DecodeRules
+from acl_jax.targets.prompting import common_prefix_length
 from acl_jax.text.templates import Turn, chatml
 from acl_jax.text.tokenizers import load_tokenizer
 from acl_jax.weights.llama import load_llama
@@ -66,7 +66,7 @@ class Ours:
   """The engine; a call answers all prompts."""
 
   def __init__(self, prompts, stop_ids):
-    start = common_start(prompts)
+    start = common_prefix_length(prompts)
     self.requests = [
       Request(str(i), prompt[start:]) for i, prompt in enumerate(prompts)
     ]
@@ -74,7 +74,7 @@ class Ours:
     llama = load_llama(assets.resolve(LLAMA))
 
     def new(top: int = 0) -> Engine:
-      rules = Rules(stop_ids=stop_ids, top=top, steps=_STEPS.value)
+      rules = DecodeRules(stop_ids=stop_ids, top=top, steps=_STEPS.value)
       config = EngineConfig(_SLOTS.value, longest, _TOKENS.value, rules)
       return Engine(llama, config, prefix=prompts[0][:start])
 

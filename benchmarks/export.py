@@ -45,12 +45,12 @@ _STEP = flags.DEFINE_enum(
 )
 
 VOCABULARY, WIDTH, STACK = 32_000, 4_096, 8
-ENCODER = whisper.Config(80, 512, 6, 8, 2_048, 1_500)
+ENCODER = whisper.WhisperConfig(80, 512, 6, 8, 2_048, 1_500)
 
 
-def llama_config(layers: int) -> llama.Config:
+def llama_config(layers: int) -> llama.LlamaConfig:
   """Llama-2-7B's, but for the number of layers."""
-  return llama.Config(
+  return llama.LlamaConfig(
     vocab_size=VOCABULARY,
     hidden_size=WIDTH,
     intermediate_size=11_008,
@@ -65,7 +65,7 @@ def llama_config(layers: int) -> llama.Config:
   )
 
 
-def write_llama(folder: Path, config: llama.Config) -> None:
+def write_llama(folder: Path, config: llama.LlamaConfig) -> None:
   """Random weights, a tensor at a time; a block of them is repeated."""
   folder.mkdir()
   block = np.random.default_rng(0).normal(0, 0.02, 1 << 20).astype(ml_dtypes.bfloat16)
@@ -100,9 +100,9 @@ def prepare(folder: Path, layers: int) -> None:
   write_llama(folder / 'llama', llama_config(layers))
   rngs = nnx.Rngs(0)
   build.save_encoder(whisper.Whisper(ENCODER, rngs=rngs), folder / 'whisper')
-  sizes = adapters.StrideConfig(STACK, ENCODER.d_model, WIDTH, WIDTH)
+  sizes = adapters.StrideAdapterConfig(STACK, ENCODER.d_model, WIDTH, WIDTH)
   (folder / 'workdir').mkdir()
-  adapter = adapters.Stride(sizes, rngs=rngs)
+  adapter = adapters.StrideAdapter(sizes, rngs=rngs)
   save_adapter(folder / 'workdir' / build.ADAPTER_FILE, adapter)
 
 

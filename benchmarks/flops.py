@@ -22,6 +22,7 @@ from flax import nnx
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installed or not
 
+from acl_jax.batches.arrays import AudioBatch, ResponseBatch
 from acl_jax.models import adapters, llama, whisper
 from acl_jax.models.speech_llm import Prompt, SpeechLLM
 from acl_jax.tpu.planning.flops import count, parameters_of_layer
@@ -45,9 +46,9 @@ class Sizes(NamedTuple):
   stack: int = 8
   encoder_width: int = 512
 
-  def llama(self, layers: int) -> llama.Config:
+  def llama(self, layers: int) -> llama.LlamaConfig:
     """Llama-2-7B's layer, some of them."""
-    return llama.Config(
+    return llama.LlamaConfig(
       vocab_size=self.vocabulary,
       hidden_size=self.width,
       intermediate_size=self.wide,
@@ -65,18 +66,20 @@ class Sizes(NamedTuple):
 def model(sizes: Sizes, layers: int) -> SpeechLLM:
   """An LLM of few layers behind the projector of Ultravox."""
   rngs = nnx.Rngs(0)
-  encoder = whisper.Config(80, sizes.encoder_width, 1, 1, sizes.encoder_width, 1_500)
-  adapter = adapters.StrideConfig(
+  encoder = whisper.WhisperConfig(
+    80, sizes.encoder_width, 1, 1, sizes.encoder_width, 1_500
+  )
+  adapter = adapters.StrideAdapterConfig(
     sizes.stack, sizes.encoder_width, sizes.width // 2, sizes.width
   )
   return SpeechLLM(
     whisper.Whisper(encoder, rngs=rngs),
-    adapters.Stride(adapter, rngs=rngs),
+    adapters.StrideAdapter(adapter, rngs=rngs),
     llama.Llama(sizes.llama(layers), rngs=rngs),
   )
 
 
-def batch(sizes: Sizes) -> tuple[step.Sound, step.Response]:
+def batch(sizes: Sizes) -> tuple[AudioBatch, ResponseBatch]:
   """A batch's shapes, one recording a row."""
 
   def of(dtype) -> Callable[..., Any]:
@@ -85,18 +88,18 @@ def batch(sizes: Sizes) -> tuple[step.Sound, step.Response]:
   whole, real = of(jnp.int32), of(jnp.float32)
   heard, read = (sizes.rows, sizes.frames), (sizes.rows, sizes.length)
   said = (sizes.rows, 1, sizes.response)
-  sound = step.Sound(
+  sound = AudioBatch(
     frames=real((*heard, sizes.encoder_width)),
     segment_ids=whole(heard),
-    place=whole((sizes.rows, 1, sizes.frames)),
+    frame_index=whole((sizes.rows, 1, sizes.frames)),
     labels=whole((sizes.rows, 1, 2)),
     letters=whole((sizes.rows, 1, 2)),  # from here on the CTC stage's; not used here
-    among=whole((1,)),
-    correction=real((2,)),
+    candidates=whole((1,)),
+    logit_correction=real((2,)),
   )
-  response = step.Response(
+  response = ResponseBatch(
     prefix=whole((0,)),
-    prompt=Prompt(tokens=whole(read), place=whole(read), segment_ids=whole(read)),
+    prompt=Prompt(tokens=whole(read), audio_index=whole(read), segment_ids=whole(read)),
     targets=whole(said),
     index=whole(said),
     weight=real(said),
@@ -123,15 +126,15 @@ def flops(sizes: Sizes, layers: int, *, masked: bool, remat: str | None) -> floa
   structure: list[Any] = []
 
   def arrays():
-    what = nnx.Param if masked else step.is_trainable(encoder_trains=False)
+    what = nnx.Param if masked else step.trainable_filter(encoder_trains=False)
     graphdef, *states = nnx.split(model(sizes, layers), what, ...)
     structure.append(graphdef)
     return states
 
   trainable, frozen = jax.eval_shape(arrays)
   adam = optimizer(trainable, masked)
-  state = step.State(trainable, jax.eval_shape(adam.init, trainable))
-  how = step.ResponseLoss(
+  state = step.TrainState(trainable, jax.eval_shape(adam.init, trainable))
+  how = step.ResponseLossConfig(
     kl_weight=0.0, kl_temperature=1.0, ctc_weight=0.0, remat=remat
   )
   loss = functools.partial(step.response_loss, encoder_trains=False, how=how)

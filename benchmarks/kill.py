@@ -33,7 +33,7 @@ from absl import app, flags, logging
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installed or not
 
-from acl_jax.training.metrics import OF_TIME
+from acl_jax.training.metrics import TIME_METRICS
 from data_pipeline.prepare import prepare
 
 _TRIALS = flags.DEFINE_integer('trials', 20, 'how often to kill', lower_bound=1)
@@ -176,7 +176,8 @@ def result(workdir: Path) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
     arrays = ocp.tree.to_flat_dict(checkpointer.restore(last.absolute()), sep='/')
   lines = (workdir / 'metrics.jsonl').read_text().splitlines()
   metrics = [
-    {k: v for k, v in json.loads(line).items() if k not in OF_TIME} for line in lines
+    {k: v for k, v in json.loads(line).items() if k not in TIME_METRICS}
+    for line in lines
   ]
   found = {name: np.asarray(value).tobytes() for name, value in arrays.items()}
   weights = workdir / 'encoder/model.safetensors'

@@ -31,11 +31,11 @@ from absl import app, flags
 sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installed or not
 
 from benchmarks.mls_like import make_corpus
-from data_pipeline.batches import Batch, lay_side_by_side
+from data_pipeline.batches import BatchPlan, pack_rows
 from data_pipeline.container import unpack
 from data_pipeline.features import HOP, features
-from data_pipeline.loader import load
-from data_pipeline.packing import Packed
+from data_pipeline.loader import load_batches
+from data_pipeline.packing import PackedOrder
 from data_pipeline.prepare import Settings, prepare
 from data_pipeline.records import ENCODINGS, SAMPLE_RATE, Dataset, Shards
 
@@ -59,13 +59,13 @@ class Assemble:
     count = features('parakeet').count
     samples = np.round(self.dataset.seconds * SAMPLE_RATE).astype(int)
     lengths = np.asarray([count(n) for n in samples]) if log_mel else samples
-    self.order = Packed(lengths[:, None], [ROW_SECONDS * self.rate], ROWS, seed=0)
+    self.order = PackedOrder(lengths[:, None], [ROW_SECONDS * self.rate], ROWS, seed=0)
 
-  def __call__(self, batch: Batch) -> dict[str, np.ndarray]:
+  def __call__(self, batch: BatchPlan) -> dict[str, np.ndarray]:
     found = iter(self.dataset.__getitems__(batch.indices))
-    rows = [[self.frames(next(found)['audio']) for _ in r] for r in batch.recordings]
+    rows = [[self.frames(next(found)['audio']) for _ in r] for r in batch.utterances]
     if self.log_mel:
-      return lay_side_by_side(rows, batch, rows[0][0].shape[1])._asdict()
+      return pack_rows(rows, batch, rows[0][0].shape[1])._asdict()
     audio = np.zeros((batch.rows, batch.length), np.int16)
     segment_ids = np.zeros(audio.shape, np.int8)
     for b, row in enumerate(rows):
@@ -93,7 +93,7 @@ class Assemble:
 
 def ours(assemble: Assemble, steps: int) -> Iterator[dict[str, Any]]:
   """Threads of this process."""
-  return load(assemble.order, assemble, range(steps))
+  return load_batches(assemble.order, assemble, range(steps))
 
 
 def workers(assemble: Assemble, steps: int) -> Iterator[dict[str, Any]]:

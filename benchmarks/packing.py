@@ -20,8 +20,8 @@ from absl import app, flags
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installed or not
 
-from data_pipeline.batches import lay_side_by_side
-from data_pipeline.packing import Packed
+from data_pipeline.batches import pack_rows
+from data_pipeline.packing import PackedOrder
 
 _ITEMS = flags.DEFINE_integer('items', 6_000, 'utterances of an epoch', lower_bound=100)
 _ROUNDS = flags.DEFINE_integer('rounds', 3, 'measured epochs of each', lower_bound=1)
@@ -45,13 +45,13 @@ def lengths_like_librispeech(items: int) -> np.ndarray:
 
 def ours(lengths: np.ndarray) -> tuple[int, int]:
   """Rows of an epoch, laid out one by one, and the recordings in them."""
-  order = Packed(lengths, (_FRAMES.value, TOKENS), 1, seed=0)
+  order = PackedOrder(lengths, (_FRAMES.value, TOKENS), 1, seed=0)
   placed = 0
   for step in range(order.steps_per_epoch):
     frames = [
-      [np.zeros((lengths[i, 0], 1), np.float32) for i in order[step].recordings[0]]
+      [np.zeros((lengths[i, 0], 1), np.float32) for i in order[step].utterances[0]]
     ]
-    laid = lay_side_by_side(frames, order[step], 1)
+    laid = pack_rows(frames, order[step], 1)
     placed += int(laid.segment_ids.max())
   return order.steps_per_epoch, placed
 

@@ -36,7 +36,7 @@ LISTING = """if True:
   import pathlib, sys
   from data_pipeline.corpora import open_corpus
   from data_pipeline.preparation import plan
-  plan.write(open_corpus('mls', sys.argv[1]), pathlib.Path(sys.argv[2]), 1_000)
+  plan.plan_shards(open_corpus('mls', sys.argv[1]), pathlib.Path(sys.argv[2]), 1_000)
 """
 
 

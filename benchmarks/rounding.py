@@ -29,10 +29,10 @@ from acl_jax import build
 from acl_jax.evaluation import examples
 from acl_jax.exporting.check import SHIPPED
 from acl_jax.models.llama import Llama
-from acl_jax.models.speech_llm import causal
+from acl_jax.models.speech_llm import causal_segment_mask
+from acl_jax.text.layout import layout_prompt
 from acl_jax.weights.llama import save_llama_hf
 from configs import smol
-from data_pipeline.batches import lay_out
 
 _PROMPTS = flags.DEFINE_integer('prompts', 50, 'transcripts', lower_bound=1)
 
@@ -51,7 +51,7 @@ PAIRS = (
 @jax.jit
 def ours(model: Llama, tokens: Int[Array, '1 t']) -> Float[Array, '1 t v']:
   """Our logits."""
-  hidden, _ = model(model.embed(tokens), *causal(jnp.ones_like(tokens)))
+  hidden, _ = model(model.embed(tokens), *causal_segment_mask(jnp.ones_like(tokens)))
   return model.logits(hidden)
 
 
@@ -73,9 +73,9 @@ def main(argv: list[str]) -> None:
   del argv
   transformers_logging.disable_progress_bar()
   config = smol.get_config()
-  text, model = build.load_text(config), build.load_frozen_llama(config)
-  utterances, _ = examples.read(SHIPPED, _PROMPTS.value)
-  prompts = [lay_out(text.prompt(u.text), []).tokens for u in utterances]
+  text, model = build.load_text_frontend(config), build.load_frozen_llama(config)
+  utterances, _ = examples.read_manifest(SHIPPED, _PROMPTS.value)
+  prompts = [layout_prompt(text.prompt(u.text), []).tokens for u in utterances]
   with tempfile.TemporaryDirectory() as folder:
     save_llama_hf(model, folder)
     logits = {name: theirs(folder, name, prompts) for name in THEIRS}

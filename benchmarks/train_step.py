@@ -33,14 +33,17 @@ from transformers.utils import logging as transformers_logging
 sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installed or not
 
 from acl_jax import assets
-from acl_jax.batches.responses import split_prefix
+from acl_jax.batches.arrays import AudioBatch, ResponseBatch
+from acl_jax.batches.responses import split_shared_prefix
 from acl_jax.models import adapters, whisper
 from acl_jax.models.speech_llm import Prompt, SpeechLLM
+from acl_jax.runtime.rounding import round_up
+from acl_jax.text.layout import NO_AUDIO, layout_prompt
 from acl_jax.text.templates import Audio, Turn, chatml
 from acl_jax.text.tokenizers import load_tokenizer
 from acl_jax.training import step
 from acl_jax.weights.llama import load_llama
-from data_pipeline.batches import NO_AUDIO, Batch, lay_out, pad, pad_each, round_up
+from data_pipeline.batches import BatchPlan, pad, pad_per_utterance
 
 _ROUNDS = flags.DEFINE_integer('rounds', 8, 'measured steps of each', lower_bound=1)
 
@@ -57,12 +60,17 @@ ANSWERS = (
 )
 
 
-def example(path: Path) -> tuple[step.Sound, step.Response]:
+def example(path: Path) -> tuple[AudioBatch, ResponseBatch]:
   """A batch: noise in place of speech, real prompts and answers, no row full."""
   rng = np.random.default_rng(0)
   tokenizer, slots = load_tokenizer(path), FRAMES // STACK
-  prefix, [prompt] = split_prefix([chatml([Turn('user', (Audio(0),))], tokenizer)])
-  row, batch = lay_out(prompt, [range(slots)]), Batch((), ROWS, FRAMES, FRAMES)
+  prefix, [prompt] = split_shared_prefix(
+    [chatml([Turn('user', (Audio(0),))], tokenizer)]
+  )
+  row, batch = (
+    layout_prompt(prompt, [range(slots)]),
+    BatchPlan((), ROWS, FRAMES, FRAMES),
+  )
   answers = [tokenizer.encode(ANSWERS[i % len(ANSWERS)]) for i in range(ROWS)]
   answers = [answer[: RESPONSE - 1] + [tokenizer.eos_id] for answer in answers]
   start = len(row.tokens)
@@ -71,31 +79,35 @@ def example(path: Path) -> tuple[step.Sound, step.Response]:
   valid = np.arange(FRAMES) < rng.integers(FRAMES // 2, FRAMES, (ROWS, 1))
   sound: dict[str, Any] = dict(
     segment_ids=valid.astype(np.int32),
-    place=np.where(valid, np.arange(FRAMES, dtype=np.int32), NO_AUDIO)[:, None],
+    frame_index=np.where(valid, np.arange(FRAMES, dtype=np.int32), NO_AUDIO)[:, None],
     frames=rng.standard_normal((ROWS, FRAMES, ENCODER_WIDTH), np.float32),
     labels=np.zeros((ROWS, 1, slots), np.int32),  # from here on the CTC stage's
     letters=np.zeros((ROWS, 1, 2), np.int32),
     among=np.zeros(1, np.int32),
-    correction=np.zeros(2, np.float32),
+    logit_correction=np.zeros(2, np.float32),
   )
   read: dict[str, Any] = dict(
     tokens=pad(tokens, shape, 0, np.int32),
-    place=pad([row.place] * ROWS, shape, NO_AUDIO, np.int32),
+    audio_index=pad([row.audio_index] * ROWS, shape, NO_AUDIO, np.int32),
     segment_ids=pad([[1] * len(read) for read in tokens], shape, 0, np.int32),
   )
   answered: dict[str, Any] = dict(
     prefix=np.asarray(prefix, np.int32),
     prompt=Prompt(**read),
-    targets=pad_each([[answer] for answer in answers], batch, RESPONSE, 0, np.int32),
+    targets=pad_per_utterance(
+      [[answer] for answer in answers], batch, RESPONSE, 0, np.int32
+    ),
     index=np.tile(np.arange(RESPONSE, dtype=np.int32) + start - 1, (ROWS, 1, 1)),
-    weight=pad_each([[[1] * len(a)] for a in answers], batch, RESPONSE, 0, np.float32),
+    weight=pad_per_utterance(
+      [[[1] * len(a)] for a in answers], batch, RESPONSE, 0, np.float32
+    ),
     top_ids=np.zeros((*said, 0), np.int32),
     top_log_probs=np.zeros((*said, 0), np.float32),
   )
-  return step.Sound(**sound), step.Response(**answered)
+  return AudioBatch(**sound), ResponseBatch(**answered)
 
 
-def whole(response: step.Response) -> step.Response:
+def whole(response: ResponseBatch) -> ResponseBatch:
   """The prefix at the head of every row, as PyTorch reads it."""
   size = response.prefix.size
   heads = response.prefix, np.full(size, NO_AUDIO, np.int32), np.ones(size, np.int32)
@@ -105,22 +117,24 @@ def whole(response: step.Response) -> step.Response:
   return response._replace(prefix=response.prefix[:0], **after)
 
 
-def ours(path: Path, adapter: adapters.Stride, batch) -> Callable[[], float]:
+def ours(path: Path, adapter: adapters.StrideAdapter, batch) -> Callable[[], float]:
   """Our step; each call is one update and returns the loss before it."""
-  unused = whisper.Config(80, ENCODER_WIDTH, 1, 1, ENCODER_WIDTH, 1_500)
+  unused = whisper.WhisperConfig(80, ENCODER_WIDTH, 1, 1, ENCODER_WIDTH, 1_500)
   model = SpeechLLM(
     whisper.Whisper(unused, rngs=nnx.Rngs(0)),
     jax.tree.map(jnp.copy, adapter),  # a step gives its parameters away
     load_llama(path, jnp.float32),
   )
-  graphdef, trainable, frozen = nnx.split(model, step.is_trainable(False), ...)
+  graphdef, trainable, frozen = nnx.split(model, step.trainable_filter(False), ...)
   optimizer = optax.chain(
     optax.clip_by_global_norm(CLIP_NORM),
     optax.adamw(LEARNING_RATE, *BETAS, weight_decay=0.0),
   )
-  how = step.ResponseLoss(kl_weight=0.0, kl_temperature=1.0, ctc_weight=0.0, remat=None)
+  how = step.ResponseLossConfig(
+    kl_weight=0.0, kl_temperature=1.0, ctc_weight=0.0, remat=None
+  )
   loss = functools.partial(step.response_loss, encoder_trains=False, how=how)
-  state = step.State(trainable, optimizer.init(trainable))
+  state = step.TrainState(trainable, optimizer.init(trainable))
   batch, key = jax.device_put(batch), jax.random.key(0)
 
   def update() -> float:
@@ -136,7 +150,7 @@ def ours(path: Path, adapter: adapters.Stride, batch) -> Callable[[], float]:
 class Projector(torch.nn.Module):
   """`adapters.Stride` in PyTorch, from its parameters."""
 
-  def __init__(self, adapter: adapters.Stride):
+  def __init__(self, adapter: adapters.StrideAdapter):
     super().__init__()
     self.weights = torch.nn.ParameterDict(
       {
@@ -155,7 +169,7 @@ class Projector(torch.nn.Module):
     return F.rms_norm(x, x.shape[-1:], w['ln_mid'], adapters.EPS) @ w['linear_2']
 
 
-def theirs(path: Path, adapter: adapters.Stride, batch) -> Callable[[], float]:
+def theirs(path: Path, adapter: adapters.StrideAdapter, batch) -> Callable[[], float]:
   """The same update in PyTorch."""
   transformers_logging.disable_progress_bar()
   llama = LlamaForCausalLM.from_pretrained(
@@ -175,9 +189,9 @@ def theirs(path: Path, adapter: adapters.Stride, batch) -> Callable[[], float]:
 
   def loss() -> torch.Tensor:
     audio = projector(sound.frames, heard_valid)
-    heard, place = prompt.place >= 0, prompt.place.clamp(min=0).long()
-    audio_valid = heard_valid[:, ::STACK].gather(1, place)
-    valid = (prompt.segment_ids > 0) & (~heard | audio_valid)
+    heard, place = prompt.audio_index >= 0, prompt.audio_index.clamp(min=0).long()
+    audio_mask = heard_valid[:, ::STACK].gather(1, place)
+    valid = (prompt.segment_ids > 0) & (~heard | audio_mask)
     audio = audio.gather(1, place[..., None].expand(-1, -1, audio.shape[-1]))
     x = torch.where(heard[..., None], audio, llama.model.embed_tokens(prompt.tokens))
     hidden = llama.model(
@@ -222,8 +236,8 @@ def main(_):
   threads = len(os.sched_getaffinity(0))  # what XLA takes
   torch.set_num_threads(threads)
   path = assets.resolve(LLAMA)
-  sizes = adapters.StrideConfig(STACK, ENCODER_WIDTH, HIDDEN, 576)
-  adapter, batch = adapters.Stride(sizes, rngs=nnx.Rngs(0)), example(path)
+  sizes = adapters.StrideAdapterConfig(STACK, ENCODER_WIDTH, HIDDEN, 576)
+  adapter, batch = adapters.StrideAdapter(sizes, rngs=nnx.Rngs(0)), example(path)
   rows = batch[0], whole(batch[1])
   steps = {
     'torch': theirs(path, adapter, rows),

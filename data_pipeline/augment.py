@@ -31,7 +31,7 @@ class Masking:
   time_share: float  # of the frames that a mask may hide
 
 
-def changed_length(samples: int, how: Augmentation, rng: np.random.Generator) -> int:
+def augmented_length(samples: int, how: Augmentation, rng: np.random.Generator) -> int:
   """How many samples `augment` makes of so many; advances `rng` as it begins to."""
   return round(samples / (1 + how.speed * rng.uniform(-1, 1)))
 
@@ -47,7 +47,7 @@ def augment(
   length: of the copy, in samples, where its tempo is drawn already.
   """
   if length is None:
-    length = changed_length(len(audio), how, rng)
+    length = augmented_length(len(audio), how, rng)
   audio = soxr.resample(audio, SAMPLE_RATE * len(audio) / length, SAMPLE_RATE)
   if rng.random() < how.telephone_share:
     narrow = soxr.resample(audio, SAMPLE_RATE, SAMPLE_RATE // 2)

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_pipeline.batches import Batch
+from data_pipeline.batches import BatchPlan
 
 
-class Buckets(Sequence[Batch]):
+class BucketOrder(Sequence[BatchPlan]):
   """An endless order of batches; nothing is dropped, and the last batch of a bucket may
   have empty rows.
 
@@ -45,12 +45,12 @@ class Buckets(Sequence[Batch]):
   def __len__(self) -> int:
     return 1 << 40
 
-  def __getitem__(self, step: int) -> Batch:
+  def __getitem__(self, step: int) -> BatchPlan:
     epoch, place = divmod(step, self.steps_per_epoch)
     return self._epoch(epoch)[place]
 
   @functools.lru_cache(maxsize=2)  # noqa: B019 - an order lives as long as its loader
-  def _epoch(self, epoch: int) -> list[Batch]:
+  def _epoch(self, epoch: int) -> list[BatchPlan]:
     rng = np.random.default_rng([self.seed, epoch])
     order = rng.permutation(len(self.lengths))
     batches = []
@@ -58,7 +58,7 @@ class Buckets(Sequence[Batch]):
       members = order[self.bucket[order] == b].tolist()
       cuts = range(0, len(members), rows)
       batches += [
-        Batch(
+        BatchPlan(
           tuple((index,) for index in members[i : i + rows]),
           *(int(rows), int(length), int(length)),
           epoch=epoch,

@@ -6,7 +6,6 @@ input, never on a command line, where it could pass for an option.
 """
 
 import dataclasses
-import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import soundfile
+
+from acl_jax.runtime.files import replace_atomically
 
 SECONDS_PER_LINE = 60.0
 
@@ -126,6 +127,5 @@ def _to_flac(wav: Path, line: Line, folder: Path) -> None:
     samples, sample_rate = [], 0
   if len(samples) == 0:
     raise ChildProcessError(f'{line.voice} said nothing to {line.text!r}')
-  unfinished = folder / f'{line.id}.unfinished'
-  soundfile.write(unfinished, samples, sample_rate, format='FLAC')
-  os.replace(unfinished, folder / f'{line.id}.flac')
+  with replace_atomically(folder / f'{line.id}.flac') as temporary:
+    soundfile.write(temporary, samples, sample_rate, format='FLAC')

@@ -13,7 +13,8 @@ import scipy.fft
 import scipy.sparse
 from jaxtyping import Float
 
-SAMPLE_RATE = 16_000  # samples per second
+from data_pipeline.audio import SAMPLE_RATE
+
 WINDOW = 400  # samples, 25 ms
 HOP = 160  # samples, 10 ms
 FFT = 512  # samples that Parakeet and Kaldi transform, zeros beside the window

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from acl_jax.runtime import program
 from acl_jax.runtime.progress import progress
-from acl_jax.runtime.terminal import printable, show, show_histogram
+from acl_jax.runtime.terminal import print_fields, print_histogram, printable
 from data_pipeline import records, single_record
 
 SAMPLE = 300  # records that are read to count speakers and languages
@@ -166,11 +166,11 @@ def main(argv: Sequence[str]) -> None:
   dataset = records.Dataset(folder)
   if given.record is not None:
     utterance = single_record.find(dataset, given.record)
-    show(console, single_record.facts(utterance))
+    print_fields(console, single_record.facts(utterance))
     single_record.render(utterance['audio'], given.wav, given.play, given.plot)
   elif not given.check:
-    show(console, facts(folder, dataset))
-    show_histogram(console, histogram(dataset.seconds))
+    print_fields(console, facts(folder, dataset))
+    print_histogram(console, histogram(dataset.seconds))
 
 
 if __name__ == '__main__':

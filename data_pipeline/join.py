@@ -9,13 +9,13 @@ times, to be augmented differently. Ids become `folder-id`, or `folder-id-2`.
 """
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from absl import flags
 
 from acl_jax.runtime import program
+from acl_jax.runtime.files import write_atomically
 
 
 def join(parts: Sequence[str], output: str | Path) -> Path:
@@ -24,9 +24,7 @@ def join(parts: Sequence[str], output: str | Path) -> Path:
   lines = [
     json.dumps(entry) for part in parts for entry in _entries(part, output.parent)
   ]
-  unfinished = output.with_suffix('.unfinished')
-  unfinished.write_text('\n'.join(lines) + '\n')
-  os.replace(unfinished, output)
+  write_atomically(output, '\n'.join(lines) + '\n')
   return output
 
 

@@ -6,15 +6,15 @@ from typing import Any
 
 import grain
 
-from data_pipeline.batches import Batch
+from data_pipeline.batches import BatchPlan
 
 THREADS = 2  # threads, not processes: those lose on records of audio size
 AHEAD = 8  # batches
 
 
-def load(
-  order: Sequence[Batch],
-  assemble: Callable[[Batch], Any],
+def load_batches(
+  order: Sequence[BatchPlan],
+  assemble: Callable[[BatchPlan], Any],
   steps: range,
   *,
   parts: Sequence[int] = (0,),

@@ -12,7 +12,7 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
-from data_pipeline.batches import Batch
+from data_pipeline.batches import BatchPlan
 from data_pipeline.records import Dataset
 
 
@@ -57,14 +57,14 @@ class Corpora(Sequence[dict[str, Any]]):
     return found
 
 
-class Mixture(Sequence[Batch]):
+class Mixture(Sequence[BatchPlan]):
   """An endless order of batches, each of one corpus, in shares as exact as can be.
 
   Every corpus' own batches come in their own order, none left out and none twice.
   weights: of the corpora, in batches.
   """
 
-  def __init__(self, orders: Sequence[Sequence[Batch]], weights: Sequence[float]):
+  def __init__(self, orders: Sequence[Sequence[BatchPlan]], weights: Sequence[float]):
     if min(weights) <= 0:
       raise ValueError(f'the weights {list(weights)} of corpora are not all above 0')
     sources = [grain.MapDataset.source(order) for order in orders]
@@ -73,5 +73,5 @@ class Mixture(Sequence[Batch]):
   def __len__(self) -> int:
     return len(self._mixed)
 
-  def __getitem__(self, step: int) -> Batch:
+  def __getitem__(self, step: int) -> BatchPlan:
     return self._mixed[step]

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
-from data_pipeline.batches import Batch
+from data_pipeline.batches import BatchPlan
 
 WINDOW = 1 << 14  # recordings packed together; bounds the rows that stand open
 
 
-class Packed(Sequence[Batch]):
+class PackedOrder(Sequence[BatchPlan]):
   """An endless order of batches of packed rows, all of one shape; nothing is dropped.
 
   lengths: of every recording, in each of the units that a row is limited in, such as
@@ -66,10 +66,10 @@ class Packed(Sequence[Batch]):
   def __len__(self) -> int:
     return 1 << 40
 
-  def __getitem__(self, step: int) -> Batch:
+  def __getitem__(self, step: int) -> BatchPlan:
     epoch, place = divmod(step, self.steps_per_epoch)
     order = self._epoch(epoch)[place * self.rows : (place + 1) * self.rows]
-    return Batch(
+    return BatchPlan(
       tuple(self._packed[row] for row in order),
       *(self.rows, int(self.limits[0]), self.longest, self.per_row, epoch),
     )

@@ -34,9 +34,10 @@ from typing import Any
 from absl import flags
 
 from acl_jax.runtime import program
+from acl_jax.runtime.files import open_atomically
 from data_pipeline import audio, records
 from data_pipeline.corpora import CORPORA, open_corpus
-from data_pipeline.preparation import atomic, pipeline, plan, shard, summary
+from data_pipeline.preparation import pipeline, plan, shard, summary
 from data_pipeline.preparation.shard import Job, Settings
 
 
@@ -59,7 +60,7 @@ def prepare(
   settings = settings or Settings()
   output = Path(output).absolute()  # a worker may run in another folder
   items = open_corpus(corpus, Path(input).absolute())
-  listed = plan.write(items, output / 'plan', settings.shard_size)
+  listed = plan.plan_shards(items, output / 'plan', settings.shard_size)
   if not listed.parts:
     raise ValueError(f'{input}: no utterances in the layout of --corpus={corpus}')
   # Other runners have the cores busy with other parts.
@@ -124,7 +125,7 @@ def _begun_with(job: Job) -> dict[str, Any]:
 
 def _begin(job: Job) -> None:
   _settings_file(job).parent.mkdir(exist_ok=True)
-  with atomic.replacing(_settings_file(job)) as file:
+  with open_atomically(_settings_file(job)) as file:
     json.dump(_flat(job.settings), file)
 
 

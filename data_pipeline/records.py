@@ -21,11 +21,12 @@ import soundfile
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 from jaxtyping import Float, Float32
 
+from acl_jax.runtime.files import replace_atomically
 from data_pipeline import audio
+from data_pipeline.audio import SAMPLE_RATE
 from data_pipeline.container import RecordError, pack, unpack
 
 SCHEMA_VERSION = 1
-SAMPLE_RATE = 16_000
 MAX_SECONDS = 3_600.0  # of an utterance
 ENCODINGS = ('flac', 'int16')  # of the audio in a record
 UTTERANCE = ('id', 'text', 'speaker', 'lang', 'response')
@@ -50,13 +51,8 @@ def _writing(path: pathlib.Path):
 def write_shard(path: str | pathlib.Path, records: Iterable[bytes]) -> int:
   """Writes one shard, whole or not at all; returns the number of records."""
   path = pathlib.Path(path)
-  temporary = path.with_name(path.name + '.tmp')
-  try:
-    count = _write(temporary, records)
-    temporary.replace(path)
-  finally:
-    temporary.unlink(missing_ok=True)
-  return count
+  with replace_atomically(path) as temporary:
+    return _write(temporary, records)
 
 
 def _write(path: pathlib.Path, records: Iterable[bytes]) -> int:

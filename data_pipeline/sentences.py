@@ -83,7 +83,7 @@ def word_lists(words: Sequence[str], count: int, rng: random.Random) -> list[str
   return lines
 
 
-def make(
+def make_lines(
   wordnet: Path,
   count: int,
   held_out: int,
@@ -136,7 +136,7 @@ def main(argv: Sequence[str]) -> None:
   """Runs `make` with the flags."""
   del argv
   given = flags.FLAGS
-  made = make(
+  made = make_lines(
     *(Path(given.wordnet), given.count, given.held_out, given.seed),
     *(given.vocabulary, given.lists),
   )

@@ -19,6 +19,7 @@ import soundfile
 from absl import flags
 
 from acl_jax.runtime import program
+from acl_jax.runtime.files import write_atomically
 from acl_jax.runtime.progress import progress
 from data_pipeline.engines import Line, Voice, speak
 
@@ -36,7 +37,7 @@ def synthesize(
   workers: int | None = None,
 ) -> Path:
   """Says every line; returns the manifest `output/manifest.jsonl`."""
-  spoken = plan(lines, voices, seed, variation)
+  spoken = assign_voices(lines, voices, seed, variation)
   folder = output / 'audio'
   folder.mkdir(parents=True, exist_ok=True)
   _claim(spoken, output)
@@ -57,7 +58,7 @@ def synthesize(
   return _write_manifest(spoken, output)
 
 
-def plan(
+def assign_voices(
   lines: Sequence[str], voices: Sequence[Voice], seed: int, variation: float
 ) -> list[Line]:
   """Who says which line, how fast and how high: a function of (seed, line number)."""
@@ -91,7 +92,7 @@ def _claim(spoken: Sequence[Line], output: Path) -> None:
         ' choose another --output'
       )
   if len(ours) > len(theirs):
-    _write(path, ours)
+    write_atomically(path, ''.join(ours))
 
 
 def _pieces(lines: Sequence[Line]) -> Iterator[list[Line]]:
@@ -120,16 +121,9 @@ def _write_manifest(spoken: Sequence[Line], output: Path) -> Path:
     for line in spoken
   )
   manifest = output / 'manifest.jsonl'
-  _write(manifest, (json.dumps(entry, ensure_ascii=False) + '\n' for entry in entries))
+  lines = (json.dumps(entry, ensure_ascii=False) + '\n' for entry in entries)
+  write_atomically(manifest, ''.join(lines))
   return manifest
-
-
-def _write(path: Path, lines: Iterator[str] | Sequence[str]) -> None:
-  """Writes a file whole or not at all."""
-  unfinished = path.with_suffix('.unfinished')
-  with unfinished.open('w', encoding='utf-8') as file:
-    file.writelines(lines)
-  os.replace(unfinished, path)
 
 
 def main(argv: Sequence[str]) -> None:

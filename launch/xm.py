@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
     launch_local(units)
     return
   check_remote(units)
-  tpu = slices.parse(f.tpu)
+  tpu = slices.parse_slice(f.tpu)
   if f.platform == 'gke':
     launch_gke(units, gke.Cluster(tpu, f.num_slices, f.image, f.spot, f.max_restarts))
   else:

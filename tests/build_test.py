@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from acl_jax import build
-from acl_jax.models.adapters import Stride
-from acl_jax.models.ctc import CTC
+from acl_jax.models.adapters import StrideAdapter
+from acl_jax.models.ctc import CTCAdapter
 from acl_jax.models.speech_llm import SpeechLLM
-from acl_jax.models.spelling import letters_of
+from acl_jax.models.spelling import token_letters
 from acl_jax.text.templates import Audio, Turn
 from acl_jax.weights.adapter import save_adapter
 from tests.tiny_world import load_config
@@ -30,7 +30,7 @@ def trained(config, tmp_path):
 
 
 def test_prompts_are_segments(config):
-  text = build.load_text(config)
+  text = build.load_text_frontend(config)
   (ids,) = text.prompt('yes')
   assert text.tokenizer.decode(ids).endswith('user\nyes\nassistant\n')
   before, clip, after = text.spoken()
@@ -58,14 +58,18 @@ def test_the_llm_has_the_dtype_of_the_config(config):
 
 def test_new_adapters(config):
   ctc = build.new_adapter(config, 12, 24, VOCABULARY, str)
-  assert isinstance(ctc, CTC) and ctc.vocabulary[...].tolist() == list(VOCABULARY)
-  np.testing.assert_array_equal(ctc.spelling.letters[...], letters_of(['7', '2', '9']))
+  assert isinstance(ctc, CTCAdapter) and ctc.vocabulary[...].tolist() == list(
+    VOCABULARY
+  )
+  np.testing.assert_array_equal(
+    ctc.spelling.letters[...], token_letters(['7', '2', '9'])
+  )
   assert (ctc.config.encoder_size, ctc.config.llm_size) == (12, 24)
   again = build.new_adapter(config, 12, 24, VOCABULARY, str)
   jax.tree.map(np.testing.assert_array_equal, ctc, again)
   config.adapter = dict(kind='stride', stack=3, hidden_size=None)
   stride = build.new_adapter(config, 12, 24, VOCABULARY, str)
-  assert isinstance(stride, Stride) and stride.linear.shape == (36, 24)
+  assert isinstance(stride, StrideAdapter) and stride.linear.shape == (36, 24)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +83,7 @@ def test_new_adapters(config):
 def test_unknown_kinds_are_refused(tiny_world, key, message):
   config = load_config(tiny_world, **{key: 'x'})
   with pytest.raises(ValueError, match=message):
-    build.load_text(config)
+    build.load_text_frontend(config)
     build.load_encoder(config)
     build.new_adapter(config, 12, 24, VOCABULARY, str)
 

@@ -10,11 +10,11 @@ from flax import nnx
 
 from acl_jax import build
 from acl_jax.models import llama
-from acl_jax.models.adapters import Stride, StrideConfig
+from acl_jax.models.adapters import StrideAdapter, StrideAdapterConfig
 from acl_jax.models.conformer import Conformer, ConformerConfig
 from acl_jax.models.conformer_ctc import ConformerCTC
-from acl_jax.models.ctc import CTCConfig
-from acl_jax.text.templates import template
+from acl_jax.models.ctc import CTCAdapterConfig
+from acl_jax.text.templates import get_template
 from data_pipeline.augment import Augmentation, Masking
 
 FOLDER = Path(__file__).parent.parent / 'configs'
@@ -47,7 +47,7 @@ def test_the_docstring_says_how_and_what_to_expect(name):
 @pytest.mark.parametrize('name', NAMES)
 def test_what_it_does_to_recordings_is_known(name):
   _, config = read(name)
-  how = build.changes(config)
+  how = build.augmentation_config(config)
   assert isinstance(how.augmentation, Augmentation | None)
   assert isinstance(how.masking, Masking | None)
   longest = config.data.row_frames or max(config.data.buckets)
@@ -57,13 +57,13 @@ def test_what_it_does_to_recordings_is_known(name):
 @pytest.mark.parametrize('name', TRAINING)
 def test_adapters_and_templates_are_known(name):
   _, config = read(name)
-  template(config.template)
+  get_template(config.template)
   sizes = dict(config.adapter, encoder_size=24, llm_size=16)
   kind = sizes.pop('kind')
   if kind == 'ctc':
-    CTCConfig(**sizes, vocabulary_size=3)
+    CTCAdapterConfig(**sizes, vocabulary_size=3)
   else:
-    Stride(StrideConfig(**sizes), rngs=nnx.Rngs(0))
+    StrideAdapter(StrideAdapterConfig(**sizes), rngs=nnx.Rngs(0))
   longest = config.data.row_frames or max(config.data.buckets)
   assert longest <= config.response.frames_per_batch
 
@@ -79,7 +79,7 @@ def test_adapters_and_templates_are_known(name):
 )
 def test_golden_parameter_counts_of_the_llms(name, expected):
   _, config = read(name)
-  sizes = llama.Config(**config.llama.sizes)
+  sizes = llama.LlamaConfig(**config.llama.sizes)
   assert count(lambda rngs: llama.Llama(sizes, rngs=rngs)) == expected
 
 
@@ -102,9 +102,9 @@ def test_the_encoder_is_the_one_that_was_pretrained(name):
     lambda rngs: Conformer(ConformerConfig(**config.encoder.sizes), rngs=rngs)
   )
   width, stack = config.llama.sizes.hidden_size, config.adapter.stack
-  adapter = StrideConfig(stack, 512, config.adapter.hidden_size, width)
+  adapter = StrideAdapterConfig(stack, 512, config.adapter.hidden_size, width)
   assert encoder == 115_092_992
-  assert count(lambda rngs: Stride(adapter, rngs=rngs)) == stack * 512 * width
+  assert count(lambda rngs: StrideAdapter(adapter, rngs=rngs)) == stack * 512 * width
 
 
 def test_sizes_that_disagree_with_the_files_are_refused(tiny_world):

@@ -13,21 +13,21 @@ import tokenizers as library
 from flax import nnx
 
 from acl_jax import decode_targets as program
-from acl_jax.build import Text
-from acl_jax.models.llama import Config, Llama
+from acl_jax.models.llama import Llama, LlamaConfig
 from acl_jax.runtime.program import Preempted
 from acl_jax.targets import overview, store
-from acl_jax.targets.prompting import Decoding
+from acl_jax.targets.prompting import TargetsConfig
 from acl_jax.targets.store import Targets
 from acl_jax.targets.transcripts import Transcript, Transcripts
 from acl_jax.text import templates
-from acl_jax.text.instructions import choose, written
+from acl_jax.text.frontend import TextFrontend
+from acl_jax.text.instructions import choose_instruction, fill_text
 from acl_jax.text.tokenizer import Backends, Merges, Tokenizer
 from acl_jax.weights.fingerprint import fingerprint
 from data_pipeline import records
 from data_pipeline.container import RecordError
 
-DECODING = Decoding(
+DECODING = TargetsConfig(
   max_prompt_tokens=170,
   max_new_tokens=5,
   batch_size=3,
@@ -48,7 +48,9 @@ def text():
   tokenizer.decoder = library.decoders.ByteLevel()
   backends = Backends(*[Merges(tokenizer)] * 3)
   controls = {'<|im_start|>': 256, '<|im_end|>': 257}
-  return Text(Tokenizer(backends, controls, 258, None, 257, (257,)), templates.chatml)
+  return TextFrontend(
+    Tokenizer(backends, controls, 258, None, 257, (257,)), templates.chatml
+  )
 
 
 @pytest.fixture(scope='module')
@@ -57,7 +59,7 @@ def llama():
 
 
 def make_llama(seed):
-  config = Config(
+  config = LlamaConfig(
     vocab_size=258,
     hidden_size=24,
     intermediate_size=40,
@@ -125,11 +127,11 @@ def test_instructions_are_given_by_weight_and_kept(llama, text, tmp_path):
   plain = decode(llama, text, tmp_path / 'plain')
   assert found.instructions == ['{}', 'Say {} again.'] and plain.instructions == ['{}']
   asked = {id: found[id]['instruction'] for id in found}
-  assert asked == {id: choose(weighed, id, DECODING.seed) for id in found}
+  assert asked == {id: choose_instruction(weighed, id, DECODING.seed) for id in found}
   assert found.lengths([*found])[1] == [*asked.values()]
   assert set(asked.values()) == set(found.instructions)
   for id, transcript in TRANSCRIPTS:
-    [prompt] = text.prompt(written(asked[id], transcript))
+    [prompt] = text.prompt(fill_text(asked[id], transcript))
     print_ = fingerprint([np.array(prompt, '<i4').tobytes()])[:16]
     assert found[id]['prompt_fingerprint'] == print_
     assert found[id]['transcript'] == transcript
@@ -171,7 +173,7 @@ def test_a_killed_job_resumes_to_the_same_bytes(llama, text, tmp_path, monkeypat
   decode(llama, text, tmp_path / 'calm')
   calm = contents(tmp_path / 'calm')
   random = np.random.default_rng(0)
-  write, kills = store.write, 20
+  write, kills = store.write_targets, 20
 
   def dies(path, made, skipped):
     """Killed before, amid or behind the writing of a shard, or of its note."""
@@ -193,7 +195,7 @@ def test_a_killed_job_resumes_to_the_same_bytes(llama, text, tmp_path, monkeypat
     kills -= 1
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(store, 'write', dies)
+  monkeypatch.setattr(store, 'write_targets', dies)
   output, starts = tmp_path / 'killed', 0
   with pytest.raises(KeyboardInterrupt):
     decode(llama, text, output)
@@ -212,7 +214,7 @@ def test_a_killed_job_resumes_to_the_same_bytes(llama, text, tmp_path, monkeypat
 
 
 def test_sigterm_abandons_the_shard_at_work(llama, text, tmp_path, monkeypatch):
-  write = store.write
+  write = store.write_targets
 
   def interrupted(path, made, skipped):
     if '00001-of' in path.name:
@@ -221,7 +223,7 @@ def test_sigterm_abandons_the_shard_at_work(llama, text, tmp_path, monkeypatch):
       )
     write(path, made, skipped)
 
-  monkeypatch.setattr(store, 'write', interrupted)
+  monkeypatch.setattr(store, 'write_targets', interrupted)
   before = signal.getsignal(signal.SIGTERM)
   program.stop_at_sigterm()
   try:
@@ -264,7 +266,7 @@ def test_a_shard_that_vanished_is_made_again(llama, text, tmp_path, number, suff
 def test_a_finished_folder_is_only_read(llama, text, tmp_path, monkeypatch):
   decode(llama, text, tmp_path)
   before = contents(tmp_path)
-  monkeypatch.setattr(program, 'Answers', None)
+  monkeypatch.setattr(program, 'TargetDecoder', None)
   assert len(decode(llama, text, tmp_path, decoding=changed(batch_size=2))) == 11
   assert contents(tmp_path) == before
 
@@ -293,7 +295,7 @@ def test_a_full_disk_is_said_and_loses_no_finished_shard(
 
 def test_targets_of_others_are_refused(llama, text, tmp_path):
   decode(llama, text, tmp_path)
-  other = Text(text.tokenizer, lambda conversation, _: [(1, 2, 3)])
+  other = TextFrontend(text.tokenizer, lambda conversation, _: [(1, 2, 3)])
   with pytest.raises(ValueError, match='another llm.sha256, ".*", not of ".*"'):
     decode(make_llama(seed=1), text, tmp_path)
   with pytest.raises(ValueError, match='another template.name, "chatml", not of '):

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from acl_jax import plan
 from acl_jax.tpu.planning import flops, report
-from acl_jax.tpu.planning.report import Question
-from acl_jax.tpu.slices import parse
+from acl_jax.tpu.planning.report import PlanRequest
+from acl_jax.tpu.slices import parse_slice
 from tests.tiny_plan import tiny_config
 
 ROOT = Path(__file__).parent.parent
@@ -72,13 +72,13 @@ def answers(monkeypatch):
       **PLAN,
     }
 
-  monkeypatch.setattr(report, 'answer', answer)
+  monkeypatch.setattr(report, 'make_plan', answer)
   monkeypatch.setattr(flops, 'of_step', lambda config, step: None)
   return made
 
 
 def question(**changes):
-  return Question(tiny_config(), parse('v5e-4'), **changes)
+  return PlanRequest(tiny_config(), parse_slice('v5e-4'), **changes)
 
 
 def silent():
@@ -87,12 +87,16 @@ def silent():
 
 def test_plans_are_kept_and_not_made_again(tmp_path, answers):
   output = tmp_path / 'plans.jsonl'
-  slices = [parse(name) for name in ('v5e-4', 'v5p-8')]
-  first = list(plan.make(question(), slices, False, plan.Planner(silent(), output)))
+  slices = [parse_slice(name) for name in ('v5e-4', 'v5p-8')]
+  first = list(
+    plan.make_plans(question(), slices, False, plan.Planner(silent(), output))
+  )
   assert [p['topology'] for p in first] == ['v5e:2x2', 'v5p:2x2x1']
   assert [json.loads(line) for line in output.read_text().splitlines()] == first
-  slices.append(parse('v6e-4'))
-  again = list(plan.make(question(), slices, False, plan.Planner(silent(), output)))
+  slices.append(parse_slice('v6e-4'))
+  again = list(
+    plan.make_plans(question(), slices, False, plan.Planner(silent(), output))
+  )
   assert again[:2] == first and len(answers) == 3
   assert len(output.read_text().splitlines()) == 3
 

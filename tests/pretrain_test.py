@@ -13,21 +13,22 @@ from ml_collections import ConfigDict
 from transformers import ParakeetForCTC
 
 from acl_jax import build, train
-from acl_jax.batches.encoded import Frames, batches_of
-from acl_jax.batches.log_mels import Changes, LogMels
-from acl_jax.batches.orders import new_order
+from acl_jax.batches.encoded import EncodedCorpus, length_batches
+from acl_jax.batches.log_mels import AugmentationConfig, LogMelCorpus
+from acl_jax.batches.orders import make_order
+from acl_jax.batches.pretraining import PretrainBatches
 from acl_jax.evaluation import examples
-from acl_jax.evaluation.hearing import hear
+from acl_jax.evaluation.hearing import encode_utterances
 from acl_jax.models.conformer_ctc import LetterHead
 from acl_jax.models.ctc import BLANK
-from acl_jax.models.layers import apart
-from acl_jax.models.spelling import SOUNDED
+from acl_jax.models.layers import unpack_segments
+from acl_jax.models.spelling import ALPHABET
 from acl_jax.pretrain import new_model, pretrain, transcribe
 from acl_jax.text.ctc_vocabulary import Vocabulary
+from acl_jax.text.layout import NO_AUDIO
 from acl_jax.training import pretraining
-from acl_jax.training.pretraining import Transcripts
 from acl_jax.weights.parakeet import load_conformer
-from data_pipeline.batches import NO_AUDIO, Batch
+from data_pipeline.batches import BatchPlan
 from data_pipeline.records import Dataset
 from tests.tiny_world import load_config
 
@@ -107,10 +108,12 @@ def test_batches_hold_transcripts_and_their_padding_changes_nothing(
   folder = pretrained[0] / build.ENCODER_FOLDER
   vocabulary = Vocabulary(folder)
   model = new_model(new_config(tiny_world), vocabulary)
-  corpus = LogMels(Dataset(tiny_world / 'prepared'), model.config, Changes())
-  batch = Transcripts(corpus, vocabulary)(Batch(((1,), (4,)), 3, 50, 50))
+  corpus = LogMelCorpus(
+    Dataset(tiny_world / 'prepared'), model.config, AugmentationConfig()
+  )
+  batch = PretrainBatches(corpus, vocabulary)(BatchPlan(((1,), (4,)), 3, 50, 50))
   assert batch.log_mel.shape == (3, 100, 80) and batch.labels.shape == (3, 1, 50)
-  assert (batch.place[2] == NO_AUDIO).all() and batch.place[1, 0, 0] == 0
+  assert (batch.frame_index[2] == NO_AUDIO).all() and batch.frame_index[1, 0, 0] == 0
   valid = batch.segment_ids > 0
   assert valid.sum(1).tolist() == [
     len(corpus[1]['frames']),
@@ -135,17 +138,19 @@ def test_letters_are_read_from_the_middle_and_padding_changes_none(
   """Each of a frame's shorter frames has its own scores; only signal is asked."""
   model = pretrained[1]
   vocabulary = Vocabulary(pretrained[0] / build.ENCODER_FOLDER)
-  corpus = LogMels(Dataset(tiny_world / 'prepared'), model.config, Changes())
-  transcripts = Transcripts(corpus, vocabulary, letters_per_frame=2)
-  batch = transcripts(Batch(((1,), (4,)), 3, 50, 50))
+  corpus = LogMelCorpus(
+    Dataset(tiny_world / 'prepared'), model.config, AugmentationConfig()
+  )
+  transcripts = PretrainBatches(corpus, vocabulary, letters_per_frame=2)
+  batch = transcripts(BatchPlan(((1,), (4,)), 3, 50, 50))
   assert batch.letters.shape == (3, 1, 100) and not batch.letters[2].any()
-  told = [SOUNDED[i - 1] for i in batch.letters[0, 0] if i != BLANK]
+  told = [ALPHABET[i - 1] for i in batch.letters[0, 0] if i != BLANK]
   assert ''.join(told) == corpus.texts[1].lower().strip('.?!')
   head = LetterHead(model.config.hidden_size, 2, rngs=nnx.Rngs(3))
   encoded = jax.jit(model.encode)(batch.log_mel, batch.segment_ids)
   np.testing.assert_array_equal(encoded.of_layer[-1], encoded.frames)
   logits, valid = head(encoded.of_layer[0], encoded.segment_ids > 0)
-  classes = 1 + len(SOUNDED)
+  classes = 1 + len(ALPHABET)
   assert logits.shape == (3, 100, classes) and valid.sum() == 2 * np.sum(
     np.asarray(encoded.segment_ids) > 0
   )
@@ -175,11 +180,13 @@ def test_a_transcript_of_more_letters_than_frames_is_left_out(
   tiny_world, pretrained, caplog
 ):
   vocabulary = Vocabulary(pretrained[0] / build.ENCODER_FOLDER)
-  corpus = LogMels(Dataset(tiny_world / 'prepared'), pretrained[1].config, Changes())
+  corpus = LogMelCorpus(
+    Dataset(tiny_world / 'prepared'), pretrained[1].config, AugmentationConfig()
+  )
   word = max(map(vocabulary.decode, ([i] for i in range(1, len(vocabulary)))), key=len)
   pieces = int(corpus.lengths[0]) * 2 // (len(word) + 1)
   corpus.texts[0] = ' '.join([word] * pieces)
-  lengths = Transcripts(corpus, vocabulary, letters_per_frame=1).lengths
+  lengths = PretrainBatches(corpus, vocabulary, letters_per_frame=1).lengths
   assert lengths[0] > 1_000 > lengths[1]
   assert 'letters; it has' in caplog.text
 
@@ -187,26 +194,30 @@ def test_a_transcript_of_more_letters_than_frames_is_left_out(
 def test_packed_recordings_lose_what_they_lose_alone(tiny_world, pretrained):
   vocabulary = Vocabulary(pretrained[0] / build.ENCODER_FOLDER)
   model = pretrained[1]
-  corpus = LogMels(Dataset(tiny_world / 'prepared'), model.config, Changes())
-  transcripts = Transcripts(corpus, vocabulary)
+  corpus = LogMelCorpus(
+    Dataset(tiny_world / 'prepared'), model.config, AugmentationConfig()
+  )
+  transcripts = PretrainBatches(corpus, vocabulary)
   config = new_config(tiny_world)
   config.data.row_frames = 120
   lengths = transcripts.lengths[:, None]
   budget, corpus = config.ctc.frames_per_batch, np.zeros(len(lengths), int)
-  order = new_order(config.data, budget, 0, lengths, corpus)
+  order = make_order(config.data, budget, 0, lengths, corpus)
   batch = transcripts(order[0])
   members = order[0].indices
-  assert len(members) > len(order[0].recordings) > 1
+  assert len(members) > len(order[0].utterances) > 1
 
   @jax.jit
   def logits(batch):
     frames = model.encode(batch.log_mel, batch.segment_ids).frames
-    return model.logits(apart(frames, jnp.asarray(batch.place))[0])
+    return model.logits(unpack_segments(frames, jnp.asarray(batch.frame_index))[0])
 
-  packed = np.reshape(logits(batch), (*batch.place.shape[:2], order[0].longest, -1))
-  for b, row in enumerate(order[0].recordings):
+  packed = np.reshape(
+    logits(batch), (*batch.frame_index.shape[:2], order[0].longest, -1)
+  )
+  for b, row in enumerate(order[0].utterances):
     for k, i in enumerate(row):
-      alone = transcripts(Batch(((i,),), 1, 50, 50))
+      alone = transcripts(BatchPlan(((i,),), 1, 50, 50))
       count = transcripts.lengths[i]
       np.testing.assert_allclose(
         packed[b, k, :count], logits(alone)[0, :count], atol=1e-5
@@ -228,9 +239,11 @@ def test_packed_training_learns(tiny_world, tmp_path):
 
 def test_what_ctc_cannot_learn_is_left_out_and_said(tiny_world, pretrained, caplog):
   vocabulary = Vocabulary(pretrained[0] / build.ENCODER_FOLDER)
-  corpus = LogMels(Dataset(tiny_world / 'prepared'), pretrained[1].config, Changes())
+  corpus = LogMelCorpus(
+    Dataset(tiny_world / 'prepared'), pretrained[1].config, AugmentationConfig()
+  )
   corpus.texts[0], corpus.texts[1], corpus.texts[2] = ' ?! ', 'ж', corpus.texts[2] * 40
-  transcripts = Transcripts(corpus, vocabulary)
+  transcripts = PretrainBatches(corpus, vocabulary)
   far = transcripts.lengths > 1_000
   assert far.tolist() == [True] * 3 + [False] * (len(corpus) - 3)
   said = ' | '.join(record.getMessage() for record in caplog.records)
@@ -241,14 +254,16 @@ def test_what_ctc_cannot_learn_is_left_out_and_said(tiny_world, pretrained, capl
 
 def test_recognising_in_a_batch_is_recognising_alone(tiny_world, pretrained):
   _, model = pretrained
-  corpus = LogMels(Dataset(tiny_world / 'prepared'), model.config, Changes())
+  corpus = LogMelCorpus(
+    Dataset(tiny_world / 'prepared'), model.config, AugmentationConfig()
+  )
   mels = [record['frames'] for record in corpus.read(range(3))]
   assert transcribe(model, mels, 3) == [transcribe(model, [mel], 1)[0] for mel in mels]
 
 
 def test_batches_hold_all_and_no_more_than_the_budget():
   lengths = [50, 300, 70, 70, 500, 120]
-  batches = [members for _, members in batches_of(lengths, 400)]
+  batches = [members for _, members in length_batches(lengths, 400)]
   assert sorted(sum(batches, [])) == list(range(6))
   assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= 400 for b in batches)
 
@@ -326,13 +341,15 @@ def test_training_starts_from_it_and_the_report_has_its_word_errors(
   jax.tree.map(np.testing.assert_array_equal, after.encoder.ctc_head, before.ctc_head)
   moved = after.encoder.encoder.layers.self_attn.bias_u[...]
   assert (moved != before.encoder.layers.self_attn.bias_u[...]).any()
-  text = build.load_text(config)
+  text = build.load_text_frontend(config)
   decode = build.load_decoder(config, after, text, str(tmp_path))
-  utterances, _ = examples.read(tiny_world / 'corpus/manifest.jsonl', 3)
-  heard, bad = hear(after, decode, utterances, lambda count: None)
+  utterances, _ = examples.read_manifest(tiny_world / 'corpus/manifest.jsonl', 3)
+  heard, bad = encode_utterances(after, decode, utterances, lambda count: None)
   assert not bad
   vocabulary = Vocabulary(folder)
-  corpus = LogMels(Dataset(tiny_world / 'prepared'), after.encoder.config, Changes())
+  corpus = LogMelCorpus(
+    Dataset(tiny_world / 'prepared'), after.encoder.config, AugmentationConfig()
+  )
   for i, utterance in enumerate(utterances):
     (ids,) = transcribe(after.encoder, [corpus[i]['frames']], 1)
     assert heard[utterance.id].transcript == vocabulary.decode(ids)
@@ -347,5 +364,5 @@ def test_an_adapter_without_letters_on_top(tiny_world, pretrained, tmp_path):
   model = train.train(config, tmp_path)
   losses = [entry['loss'] for entry in entries(tmp_path)]
   assert len(losses) == 3 and losses[-1] < losses[0]
-  assert Frames(tmp_path / 'frames').frame_seconds == 0.02
-  assert build.load_decoder(config, model, build.load_text(config), None)
+  assert EncodedCorpus(tmp_path / 'frames').frame_seconds == 0.02
+  assert build.load_decoder(config, model, build.load_text_frontend(config), None)

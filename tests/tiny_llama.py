@@ -12,7 +12,7 @@ from flax import nnx
 
 from acl_jax.models import llama
 
-CONFIG = llama.Config(
+CONFIG = llama.LlamaConfig(
   vocab_size=50,
   hidden_size=24,
   intermediate_size=40,

@@ -201,7 +201,7 @@ def write_targets(folder: Path, ids: list[str], vocab_size: int) -> None:
       prompt_fingerprint='',
     )
     made.append(store.Target(header, arrays, instruction=0))
-  store.write(folder / 'targets-00000-of-00001.array_record', made, [])
+  store.write_targets(folder / 'targets-00000-of-00001.array_record', made, [])
   decoding = dict(
     max_new_tokens=MAX_NEW_TOKENS, top_k=TOP_K, instructions=[['{}', 1.0]]
   )
@@ -210,7 +210,7 @@ def write_targets(folder: Path, ids: list[str], vocab_size: int) -> None:
     'schema_version': provenance.SCHEMA_VERSION,
     'decoding': decoding,
     'llm': describe(build.load_frozen_llama(config)),
-    'template': provenance.describe_template(build.load_text(config)),
+    'template': provenance.describe_template(build.load_text_frontend(config)),
     'shards': 1,
   }
-  provenance.claim(folder, made_by)
+  provenance.claim_folder(folder, made_by)

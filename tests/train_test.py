@@ -14,13 +14,13 @@ import pytest
 
 from acl_jax import build, train
 from acl_jax.targets.store import Targets
-from acl_jax.training.metrics import OF_TIME, Metrics
+from acl_jax.training.metrics import TIME_METRICS, MetricsWriter
 from acl_jax.weights.adapter import load_adapter
 from tests.tiny_world import load_config
 
 ROOT = Path(__file__).parent.parent
 CTC_STEPS, RESPONSE_STEPS = 10, 8
-MEASURED = (*OF_TIME, 'padding_waste', 'llm_padding_waste')
+MEASURED = (*TIME_METRICS, 'padding_waste', 'llm_padding_waste')
 
 
 def metrics(workdir):
@@ -60,14 +60,14 @@ def test_both_stages_leave_an_adapter_and_metrics(uninterrupted):
 
 def interrupt(monkeypatch, stage, step, error):
   """Makes the training of a stage end within step number `step`."""
-  write = Metrics.write
+  write = MetricsWriter.write
 
   def die(self, number, total, values):
     write(self, number, total, values)
     if (self.stage, number) == (stage, step):
       raise error
 
-  monkeypatch.setattr(Metrics, 'write', die)
+  monkeypatch.setattr(MetricsWriter, 'write', die)
   return pytest.raises(type(error))
 
 

@@ -5,15 +5,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from acl_jax.batches.log_mels import read_side_by_side
-from acl_jax.batches.orders import NO_PLACE
+from acl_jax.batches.arrays import AudioBatch
+from acl_jax.batches.log_mels import load_packed
+from acl_jax.batches.orders import TOO_LONG
 from acl_jax.models.ctc import BLANK
-from acl_jax.models.spelling import sounded
-from acl_jax.training.step import Sound
-from data_pipeline.batches import Batch, Laid, pad_each
+from acl_jax.models.spelling import encode_letters
+from data_pipeline.batches import BatchPlan, PackedFrames, pad_per_utterance
 
 
-class Labels:
+class CTCLabels:
   """Transcripts as CTC classes over the tokens that occur in a corpus."""
 
   def __init__(self, vocabulary: Sequence[int]):
@@ -37,12 +37,12 @@ class Labels:
     return [self._class[token] for token in tokens if token in self._class]
 
 
-def frames_needed(labels: Sequence[int]) -> int:
+def min_frames(labels: Sequence[int]) -> int:
   """The fewest frames that CTC can write labels in: a repeat needs a blank between."""
   return len(labels) + sum(a == b for a, b in zip(labels, labels[1:], strict=False))
 
 
-class SoundBatches:
+class CTCBatches:
   """Assembles the CTC stage's batches.
 
   source: `frames.Frames`, or `log_mels.LogMels` for an encoder that trains.
@@ -53,7 +53,7 @@ class SoundBatches:
   def __init__(
     self,
     source,
-    labels: Labels,
+    labels: CTCLabels,
     encode: Callable[[str], list[int]],
     stack: int,
     sampled_classes: int,
@@ -61,7 +61,7 @@ class SoundBatches:
   ):
     self.source, self.stack = source, stack
     self.labels = [labels(encode(text)) for text in source.texts]
-    self.letters = [sounded(text) if spelt else [] for text in source.texts]
+    self.letters = [encode_letters(text) if spelt else [] for text in source.texts]
     self.vocabulary_size = len(labels.vocabulary)
     self.sampled_classes = min(sampled_classes, self.vocabulary_size)
 
@@ -73,23 +73,23 @@ class SoundBatches:
       (self.labels, self.stack),
       (self.letters, max(self.stack // 2, 1)),
     ):
-      needed = np.asarray([frames_needed(row) for row in labels])
+      needed = np.asarray([min_frames(row) for row in labels])
       fits &= needed <= -(-lengths // stack)
-    return np.where(fits, lengths, NO_PLACE)
+    return np.where(fits, lengths, TOO_LONG)
 
-  def __call__(self, batch: Batch) -> Sound:
-    return self.sound(*read_side_by_side(self.source, batch))
+  def __call__(self, batch: BatchPlan) -> AudioBatch:
+    return self.sound(*load_packed(self.source, batch))
 
-  def sound(self, batch: Batch, laid: Laid) -> Sound:
+  def sound(self, batch: BatchPlan, laid: PackedFrames) -> AudioBatch:
     """The recordings of a batch, already read, and their labels."""
-    whole = batch.whole or batch.indices  # all hosts draw the same
+    whole = batch.all_utterances or batch.indices  # all hosts draw the same
     labels = [self.labels[i] for i in whole]
-    among, correction = self._sample(labels, np.random.default_rng(whole))
-    class_of = {int(entry) + 1: i + 1 for i, entry in enumerate(among)}
+    candidates, correction = self._sample(labels, np.random.default_rng(whole))
+    class_of = {int(entry) + 1: i + 1 for i, entry in enumerate(candidates)}
     slots = self.slots(batch.longest)
     labels, letters = (
-      pad_each(
-        [[of(i) for i in row] for row in batch.recordings],
+      pad_per_utterance(
+        [[of(i) for i in row] for row in batch.utterances],
         *(batch, width, BLANK, np.int32),
       )
       for of, width in (
@@ -97,7 +97,7 @@ class SoundBatches:
         (lambda i: self.letters[i], 2 * slots),
       )
     )
-    return Sound._make((*laid, labels, letters, among, correction))
+    return AudioBatch._make((*laid, labels, letters, candidates, correction))
 
   def slots(self, frames: int) -> int:
     """The adapter's embeddings of so many encoder frames."""
@@ -111,13 +111,13 @@ class SoundBatches:
     own = np.unique([label - 1 for row in labels for label in row])
     others = np.setdiff1d(np.arange(self.vocabulary_size), own)
     drawn = max(self.sampled_classes - len(own), 0)
-    among = np.concatenate([own, rng.permutation(others)[:drawn]]).astype(np.int32)
-    if len(among) > self.sampled_classes:
+    candidates = np.concatenate([own, rng.permutation(others)[:drawn]]).astype(np.int32)
+    if len(candidates) > self.sampled_classes:
       raise ValueError(
         f'a batch holds {len(own)} different tokens; config.ctc.sampled_classes is'
         f' {self.sampled_classes}'
       )
-    correction = np.zeros(len(among) + 1, np.float32)
+    correction = np.zeros(len(candidates) + 1, np.float32)
     if drawn:
       correction[len(own) + 1 :] = np.log(len(others) / drawn)
-    return among, correction
+    return candidates, correction

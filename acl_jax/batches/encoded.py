@@ -21,22 +21,28 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from acl_jax.batches.log_mels import Changes, LogMels, read_unless_broken
+from acl_jax.batches.log_mels import AugmentationConfig, LogMelCorpus, read_or_skip
 from acl_jax.models.speech_llm import Encoder
 from acl_jax.runtime import barriers, preemption
+from acl_jax.runtime.files import write_atomically
 from acl_jax.runtime.program import Preempted
-from acl_jax.sharding.arrays import local
-from data_pipeline.batches import pad_frames, round_up
+from acl_jax.runtime.rounding import round_up
+from acl_jax.sharding.arrays import to_host
+from data_pipeline.batches import pad_frames
 from data_pipeline.container import pack, unpack
 from data_pipeline.mixture import Corpora
 from data_pipeline.records import Dataset, Shards, write_shard
 
 SHARD_SIZE = 1_000  # recordings
-MINUTES = 120.0  # to wait for the other processes, who may have one more to encode
-BUCKET = 64  # log-mel frames; a batch is padded to a multiple, to compile few shapes
+BARRIER_MINUTES = (
+  120.0  # to wait for the other processes, who may have one more to encode
+)
+LENGTH_STEP = (
+  64  # log-mel frames; a batch is padded to a multiple, to compile few shapes
+)
 
 
-class Frames(Sequence[dict[str, Any]]):
+class EncodedCorpus(Sequence[dict[str, Any]]):
   """Encoded recordings: `.ids .texts .lengths` (frames) of all, and each by index."""
 
   subsampling = 1  # they are encoder frames already
@@ -70,35 +76,35 @@ class Frames(Sequence[dict[str, Any]]):
     return [header | arrays for header, arrays in found]
 
 
-def encode_dataset(
+def encode_corpus(
   encoder: Encoder,
   dataset: Dataset | Corpora,
   output: str | Path,
-  how: Changes,
+  how: AugmentationConfig,
   batch_seconds: float = 16.0,
-) -> Frames:
+) -> EncodedCorpus:
   """Encodes every recording that is not encoded yet; returns all of them.
 
   See `LogMels` for changes and for what is left out. Raises `Preempted` after a shard,
   if the machine is taken away. Every process encodes shards of its own.
   """
-  output, encoder = Path(output), local(encoder)
+  output, encoder = Path(output), to_host(encoder)
   output.mkdir(parents=True, exist_ok=True)
   info = {
     'source': hashlib.sha256('\n'.join(dataset.ids).encode()).hexdigest(),
-    'encoder': fingerprint(encoder),
-    'frame_seconds': encoder.config.subsampling * LogMels.frame_seconds,
+    'encoder': parameters_sha256(encoder),
+    'frame_seconds': encoder.config.subsampling * LogMelCorpus.frame_seconds,
     **dataclasses.asdict(how),
   }
   info = json.loads(json.dumps(info))
-  _same_or_new(output / 'frames.json', info)
-  log_mels = LogMels(dataset, encoder.config, how)
+  _check_or_write_info(output / 'frames.json', info)
+  log_mels = LogMelCorpus(dataset, encoder.config, how)
   shards = -(-len(log_mels) // SHARD_SIZE)
   paths = [
     output / f'frames-{i:05d}-of-{shards:05d}.array_record' for i in range(shards)
   ]
   missing = [i for i, p in enumerate(paths) if not p.with_suffix('.jsonl').exists()]
-  barriers.meet('shards to encode', MINUTES)
+  barriers.wait('shards to encode', BARRIER_MINUTES)
   hosts, host = jax.process_count(), jax.process_index()
   for first in range(0, len(missing), hosts):
     for shard in missing[first + host : first + host + 1]:
@@ -107,14 +113,16 @@ def encode_dataset(
       done = _encode(encoder, log_mels, mine, int(100 * batch_seconds))
       _write_shard(paths[shard], done)
       print(f'encode: shard {shard + 1} of {shards}', flush=True)
-    if preemption.preempted():
+    if preemption.is_requested():
       raise Preempted(f'encoding after shard {missing[first] + 1}')
-  barriers.meet('encoded shards', MINUTES)
+  barriers.wait('encoded shards', BARRIER_MINUTES)
   if host == 0:
     notes = sorted(output.glob('frames-*.jsonl'))
-    _write(output / 'index.jsonl', ''.join(note.read_text() for note in notes))
-  barriers.meet('index of encoded shards', MINUTES)
-  return Frames(output)
+    write_atomically(
+      output / 'index.jsonl', ''.join(note.read_text() for note in notes)
+    )
+  barriers.wait('index of encoded shards', BARRIER_MINUTES)
+  return EncodedCorpus(output)
 
 
 def _write_shard(path: Path, found: Sequence[dict[str, Any]]) -> None:
@@ -127,10 +135,10 @@ def _write_shard(path: Path, found: Sequence[dict[str, Any]]) -> None:
     json.dumps({'id': r['id'], 'text': r['text'], 'frames': len(r['frames'])})
     for r in found
   )
-  _write(path.with_suffix('.jsonl'), ''.join(line + '\n' for line in lines))
+  write_atomically(path.with_suffix('.jsonl'), ''.join(line + '\n' for line in lines))
 
 
-def fingerprint(module: nnx.Module) -> str:
+def parameters_sha256(module: nnx.Module) -> str:
   """The sha256 of a module's parameters."""
   digest = hashlib.sha256()
   for leaf in jax.tree.leaves(nnx.state(module)):
@@ -139,7 +147,7 @@ def fingerprint(module: nnx.Module) -> str:
 
 
 def _encode(
-  encoder: Encoder, log_mels: LogMels, indices: range, budget: int
+  encoder: Encoder, log_mels: LogMelCorpus, indices: range, budget: int
 ) -> list[dict[str, Any]]:
   """The recordings of one shard, their log-mel frames replaced by the encoder's."""
 
@@ -151,10 +159,10 @@ def _encode(
 
   # Threads, as much of this is the work of one core at a time, the encoder's too.
   with ThreadPoolExecutor(os.cpu_count()) as pool:
-    read = pool.map(functools.partial(read_unless_broken, log_mels), indices)
+    read = pool.map(functools.partial(read_or_skip, log_mels), indices)
     found = [recording for recording in read if recording]
     lengths = [len(recording['frames']) for recording in found]
-    list(pool.map(run, batches_of(lengths, budget)))
+    list(pool.map(run, length_batches(lengths, budget)))
   return found
 
 
@@ -162,7 +170,7 @@ def run_encoder(
   encoder: Encoder, mels: Sequence[np.ndarray], rows: int
 ) -> list[np.ndarray]:
   """The frames of each log-mel spectrogram, no padding; computed as `rows` rows."""
-  length = round_up(max(map(len, mels)), BUCKET)
+  length = round_up(max(map(len, mels)), LENGTH_STEP)
   length = min(length, encoder.config.max_frames)
   hidden, valid = _forward(encoder, *pad_frames(mels, rows, length))
   counts = np.asarray(valid).sum(axis=1)[: len(mels)]
@@ -172,22 +180,24 @@ def run_encoder(
 _forward = jax.jit(lambda encoder, log_mel, valid: encoder(jnp.asarray(log_mel), valid))
 
 
-def batches_of(
+def length_batches(
   lengths: Sequence[int] | np.ndarray, budget: int
 ) -> Iterator[tuple[int, list[int]]]:
   """Recordings of like length together: how many rows `budget` frames hold; which."""
   buckets: dict[int, list[int]] = {}
   for i in np.argsort(lengths, kind='stable').tolist():
-    buckets.setdefault(round_up(int(lengths[i]), BUCKET), []).append(i)
+    buckets.setdefault(round_up(int(lengths[i]), LENGTH_STEP), []).append(i)
   for length, members in buckets.items():
     rows = max(1, budget // length)
     yield from ((rows, members[i : i + rows]) for i in range(0, len(members), rows))
 
 
-def _same_or_new(path: Path, info: dict[str, Any]) -> None:
+def _check_or_write_info(path: Path, info: dict[str, Any]) -> None:
   if not path.exists():
     return (
-      _write(path, json.dumps(info, indent=1)) if jax.process_index() == 0 else None
+      write_atomically(path, json.dumps(info, indent=1))
+      if jax.process_index() == 0
+      else None
     )
   before = json.loads(path.read_text())
   for key, value in info.items():
@@ -195,9 +205,3 @@ def _same_or_new(path: Path, info: dict[str, Any]) -> None:
       raise ValueError(
         f'{path.parent} was made with {key} {before.get(key)!r}, not {value!r}'
       )
-
-
-def _write(path: Path, text: str) -> None:
-  unfinished = path.with_suffix('.unfinished')
-  unfinished.write_text(text)
-  os.replace(unfinished, path)

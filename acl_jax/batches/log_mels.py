@@ -13,19 +13,19 @@ import numpy as np
 from absl import logging
 
 from acl_jax.models.conformer import ConformerConfig
-from acl_jax.models.whisper import Config as WhisperConfig
-from data_pipeline.augment import Augmentation, Masking, augment, changed_length, mask
-from data_pipeline.batches import Batch, Laid, lay_side_by_side
+from acl_jax.models.whisper import WhisperConfig
+from data_pipeline.augment import Augmentation, Masking, augment, augmented_length, mask
+from data_pipeline.batches import BatchPlan, PackedFrames, pack_rows
 from data_pipeline.container import RecordError
 from data_pipeline.features import HOP, SAMPLE_RATE, WINDOW, features
 from data_pipeline.mixture import Corpora
 from data_pipeline.records import Dataset
 
-BROKEN = 10  # records that may be unreadable in any corpus
+MAX_BROKEN = 10  # records that may be unreadable in any corpus
 
 
 @dataclasses.dataclass(frozen=True)
-class Changes:
+class AugmentationConfig:
   """What is done to recordings, and to how many copies of each."""
 
   augmentation: Augmentation | None = None
@@ -34,7 +34,7 @@ class Changes:
   seed: int = 0
 
 
-class LogMels(Sequence[dict[str, Any]]):
+class LogMelCorpus(Sequence[dict[str, Any]]):
   """Log-mel frames: `.ids .texts .lengths` (encoder frames) of all, each by index.
 
   Copy 0 is the recording itself; the others are augmented, or all are if `copies` is 1.
@@ -49,7 +49,7 @@ class LogMels(Sequence[dict[str, Any]]):
     self,
     dataset: Dataset | Corpora,
     encoder: ConformerConfig | WhisperConfig,
-    how: Changes,
+    how: AugmentationConfig,
   ):
     self.encoder, self.how, self.subsampling = encoder, how, encoder.subsampling
     self.width = encoder.num_mel_bins
@@ -109,10 +109,10 @@ class LogMels(Sequence[dict[str, Any]]):
     if how.augmentation is None or (copy == 0 and how.copies > 1):
       return samples
     rng = np.random.default_rng([how.seed, copy, index])
-    return changed_length(samples, how.augmentation, rng)
+    return augmented_length(samples, how.augmentation, rng)
 
 
-def read_side_by_side(source, batch: Batch) -> tuple[Batch, Laid]:
+def load_packed(source, batch: BatchPlan) -> tuple[BatchPlan, PackedFrames]:
   """A batch and its recordings in rows; source: `LogMels`, or `frames.Frames`.
 
   What cannot be read is left out of it, and said. RecordError if that is too much.
@@ -120,22 +120,22 @@ def read_side_by_side(source, batch: Batch) -> tuple[Batch, Laid]:
   try:
     found = source.read(batch.indices, batch.epoch)
   except RecordError:
-    batch, found = _without_broken(source, batch)
+    batch, found = _load_readable(source, batch)
   frames = iter(record['frames'] for record in found)
-  rows = [[next(frames) for _ in row] for row in batch.recordings]
-  return batch, lay_side_by_side(rows, batch, source.width, source.subsampling)
+  rows = [[next(frames) for _ in row] for row in batch.utterances]
+  return batch, pack_rows(rows, batch, source.width, source.subsampling)
 
 
-def _without_broken(source, batch: Batch) -> tuple[Batch, list[dict[str, Any]]]:
-  found = {i: read_unless_broken(source, i, batch.epoch) for i in batch.indices}
+def _load_readable(source, batch: BatchPlan) -> tuple[BatchPlan, list[dict[str, Any]]]:
+  found = {i: read_or_skip(source, i, batch.epoch) for i in batch.indices}
   sound = {i: record for i, record in found.items() if record}
   if found and not sound:
     raise RecordError(f'none of the {len(found)} recordings of a batch can be read')
-  rows = (tuple(i for i in row if i in sound) for row in batch.recordings)
-  return batch._replace(recordings=tuple(rows)), list(sound.values())
+  rows = (tuple(i for i in row if i in sound) for row in batch.utterances)
+  return batch._replace(utterances=tuple(rows)), list(sound.values())
 
 
-def read_unless_broken(source, index: int, epoch: int = 0) -> dict[str, Any] | None:
+def read_or_skip(source, index: int, epoch: int = 0) -> dict[str, Any] | None:
   """A recording, or None if it cannot be read, which is said and counted.
 
   RecordError if there are more of these than one in a thousand, and more than `BROKEN`.
@@ -144,7 +144,7 @@ def read_unless_broken(source, index: int, epoch: int = 0) -> dict[str, Any] | N
     return source.read([index], epoch)[0]
   except RecordError as error:
     source.broken.add(index)
-    count, limit = len(source.broken), max(BROKEN, len(source) // 1_000)
+    count, limit = len(source.broken), max(MAX_BROKEN, len(source) // 1_000)
     if count > limit:
       raise RecordError(f'{error}; {count} are broken, the limit is {limit}') from None
     logging.warning('%s; it is left out, as are %d others', error, count - 1)

@@ -8,20 +8,20 @@ import numpy as np
 from absl import logging
 from jaxtyping import Int
 
-from data_pipeline.batches import Batch
-from data_pipeline.buckets import Buckets
+from data_pipeline.batches import BatchPlan
+from data_pipeline.buckets import BucketOrder
 from data_pipeline.mixture import Corpora, Mixture
-from data_pipeline.packing import Packed
+from data_pipeline.packing import PackedOrder
 
-NO_PLACE = np.iinfo(np.int32).max  # length of a recording that no batch shall hold
+TOO_LONG = np.iinfo(np.int32).max  # length of a recording that no batch shall hold
 
 
 def open_corpora(data: ml_collections.ConfigDict) -> Corpora:
   """The prepared folders of `config.data.train`."""
-  return Corpora([folder for folder, _ in _weighed(data.train)])
+  return Corpora([folder for folder, _ in parse_mixture(data.train)])
 
 
-def _weighed(train: str) -> list[tuple[str, float]]:
+def parse_mixture(train: str) -> list[tuple[str, float]]:
   """Folders and their weights, written as `folder` or as `one*3,other*1.5`."""
   parts = (part.strip().partition('*') for part in train.split(','))
   try:
@@ -32,13 +32,13 @@ def _weighed(train: str) -> list[tuple[str, float]]:
     ) from None
 
 
-def new_order(
+def make_order(
   data: ml_collections.ConfigDict,
   budget: int,
   seed: int,
   lengths: Int[np.ndarray, 'n units'],
   corpus: Int[np.ndarray, ' n'],
-) -> Sequence[Batch]:
+) -> Sequence[BatchPlan]:
   """Packed rows, or one recording a row in buckets, of corpora in their shares.
 
   budget: encoder frames of a batch. lengths: encoder frames and, where there is an LLM,
@@ -47,7 +47,7 @@ def new_order(
   packs = data.row_frames is not None
   limits = [data.row_frames, data.get('row_tokens')] if packs else [max(data.buckets)]
   limits = limits[: lengths.shape[1]]
-  _say_what_is_left_out(lengths, limits)
+  _log_excluded(lengths, limits)
   if packs and budget < data.row_frames:
     raise ValueError(
       f'frames_per_batch = {budget} holds no row of config.data.row_frames ='
@@ -55,13 +55,13 @@ def new_order(
     )
   shape = _packed_shape(lengths, limits) if packs else ()
   orders = []
-  for number in range(len(_weighed(data.train))):
-    mine = np.where((corpus == number)[:, None], lengths, NO_PLACE)
+  for number in range(len(parse_mixture(data.train))):
+    mine = np.where((corpus == number)[:, None], lengths, TOO_LONG)
     if packs:
-      orders.append(Packed(mine, limits, budget // limits[0], seed, *shape))
+      orders.append(PackedOrder(mine, limits, budget // limits[0], seed, *shape))
     else:
-      orders.append(Buckets(mine[:, 0], data.buckets, budget, seed))
-  weights = [weight for _, weight in _weighed(data.train)]
+      orders.append(BucketOrder(mine[:, 0], data.buckets, budget, seed))
+  weights = [weight for _, weight in parse_mixture(data.train)]
   return orders[0] if len(orders) == 1 else Mixture(orders, weights)
 
 
@@ -74,7 +74,7 @@ def _packed_shape(lengths: np.ndarray, limits: Sequence[int]) -> tuple[int, int]
   return max(1, int(1.5 * limits[0] / fitting.mean())), int(fitting.max())
 
 
-def _say_what_is_left_out(lengths: np.ndarray, limits: Sequence[int]) -> None:
+def _log_excluded(lengths: np.ndarray, limits: Sequence[int]) -> None:
   count = int((lengths[:, : len(limits)] > limits).any(axis=1).sum())
   if count:
     logging.warning(

@@ -7,22 +7,24 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
-from acl_jax.batches.ctc import SoundBatches
-from acl_jax.batches.log_mels import read_side_by_side
-from acl_jax.batches.orders import NO_PLACE
-from acl_jax.build import Text
+from acl_jax.batches.arrays import AudioBatch, ResponseBatch
+from acl_jax.batches.ctc import CTCBatches
+from acl_jax.batches.log_mels import load_packed
+from acl_jax.batches.orders import TOO_LONG
 from acl_jax.models.speech_llm import Prompt
+from acl_jax.runtime.rounding import round_up
 from acl_jax.targets.store import Targets
-from acl_jax.text.instructions import spoken
+from acl_jax.text.frontend import TextFrontend
+from acl_jax.text.instructions import fill_audio
+from acl_jax.text.layout import NO_AUDIO, Segment, layout_prompt
 from acl_jax.text.templates import Audio
-from acl_jax.training.step import Response, Sound
-from data_pipeline.batches import NO_AUDIO, Batch, Segment, lay_out, round_up
+from data_pipeline.batches import BatchPlan
 
-MULTIPLE = 8  # a row's length is a multiple of it
-UNLIKELY = -30.0  # log-probability of what the teacher does not name
+LENGTH_STEP = 8  # a row's length is a multiple of it
+PADDING_LOG_PROB = -30.0  # log-probability of what the teacher does not name
 
 
-def split_prefix(
+def split_shared_prefix(
   prompts: Sequence[Sequence[Segment]],
 ) -> tuple[tuple[int, ...], list[list[Segment]]]:
   """The tokens that all prompts begin with, and the rest of each."""
@@ -44,8 +46,8 @@ class ResponseBatches:
 
   def __init__(
     self,
-    sounds: SoundBatches,
-    text: Text,
+    sounds: CTCBatches,
+    text: TextFrontend,
     targets: Targets,
     top_k: int,
     row_tokens: int | None = None,
@@ -54,8 +56,8 @@ class ResponseBatches:
     if (stored := targets.provenance['decoding']['top_k']) < top_k:
       raise ValueError(f'the targets hold {stored} tokens of the teacher, not {top_k}')
     asked = targets.instructions
-    prompts = [text.prompt(spoken(instruction, Audio(0))) for instruction in asked]
-    self.prefix, rests = split_prefix(prompts)
+    prompts = [text.prompt(fill_audio(instruction, Audio(0))) for instruction in asked]
+    self.prefix, rests = split_shared_prefix(prompts)
     self.prompts = dict(zip(asked, rests, strict=True))
     self.max_response, self.row_tokens = targets.max_new_tokens, row_tokens
 
@@ -64,27 +66,29 @@ class ResponseBatches:
     source, frames = self.sounds.source, self.sounds.lengths()
     said, asked = self.targets.lengths(source.ids)
     written = {
-      key: len(lay_out(rest, [()]).tokens) for key, rest in self.prompts.items()
+      key: len(layout_prompt(rest, [()]).tokens) for key, rest in self.prompts.items()
     }
     text = np.asarray([written[instruction] for instruction in asked])
     tokens = -(-source.lengths // self.sounds.stack) + text + np.maximum(said - 1, 0)
     lengths = np.stack([frames, tokens], axis=1)
-    return np.where((said > 0)[:, None], lengths, NO_PLACE)
+    return np.where((said > 0)[:, None], lengths, TOO_LONG)
 
-  def row_length(self, batch: Batch) -> int:
+  def row_length(self, batch: BatchPlan) -> int:
     """The positions of a batch's rows; the prefix is in no row."""
     if self.row_tokens is not None:
       return self.row_tokens
     slots = range(self.sounds.slots(batch.longest))
-    longest = max(len(lay_out(rest, [slots]).tokens) for rest in self.prompts.values())
-    return round_up(longest + self.max_response, MULTIPLE)
+    longest = max(
+      len(layout_prompt(rest, [slots]).tokens) for rest in self.prompts.values()
+    )
+    return round_up(longest + self.max_response, LENGTH_STEP)
 
-  def __call__(self, batch: Batch) -> tuple[Sound, Response]:
-    batch, laid = read_side_by_side(self.sounds.source, batch)
+  def __call__(self, batch: BatchPlan) -> tuple[AudioBatch, ResponseBatch]:
+    batch, laid = load_packed(self.sounds.source, batch)
     shape = batch.rows, self.row_length(batch)
     said = batch.rows, batch.per_row, self.max_response
     prompt = Prompt._make(np.full(shape, fill, np.int32) for fill in (0, NO_AUDIO, 0))
-    response = Response._make(
+    response = ResponseBatch._make(
       (
         np.asarray(self.prefix, np.int32),
         prompt,
@@ -92,18 +96,18 @@ class ResponseBatches:
         np.zeros(said, np.int32),
         np.zeros(said, np.float32),
         np.zeros((*said, self.top_k), np.int32),
-        np.full((*said, self.top_k), UNLIKELY, np.float16),
+        np.full((*said, self.top_k), PADDING_LOG_PROB, np.float16),
       )
     )
     slots = self.sounds.slots(batch.longest)
-    for b, row in enumerate(batch.recordings):
+    for b, row in enumerate(batch.utterances):
       start = 0
       for k, i in enumerate(row):
         start = self._lay_out(response, (b, k), start, i, slots)
     return self.sounds.sound(batch, laid), response
 
   def _lay_out(
-    self, response: Response, at: tuple[int, int], start: int, i: int, slots: int
+    self, response: ResponseBatch, at: tuple[int, int], start: int, i: int, slots: int
   ) -> int:
     """Writes recording i's prompt and response from `start` of a row; returns its end.
 
@@ -114,11 +118,11 @@ class ResponseBatches:
     answer = target['response']
     first = k * slots
     clip = range(first, first + self.sounds.slots(int(source.lengths[i])))
-    row = lay_out(self.prompts[target['instruction']], [clip])
+    row = layout_prompt(self.prompts[target['instruction']], [clip])
     stop = start + len(row.tokens) + len(answer) - 1
     tokens, place, segment_ids = response.prompt
     tokens[b, start:stop] = [*row.tokens, *answer[:-1]]
-    place[b, start : start + len(row.tokens)] = row.place
+    place[b, start : start + len(row.tokens)] = row.audio_index
     segment_ids[b, start:stop] = k + 1
     u = len(answer)
     response.targets[b, k, :u] = answer

@@ -7,20 +7,20 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import numpy as np
 
-from acl_jax.build import Text
-from acl_jax.evaluation.cache import Cache
-from acl_jax.evaluation.rows import Case, lay_out_rows, size
+from acl_jax.evaluation.cache import ResultCache
+from acl_jax.evaluation.rows import Case, layout_rows, row_length
 from acl_jax.generation.engine import Engine, EngineConfig, Request
-from acl_jax.generation.slots import Rules
+from acl_jax.generation.slots import DecodeRules
 from acl_jax.models.speech_llm import SpeechLLM
-from acl_jax.targets.prompting import common_start
+from acl_jax.targets.prompting import common_prefix_length
+from acl_jax.text.frontend import TextFrontend
 from acl_jax.weights.fingerprint import fingerprint
 from data_pipeline.corpora.utterance import Utterance
 
 MAX_SLOTS = 32  # every step reads all weights, however many slots there are
 
 
-def answer(
+def generate_responses(
   model: SpeechLLM,
   cases: Sequence[Case],
   *,
@@ -30,13 +30,13 @@ def answer(
   """Number and response of every case, as they get done; the stop token included."""
   if not cases:
     return
-  start = common_start([_opening(case) for case in cases])
+  start = common_prefix_length([_opening(case) for case in cases])
   prefix = _opening(cases[0])[:start]
   config = EngineConfig(
     slots=min(MAX_SLOTS, len(cases)),
-    prompt_length=max(map(size, cases)) - start,
+    prompt_length=max(map(row_length, cases)) - start,
     max_new_tokens=max_new_tokens,
-    rules=Rules(stop_ids),
+    rules=DecodeRules(stop_ids),
   )
   asked = (
     Request(str(number), _embed(model, case, start))
@@ -56,17 +56,17 @@ def _embed(model: SpeechLLM, case: Case, start: int):
   """A prompt from `start` on: its tokens or, if there is audio in it, embeddings."""
   if len(case.prompt) == 1 and case.clip is None:
     return _opening(case)[start:]
-  rows = lay_out_rows([case], 1, model.llama.config.hidden_size)
+  rows = layout_rows([case], 1, model.llama.config.hidden_size)
   x, ids = _splice(model, rows)
   return np.asarray(x[0][ids[0] > 0][start:])
 
 
 _splice = jax.jit(
-  lambda model, rows: model.splice(rows.prompt, rows.audio, rows.audio_valid)
+  lambda model, rows: model.splice(rows.prompt, rows.audio, rows.audio_mask)
 )
 
 
-def given_response(text: Text, response: str) -> tuple[int, ...]:
+def given_response(text: TextFrontend, response: str) -> tuple[int, ...]:
   """A response that somebody wrote, as the LLM would have said it."""
   if not response.strip():
     raise ValueError('response is empty')
@@ -75,10 +75,10 @@ def given_response(text: Text, response: str) -> tuple[int, ...]:
 
 def reference_responses(
   model: SpeechLLM,
-  text: Text,
+  text: TextFrontend,
   utterances: Sequence[Utterance],
   max_new_tokens: int,
-  cache: Cache,
+  cache: ResultCache,
   advance: Callable[[int], None],
 ) -> list[tuple[int, ...]]:
   """The response to each transcript: the manifest's, or else the LLM's own.
@@ -99,7 +99,7 @@ def reference_responses(
     else:
       asked.append((number, key, Case(prompt)))
   advance(len(responses))
-  made = answer(
+  made = generate_responses(
     model,
     [case for _, _, case in asked],
     max_new_tokens=max_new_tokens,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 
-class Cache:
+class ResultCache:
   """A mapping that is on disk as soon as something is put into it."""
 
   def __init__(self, path: Path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from acl_jax.evaluation.cache import Cache
+from acl_jax.evaluation.cache import ResultCache
 from acl_jax.runtime.files import sha256
 from acl_jax.weights.fingerprint import fingerprint
 from data_pipeline import audio
@@ -70,7 +70,7 @@ def _count_cores() -> int:
 def transcribe(
   recogniser: Recogniser,
   utterances: Sequence[Utterance],
-  cache: Cache,
+  cache: ResultCache,
   advance: Callable[[int], None],
 ) -> list[str]:
   """The transcripts of recordings; `cache` is this recogniser's, by audio."""

@@ -7,22 +7,22 @@ from pathlib import Path
 
 import numpy as np
 
-from acl_jax.build import Text
 from acl_jax.evaluation.answers import reference_responses
-from acl_jax.evaluation.cache import Cache
+from acl_jax.evaluation.cache import ResultCache
 from acl_jax.evaluation.cascade import Recogniser, transcribe
-from acl_jax.evaluation.examples import Example, check_room
-from acl_jax.evaluation.hearing import hear
+from acl_jax.evaluation.examples import Example, check_context_length
+from acl_jax.evaluation.hearing import encode_utterances
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.runtime.progress import progress
+from acl_jax.text.frontend import TextFrontend
 from data_pipeline.corpora.utterance import BadUtterance, Utterance
 
 NOTHING = np.zeros((0, 1), np.float32)  # a clip
 
 
-def gather(
+def collect_examples(
   model: SpeechLLM,
-  text: Text,
+  text: TextFrontend,
   decode: Callable[[list[int]], str] | None,
   utterances: Sequence[Utterance],
   recogniser: Recogniser | None,
@@ -31,11 +31,11 @@ def gather(
 ) -> tuple[list[Example], list[BadUtterance]]:
   """What the model and the recogniser hear in the recordings, and what to skip."""
   with progress('hear', len(utterances)) as advance:
-    heard, bad = hear(model, decode, utterances, advance)
+    heard, bad = encode_utterances(model, decode, utterances, advance)
   utterances = [utterance for utterance in utterances if utterance.id in heard]
   written: list[str | None] = [None] * len(utterances)
   if recogniser is not None:
-    known = Cache(cache / f'cascade-{recogniser.sha256[:16]}.jsonl')
+    known = ResultCache(cache / f'cascade-{recogniser.sha256[:16]}.jsonl')
     with progress('cascade', len(utterances)) as advance:
       written = [*transcribe(recogniser, utterances, known, advance)]
   found = []
@@ -44,7 +44,7 @@ def gather(
   for utterance, words in zip(utterances, written, strict=True):
     example = Example(utterance, *heard[utterance.id], words)
     try:
-      check_room(example, text, longest, context, max_new_tokens)
+      check_context_length(example, text, longest, context, max_new_tokens)
       found.append(example)
     except ValueError as error:
       bad.append(BadUtterance(utterance.id, 'text', str(error)))
@@ -53,13 +53,13 @@ def gather(
 
 def answer_transcripts(
   model: SpeechLLM,
-  text: Text,
+  text: TextFrontend,
   found: Sequence[Example],
   max_new_tokens: int,
   cache: Path,
 ) -> list[Example]:
   """The examples with their reference responses; `cache` is a file of this LLM's."""
-  known = Cache(cache)
+  known = ResultCache(cache)
   utterances = [example.utterance for example in found]
   with progress('answer', len(found)) as advance:
     responses = reference_responses(

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from acl_jax.build import Text
-from acl_jax.evaluation.rows import Case, size
+from acl_jax.evaluation.rows import Case, row_length
+from acl_jax.text.frontend import TextFrontend
+from acl_jax.text.layout import Segment
 from data_pipeline import corpora
-from data_pipeline.batches import Segment
 from data_pipeline.corpora.utterance import BadUtterance, Utterance
 
 CONDITIONS = (
@@ -39,7 +39,7 @@ class Example:
   cascade: str | None = None
   response: tuple[int, ...] = ()
 
-  def prompts(self, text: Text) -> dict[str, list[Segment]]:
+  def prompts(self, text: TextFrontend) -> dict[str, list[Segment]]:
     """The prompt of each condition; without those that there are not."""
     words = {
       'text': self.utterance.text,
@@ -51,7 +51,7 @@ class Example:
     return written | {'audio': text.spoken(), 'shuffled_audio': text.spoken()}
 
 
-def read(
+def read_manifest(
   manifest: str | Path, limit: int | None
 ) -> tuple[list[Utterance], list[BadUtterance]]:
   """The first `limit` entries of a manifest: those to use, and those that cannot be."""
@@ -68,8 +68,12 @@ def read(
   return usable, bad
 
 
-def check_room(
-  example: Example, text: Text, longest: np.ndarray, context: int, max_new_tokens: int
+def check_context_length(
+  example: Example,
+  text: TextFrontend,
+  longest: np.ndarray,
+  context: int,
+  max_new_tokens: int,
 ) -> None:
   """ValueError if a prompt of the example cannot be made, or leaves no room to answer.
 
@@ -80,7 +84,7 @@ def check_room(
   room = context - max(max_new_tokens, most)
   for name, prompt in example.prompts(text).items():
     spoken = any(isinstance(segment, int) for segment in prompt)
-    needed = size(Case(prompt, longest if spoken else None))
+    needed = row_length(Case(prompt, longest if spoken else None))
     if needed > room:
       raise ValueError(
         f'{name} makes a prompt of {needed} tokens; the context of {context} and the '
@@ -101,7 +105,9 @@ def derange(count: int, seed: int = 0) -> list[int] | None:
   return partners.tolist()
 
 
-def make_cases(text: Text, examples: Sequence[Example]) -> dict[str, list[Case]]:
+def make_cases(
+  text: TextFrontend, examples: Sequence[Example]
+) -> dict[str, list[Case]]:
   """The cases of each condition that there is, in the order of the examples."""
   prompts = [example.prompts(text) for example in examples]
   partners = derange(len(examples))

@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 from acl_jax.models.speech_llm import SpeechLLM
+from acl_jax.runtime.rounding import round_up
 from data_pipeline import audio
-from data_pipeline.batches import pad_frames, round_up
+from data_pipeline.batches import pad_frames
 from data_pipeline.corpora.utterance import BadUtterance, Utterance
 from data_pipeline.features import HOP, SAMPLE_RATE, features
 
@@ -20,14 +21,14 @@ LENGTH_STEP = 400  # log-mel frames; a batch is padded to a multiple
 FRAMES_PER_BATCH = 3_200
 
 
-class Heard(NamedTuple):
+class EncodedUtterance(NamedTuple):
   """A recording: what the LLM reads in its place, and CTC's hard decision, if any."""
 
   clip: Float[np.ndarray, 'n e']
   transcript: str | None
 
 
-def read_sound(
+def read_audio(
   model: SpeechLLM, utterance: Utterance
 ) -> Float32[np.ndarray, ' samples']:
   """Audio of no more than the encoder can hear; AudioError says what is wrong."""
@@ -44,17 +45,17 @@ def log_mel(
   return made[: encoder.max_frames]
 
 
-def hear(
+def encode_utterances(
   model: SpeechLLM,
   decode: Callable[[list[int]], str] | None,
   utterances: Sequence[Utterance],
   advance: Callable[[int], None],
-) -> tuple[dict[str, Heard], list[BadUtterance]]:
+) -> tuple[dict[str, EncodedUtterance], list[BadUtterance]]:
   """What is heard by id, and the recordings that cannot be.
 
   decode: writes out what `model.greedy` finds.
   """
-  heard: dict[str, Heard] = {}
+  heard: dict[str, EncodedUtterance] = {}
   bad: list[BadUtterance] = []
   # Recordings wait until there is a batch of like length, so few of them are in memory.
   waiting: dict[int, list[tuple[str, np.ndarray]]] = collections.defaultdict(list)
@@ -69,7 +70,7 @@ def hear(
 
   for utterance in utterances:
     try:
-      mel = log_mel(model, read_sound(model, utterance))
+      mel = log_mel(model, read_audio(model, utterance))
     except ValueError as error:
       bad.append(BadUtterance(utterance.id, 'audio', str(error)))
       advance(1)
@@ -92,11 +93,11 @@ def _hear_batch(
   decode: Callable[[list[int]], str] | None,
   mels: Sequence[np.ndarray],
   length: int,
-) -> list[Heard]:
+) -> list[EncodedUtterance]:
   rows = _rows(length)
   clips, seen, tokens = jax.device_get(_hear(model, *pad_frames(mels, rows, length)))
   return [
-    Heard(
+    EncodedUtterance(
       clips[row][seen[row]],
       None
       if tokens is None or decode is None

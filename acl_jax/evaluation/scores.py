@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from acl_jax.evaluation.rows import Case, Rows, batches
+from acl_jax.evaluation.rows import Case, Rows, make_batches
 from acl_jax.models.speech_llm import SpeechLLM
 
 TOKENS_PER_BATCH = 1_024
@@ -35,7 +35,7 @@ def score(
   """
   scores: dict[int, Score] = {}
   width = model.llama.config.hidden_size
-  for numbers, rows in batches(cases, width, TOKENS_PER_BATCH, MAX_ROWS):
+  for numbers, rows in make_batches(cases, width, TOKENS_PER_BATCH, MAX_ROWS):
     nll, best = jax.device_get(_score(model, rows))
     for row, number in enumerate(numbers):
       count = len(cases[number].response)
@@ -48,7 +48,7 @@ def score(
 def _score(
   model: SpeechLLM, rows: Rows
 ) -> tuple[Float[Array, 'b u'], Int[Array, 'b u']]:
-  hidden = model.read(*model.splice(rows.prompt, rows.audio, rows.audio_valid))
+  hidden = model.read(*model.splice(rows.prompt, rows.audio, rows.audio_mask))
   at_targets = jnp.take_along_axis(hidden, rows.index[..., None], axis=1)
   logits = model.llama.logits(at_targets)
   nll = optax.softmax_cross_entropy_with_integer_labels(logits, rows.targets)

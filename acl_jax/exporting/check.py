@@ -15,13 +15,13 @@ from transformers import AutoModel, AutoProcessor
 
 import data_pipeline
 from acl_jax import build
-from acl_jax.build import Text
 from acl_jax.evaluation import examples, hearing
-from acl_jax.evaluation.answers import answer
-from acl_jax.evaluation.rows import Case, Rows, batches
+from acl_jax.evaluation.answers import generate_responses
+from acl_jax.evaluation.rows import Case, Rows, make_batches
 from acl_jax.evaluation.scores import MAX_ROWS, TOKENS_PER_BATCH
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.runtime.progress import progress
+from acl_jax.text.frontend import TextFrontend
 from data_pipeline.corpora.utterance import BadUtterance, Utterance
 
 SHIPPED = Path(data_pipeline.__file__).parent / 'recordings' / 'manifest.jsonl'
@@ -52,11 +52,11 @@ def check(
 ) -> list[Difference]:
   """Prints how far the folder is from the JAX model; a difference per recording."""
   utterances, bad = _read(recordings)
-  text, model = build.load_text(config), build.load_model(config, checkpoint)
+  text, model = build.load_text_frontend(config), build.load_model(config, checkpoint)
   exported, processor = load(output)
   differences = []
   with progress('check', 3 * len(utterances)) as advance:
-    heard, unheard = hearing.hear(model, None, utterances, advance)
+    heard, unheard = hearing.encode_utterances(model, None, utterances, advance)
     bad += unheard
     utterances = [u for u in utterances if u.id in heard]
     if not utterances:
@@ -64,7 +64,7 @@ def check(
     clips = [heard[utterance.id].clip for utterance in utterances]
     cases = _answered(model, text, clips, advance)
     for number, logits in _logits(model, cases):
-      sound = hearing.read_sound(model, utterances[number])
+      sound = hearing.read_audio(model, utterances[number])
       case, log_mel = cases[number], hearing.log_mel(model, sound)
       theirs = run(exported, processor, sound, case.response)
       differences.append(_compare(log_mel, case, logits, theirs))
@@ -85,11 +85,11 @@ def load(folder: Path, dtype: str = 'auto'):
 def _read(recordings: Sequence[str]) -> tuple[list[Utterance], list[BadUtterance]]:
   """What the flag names, or cannot be used; some that are shipped if it names none."""
   if not recordings:
-    return examples.read(SHIPPED, SHOWN)
+    return examples.read_manifest(SHIPPED, SHOWN)
   found, bad = [], []
   for name in recordings:
     if name.endswith(('.json', '.jsonl')):
-      usable, unusable = examples.read(name, None)
+      usable, unusable = examples.read_manifest(name, None)
       found, bad = found + usable, bad + unusable
     else:
       found.append(Utterance(id=name, audio_filepath=Path(name), text=''))
@@ -98,14 +98,16 @@ def _read(recordings: Sequence[str]) -> tuple[list[Utterance], list[BadUtterance
 
 def _answered(
   model: SpeechLLM,
-  text: Text,
+  text: TextFrontend,
   clips: Sequence[np.ndarray],
   advance: Callable[[int], None],
 ) -> list[Case]:
   """The recordings as prompts, with the JAX model's greedy answers."""
   cases = [Case(text.spoken(), clip) for clip in clips]
   stop_ids = text.tokenizer.stop_ids
-  made = answer(model, cases, max_new_tokens=MAX_NEW_TOKENS, stop_ids=stop_ids)
+  made = generate_responses(
+    model, cases, max_new_tokens=MAX_NEW_TOKENS, stop_ids=stop_ids
+  )
   for number, response in made:
     cases[number] = cases[number]._replace(response=response)
     advance(1)
@@ -117,7 +119,7 @@ def _logits(
 ) -> Iterator[tuple[int, Float[np.ndarray, 'u v']]]:
   """The number of each case, and from what each token of its response is chosen."""
   width = model.llama.config.hidden_size
-  for numbers, rows in batches(cases, width, TOKENS_PER_BATCH, MAX_ROWS):
+  for numbers, rows in make_batches(cases, width, TOKENS_PER_BATCH, MAX_ROWS):
     made = np.asarray(_score(model, rows))
     for row, number in enumerate(numbers):
       yield number, made[row, : len(cases[number].response)]
@@ -125,7 +127,7 @@ def _logits(
 
 @jax.jit
 def _score(model: SpeechLLM, rows: Rows) -> Float[Array, 'b u v']:
-  hidden = model.read(*model.splice(rows.prompt, rows.audio, rows.audio_valid))
+  hidden = model.read(*model.splice(rows.prompt, rows.audio, rows.audio_mask))
   at_targets = jnp.take_along_axis(hidden, rows.index[..., None], axis=1)
   return model.llama.logits(at_targets)
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from acl_jax.exporting.weights import describe_tower
-from acl_jax.models.adapters import Stride
-from acl_jax.models.ctc import CTC
+from acl_jax.models.adapters import StrideAdapter
+from acl_jax.models.ctc import CTCAdapter
 from acl_jax.models.speech_llm import Encoder
 from acl_jax.text.tokenizer import Tokenizer
 from acl_jax.weights.exported import MODEL_TYPE
@@ -37,7 +37,7 @@ def copy_code(folder: Path) -> None:
 
 
 def describe_model(
-  encoder: Encoder, adapter: CTC | Stride, source: Source, dtype: np.dtype
+  encoder: Encoder, adapter: CTCAdapter | StrideAdapter, source: Source, dtype: np.dtype
 ) -> dict[str, Any]:
   """`config.json`, but for what the tokenizer and the files of the LLM say."""
   return {

@@ -12,9 +12,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from acl_jax.models import llama
-from acl_jax.runtime.files import sha256
+from acl_jax.runtime.files import read_json, sha256
 from acl_jax.weights import table
-from acl_jax.weights.configuration import read_json, sizes
+from acl_jax.weights.configuration import sizes
 from acl_jax.weights.fingerprint import checksum, fingerprint, line
 from acl_jax.weights.llama import Source
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from jax.typing import DTypeLike
 
-from acl_jax.models.adapters import Stride
+from acl_jax.models.adapters import StrideAdapter
 from acl_jax.models.conformer_ctc import ConformerCTC
-from acl_jax.models.ctc import CTC
+from acl_jax.models.ctc import CTCAdapter
 from acl_jax.models.speech_llm import Encoder
 from acl_jax.models.whisper import Whisper
 from acl_jax.weights.llama import Source, as_huggingface
@@ -21,7 +21,7 @@ TOWER, LLM = 'audio_tower.', 'language_model.'
 
 
 def speech_tensors(
-  encoder: Encoder, adapter: CTC | Stride
+  encoder: Encoder, adapter: CTCAdapter | StrideAdapter
 ) -> Iterator[tuple[str, Tensor]]:
   """Those of the encoder and the adapter, as they are: they decide what is heard."""
   tower = encoder.encoder if isinstance(encoder, ConformerCTC) else encoder

@@ -16,17 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from acl_jax.generation import prefill_queue, slots
-from acl_jax.generation.prefill_queue import Room
-from acl_jax.generation.requests import Request, Response, Token, join
-from acl_jax.generation.slots import Log, Rules
+from acl_jax.generation.prefill_queue import PrefillQueue
+from acl_jax.generation.requests import Request, Response, Token, join_tokens
+from acl_jax.generation.slots import DecodeLog, DecodeRules
 from acl_jax.models.llama import Llama
-from acl_jax.sharding.mesh import parts_of_batch
-from data_pipeline.batches import round_up
+from acl_jax.runtime.rounding import round_up
+from acl_jax.sharding.mesh import batch_parts
 
 ENDINGS = {slots.STOP: 'stop', slots.LENGTH: 'length', slots.REPETITION: 'repetition'}
-PLACES = 32  # the cache is a multiple as long: few lengths, few compilations
-SHORTEST = 16  # prompts are padded to 16, 24, 32, 48, 64, 96... tokens
-GROUP = 4  # prompts that are read at once
+CACHE_LENGTH_STEP = 32  # the cache is a multiple as long: few lengths, few compilations
+MIN_BUCKET = 16  # prompts are padded to 16, 24, 32, 48, 64, 96... tokens
+PREFILL_ROWS = 4  # prompts that are read at once
 LOOK_AHEAD = 32  # requests among which those of like length are looked for
 
 
@@ -40,7 +40,7 @@ class EngineConfig:
   slots: int
   prompt_length: int
   max_new_tokens: int
-  rules: Rules = Rules()  # noqa: RUF009
+  rules: DecodeRules = DecodeRules()  # noqa: RUF009
 
   def __post_init__(self):
     for name in ('slots', 'prompt_length', 'max_new_tokens'):
@@ -81,9 +81,12 @@ class Engine:
   ):
     self.llama, self.config, self.statistics = llama, config, Statistics()
     self.key = jax.random.key(seed)
-    _, parts = parts_of_batch(jax.sharding.get_mesh())
+    _, parts = batch_parts(jax.sharding.get_mesh())
     # What a mesh cuts has equal parts; no response depends on how many there are.
-    self.group, self.slots = round_up(GROUP, parts), round_up(config.slots, parts)
+    self.group, self.slots = (
+      round_up(PREFILL_ROWS, parts),
+      round_up(config.slots, parts),
+    )
     self.longest_row = len(prefix) + config.prompt_length
     needed = self.longest_row + config.max_new_tokens
     if needed > (context := llama.config.max_position_embeddings):
@@ -91,8 +94,8 @@ class Engine:
         f'a prompt of {self.longest_row} and {config.max_new_tokens} new tokens exceed'
         f' the context of {context}'
       )
-    self.places = min(round_up(needed, PLACES), context)
-    self.prefix = prefill_queue.read_prefix(llama, jnp.asarray(prefix, jnp.int32))
+    self.places = min(round_up(needed, CACHE_LENGTH_STEP), context)
+    self.prefix = prefill_queue.prefill_prefix(llama, jnp.asarray(prefix, jnp.int32))
 
   def run(self, requests: Iterable[Request]) -> Iterator[Response]:
     """The responses, as they get done; ValueError for a request that cannot be met."""
@@ -100,31 +103,31 @@ class Engine:
     for token in self.stream(requests):
       growing[token.request].append(token)
       if token.finish_reason:
-        yield join(growing.pop(token.request))
+        yield join_tokens(growing.pop(token.request))
 
   def stream(self, requests: Iterable[Request]) -> Iterator[Token]:
     """The tokens of all responses, as they come; those of one are in order."""
     config = self.config
     size = max(2 * self.group, self.slots)
-    queue = _Queue(requests, self)
-    room = prefill_queue.empty_room(self.llama, size, self.longest_row, self.prefix)
-    state = slots.empty_slots(self.llama, self.slots, self.places, config.rules)
+    queue = _RequestQueue(requests, self)
+    room = prefill_queue.empty_queue(self.llama, size, self.longest_row, self.prefix)
+    state = slots.empty_state(self.llama, self.slots, self.places, config.rules)
     numbered: dict[int, Request] = {}
     arrived = started = 0
-    calls: collections.deque[tuple[Log, bool]] = collections.deque()
+    calls: collections.deque[tuple[DecodeLog, bool]] = collections.deque()
     while queue or numbered:
       while queue and arrived - started + self.group <= size:
         group = queue.take(self.group)
         numbered |= zip(range(arrived, arrived + len(group)), group, strict=False)
         room, arrived = self._prefill(room, group), arrived + len(group)
       more = bool(queue)
-      state, log = slots.advance(self.llama, state, room, more, config.rules)
+      state, log = slots.decode_steps(self.llama, state, room, more, config.rules)
       jax.tree.map(lambda x: x.copy_to_host_async(), log)
       calls.append((log, more))
       if len(calls) > 1:
         started = yield from self._read(*calls.popleft(), numbered)
 
-  def _prefill(self, room: Room, group: Sequence[Request]) -> Room:
+  def _prefill(self, room: PrefillQueue, group: Sequence[Request]) -> PrefillQueue:
     """Sends prompts of one bucket, padded to a group."""
     shape = (self.group, self.bucket(len(group[0].prompt)))
     first = np.asarray(group[0].prompt)
@@ -138,7 +141,7 @@ class Engine:
     lengths = (x.astype(np.int32) for x in (length, limit))
     return prefill_queue.prefill(self.llama, self.prefix, room, prompts, *lengths, keys)
 
-  def _read(self, log: Log, more: bool, numbered: dict[int, Request]):
+  def _read(self, log: DecodeLog, more: bool, numbered: dict[int, Request]):
     """The tokens of a call; returns how many requests had started by its end."""
     log = jax.tree.map(np.asarray, log)
     steps, said = int(log.steps), log.said
@@ -146,7 +149,7 @@ class Engine:
     self.statistics.add(steps, int(spoken.sum()), more)
     for place in zip(*np.nonzero(spoken), strict=True):  # step by step
       number, ending = int(said.request[place]), int(said.ending[place])
-      request = numbered[number] if ending == slots.GOES_ON else numbered.pop(number)
+      request = numbered[number] if ending == slots.CONTINUE else numbered.pop(number)
       yield Token(
         request=request,
         id=int(said.token[place]),
@@ -159,7 +162,7 @@ class Engine:
 
   def bucket(self, length: int) -> int:
     """The length that a prompt is padded to; it depends on nothing but its own."""
-    bucket = SHORTEST
+    bucket = MIN_BUCKET
     while bucket < length:  # 16, 24, 32, 48, 64...
       bucket += bucket // 2 if bucket & (bucket - 1) == 0 else bucket // 3
     return min(bucket, self.config.prompt_length)
@@ -190,7 +193,7 @@ class Engine:
       raise ValueError(f'request {request.id!r}: embeddings should be finite')
 
 
-class _Queue:
+class _RequestQueue:
   """Requests in their order, but that some of like length are taken together."""
 
   def __init__(self, requests: Iterable[Request], engine: Engine):

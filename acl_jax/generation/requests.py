@@ -53,7 +53,7 @@ class Response:
   top_log_probs: Float[np.ndarray, 'u k']
 
 
-def join(tokens: Sequence[Token]) -> Response:
+def join_tokens(tokens: Sequence[Token]) -> Response:
   """The response that these are the tokens of."""
   return Response(
     request=tokens[-1].request,

@@ -29,7 +29,7 @@ class Sampling:
       raise ValueError(f'top_p is {self.top_p}, should be above 0 and at most 1')
 
 
-def choose(
+def sample(
   logits: Float[Array, 'b v'], keys: Key[Array, ' b'], how: Sampling
 ) -> Int[Array, ' b']:
   """The next token of each row, drawn with the row's own key."""
@@ -37,11 +37,11 @@ def choose(
     return jnp.argmax(logits, axis=1).astype(jnp.int32)
   logits = logits / how.temperature
   if how.top_k or how.top_p < 1:
-    logits = jnp.where(logits >= _least(logits, how), logits, -jnp.inf)
+    logits = jnp.where(logits >= _min_kept_logit(logits, how), logits, -jnp.inf)
   return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
 
 
-def _least(logits: Float[Array, 'b v'], how: Sampling) -> Float[Array, 'b 1']:
+def _min_kept_logit(logits: Float[Array, 'b v'], how: Sampling) -> Float[Array, 'b 1']:
   """The lowest score that may still be drawn."""
   size = logits.shape[1]
   likeliest, _ = jax.lax.top_k(logits, min(how.top_k or size, size))
@@ -52,7 +52,7 @@ def _least(logits: Float[Array, 'b v'], how: Sampling) -> Float[Array, 'b 1']:
   )
 
 
-def repeats(recent: Int[Array, 'b r'], times: int) -> Bool[Array, ' b']:
+def ends_in_repetition(recent: Int[Array, 'b r'], times: int) -> Bool[Array, ' b']:
   """Whether the last tokens are one n-gram, `times` in a row; n is at most r / times.
 
   recent: the last tokens, the newest last; negative where there was none yet.

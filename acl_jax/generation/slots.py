@@ -14,20 +14,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from acl_jax.generation.prefill_queue import Room
-from acl_jax.generation.sampling import Sampling, choose, repeats
-from acl_jax.models.cache import Cache
+from acl_jax.generation.prefill_queue import PrefillQueue
+from acl_jax.generation.sampling import Sampling, ends_in_repetition, sample
+from acl_jax.models.cache import KVCache
 from acl_jax.models.llama import Llama
 
 FREE = -1  # the request of a slot that has none
-GOES_ON, STOP, LENGTH, REPETITION = range(4)  # after a token
+CONTINUE, STOP, LENGTH, REPETITION = range(4)  # after a token
 NGRAM = 8  # the longest that counts as a repetition
 CACHES = ('', 'int8')
-STARVED = 16  # one slot of so many may be free before the host is asked for prompts
+MAX_FREE_SHARE = (
+  16  # one slot of so many may be free before the host is asked for prompts
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Rules:
+class DecodeRules:
   """How to decode, for all requests alike; a value is compiled in.
 
   stop_ids: any of these ends a response. top: how many of the likeliest tokens to tell
@@ -48,10 +50,10 @@ class Rules:
       raise ValueError(f'cache_dtype is {self.cache_dtype!r}, should be empty or int8')
 
 
-class Slots(NamedTuple):
+class DecodeState(NamedTuple):
   """The responses that grow, one in each slot."""
 
-  cache: Cache  # [l b k s h]
+  cache: KVCache  # [l b k s h]
   request: Int[Array, ' b']  # its number, or FREE
   x: Float[Array, 'b d']  # the embedding to decode next
   position: Int[Array, ' b']  # of `x`; beyond the cache where no request is
@@ -62,7 +64,7 @@ class Slots(NamedTuple):
   started: Int[Array, '']  # how many requests ever
 
 
-class Said(NamedTuple):
+class StepOutput(NamedTuple):
   """What a step says of each slot; nothing where `request` is FREE."""
 
   request: Int[Array, ' b']
@@ -73,18 +75,20 @@ class Said(NamedTuple):
   top_log_probs: Float[Array, 'b k']
 
 
-class Log(NamedTuple):
+class DecodeLog(NamedTuple):
   """What happened in a call of `advance`."""
 
-  said: Said  # of every step: [u b], [u b k]
+  said: StepOutput  # of every step: [u b], [u b k]
   steps: Int[Array, '']  # how many there were
   started: Int[Array, '']  # how many requests ever
 
 
 @functools.partial(jax.jit, static_argnames=('size', 'length', 'rules'))
-def empty_slots(llama: Llama, size: int, length: int, rules: Rules) -> Slots:
+def empty_state(
+  llama: Llama, size: int, length: int, rules: DecodeRules
+) -> DecodeState:
   """Free slots with a cache of `length`."""
-  return Slots(
+  return DecodeState(
     cache=llama.empty_cache(size, length, rules.cache_dtype or llama.dtype).cut(),
     request=jnp.full(size, FREE),
     x=jnp.zeros((size, llama.config.hidden_size), llama.dtype),
@@ -98,9 +102,13 @@ def empty_slots(llama: Llama, size: int, length: int, rules: Rules) -> Slots:
 
 
 @functools.partial(jax.jit, static_argnames='rules', donate_argnames='slots')
-def advance(
-  llama: Llama, slots: Slots, room: Room, more: Bool[Array, ''], rules: Rules
-) -> tuple[Slots, Log]:
+def decode_steps(
+  llama: Llama,
+  slots: DecodeState,
+  room: PrefillQueue,
+  more: Bool[Array, ''],
+  rules: DecodeRules,
+) -> tuple[DecodeState, DecodeLog]:
   """Decodes for some steps; a slot that gets free is refilled from the room at once.
 
   more: whether requests will arrive. If so, it ends early for want of them; and always
@@ -113,7 +121,7 @@ def advance(
     slots, _, step = carry
     free = jnp.sum(slots.request == FREE)
     size = len(slots.request)
-    starved = more & (slots.started == room.arrived) & (free > size // STARVED)
+    starved = more & (slots.started == room.arrived) & (free > size // MAX_FREE_SHARE)
     return (step < rules.steps) & (free < size) & ~starved
 
   def go(carry):
@@ -124,16 +132,16 @@ def advance(
 
   carry = _admit(slots, room), log, jnp.int32(0)
   slots, log, steps = jax.lax.while_loop(goes_on, go, carry)
-  return slots, Log(log, steps, slots.started)
+  return slots, DecodeLog(log, steps, slots.started)
 
 
-def _admit(slots: Slots, room: Room) -> Slots:
+def _admit(slots: DecodeState, room: PrefillQueue) -> DecodeState:
   """Lets those in who wait, in their order, as long as there are free slots."""
 
-  def possible(slots: Slots) -> Bool[Array, '']:
+  def possible(slots: DecodeState) -> Bool[Array, '']:
     return (slots.request == FREE).any() & (slots.started < room.arrived)
 
-  def enter(slots: Slots) -> Slots:
+  def enter(slots: DecodeState) -> DecodeState:
     slot = jnp.argmax(slots.request == FREE)
     place = slots.started % len(room.position)
 
@@ -145,7 +153,7 @@ def _admit(slots: Slots, room: Room) -> Slots:
 
     prompt = slots.cache.rounded(*jax.tree.map(row, room.cache))
 
-    return Slots(
+    return DecodeState(
       cache=jax.tree.map(copy, slots.cache, prompt),
       request=slots.request.at[slot].set(slots.started),
       x=slots.x.at[slot].set(room.x[place]),
@@ -160,7 +168,9 @@ def _admit(slots: Slots, room: Room) -> Slots:
   return jax.lax.while_loop(possible, enter, slots)
 
 
-def _decode(llama: Llama, slots: Slots, rules: Rules) -> tuple[Slots, Said]:
+def _decode(
+  llama: Llama, slots: DecodeState, rules: DecodeRules
+) -> tuple[DecodeState, StepOutput]:
   """One token for every slot; those whose last it was are free."""
   places = slots.cache.places
   here = (slots.position < places)[:, None]  # a free slot sees nothing
@@ -170,17 +180,17 @@ def _decode(llama: Llama, slots: Slots, rules: Rules) -> tuple[Slots, Said]:
   )
   logits = llama.logits(hidden)[:, 0]
   keys = jax.vmap(jax.random.fold_in)(slots.key, slots.step)
-  token = choose(logits, keys, rules.sampling)
+  token = sample(logits, keys, rules.sampling)
   log_probs = jax.nn.log_softmax(logits)
   top_log_probs, top_ids = jax.lax.top_k(log_probs, rules.top)
   recent, step = slots.recent, slots.step + 1
-  ending = jnp.where(step >= slots.limit, LENGTH, GOES_ON)
+  ending = jnp.where(step >= slots.limit, LENGTH, CONTINUE)
   if rules.repeats:
     recent = jnp.concatenate([recent[:, 1:], token[:, None]], axis=1)
-    ending = jnp.where(repeats(recent, rules.repeats), REPETITION, ending)
+    ending = jnp.where(ends_in_repetition(recent, rules.repeats), REPETITION, ending)
   stops = jnp.array([rules.stop_ids], jnp.int32)
   ending = jnp.where((token[:, None] == stops).any(axis=1), STOP, ending)
-  said = Said(
+  said = StepOutput(
     request=slots.request,
     token=token,
     ending=ending,
@@ -188,7 +198,7 @@ def _decode(llama: Llama, slots: Slots, rules: Rules) -> tuple[Slots, Said]:
     top_ids=top_ids,
     top_log_probs=top_log_probs,
   )
-  live = (slots.request != FREE) & (ending == GOES_ON)
+  live = (slots.request != FREE) & (ending == CONTINUE)
   slots = slots._replace(
     cache=cache.cut(),
     request=jnp.where(live, slots.request, FREE),

@@ -31,7 +31,7 @@ def stack_frames(
 
 
 @dataclasses.dataclass(frozen=True)
-class StrideConfig:
+class StrideAdapterConfig:
   """Sizes of `Stride`; without a `hidden_size` it is one linear map."""
 
   stack: int
@@ -40,13 +40,13 @@ class StrideConfig:
   llm_size: int
 
 
-class Stride(nnx.Module):
+class StrideAdapter(nnx.Module):
   """k frames stacked, then a linear map, or the projector of Ultravox.
 
   That projector is RMSNorm, linear, SwiGLU, RMSNorm, linear; its names are kept.
   """
 
-  def __init__(self, config: StrideConfig, *, rngs: nnx.Rngs):
+  def __init__(self, config: StrideAdapterConfig, *, rngs: nnx.Rngs):
     self.config = config
     inputs, hidden = config.stack * config.encoder_size, config.hidden_size
     if hidden is None:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Int8
 
-from acl_jax.models.layers import quantised
+from acl_jax.models.layers import quantise_int8
 from acl_jax.sharding.rules import constrain
 
 AXES = 'layers', 'batch', 'kv_heads', 'time', 'head_dim'
@@ -21,29 +21,29 @@ BLOCK = 64  # places that are read at once
 LOWEST = jnp.finfo(jnp.float32).min
 
 
-class Seen(NamedTuple):
+class CacheMask(NamedTuple):
   """Which places each query sees, and before which they all are."""
 
   mask: Bool[Array, 'b t s']
   until: Int[Array, '']
 
   @classmethod
-  def of(cls, mask: Bool[Array, 'b t s']) -> 'Seen':
+  def of(cls, mask: Bool[Array, 'b t s']) -> 'CacheMask':
     places = jnp.arange(1, mask.shape[2] + 1)
     return cls(mask, jnp.max(jnp.where(mask, places[None, None], 0)))
 
 
-class Rounded(NamedTuple):
+class Int8Values(NamedTuple):
   """Keys or values in 8 bits; every one has a scale of its own."""
 
   numbers: Int8[Array, 'l b k s h']
   scale: Float[Array, 'l b k s 1']
 
 
-Part = Float[Array, 'l b k s h'] | Rounded
+Part = Float[Array, 'l b k s h'] | Int8Values
 
 
-class Cache(NamedTuple):
+class KVCache(NamedTuple):
   """The keys and values of every layer, the keys rotated already."""
 
   key: Part
@@ -54,7 +54,7 @@ class Cache(NamedTuple):
     """How many tokens each row has room for."""
     return jax.tree.leaves(self.key)[0].shape[3]
 
-  def cut(self) -> 'Cache':
+  def cut(self) -> 'KVCache':
     """Among the devices of a mesh: rows as those of a batch, and heads."""
     return jax.tree.map(lambda x: constrain(x, *AXES), self)
 
@@ -64,7 +64,7 @@ class Cache(NamedTuple):
     value: Float[Array, 'b t k h'],
     layer: Int[Array, ''],
     index: Int[Array, ' b'],
-  ) -> 'Cache':
+  ) -> 'KVCache':
     """Puts t keys and values of one layer into each row's places from `index` on."""
     row = jnp.arange(len(index))[:, None]
     place = index[:, None] + jnp.arange(key.shape[1])[None]
@@ -87,17 +87,17 @@ class Cache(NamedTuple):
       sizes = (1, *x.shape[1:3], size, x.shape[4])
       return jax.lax.dynamic_slice(x, (layer, 0, 0, start, 0), sizes)[0]
 
-    return tuple(_wide(jax.tree.map(cut, part)) for part in self)
+    return tuple(_dequantise(jax.tree.map(cut, part)) for part in self)
 
   def attend(
-    self, query: Float[Array, 'b t n h'], seen: Seen, layer: Int[Array, '']
+    self, query: Float[Array, 'b t n h'], seen: CacheMask, layer: Int[Array, '']
   ) -> Float[Array, 'b t n h']:
     """`layers.attention` over one layer; a query that sees nothing gets zeros."""
     b, t, n, h = query.shape
     k, size = jax.tree.leaves(self.key)[0].shape[2], min(BLOCK, self.places)
     query = (query * h**-0.5).reshape(b, t, k, n // k, h).transpose(0, 2, 3, 1, 4)
 
-    def read(block, so_far: _Weighted) -> _Weighted:
+    def read(block, so_far: _RunningSoftmax) -> _RunningSoftmax:
       # The last block begins early to end in time; what it repeats is not seen twice.
       start = jnp.minimum(block * size, self.places - size)
       mask = jax.lax.dynamic_slice_in_dim(seen.mask, start, size, axis=2)
@@ -110,16 +110,18 @@ class Cache(NamedTuple):
       return so_far.add(scores, mask[:, None, None], value)
 
     blocks = -(-seen.until // size)
-    y = jax.lax.fori_loop(0, blocks, read, _Weighted.none(query)).mean()
+    y = jax.lax.fori_loop(0, blocks, read, _RunningSoftmax.none(query)).mean()
     return y.transpose(0, 3, 1, 2, 4).reshape(b, t, n, h).astype(query.dtype)
 
-  def rounded(self, key: Array, value: Array) -> 'Cache':
+  def rounded(self, key: Array, value: Array) -> 'KVCache':
     """Others, in the kind of numbers that are kept here."""
     new = zip(self, (key, value), strict=True)
-    return Cache(*(_round(x) if isinstance(part, Rounded) else x for part, x in new))
+    return KVCache(
+      *(_quantise(x) if isinstance(part, Int8Values) else x for part, x in new)
+    )
 
 
-class _Weighted(NamedTuple):
+class _RunningSoftmax(NamedTuple):
   """A mean of values by the softmax of their scores, of what has been read so far.
 
   `total` and `y` are as if the largest score were 0 (Milakov and Gimelshein 2018).
@@ -130,7 +132,7 @@ class _Weighted(NamedTuple):
   y: Float[Array, 'b k g t h']
 
   @classmethod
-  def none(cls, query: Float[Array, 'b k g t h']) -> '_Weighted':
+  def none(cls, query: Float[Array, 'b k g t h']) -> '_RunningSoftmax':
     """Of nothing read yet."""
     total = jnp.zeros((*query.shape[:-1], 1), jnp.float32)
     y = jnp.zeros(query.shape, jnp.float32)
@@ -141,7 +143,7 @@ class _Weighted(NamedTuple):
     scores: Float[Array, 'b k g t s'],
     mask: Bool[Array, 'b 1 1 t s'],
     value: Float[Array, 'b k s h'],
-  ) -> '_Weighted':
+  ) -> '_RunningSoftmax':
     """With more values; those that are masked change no bit."""
     mask = jnp.broadcast_to(mask, scores.shape)
     scores = jnp.where(mask, scores, LOWEST)
@@ -155,28 +157,28 @@ class _Weighted(NamedTuple):
     )
     shrink = jnp.exp(self.largest - largest)
     total = jnp.sum(weights, axis=-1, keepdims=True)
-    return _Weighted(largest, self.total * shrink + total, self.y * shrink + y)
+    return _RunningSoftmax(largest, self.total * shrink + total, self.y * shrink + y)
 
   def mean(self) -> Float[Array, 'b k g t h']:
     """Zeros where all was masked."""
     return self.y / jnp.maximum(self.total, jnp.finfo(jnp.float32).tiny)
 
 
-def empty(shape: tuple[int, ...], dtype: DTypeLike, kept: DTypeLike) -> Cache:
+def empty_cache(shape: tuple[int, ...], dtype: DTypeLike, kept: DTypeLike) -> KVCache:
   """Zeros [l b k s h] in `kept`; of int8 what is read has `dtype`."""
   if jnp.dtype(kept) == jnp.int8:
     scale = jnp.zeros((*shape[:-1], 1), dtype)
-    part = lambda: Rounded(jnp.zeros(shape, jnp.int8), scale)  # noqa: E731
+    part = lambda: Int8Values(jnp.zeros(shape, jnp.int8), scale)  # noqa: E731
   else:
     part = lambda: jnp.zeros(shape, kept)  # noqa: E731
-  return Cache(part(), part())
+  return KVCache(part(), part())
 
 
-def _round(x: Float[Array, '*b h']) -> Rounded:
-  return Rounded(*quantised(x, (-1,)))
+def _quantise(x: Float[Array, '*b h']) -> Int8Values:
+  return Int8Values(*quantise_int8(x, (-1,)))
 
 
-def _wide(part: Array | Rounded) -> Float[Array, 'b k s h']:
-  if isinstance(part, Rounded):
+def _dequantise(part: Array | Int8Values) -> Float[Array, 'b k s h']:
+  if isinstance(part, Int8Values):
     return part.numbers.astype(part.scale.dtype) * part.scale
   return part

@@ -16,10 +16,18 @@ from jaxtyping import Array, Bool, Float, Int
 
 from acl_jax.models.batch_norm import BatchNorm, Moments
 from acl_jax.models.depthwise import depthwise
-from acl_jax.models.layers import REMAT, Linear, Norm, drop, param, within, zeros
+from acl_jax.models.layers import (
+  REMAT,
+  Linear,
+  Norm,
+  dropout,
+  param,
+  segment_mask,
+  zeros,
+)
 from acl_jax.models.relative_attention import RelativeAttention, sinusoids
 from acl_jax.models.subsampling import Subsampling
-from acl_jax.sharding.rules import HIDDEN, constrain
+from acl_jax.sharding.rules import HIDDEN_AXES, constrain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +108,7 @@ class FeedForward(nnx.Module):
     self.linear2 = Linear((f, d), ('mlp', 'embed'), bias, scale=f**-0.5, rngs=rngs)
 
   def __call__(self, x: Float[Array, 'b t d'], key: Array | None):
-    return self.linear2(drop(jax.nn.silu(self.linear1(x)), self.dropout, key))
+    return self.linear2(dropout(jax.nn.silu(self.linear1(x)), self.dropout, key))
 
 
 class Convolution(nnx.Module):
@@ -206,19 +214,19 @@ class Conformer(nnx.Module):
     if key is not None:
       first, rest = jax.random.split(key)
       keys = jax.random.split(rest, c.num_hidden_layers)
-      x = drop(x, c.dropout, first)
+      x = dropout(x, c.dropout, first)
     x = x * (c.hidden_size**0.5 if c.scale_input else 1.0)
     distances = sinusoids(x.shape[1], c.hidden_size).astype(x.dtype)
-    mask = within(segment_ids, c.attention_context)
+    mask = segment_mask(segment_ids, c.attention_context)
 
     def layer(x, inputs):
       block, key = inputs
       x, moments = block(x, distances, segment_ids, mask, key, train_norm)
-      x = constrain(x, *HIDDEN)
+      x = constrain(x, *HIDDEN_AXES)
       return x, (moments, x)  # XLA drops what nobody reads
 
     if remat is not None:
       layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=False)
-    x = constrain(x, *HIDDEN)
+    x = constrain(x, *HIDDEN_AXES)
     x, (moments, of_layer) = jax.lax.scan(layer, x, (self.layers, keys))
     return Encoded(x, segment_ids, moments, of_layer)

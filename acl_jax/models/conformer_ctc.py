@@ -6,9 +6,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from acl_jax.models.conformer import Conformer, ConformerConfig, Encoded
-from acl_jax.models.ctc import segments
+from acl_jax.models.ctc import ctc_segments
 from acl_jax.models.layers import Linear
-from acl_jax.models.spelling import NUM_SOUNDED
+from acl_jax.models.spelling import NUM_LETTERS
 
 
 class ConformerCTC(nnx.Module):
@@ -48,7 +48,7 @@ class ConformerCTC(nnx.Module):
   ) -> Int[Array, 'b u']:
     """The hard decision: a class where it starts, -1 elsewhere."""
     logits = self.logits(frames)
-    start, _ = segments(blank_first(logits), valid)
+    start, _ = ctc_segments(blank_first(logits), valid)
     return jnp.where(start, jnp.argmax(logits, axis=-1), -1)
 
 
@@ -62,7 +62,7 @@ class LetterHead(nnx.Module):
 
   def __init__(self, hidden_size: int, per_frame: int, *, rngs: nnx.Rngs):
     self.per_frame = per_frame
-    shape, scale = (hidden_size, per_frame * (1 + NUM_SOUNDED)), hidden_size**-0.5
+    shape, scale = (hidden_size, per_frame * (1 + NUM_LETTERS)), hidden_size**-0.5
     self.linear = Linear(shape, ('embed', 'classes'), scale=scale, rngs=rngs)
 
   def __call__(

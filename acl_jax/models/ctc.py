@@ -18,15 +18,15 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from acl_jax.models.adapters import EPS, stack_frames
-from acl_jax.models.layers import Constant, drop, ones, param, rms_norm, zeros
-from acl_jax.models.spelling import NUM_SOUNDED, Spelling
-from acl_jax.sharding.rules import HIDDEN, constrain
+from acl_jax.models.layers import Constant, dropout, ones, param, rms_norm, zeros
+from acl_jax.models.spelling import NUM_LETTERS, Spelling
+from acl_jax.sharding.rules import HIDDEN_AXES, constrain
 
 BLANK = 0  # index of CTC's blank; vocabulary entry i has index i + 1
 
 
 @dataclasses.dataclass(frozen=True)
-class CTCConfig:
+class CTCAdapterConfig:
   """Sizes of `CTC`."""
 
   stack: int  # frames of the encoder per token frame; half as many per letter frame
@@ -69,7 +69,7 @@ class ConvBlock(nnx.Module):
     x = x + sum(y[:, i : i + x.shape[1]] * kernel[i][None, None] for i in range(width))
     y = rms_norm(x, self.mlp_norm[...], EPS)
     y = jax.nn.silu(y @ self.gate_proj[...]) * (y @ self.up_proj[...])
-    return x + drop(y, self.dropout, key) @ self.down_proj[...]
+    return x + dropout(y, self.dropout, key) @ self.down_proj[...]
 
 
 def run_layers(
@@ -83,7 +83,7 @@ def run_layers(
 
   def layer(x, inputs):
     block, key = inputs
-    return constrain(block(x, valid, key), *HIDDEN), None
+    return constrain(block(x, valid, key), *HIDDEN_AXES), None
 
   return jax.lax.scan(layer, x, (layers, keys))[0]
 
@@ -97,14 +97,14 @@ class Scores(NamedTuple):
   letters_valid: Bool[Array, 'a r'] | None
 
 
-class CTC(nnx.Module):
+class CTCAdapter(nnx.Module):
   """Tokens heard, as expected embeddings under the CTC posterior.
 
   A token of the `vocabulary` is scored by its embedding in the LLM's own table, plus by
   how it is spelt, plus a bias; the blank has a vector of its own.
   """
 
-  def __init__(self, config: CTCConfig, *, rngs: nnx.Rngs):
+  def __init__(self, config: CTCAdapterConfig, *, rngs: nnx.Rngs):
     self.config = config
     d, e, width = (
       config.hidden_size,
@@ -126,7 +126,7 @@ class CTC(nnx.Module):
     self.vocabulary = Constant(jnp.arange(config.vocabulary_size))
 
   def _make_letters(self, rngs: nnx.Rngs) -> None:
-    config, classes = self.config, 1 + NUM_SOUNDED
+    config, classes = self.config, 1 + NUM_LETTERS
     h, inputs = config.letter_hidden_size, config.stack // 2 * config.encoder_size
     self.norm_pre = ones(inputs)
     self.linear_1 = param(rngs, (inputs, h), ('embed', 'mlp'), inputs**-0.5)
@@ -147,11 +147,11 @@ class CTC(nnx.Module):
     valid: Bool[Array, 'a t'],
     table: Float[Array, 'v e'],
     key: Array | None = None,
-    among: Int[Array, ' w'] | None = None,
+    candidates: Int[Array, ' w'] | None = None,
   ) -> Scores:
     """Of blank and letters, of blank and vocabulary; dropout iff a key.
 
-    among: the entries of the vocabulary to score; None is all of them. c = w + 1.
+    candidates: the entries of the vocabulary to score; None is all of them. c = w + 1.
     """
     keys = (None, None) if key is None else jax.random.split(key)
     letters = letters_valid = None
@@ -163,7 +163,7 @@ class CTC(nnx.Module):
     x = rms_norm(x, self.norm_mid[...], EPS) @ self.linear_mid[...]
     x = run_layers(self.layers, x, valid, keys[1])
     x = rms_norm(x, self.norm_post[...], EPS)
-    return Scores(self._tokens(x, table, among), valid, letters, letters_valid)
+    return Scores(self._tokens(x, table, candidates), valid, letters, letters_valid)
 
   def _spell(self, frames, valid, key: Array | None):
     """Letter frames that know their letters, the letters' logits, which are signal."""
@@ -180,17 +180,17 @@ class CTC(nnx.Module):
     self,
     x: Float[Array, 'a s d'],
     table: Float[Array, 'v e'],
-    among: Int[Array, ' w'] | None,
+    candidates: Int[Array, ' w'] | None,
   ) -> Float[Array, 'a s c']:
     words, bias = self.words(table), self.bias[...]
     # The table's rows have a length of their own: logits start at unit scale.
     scale = jnp.sqrt(jnp.mean(jnp.sum(words * words, axis=-1)))
-    if among is not None:
-      words, bias = words[among], bias[jnp.pad(among + 1, (1, 0))]
+    if candidates is not None:
+      words, bias = words[candidates], bias[jnp.pad(candidates + 1, (1, 0))]
     classes = jnp.concatenate([self.blank[...][None], words]) / scale
     meant = jnp.einsum('ase,ce->asc', x @ self.linear_2[...], classes)
     spelt = jnp.einsum(
-      'ask,wk->asw', x @ self.linear_spelling[...], self.spelling(among)
+      'ask,wk->asw', x @ self.linear_spelling[...], self.spelling(candidates)
     )
     logits = meant + jnp.pad(spelt, ((0, 0), (0, 0), (1, 0)))
     return logits + jnp.broadcast_to(bias, logits.shape)
@@ -208,7 +208,7 @@ class CTC(nnx.Module):
     """One embedding per recognised token, at the front of the s slots."""
     logits, valid, *_ = self.scores(frames, valid, table)
     posterior = jax.nn.softmax(logits, axis=-1)
-    start, segment = segments(logits, valid)
+    start, segment = ctc_segments(logits, valid)
     heard = 1 - posterior[..., BLANK]
     expected = posterior[..., 1:] @ self.words(table)  # times what is not blank
     # member[a, i, j]: frame j belongs to token i.
@@ -226,12 +226,12 @@ class CTC(nnx.Module):
   ) -> Int[Array, 'a s']:
     """The hard decision: token ids where a token starts, -1 elsewhere."""
     logits, valid, *_ = self.scores(frames, valid, table)
-    start, _ = segments(logits, valid)
+    start, _ = ctc_segments(logits, valid)
     best = jnp.argmax(logits, axis=-1)
     return jnp.where(start, self.vocabulary[...][jnp.maximum(best - 1, 0)], -1)
 
 
-def segments(
+def ctc_segments(
   logits: Float[Array, 'a s c'], valid: Bool[Array, 'a s']
 ) -> tuple[Bool[Array, 'a s'], Int[Array, 'a s']]:
   """CTC's rule: where a token starts, and which token each frame belongs to (-1: none).

@@ -3,7 +3,7 @@
 
 from flax import nnx
 
-from acl_jax.models.layers import Quantised
+from acl_jax.models.layers import QuantisedMatrix
 from acl_jax.models.llama import Llama
 
 # The axes that a matrix product sums over; every other index has its own scale.
@@ -30,6 +30,6 @@ def quantise(llama: Llama) -> Llama:
   return llama
 
 
-def quantise_one(name: str, param: nnx.Variable) -> nnx.Variable | Quantised:
+def quantise_one(name: str, param: nnx.Variable) -> nnx.Variable | QuantisedMatrix:
   """A matrix in 8 bits; any other parameter as it is."""
-  return Quantised(param, SUMMED[name]) if name in SUMMED else param
+  return QuantisedMatrix(param, SUMMED[name]) if name in SUMMED else param

@@ -43,7 +43,7 @@ def zeros(size: int, axis: str = 'embed') -> nnx.Param:
   return nnx.Param(jnp.zeros(size), axes=(axis,))
 
 
-class Quantised(nnx.Module):
+class QuantisedMatrix(nnx.Module):
   """A matrix in 8 bits; what is read of it has the dtype it was made from.
 
   Symmetric: value times scale, one scale for each index of the axes not `summed`.
@@ -51,7 +51,7 @@ class Quantised(nnx.Module):
 
   def __init__(self, param: nnx.Variable, summed: tuple[int, ...]):
     axes = param.get_metadata()['axes']
-    value, scale = quantised(param[...], summed)
+    value, scale = quantise_int8(param[...], summed)
     self.value = nnx.Variable(value, axes=axes)
     ones = [i % len(axes) for i in summed]
     axes = tuple(None if i in ones else axis for i, axis in enumerate(axes))
@@ -63,7 +63,7 @@ class Quantised(nnx.Module):
 
 
 @functools.partial(jax.jit, static_argnames='summed')  # nothing as wide as it computes
-def quantised(
+def quantise_int8(
   weight: Float[Array, '...'], summed: tuple[int, ...]
 ) -> tuple[Int8[Array, '...'], Float[Array, '...']]:
   """Numbers in 8 bits, and the scale of all that differ in the axes `summed` only."""
@@ -98,7 +98,9 @@ class Linear(nnx.Module):
     return y + jnp.broadcast_to(self.bias[...].astype(x.dtype), y.shape)
 
 
-def drop(x: Float[Array, '...'], rate: float, key: Array | None) -> Float[Array, '...']:
+def dropout(
+  x: Float[Array, '...'], rate: float, key: Array | None
+) -> Float[Array, '...']:
   """Dropout, where there is a key."""
   if key is None or rate == 0:
     return x
@@ -107,7 +109,7 @@ def drop(x: Float[Array, '...'], rate: float, key: Array | None) -> Float[Array,
 
 
 def project(
-  x: Float[Array, 'b t d'], w: nnx.Param | Quantised
+  x: Float[Array, 'b t d'], w: nnx.Param | QuantisedMatrix
 ) -> Float[Array, 'b t n h']:
   """A linear map from the model width to heads, in the dtype of `x`."""
   return jnp.einsum('btd,dnh->btnh', x, w[...].astype(x.dtype))
@@ -174,7 +176,7 @@ def attention(
   return y.transpose(0, 3, 1, 2, 4).reshape(b, t, n, h)
 
 
-def apart(
+def unpack_segments(
   frames: Float[Array, 'b t d'], place: Int[Array, 'b k u']
 ) -> tuple[Float[Array, 'a u d'], Bool[Array, 'a u']]:
   """Recordings that share rows, each on its own, and what of them is signal; a = b k.
@@ -187,7 +189,7 @@ def apart(
   return alone.reshape(b * k, u, -1), place.reshape(b * k, u) >= 0
 
 
-def within(
+def segment_mask(
   segment_ids: Int[Array, 'b t'], context: tuple[int, int] | None = None
 ) -> Bool[Array, 'b t t']:
   """Which inputs one sees: its own segment's, and only so far before and after it."""

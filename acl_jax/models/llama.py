@@ -15,14 +15,14 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from acl_jax.models.cache import Cache, Seen, empty
+from acl_jax.models.cache import CacheMask, KVCache, empty_cache
 from acl_jax.models.layers import REMAT, attention, ones, param, project, rms_norm, rope
-from acl_jax.models.splash import Packed, packed_attention
-from acl_jax.sharding.rules import HIDDEN, constrain
+from acl_jax.models.splash import PackedCausalMask, packed_attention
+from acl_jax.sharding.rules import HIDDEN_AXES, constrain
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class LlamaConfig:
   """The numbers that define a model, by Hugging Face's names."""
 
   vocab_size: int
@@ -53,7 +53,7 @@ class Config:
 class Attention(nnx.Module):
   """Grouped-query self-attention with rotary positions."""
 
-  def __init__(self, config: Config, *, rngs: nnx.Rngs):
+  def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs):
     d, h = config.hidden_size, config.head_dim
     n, k = config.num_attention_heads, config.num_key_value_heads
     self.theta = config.rope_theta
@@ -71,17 +71,19 @@ class Attention(nnx.Module):
       y = cache.attend(query, mask, layer)
     else:
       key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
-      cache = Cache(key, value)
+      cache = KVCache(key, value)
       if prefix is not None:
-        key, value = (_behind(*pair) for pair in zip(prefix, (key, value), strict=True))
-      if isinstance(mask, Packed):
+        key, value = (
+          _prepend_prefix(*pair) for pair in zip(prefix, (key, value), strict=True)
+        )
+      if isinstance(mask, PackedCausalMask):
         y = packed_attention(query, key, value, mask)
       else:
         y = attention(query, key, value, mask)
     return jnp.einsum('btnh,nhd->btd', y, self.o_proj[...].astype(x.dtype)), cache
 
 
-def _behind(
+def _prepend_prefix(
   shared: Float[Array, '1 k p h'], own: Float[Array, 'b k t h']
 ) -> Float[Array, 'b k s h']:
   """Every row's own keys or values behind those that all rows share."""
@@ -92,7 +94,7 @@ def _behind(
 class MLP(nnx.Module):
   """The gated feed-forward layer, SwiGLU."""
 
-  def __init__(self, config: Config, *, rngs: nnx.Rngs):
+  def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs):
     d, f = config.hidden_size, config.intermediate_size
     self.gate_proj = param(rngs, (d, f), ('embed', 'mlp'))
     self.up_proj = param(rngs, (d, f), ('embed', 'mlp'))
@@ -110,7 +112,7 @@ class MLP(nnx.Module):
 class Block(nnx.Module):
   """One layer: attention and feed-forward, each normed before and added after."""
 
-  def __init__(self, config: Config, *, rngs: nnx.Rngs):
+  def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs):
     self.eps = config.rms_norm_eps
     self.input_layernorm = ones(config.hidden_size)
     self.self_attn = Attention(config, rngs=rngs)
@@ -120,15 +122,15 @@ class Block(nnx.Module):
   def __call__(self, x, positions, mask, prefix=None, cache=None, layer=0, index=None):
     y = rms_norm(x, self.input_layernorm[...], self.eps)
     y, cache = self.self_attn(y, positions, mask, prefix, cache, layer, index)
-    x = constrain(x + y, *HIDDEN)
+    x = constrain(x + y, *HIDDEN_AXES)
     y = rms_norm(x, self.post_attention_layernorm[...], self.eps)
-    return constrain(x + self.mlp(y), *HIDDEN), cache
+    return constrain(x + self.mlp(y), *HIDDEN_AXES), cache
 
 
 class Llama(nnx.Module):
   """The transformer between `embed` and `logits`."""
 
-  def __init__(self, config: Config, *, rngs: nnx.Rngs):
+  def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs):
     d, v = config.hidden_size, config.vocab_size
     self.config = config
     self.embed_tokens = param(rngs, (v, d), ('vocab', 'embed'))
@@ -162,12 +164,12 @@ class Llama(nnx.Module):
     self,
     x: Float[Array, 'b t d'],
     positions: Int[Array, 'b t'],
-    mask: Bool[Array, 'b t s'] | Packed,
-    cache: Cache | None = None,
+    mask: Bool[Array, 'b t s'] | PackedCausalMask,
+    cache: KVCache | None = None,
     index: Int[Array, ' b'] | None = None,
     remat: str | None = None,
-    prefix: Cache | None = None,
-  ) -> tuple[Float[Array, 'b t d'], Cache]:
+    prefix: KVCache | None = None,
+  ) -> tuple[Float[Array, 'b t d'], KVCache]:
     """Embeddings -> (hidden states after the final norm, keys and values).
 
     mask: which of the s keys a query sees; `Packed` says it of packed prompts, on TPUs
@@ -186,15 +188,19 @@ class Llama(nnx.Module):
     def layer(carry, inputs) -> tuple[Any, Any]:
       x, cache = carry
       block, number, prefix = inputs
-      x = constrain(x, *HIDDEN)
+      x = constrain(x, *HIDDEN_AXES)
       x, new = block(x, positions, seen, prefix, cache, number, index)
       # A cache is carried, not stacked: XLA then writes it in place.
       return ((x, None), new) if cache is None else ((x, new), None)
 
     if remat is not None:
       layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=False)
-    seen = mask if cache is None or isinstance(mask, Packed) else Seen.of(mask)
-    x = constrain(x, *HIDDEN)
+    seen = (
+      mask
+      if cache is None or isinstance(mask, PackedCausalMask)
+      else CacheMask.of(mask)
+    )
+    x = constrain(x, *HIDDEN_AXES)
     numbers = jnp.arange(self.config.num_hidden_layers)
     (x, carried), stacked = jax.lax.scan(
       layer, (x, cache), (self.layers, numbers, prefix)
@@ -202,8 +208,8 @@ class Llama(nnx.Module):
     x = rms_norm(x, self.norm[...], self.config.rms_norm_eps)
     return x, stacked if carried is None else carried
 
-  def empty_cache(self, batch: int, length: int, dtype: DTypeLike) -> Cache:
+  def empty_cache(self, batch: int, length: int, dtype: DTypeLike) -> KVCache:
     """A cache of `length` places in each row, none of them written; int8 rounds."""
     c = self.config
     shape = (c.num_hidden_layers, batch, c.num_key_value_heads, length, c.head_dim)
-    return empty(shape, self.dtype, dtype)
+    return empty_cache(shape, self.dtype, dtype)

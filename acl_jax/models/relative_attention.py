@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from acl_jax.models.layers import Linear, drop, param
+from acl_jax.models.layers import Linear, dropout, param
 
 THETA = 10_000.0  # of the sinusoids, as of Vaswani et al. 2017
 
@@ -52,12 +52,12 @@ class RelativeAttention(nnx.Module):
       ((query + bias) * h**-0.5).transpose(heads_first) for bias in (u, v)
     )
     scores = jnp.einsum('nbth,nbhs->nbts', of_content, keys.transpose(2, 0, 3, 1))
-    scores += by_distance(of_distance, relative.transpose(1, 0, 2))
+    scores += distance_scores(of_distance, relative.transpose(1, 0, 2))
     scores = scores.astype(jnp.float32)
     scores = jnp.where(mask[None], scores, jnp.finfo(jnp.float32).min)
     # What is dropped is drawn rows first, so that further rows change nothing of it.
     weights = jax.nn.softmax(scores).swapaxes(0, 1)
-    weights = drop(weights, self.dropout, key).swapaxes(0, 1).astype(x.dtype)
+    weights = dropout(weights, self.dropout, key).swapaxes(0, 1).astype(x.dtype)
     y = jnp.einsum('nbts,nbsh->nbth', weights, values.transpose(heads_first))
     return self.o_proj(y.transpose(1, 2, 0, 3).reshape(x.shape))
 
@@ -71,27 +71,27 @@ def sinusoids(length: int, size: int) -> Float[Array, 'p d']:
 
 
 @jax.custom_vjp
-def by_distance(
+def distance_scores(
   query: Float[Array, 'n b t h'], relative: Float[Array, 'n p h']
 ) -> Float[Array, 'n b t s']:
   """Scores of every pair of frames by their distance, as `sinusoids` orders it.
 
   Its gradient is written down: JAX's own moves the scores of all distances four times.
   """
-  return shift(jnp.einsum('nbth,nph->nbtp', query, relative))
+  return relative_shift(jnp.einsum('nbth,nph->nbtp', query, relative))
 
 
 def _backward(saved, scores: Float[Array, 'n b t s']):
   query, relative = saved
-  of_all = shift_back(scores)
+  of_all = relative_shift_transpose(scores)
   of_relative = jnp.einsum('nbth,nbtp->nhp', query, of_all).swapaxes(1, 2)
   return jnp.einsum('nbtp,nph->nbth', of_all, relative), of_relative
 
 
-by_distance.defvjp(lambda *saved: (by_distance(*saved), saved), _backward)
+distance_scores.defvjp(lambda *saved: (distance_scores(*saved), saved), _backward)
 
 
-def shift(of_all: Float[Array, 'n b t p']) -> Float[Array, 'n b t s']:
+def relative_shift(of_all: Float[Array, 'n b t p']) -> Float[Array, 'n b t s']:
   """Scores of all distances -> those of the distance that each pair of frames has.
 
   Row t wants columns from length - 1 - t on: behind the first length - 1 numbers, the
@@ -102,7 +102,9 @@ def shift(of_all: Float[Array, 'n b t p']) -> Float[Array, 'n b t s']:
   return flat.reshape(n, b, t, p - 1)[..., :t]
 
 
-def shift_back(scores: Float[Array, 'n b t s']) -> Float[Array, 'n b t p']:
+def relative_shift_transpose(
+  scores: Float[Array, 'n b t s'],
+) -> Float[Array, 'n b t p']:
   """The reverse of `shift`, with zeros for the distances that no pair of a row has."""
   n, b, t = scores.shape[:3]
   # In rows one longer, row t begins t numbers earlier.

@@ -12,11 +12,11 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from acl_jax.models import splash
-from acl_jax.models.adapters import Stride
+from acl_jax.models.adapters import StrideAdapter
 from acl_jax.models.conformer import Conformer
 from acl_jax.models.conformer_ctc import ConformerCTC
-from acl_jax.models.ctc import CTC
-from acl_jax.models.layers import within
+from acl_jax.models.ctc import CTCAdapter
+from acl_jax.models.layers import segment_mask
 from acl_jax.models.llama import Llama
 from acl_jax.models.whisper import Whisper
 
@@ -24,22 +24,24 @@ Encoder = Whisper | Conformer | ConformerCTC
 
 
 class Prompt(NamedTuple):
-  """Rows of text and places for audio, laid out by `data_pipeline.batches`.
+  """Rows of tokens with positions for audio, laid out by `text.layout`.
 
-  place: where a position holds audio, its index among the audio embeddings of its row;
-    -1 where it holds the token. segment_ids: prompts that share a row know nothing of
-    each other; 0 is padding.
+  audio_index: for a position that holds audio, the index of its embedding among those
+    of the row; -1 for a token. segment_ids: which prompt of the row a position belongs
+    to, from 1; 0 is padding. Prompts that share a row do not attend to each other.
   """
 
   tokens: Int[Array, 'b t']
-  place: Int[Array, 'b t']
+  audio_index: Int[Array, 'b t']
   segment_ids: Int[Array, 'b t']
 
 
 class SpeechLLM(nnx.Module):
   """Encoder, adapter and LLM."""
 
-  def __init__(self, encoder: Encoder, adapter: CTC | Stride, llama: Llama):
+  def __init__(
+    self, encoder: Encoder, adapter: CTCAdapter | StrideAdapter, llama: Llama
+  ):
     self.encoder = encoder
     self.adapter = adapter
     self.llama = llama
@@ -63,7 +65,7 @@ class SpeechLLM(nnx.Module):
 
     Tokens of the LLM from a CTC adapter, or else pieces from the encoder's own head.
     """
-    if isinstance(self.adapter, CTC):
+    if isinstance(self.adapter, CTCAdapter):
       return self.adapter.greedy(frames, valid, self.llama.embed_tokens[...])
     if isinstance(self.encoder, ConformerCTC):
       return self.encoder.greedy(frames, valid)
@@ -73,17 +75,17 @@ class SpeechLLM(nnx.Module):
     self,
     prompt: Prompt,
     audio: Float[Array, 'b s e'],
-    audio_valid: Bool[Array, 'b s'],
+    audio_mask: Bool[Array, 'b s'],
   ) -> tuple[Float[Array, 'b t e'], Int[Array, 'b t']]:
     """The prompt as embeddings, and its segment ids, 0 where no embedding came."""
     text = self.llama.embed(prompt.tokens)
-    heard = prompt.place >= 0
+    heard = prompt.audio_index >= 0
     if audio.shape[1] == 0:  # there is nothing to take from
       ids = jnp.where(heard, 0, prompt.segment_ids)
       return jnp.where(ids[..., None] > 0, text, 0), ids
-    place = jnp.maximum(prompt.place, 0)
+    place = jnp.maximum(prompt.audio_index, 0)
     spoken = jnp.take_along_axis(audio, place[..., None], axis=1).astype(text.dtype)
-    missing = heard & ~jnp.take_along_axis(audio_valid, place, axis=1)
+    missing = heard & ~jnp.take_along_axis(audio_mask, place, axis=1)
     ids = jnp.where(missing, 0, prompt.segment_ids)
     x = jnp.where(heard[..., None], spoken, text)
     return jnp.where(ids[..., None] > 0, x, 0), ids
@@ -101,23 +103,25 @@ class SpeechLLM(nnx.Module):
     prefix: text that every prompt begins with, and that is read but once.
     per_row: prompts of a row at most.
     """
-    positions, mask = causal(segment_ids)
+    positions, mask = causal_segment_mask(segment_ids)
     shared = None
     if prefix is not None and prefix.size:
       start = self.llama.embed(prefix[None]).astype(x.dtype)
-      _, shared = self.llama(start, *causal(jnp.ones((1, prefix.size), int)))
+      _, shared = self.llama(
+        start, *causal_segment_mask(jnp.ones((1, prefix.size), int))
+      )
       positions += prefix.size
       mask = jnp.pad(mask, ((0, 0), (0, 0), (prefix.size, 0)), constant_values=True)
-    if splash.lowers():
-      mask = splash.Packed(segment_ids, per_row)
+    if splash.is_available():
+      mask = splash.PackedCausalMask(segment_ids, per_row)
     hidden, _ = self.llama(x, positions, mask, remat=remat, prefix=shared)
     return hidden
 
 
-def causal(
+def causal_segment_mask(
   segment_ids: Int[Array, 'b t'],
 ) -> tuple[Int[Array, 'b t'], Bool[Array, 'b t t']]:
   """Positions that count what is before in the same segment, and who may see whom."""
   t = segment_ids.shape[1]
-  mask = jnp.tril(jnp.ones((t, t), bool))[None] & within(segment_ids)
+  mask = jnp.tril(jnp.ones((t, t), bool))[None] & segment_mask(segment_ids)
   return jnp.maximum(jnp.sum(mask, axis=-1) - 1, 0), mask

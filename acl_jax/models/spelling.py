@@ -15,11 +15,11 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from acl_jax.models.layers import Constant, param
 
-NUM_LETTERS = 12  # of a token; the rest is not looked at
+MAX_TOKEN_LETTERS = 12  # of a token; the rest is not looked at
 NUM_BUCKETS = 2_048
-SOUNDED = "abcdefghijklmnopqrstuvwxyz '"  # numbered from 1 on; 0 is none
-NUM_SOUNDED = len(SOUNDED)
-ALPHABET = 31  # of a token: those and two more, for all other signs
+ALPHABET = "abcdefghijklmnopqrstuvwxyz '"  # numbered from 1 on; 0 is none
+NUM_LETTERS = len(ALPHABET)
+ALPHABET_SIZE = 31  # of a token: those and two more, for all other signs
 MULTIPLIER = np.uint32(2_654_435_761)  # Knuth's multiplicative hashing
 
 
@@ -27,12 +27,12 @@ class Spelling(nnx.Module):
   """A vector for each token of a vocabulary from its `letters`."""
 
   def __init__(self, vocabulary_size: int, size: int, *, rngs: nnx.Rngs):
-    self.letters = Constant(jnp.zeros((vocabulary_size, NUM_LETTERS), jnp.uint8))
+    self.letters = Constant(jnp.zeros((vocabulary_size, MAX_TOKEN_LETTERS), jnp.uint8))
     self.buckets = param(rngs, (NUM_BUCKETS, size), ('vocab', 'llm'), size**-0.5)
 
-  def __call__(self, among: Int[Array, ' w'] | None = None) -> Float[Array, 'w k']:
-    """The vectors of all tokens, or of those `among` them."""
-    letters = self.letters[...] if among is None else self.letters[...][among]
+  def __call__(self, candidates: Int[Array, ' w'] | None = None) -> Float[Array, 'w k']:
+    """The vectors of all tokens, or of those `candidates` them."""
+    letters = self.letters[...] if candidates is None else self.letters[...][candidates]
     bucket, present = ngrams(letters)
     # One n-gram at a time: all at once would be 24 times as large as the result.
     total = sum(
@@ -49,29 +49,31 @@ def ngrams(
   """The bucket of every letter pair and triple, edges included, and which are any."""
   x = jnp.pad(letters.astype(jnp.uint32), ((0, 0), (1, 1)))
   before, here, after = x[:, :-2], x[:, 1:-1], x[:, 2:]
-  pairs = before * ALPHABET + here
-  triples = pairs * ALPHABET + after + ALPHABET**2  # no triple is equal to a pair
+  pairs = before * ALPHABET_SIZE + here
+  triples = (
+    pairs * ALPHABET_SIZE + after + ALPHABET_SIZE**2
+  )  # no triple is equal to a pair
   hashed = (jnp.concatenate([pairs, triples], axis=1) * MULTIPLIER) >> 16
   present = jnp.concatenate([(before > 0) | (here > 0), here > 0], axis=1)
   return (hashed % NUM_BUCKETS).astype(jnp.int32), present.astype(jnp.float32)
 
 
-def letters_of(pieces: Sequence[str]) -> UInt8[np.ndarray, 'v l']:
+def token_letters(pieces: Sequence[str]) -> UInt8[np.ndarray, 'v l']:
   """The letters of each piece of text as numbers, capitals as small ones."""
-  letters = np.zeros((len(pieces), NUM_LETTERS), np.uint8)
+  letters = np.zeros((len(pieces), MAX_TOKEN_LETTERS), np.uint8)
   for row, piece in zip(letters, pieces, strict=True):
-    numbers = [_number(letter) for letter in piece.lower()[:NUM_LETTERS]]
+    numbers = [_number(letter) for letter in piece.lower()[:MAX_TOKEN_LETTERS]]
     row[: len(numbers)] = numbers
   return letters
 
 
-def sounded(text: str) -> list[int]:
+def encode_letters(text: str) -> list[int]:
   """A transcript's letters, apostrophes, and single spaces between words, from 1 on."""
-  kept = (letter for letter in text.lower().replace('-', ' ') if letter in SOUNDED)
+  kept = (letter for letter in text.lower().replace('-', ' ') if letter in ALPHABET)
   return [_number(letter) for letter in ' '.join(''.join(kept).split())]
 
 
 def _number(letter: str) -> int:
-  if letter in SOUNDED:
-    return SOUNDED.index(letter) + 1
-  return NUM_SOUNDED + ord(letter) % 3
+  if letter in ALPHABET:
+    return ALPHABET.index(letter) + 1
+  return NUM_LETTERS + ord(letter) % 3

@@ -10,14 +10,14 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 from jaxtyping import Array, Float, Int
 
-from acl_jax.sharding.rules import along
+from acl_jax.sharding.rules import partition_spec
 
 LANES = 128  # lengths are multiples of it
 QUERIES, KEYS = 512, 1_024  # of a block, at most
-NOBODY = -1  # the segment of keys that are there to fill up
+PADDING_SEGMENT = -1  # the segment of keys that are there to fill up
 
 
-class Packed(NamedTuple):
+class PackedCausalMask(NamedTuple):
   """Who sees whom: in its own segment, what is not behind; and what all rows share.
 
   Stands for a mask. per_row: segments of a row at most.
@@ -27,7 +27,7 @@ class Packed(NamedTuple):
   per_row: int
 
 
-def lowers() -> bool:
+def is_available() -> bool:
   """Whether what is being traced is for TPUs: those of the mesh, or else JAX's own."""
   device = jax.sharding.get_abstract_mesh().abstract_device
   return (device.platform if device else jax.default_backend()) == 'tpu'
@@ -37,7 +37,7 @@ def packed_attention(
   query: Float[Array, 'b t n h'],
   key: Float[Array, 'b k s h'],
   value: Float[Array, 'b k s h'],
-  packed: Packed,
+  packed: PackedCausalMask,
   interpret: bool = False,
 ) -> Float[Array, 'b t n h']:
   """As `layers.attention`; the first s - t keys stand before every segment.
@@ -49,7 +49,7 @@ def packed_attention(
   # Ids alone cannot say that all segments see a key, so each has its own copy of it.
   copies = jnp.repeat(jnp.arange(1, packed.per_row + 1), shared)
   fill = -(copies.size) % LANES
-  copies = jnp.pad(copies, (0, fill), constant_values=NOBODY).astype(ids.dtype)
+  copies = jnp.pad(copies, (0, fill), constant_values=PADDING_SEGMENT).astype(ids.dtype)
   behind = ((0, 0), (0, -t % LANES))
   ids = jnp.pad(ids, behind)
   seen = jnp.concatenate([jnp.broadcast_to(copies, (b, copies.size)), ids], axis=1)
@@ -68,8 +68,8 @@ def packed_attention(
 
   mesh = jax.sharding.get_abstract_mesh()
   if not mesh.empty:  # a kernel is not cut by the compiler
-    heads = along(query, 'batch', 'heads', 'time', 'head_dim')
-    rows = along(ids, 'batch', 'time')
+    heads = partition_spec(query, 'batch', 'heads', 'time', 'head_dim')
+    rows = partition_spec(ids, 'batch', 'time')
     attend = jax.shard_map(
       attend,
       in_specs=(heads, heads, heads, rows, rows),
@@ -81,7 +81,7 @@ def packed_attention(
 
 
 def _kernel(heads: int, queries: int, keys: int, interpret: bool):
-  q, s = _block(queries, QUERIES), _block(keys, KEYS)
+  q, s = _block_size(queries, QUERIES), _block_size(keys, KEYS)
   blocks = splash.BlockSizes(
     block_q=q,
     block_kv=s,
@@ -102,6 +102,6 @@ def _kernel(heads: int, queries: int, keys: int, interpret: bool):
   )
 
 
-def _block(length: int, most: int) -> int:
+def _block_size(length: int, most: int) -> int:
   """The longest block, in lanes, of which there is a whole number."""
   return max(n for n in range(LANES, most + 1, LANES) if length % n == 0)

@@ -33,8 +33,8 @@ class Depthwise(nnx.Module):
     self, x: Float[Array, 'b t q i'], segment_ids: Int[Array, 'b t']
   ) -> Float[Array, 'b u p c']:
     weight = self.weight[...].astype(x.dtype)
-    rows = _own(x, segment_ids)
-    taps = [tap for row in rows for tap in _three(row, axis=2)]
+    rows = _mask_neighbours(x, segment_ids)
+    taps = [tap for row in rows for tap in _three_taps(row, axis=2)]
     weights = jnp.reshape(weight, (KERNEL * KERNEL, -1))
     if x.shape[-1] == 1:  # one matrix product, as there is nothing to keep apart
       y = jnp.concatenate(taps, axis=-1) @ weights
@@ -85,11 +85,11 @@ def _scale(
   return x * by[None, None, None]
 
 
-def _own(
+def _mask_neighbours(
   x: Float[Array, 'b t q c'], segment_ids: Int[Array, 'b t']
 ) -> list[Float[Array, 'b u q c']]:
   """Every other frame with its neighbours in time, zero where they are not its own."""
-  rows, ids = _three(x, axis=1), _three(segment_ids, axis=1)
+  rows, ids = _three_taps(x, axis=1), _three_taps(segment_ids, axis=1)
   here = ids[1]
   own = [(neighbour == here) & (here > 0) for neighbour in ids]
   return [
@@ -98,7 +98,7 @@ def _own(
   ]
 
 
-def _three(x: Array, axis: int) -> list[Array]:
+def _three_taps(x: Array, axis: int) -> list[Array]:
   """What lies before, at and after every other place of an axis; zeros beyond it.
 
   By reshaping, as a strided slice has a slow gradient.

@@ -15,7 +15,7 @@ from acl_jax.models.layers import Linear, Norm, attention, param, zeros
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class WhisperConfig:
   """Sizes, named as Transformers' `WhisperConfig` names them."""
 
   num_mel_bins: int
@@ -60,7 +60,7 @@ class Config:
 class Block(nnx.Module):
   """One layer: self-attention and feed-forward, each normed before and added after."""
 
-  def __init__(self, config: Config, *, rngs: nnx.Rngs):
+  def __init__(self, config: WhisperConfig, *, rngs: nnx.Rngs):
     width, wide = config.d_model, config.encoder_ffn_dim
     self.num_heads = config.encoder_attention_heads
     self.self_attn_layer_norm = Norm(width)
@@ -107,7 +107,7 @@ class Conv(nnx.Module):
 class Whisper(nnx.Module):
   """log-mel frames (10 ms) -> hidden frames (20 ms)."""
 
-  def __init__(self, config: Config, *, rngs: nnx.Rngs):
+  def __init__(self, config: WhisperConfig, *, rngs: nnx.Rngs):
     self.config = config
     self.conv1 = Conv(config.num_mel_bins, config.d_model, stride=1, rngs=rngs)
     self.conv2 = Conv(config.d_model, config.d_model, stride=2, rngs=rngs)

@@ -16,10 +16,10 @@ from jaxtyping import Num
 
 MINUTE = 60_000  # ms
 
-_used: collections.Counter[str] = collections.Counter()
+_barrier_counts: collections.Counter[str] = collections.Counter()
 
 
-def meet(name: str, minutes: float) -> None:
+def wait(name: str, minutes: float) -> None:
   """Waits until all processes are here; TimeoutError with the names of those missing.
 
   All must come to the same names in the same order.
@@ -28,14 +28,14 @@ def meet(name: str, minutes: float) -> None:
     return
   client: Any = distributed.global_state.client
   process = jax.process_index()
-  client.key_value_set(_host(process), socket.gethostname(), allow_overwrite=True)
+  client.key_value_set(_host_key(process), socket.gethostname(), allow_overwrite=True)
   try:
     client.wait_at_barrier(_unique(name), int(minutes * MINUTE))
   except jax.errors.JaxRuntimeError as error:
-    raise TimeoutError(_missing(client, name, minutes, str(error))) from None
+    raise TimeoutError(_timeout_message(client, name, minutes, str(error))) from None
 
 
-def tell(name: str, text: str, minutes: float) -> str:
+def broadcast(name: str, text: str, minutes: float) -> str:
   """What process 0 says, heard by all; TimeoutError if it says nothing."""
   if jax.process_count() == 1:
     return text
@@ -47,11 +47,11 @@ def tell(name: str, text: str, minutes: float) -> str:
   try:
     return client.blocking_key_value_get(key, int(minutes * MINUTE))
   except jax.errors.JaxRuntimeError:
-    host = _named(client, 0)
+    host = _describe_process(client, 0)
     raise TimeoutError(f'{name}: no word from {host} for {minutes:g} min') from None
 
 
-def gather(values: Num[np.ndarray, ' n']) -> Num[np.ndarray, 'p n']:
+def all_gather(values: Num[np.ndarray, ' n']) -> Num[np.ndarray, 'p n']:
   """The values of every process."""
   if jax.process_count() == 1:
     return values[None]
@@ -60,27 +60,27 @@ def gather(values: Num[np.ndarray, ' n']) -> Num[np.ndarray, 'p n']:
 
 def _unique(name: str) -> str:
   """A name may be met at again; to the coordinator each time is another."""
-  _used[name] += 1
-  return f'acl_jax/{name}/{_used[name]}'
+  _barrier_counts[name] += 1
+  return f'acl_jax/{name}/{_barrier_counts[name]}'
 
 
-def _host(process: int) -> str:
+def _host_key(process: int) -> str:
   return f'acl_jax/hosts/{process}'
 
 
-def _named(client: Any, process: int) -> str:
+def _describe_process(client: Any, process: int) -> str:
   """A process and, if it ever came to a barrier, its host."""
   known = dict(client.key_value_dir_get('acl_jax/hosts'))
-  host = known.get(_host(process))
+  host = known.get(_host_key(process))
   return f'process {process} on {host}' if host else f'process {process}'
 
 
-def _missing(client: Any, name: str, minutes: float, error: str) -> str:
+def _timeout_message(client: Any, name: str, minutes: float, error: str) -> str:
   """Who did not come, from what the coordinator says: it lists some of them."""
   _, _, late = error.partition('timed out task names:')
   late = late.partition('RPC:')[0]  # 0 1, or /job:x/replica:0/task:0 and so on
   processes = sorted({int(n) for n in re.findall(r'(?:task:|\s|^)(\d+)\b', late)})
   if not processes:
     return f'{name}: {" ".join(error.split())}'
-  who = ', '.join(_named(client, process) for process in processes)
+  who = ', '.join(_describe_process(client, process) for process in processes)
   return f'{name}: {who} did not come within {minutes:g} min'

@@ -3,23 +3,21 @@
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from acl_jax import assets
 
-
-def keep() -> None:
-  """From now on, in the cache folder; JAX_COMPILATION_CACHE_DIR names another."""
+def enable(folder: Path) -> None:
+  """Keep compiled programs in `folder`, unless JAX_COMPILATION_CACHE_DIR is set."""
   # The variable, if there is one, is in there.
   if not jax.config.values['jax_compilation_cache_dir']:
-    folder = assets.cache_folder() / 'compiled'
     jax.config.update('jax_compilation_cache_dir', str(folder))
 
 
 @contextlib.contextmanager
-def not_kept() -> Iterator[None]:
+def disabled() -> Iterator[None]:
   """Within it: what is compiled for devices that are not here cannot be read back."""
   before = jax.config.values['jax_enable_compilation_cache']
   try:

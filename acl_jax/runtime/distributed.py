@@ -14,11 +14,10 @@ from absl import flags
 from jax._src.clusters import ClusterEnv  # how JAX finds the hosts of a pod
 
 from acl_jax.runtime import rendezvous
-from acl_jax.tpu import xla_flags
 
 WEEK = 7 * 24 * 3600  # s
 
-_GIVEN = {
+_FLAGS = {
   'coordinator_address': flags.DEFINE_string(
     'coordinator_address', None, 'host:port of process 0, or $JAX_COORDINATOR_ADDRESS'
   ),
@@ -29,18 +28,18 @@ _GIVEN = {
     'process_id', None, 'which of them this is, from 0 on, or $JAX_PROCESS_ID', 0
   ),
 }
-_MEET = flags.DEFINE_integer(
+_INITIALIZATION_TIMEOUT = flags.DEFINE_integer(
   'initialization_timeout', 300, 's to wait for all processes at the start', 1
 )
-_HEARTBEAT = flags.DEFINE_integer(
+_HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
   'heartbeat_timeout', 100, 's of silence until a process counts as dead', 1
 )
-_SHUTDOWN = flags.DEFINE_integer(
+_SHUTDOWN_TIMEOUT = flags.DEFINE_integer(
   'shutdown_timeout', 300, 's to wait for all processes at the end', 1
 )
 
 
-def start() -> None:
+def initialize() -> None:
   """Joins the other processes, or makes a job of this one alone; once is enough.
 
   Always, as it is JAX's coordinator that turns SIGTERM into a last checkpoint. Before
@@ -48,33 +47,32 @@ def start() -> None:
   """
   if jax.distributed.is_initialized():
     return
-  xla_flags.set_here()
-  heartbeat = _HEARTBEAT.value
-  if where := _given() or _on_a_pod():
+  heartbeat = _HEARTBEAT_TIMEOUT.value
+  if where := _from_flags() or _from_tpu_pod():
     address, processes, process = where
   else:
     address, processes, process = f'127.0.0.1:{_free_port()}', 1, 0
   if processes > 1:
-    rendezvous.call(address, processes, process, _MEET.value)
+    rendezvous.wait_for_all(address, processes, process, _INITIALIZATION_TIMEOUT.value)
   else:  # nobody waits for it but itself: a machine that slept must not end it
     heartbeat = WEEK
   jax.distributed.initialize(
     address,
     num_processes=processes,
     process_id=process,
-    initialization_timeout=_MEET.value,
+    initialization_timeout=_INITIALIZATION_TIMEOUT.value,
     heartbeat_timeout_seconds=heartbeat,
-    shutdown_timeout_seconds=_SHUTDOWN.value,
+    shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT.value,
   )
 
 
-def _given() -> tuple[str, int, int] | None:
+def _from_flags() -> tuple[str, int, int] | None:
   """What flags or the environment say; ValueError if that is not all of it."""
   found = {
     name: flag.value
     if flag.value is not None
     else os.environ.get(f'JAX_{name.upper()}')
-    for name, flag in _GIVEN.items()
+    for name, flag in _FLAGS.items()
   }
   if found['num_processes'] in (1, '1') and not found['coordinator_address']:
     return f'127.0.0.1:{_free_port()}', 1, 0
@@ -97,14 +95,16 @@ def _given() -> tuple[str, int, int] | None:
   return address, processes, process
 
 
-def _on_a_pod() -> tuple[str, int, int] | None:
+def _from_tpu_pod() -> tuple[str, int, int] | None:
   """What the hosts of a TPU slice know of each other."""
   config: Any = jax.config
   # JAX asks for this platform by itself where there are chips.
   if 'tpu' not in (config.jax_platforms or ''):
     return None
   detect: Any = ClusterEnv.auto_detect_unset_distributed_params
-  address, processes, process, _ = detect(None, None, None, None, None, _MEET.value)
+  address, processes, process, _ = detect(
+    None, None, None, None, None, _INITIALIZATION_TIMEOUT.value
+  )
   return (
     None if None in (address, processes, process) else (address, processes, process)
   )

@@ -1,11 +1,72 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files, whatever they hold."""
+"""Files: written whole or not at all, checksummed, and read within bounds."""
 
+import contextlib
 import hashlib
+import json
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, TextIO
+
+MAX_JSON_BYTES = 64 << 20
+
+
+def temporary_path(path: Path) -> Path:
+  """Return a name beside `path` that no other process uses."""
+  return path.with_name(f'{path.name}.{uuid.uuid4().hex}.tmp')
+
+
+@contextlib.contextmanager
+def replace_atomically(path: Path) -> Iterator[Path]:
+  """Yield a temporary path; it replaces `path` if the block ends without an error.
+
+  Readers see the old file or the whole new one, and any number of writers may compete.
+  """
+  temporary = temporary_path(path)
+  try:
+    yield temporary
+    temporary.replace(path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def open_atomically(path: Path) -> Iterator[TextIO]:
+  """Open a UTF-8 text file that replaces `path` if the block ends without an error."""
+  with replace_atomically(path) as temporary:
+    with temporary.open('w', encoding='utf-8', newline='\n') as file:
+      yield file
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+  """Write a whole file, text as UTF-8."""
+  with replace_atomically(path) as temporary:
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def sha256(path: Path) -> str:
-  """The checksum of a file's bytes, in hexadecimal."""
+  """Return the checksum of a file's bytes, in hexadecimal."""
   with path.open('rb') as file:
     return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def read_json(path: Path, missing_ok: bool = False) -> dict[str, Any]:
+  """Read the object in a JSON file; {} for a missing file if `missing_ok`.
+
+  FileNotFoundError if it is missing otherwise; ValueError if it is larger than
+  `MAX_JSON_BYTES`, not JSON, or not an object.
+  """
+  if not path.is_file():
+    if missing_ok:
+      return {}
+    raise FileNotFoundError(f'{path} is missing')
+  if (size := path.stat().st_size) > MAX_JSON_BYTES:
+    raise ValueError(f'{path}: {size} bytes of JSON, more than {MAX_JSON_BYTES}')
+  try:
+    value = json.loads(path.read_bytes())
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f'{path}: not JSON ({error})') from error
+  if not isinstance(value, dict):
+    raise ValueError(f'{path}: not a JSON object but {type(value).__name__}')
+  return value

@@ -47,15 +47,15 @@ def run(main: Callable[[Sequence[str]], Any], *positional: str) -> NoReturn:
   except KeyboardInterrupt:
     _exit('interrupted', _INTERRUPTED)
   except Exception as error:
-    if not _can_be_mended(error):
+    if not _is_user_error(error):
       raise
     if os.environ.get('ACL_JAX_DEBUG') or _debug():
       traceback.print_exc()
-    _exit(f'error: {sentence(error)}', 1)
+    _exit(f'error: {error_message(error)}', 1)
   sys.exit(0)
 
 
-def sentence(error: BaseException) -> str:
+def error_message(error: BaseException) -> str:
   """What an exception says, on one line."""
   if isinstance(error, OSError) and error.strerror and error.filename is not None:
     return f'{os.fsdecode(error.filename)}: {error.strerror}'
@@ -66,7 +66,7 @@ def sentence(error: BaseException) -> str:
   return ' '.join(str(error).split()) or type(error).__name__
 
 
-def _can_be_mended(error: Exception) -> bool:
+def _is_user_error(error: Exception) -> bool:
   if isinstance(error, (flags.Error, ValueError, OSError, FloatingPointError)):
     return True
   # An unknown key of a config; any other AttributeError is a bug.

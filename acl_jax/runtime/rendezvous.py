@@ -11,12 +11,12 @@ import time
 from collections.abc import Iterable
 
 GO = 'go'
-LONGEST = 4_096  # bytes of a message; more is from a stranger
-PATIENCE = 5.0  # s for one message of a fellow that is there
-RETRY = 0.2  # s
+MAX_MESSAGE_BYTES = 4_096  # bytes of a message; more is from a stranger
+MESSAGE_TIMEOUT = 5.0  # s for one message of a fellow that is there
+RETRY_INTERVAL = 0.2  # s
 
 
-def call(address: str, processes: int, process: int, timeout: float) -> None:
+def wait_for_all(address: str, processes: int, process: int, timeout: float) -> None:
   """Returns in every process once all are there.
 
   address: host:port of process 0. timeout: in s. TimeoutError with the numbers of those
@@ -27,32 +27,34 @@ def call(address: str, processes: int, process: int, timeout: float) -> None:
     raise ValueError(f'--coordinator_address={address} is not host:port')
   end = time.monotonic() + timeout
   if process == 0:
-    return _lead(int(port), processes, timeout, end)
+    return _collect_reports(int(port), processes, timeout, end)
   host = host.strip('[]')  # of an IPv6 address
   while time.monotonic() < end:
     answer = ''
     with contextlib.suppress(OSError):  # it is not there yet, or went away
-      answer = _ask((host, int(port)), process, processes, end)
+      answer = _report_to_leader((host, int(port)), process, processes, end)
     if answer == GO:
       return
     if answer:
       raise TimeoutError(answer)
-    time.sleep(RETRY)
+    time.sleep(RETRY_INTERVAL)
   raise TimeoutError(
     f'process {process} of {processes} did not reach process 0 at {address} within'
     f' {timeout:g} s: start the same program on every host'
   )
 
 
-def _ask(where: tuple[str, int], process: int, processes: int, end: float) -> str:
+def _report_to_leader(
+  where: tuple[str, int], process: int, processes: int, end: float
+) -> str:
   """What process 0 says to one of the others; empty if it hangs up."""
-  with socket.create_connection(where, PATIENCE) as line:
+  with socket.create_connection(where, MESSAGE_TIMEOUT) as line:
     line.sendall(f'{process} of {processes}\n'.encode())
-    line.settimeout(max(end - time.monotonic(), 0) + PATIENCE)
-    return _hear(line).decode(errors='replace')
+    line.settimeout(max(end - time.monotonic(), 0) + MESSAGE_TIMEOUT)
+    return _read_line(line).decode(errors='replace')
 
 
-def _lead(port: int, processes: int, timeout: float, end: float) -> None:
+def _collect_reports(port: int, processes: int, timeout: float, end: float) -> None:
   lines: dict[int, socket.socket] = {}
   with contextlib.ExitStack() as stack:
     family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
@@ -65,10 +67,10 @@ def _lead(port: int, processes: int, timeout: float, end: float) -> None:
       server.settimeout(left)
       with contextlib.suppress(TimeoutError):
         line = stack.enter_context(server.accept()[0])
-        if number := _number(line, processes):
+        if number := _read_process_id(line, processes):
           if number in lines:
             said = f'two processes say that they are number {number}'
-            _tell([*lines.values(), line], said)
+            _reply([*lines.values(), line], said)
             raise ValueError(said)
           lines[number] = line
     if missing := sorted({*range(1, processes)} - lines.keys()):
@@ -77,16 +79,16 @@ def _lead(port: int, processes: int, timeout: float, end: float) -> None:
         f'{len(missing)} of {processes} processes did not come within {timeout:g} s:'
         f' {who}; start the same program on every host'
       )
-      _tell(lines.values(), said)
+      _reply(lines.values(), said)
       raise TimeoutError(said)
-    _tell(lines.values(), GO)
+    _reply(lines.values(), GO)
 
 
-def _number(line: socket.socket, processes: int) -> int | None:
+def _read_process_id(line: socket.socket, processes: int) -> int | None:
   """The number of the process that called, None for a stranger."""
-  line.settimeout(PATIENCE)
+  line.settimeout(MESSAGE_TIMEOUT)
   try:
-    number, _, total = _hear(line).decode('ascii').strip().partition(' of ')
+    number, _, total = _read_line(line).decode('ascii').strip().partition(' of ')
   except (OSError, UnicodeDecodeError):
     return None
   if total != str(processes) or not number.isdecimal():
@@ -94,19 +96,19 @@ def _number(line: socket.socket, processes: int) -> int | None:
   return int(number) if 0 < int(number) < processes else None
 
 
-def _tell(lines: Iterable[socket.socket], answer: str) -> None:
+def _reply(lines: Iterable[socket.socket], answer: str) -> None:
   for line in lines:
     with contextlib.suppress(OSError):
       line.sendall(answer.encode() + b'\n')
-      line.settimeout(PATIENCE)
+      line.settimeout(MESSAGE_TIMEOUT)
       line.recv(1)  # they hang up first, so that the port is free again at once
 
 
-def _hear(line: socket.socket) -> bytes:
+def _read_line(line: socket.socket) -> bytes:
   """A message, without the end of its line."""
   message = b''
-  while not message.endswith(b'\n') and len(message) < LONGEST:
-    if not (more := line.recv(LONGEST)):
+  while not message.endswith(b'\n') and len(message) < MAX_MESSAGE_BYTES:
+    if not (more := line.recv(MAX_MESSAGE_BYTES)):
       break
     message += more
   return message.strip()

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 
-def show(console: Console, entries: dict[str, str]) -> None:
+def print_fields(console: Console, entries: dict[str, str]) -> None:
   """Prints names and values in two columns."""
   width = max(map(len, entries)) + 2
   for name, value in entries.items():
@@ -21,7 +21,7 @@ def printable(text: str) -> str:
   return ''.join(c if c.isprintable() else '\N{REPLACEMENT CHARACTER}' for c in text)
 
 
-def show_histogram(console: Console, rows: Sequence[tuple[str, int]]) -> None:
+def print_histogram(console: Console, rows: Sequence[tuple[str, int]]) -> None:
   """Prints one bar per row."""
   most, width = max(count for _, count in rows), max(len(name) for name, _ in rows)
   mark = '█' if console.is_terminal else '#'

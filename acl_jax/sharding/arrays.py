@@ -9,13 +9,13 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from acl_jax.sharding.mesh import parts_of_batch
-from acl_jax.sharding.rules import BATCH, PARAMETERS, Rules, shardings
+from acl_jax.sharding.mesh import batch_parts
+from acl_jax.sharding.rules import BATCH_AXES, PARAMETERS, ShardingRules, shardings
 
 Tree = TypeVar('Tree')
 
 
-def put(tree: Tree, shardings: Tree) -> Tree:
+def put_sharded(tree: Tree, shardings: Tree) -> Tree:
   """Arrays that every process has, each process keeping what its devices hold."""
 
   def place(x, sharding):
@@ -29,13 +29,13 @@ def put(tree: Tree, shardings: Tree) -> Tree:
   return jax.tree.map(place, tree, shardings)
 
 
-def spread(tree: Tree, rules: Rules = PARAMETERS) -> Tree:
+def shard(tree: Tree, rules: ShardingRules = PARAMETERS) -> Tree:
   """Parameters over the devices of the mesh that is set, as the rules cut them."""
   mesh = jax.sharding.get_mesh()
-  return tree if mesh.empty else put(tree, shardings(tree, mesh, rules))
+  return tree if mesh.empty else put_sharded(tree, shardings(tree, mesh, rules))
 
 
-def make(function: Callable[..., Tree], *arguments: Any) -> Tree:
+def make_sharded(function: Callable[..., Tree], *arguments: Any) -> Tree:
   """What a function makes of nothing but sizes, each device making its own pieces."""
   mesh = jax.sharding.get_mesh()
   if mesh.empty:
@@ -44,7 +44,7 @@ def make(function: Callable[..., Tree], *arguments: Any) -> Tree:
   return jax.jit(function, out_shardings=cut)(*arguments)
 
 
-def send(batch: Tree) -> Tree:
+def to_device(batch: Tree) -> Tree:
   """A batch to the devices of the mesh that is set, its rows cut among them.
 
   Every process gives the rows of its `parts_of_batch`. A vector has no rows: every
@@ -53,7 +53,7 @@ def send(batch: Tree) -> Tree:
   mesh = jax.sharding.get_mesh()
   if mesh.empty:
     return jax.device_put(batch)
-  parts, total = parts_of_batch(mesh)
+  parts, total = batch_parts(mesh)
 
   def of(x: np.ndarray) -> jax.Array:
     if x.ndim < 2:
@@ -65,13 +65,13 @@ def send(batch: Tree) -> Tree:
       place = parts.index((index[0].start or 0) // rows)
       return x[place * rows : (place + 1) * rows]
 
-    shape, cut = (total * rows, *x.shape[1:]), NamedSharding(mesh, P(BATCH))
+    shape, cut = (total * rows, *x.shape[1:]), NamedSharding(mesh, P(BATCH_AXES))
     return jax.make_array_from_callback(shape, cut, part)
 
   return jax.tree.map(of, batch)
 
 
-def local(tree: Tree) -> Tree:
+def to_host(tree: Tree) -> Tree:
   """The same arrays, whole on a device of this process; all processes must ask."""
   mesh = jax.sharding.get_mesh()
   if mesh.empty:

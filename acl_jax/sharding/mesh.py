@@ -14,10 +14,10 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 AXES = ('data', 'fsdp', 'tensor')
-REST = -1
+REMAINING = -1
 
 
-def new_mesh(sizes: Mapping[str, int], devices: Sequence | None = None) -> Mesh:
+def make_mesh(sizes: Mapping[str, int], devices: Sequence | None = None) -> Mesh:
   """The mesh of `config.mesh` over `devices`, or over all there are.
 
   sizes: of each axis within a slice; one of them may be -1, the rest. Several slices
@@ -25,7 +25,7 @@ def new_mesh(sizes: Mapping[str, int], devices: Sequence | None = None) -> Mesh:
   """
   devices = jax.devices() if devices is None else devices
   slices = len({getattr(device, 'slice_index', 0) for device in devices})
-  within = _filled(sizes, len(devices) // slices)
+  within = _resolve_sizes(sizes, len(devices) // slices)
   if slices == 1:
     grid = mesh_utils.create_device_mesh(
       within, devices, allow_split_physical_axes=True
@@ -37,26 +37,28 @@ def new_mesh(sizes: Mapping[str, int], devices: Sequence | None = None) -> Mesh:
   return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def _filled(sizes: Mapping[str, int], devices: int) -> tuple[int, ...]:
+def _resolve_sizes(sizes: Mapping[str, int], devices: int) -> tuple[int, ...]:
   """The sizes in the order of `AXES`, the rest found."""
   if set(sizes) != set(AXES):
     raise ValueError(f'config.mesh has the axes {sorted(sizes)}, not {sorted(AXES)}')
   for axis, size in sizes.items():
-    if type(size) is not int or (size < 1 and size != REST):
-      raise ValueError(f'config.mesh.{axis} = {size!r} is neither positive nor {REST}')
-  known = math.prod(size for size in sizes.values() if size != REST)
+    if type(size) is not int or (size < 1 and size != REMAINING):
+      raise ValueError(
+        f'config.mesh.{axis} = {size!r} is neither positive nor {REMAINING}'
+      )
+  known = math.prod(size for size in sizes.values() if size != REMAINING)
   written = ' x '.join(f'{axis} {sizes[axis]}' for axis in AXES)
-  rests = list(sizes.values()).count(REST)
+  rests = list(sizes.values()).count(REMAINING)
   if rests > 1:
     raise ValueError(f'config.mesh is {written}; one axis at most can be the rest')
   if devices % known or (not rests and known != devices):
     raise ValueError(f'config.mesh is {written}; that does not fit {devices} devices')
   return tuple(
-    devices // known if sizes[axis] == REST else sizes[axis] for axis in AXES
+    devices // known if sizes[axis] == REMAINING else sizes[axis] for axis in AXES
   )
 
 
-def parts_of_batch(mesh: Mesh) -> tuple[tuple[int, ...], int]:
+def batch_parts(mesh: Mesh) -> tuple[tuple[int, ...], int]:
   """Which equal parts of a batch's rows this process has, and how many parts there are.
 
   Processes whose devices compute the same rows together have the same parts. All is one

@@ -15,9 +15,9 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 Tree = TypeVar('Tree')
-Rules = Mapping[str, str | None]
+ShardingRules = Mapping[str, str | None]
 
-PARAMETERS: Rules = {
+PARAMETERS: ShardingRules = {
   'embed': 'fsdp',
   'heads': 'tensor',
   'kv_heads': 'tensor',
@@ -33,13 +33,13 @@ PARAMETERS: Rules = {
 }
 # `config.llama.sharding`: the frozen LLM in pieces that are gathered layer by layer, or
 # whole on every device (but for `tensor`), so that none of its weights ever travel.
-PLANS: Mapping[str, Rules] = {
+SHARDING_RULES: Mapping[str, ShardingRules] = {
   'fsdp': PARAMETERS,
   'replicated': {**PARAMETERS, 'embed': None},
 }
-BATCH = ('data', 'fsdp')
+BATCH_AXES = ('data', 'fsdp')
 ACTIVATIONS: Mapping[str, str | tuple[str, ...] | None] = {
-  'batch': BATCH,
+  'batch': BATCH_AXES,
   'time': None,
   'embed': None,
   'heads': 'tensor',
@@ -49,33 +49,35 @@ ACTIVATIONS: Mapping[str, str | tuple[str, ...] | None] = {
   'vocab': 'tensor',
   'layers': None,
 }
-HIDDEN = ('batch', 'time', 'embed')  # of the activations between a tower's layers
+HIDDEN_AXES = ('batch', 'time', 'embed')  # of the activations between a tower's layers
 
 
-def plan(name: str) -> Rules:
+def sharding_rules(name: str) -> ShardingRules:
   """The rules of `config.llama.sharding`."""
-  if name not in PLANS:
+  if name not in SHARDING_RULES:
     raise ValueError(
-      f'config.llama.sharding is {name!r}; known: {", ".join(sorted(PLANS))}'
+      f'config.llama.sharding is {name!r}; known: {", ".join(sorted(SHARDING_RULES))}'
     )
-  return PLANS[name]
+  return SHARDING_RULES[name]
 
 
-def shardings(tree: Tree, mesh: Mesh | AbstractMesh, rules: Rules = PARAMETERS) -> Tree:
+def shardings(
+  tree: Tree, mesh: Mesh | AbstractMesh, rules: ShardingRules = PARAMETERS
+) -> Tree:
   """The sharding of every array: of a model, abstract or not, of its optimizer's state.
 
   ValueError for a parameter with an axis that the mesh does not divide.
   """
 
   def of(path, leaf):
-    spec = _spec(path, leaf, mesh, rules)
+    spec = _parameter_spec(path, leaf, mesh, rules)
     sharding = NamedSharding(mesh, spec)
     return leaf.replace(sharding) if isinstance(leaf, nnx.Variable) else sharding
 
   return jax.tree_util.tree_map_with_path(of, tree, is_leaf=_is_variable)
 
 
-def hold(tree: Tree) -> Tree:
+def constrain_like_parameters(tree: Tree) -> Tree:
   """Within a jit: `tree`, an update of parameters, sharded as they are."""
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
@@ -91,10 +93,12 @@ def constrain(x: jax.Array, *axes: str) -> jax.Array:
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
     return x
-  return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, along(x, *axes)))
+  return jax.lax.with_sharding_constraint(
+    x, NamedSharding(mesh, partition_spec(x, *axes))
+  )
 
 
-def along(x: jax.Array, *axes: str) -> P:
+def partition_spec(x: jax.Array, *axes: str) -> P:
   """The mesh axes of an activation with these logical ones, in the mesh that is set.
 
   What they do not divide, such as the one row of a prefix, is on every device.
@@ -103,13 +107,15 @@ def along(x: jax.Array, *axes: str) -> P:
   found = [ACTIVATIONS[axis] for axis in axes]
   return P(
     *(
-      names if names and size % _count(mesh, names) == 0 else None
+      names if names and size % _axis_size(mesh, names) == 0 else None
       for names, size in zip(found, x.shape, strict=True)
     )
   )
 
 
-def _spec(path, leaf: Any, mesh: Mesh | AbstractMesh, rules: Rules) -> P:
+def _parameter_spec(
+  path, leaf: Any, mesh: Mesh | AbstractMesh, rules: ShardingRules
+) -> P:
   axes = leaf.get_metadata().get('axes', ()) if _is_variable(leaf) else ()
   if len(axes) < 2:
     return P()  # a vector weighs less than it costs to gather it
@@ -122,18 +128,20 @@ def _spec(path, leaf: Any, mesh: Mesh | AbstractMesh, rules: Rules) -> P:
         f'{name}: its axis {axis!r} of {size} is no multiple of {mesh.shape[along]},'
         f' the size of {along!r} in config.mesh'
       )
-  cut = [None] * stacked + [_along(axis, mesh, rules) for axis in axes]
+  cut = [None] * stacked + [_mesh_axis(axis, mesh, rules) for axis in axes]
   while cut and cut[-1] is None:  # as XLA would write it: else a step compiles twice
     cut.pop()
   return P(*cut)
 
 
-def _along(axis: str | None, mesh: Mesh | AbstractMesh, rules: Rules) -> str | None:
+def _mesh_axis(
+  axis: str | None, mesh: Mesh | AbstractMesh, rules: ShardingRules
+) -> str | None:
   along = rules[axis] if axis else None
   return along if along and mesh.shape[along] > 1 else None
 
 
-def _count(mesh: Mesh | AbstractMesh, along: str | tuple[str, ...]) -> int:
+def _axis_size(mesh: Mesh | AbstractMesh, along: str | tuple[str, ...]) -> int:
   names = (along,) if isinstance(along, str) else along
   return math.prod(mesh.shape[name] for name in names)
 

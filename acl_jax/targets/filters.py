@@ -21,7 +21,7 @@ def flag(text: str, finish_reason: str, refusals: Sequence[str]) -> str:
   return 'cut' if finish_reason == 'length' else ''
 
 
-def check(names: Sequence[str]) -> None:
+def check_flags(names: Sequence[str]) -> None:
   """ValueError unless all of them are flags."""
   for name in names:
     if name not in FLAGS:

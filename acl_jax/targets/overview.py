@@ -7,7 +7,7 @@ import numpy as np
 from rich.console import Console
 
 from acl_jax.runtime.files import sha256
-from acl_jax.runtime.terminal import printable, show, show_histogram
+from acl_jax.runtime.terminal import print_fields, print_histogram, printable
 from acl_jax.targets.store import Targets
 from data_pipeline.container import RecordError
 
@@ -21,7 +21,7 @@ def print_overview(folder: Path) -> None:
   made_by = targets.provenance
   flags = targets.flags()
   tokens, asked = targets.lengths([*targets])
-  show(
+  print_fields(
     console,
     {
       'responses': f'{len(targets):,}, {len(targets.skipped):,} skipped',
@@ -34,16 +34,16 @@ def print_overview(folder: Path) -> None:
       'corpus': str(made_by['corpus']),
     },
   )
-  show_histogram(console, histogram(tokens))
+  print_histogram(console, histogram(tokens))
   ids = [*targets]
   for place in np.linspace(0, len(ids) - 1, min(SAMPLES, len(ids))).astype(int):
     target = targets[ids[place]]
     console.print()
-    show(
+    print_fields(
       console,
       {key: target[key] for key in ('id', 'instruction', 'transcript', 'text', 'flag')},
     )
-  check(targets)
+  check_shards(targets)
   console.print(f'\nall {len(targets.paths)} checksums are right')
 
 
@@ -56,7 +56,7 @@ def histogram(tokens: np.ndarray) -> list[tuple[str, int]]:
   ]
 
 
-def check(targets: Targets) -> None:
+def check_shards(targets: Targets) -> None:
   """RecordError if a shard is not as it was written."""
   for path, note in zip(targets.paths, targets.notes, strict=True):
     if sha256(path) != note['sha256']:

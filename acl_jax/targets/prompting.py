@@ -9,21 +9,27 @@ from typing import Any
 
 import numpy as np
 
-from acl_jax.build import Text
 from acl_jax.generation.engine import Engine, EngineConfig, Request, Response
 from acl_jax.generation.sampling import Sampling
-from acl_jax.generation.slots import Rules
+from acl_jax.generation.slots import DecodeRules
 from acl_jax.models.llama import Llama
 from acl_jax.targets.filters import flag
 from acl_jax.targets.store import Target
-from acl_jax.text.instructions import PLAIN, Weighed, check, choose, written
+from acl_jax.text.frontend import TextFrontend
+from acl_jax.text.instructions import (
+  PLAIN,
+  WeightedInstructions,
+  check_instructions,
+  choose_instruction,
+  fill_text,
+)
 from acl_jax.weights.fingerprint import fingerprint
 
 PROBES = ('a', 'Q', '7', '"', ' ', '\n', 'é')  # what a transcript may begin with
 
 
 @dataclasses.dataclass(frozen=True)
-class Decoding:
+class TargetsConfig:
   """How to decode: `config.targets` and `config.seed`.
 
   sampling: as `Sampling` has it. refusals: what a response begins with that does not
@@ -39,7 +45,7 @@ class Decoding:
   sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   repeats: int = 0
   refusals: Sequence[str] = ()
-  instructions: Weighed = ((PLAIN, 1.0),)  # what to ask of transcripts
+  instructions: WeightedInstructions = ((PLAIN, 1.0),)  # what to ask of transcripts
   cache_dtype: str = ''
 
   def __post_init__(self):
@@ -51,13 +57,13 @@ class Decoding:
         raise ValueError(
           f'targets.{name} is {getattr(self, name)}, should be at least {limit}'
         )
-    check(self.instructions)
+    check_instructions(self.instructions)
     self.rules(())
 
-  def rules(self, stop_ids: tuple[int, ...]) -> Rules:
+  def rules(self, stop_ids: tuple[int, ...]) -> DecodeRules:
     """What the engine obeys."""
     sampling = Sampling(**self.sampling)
-    return Rules(
+    return DecodeRules(
       *(stop_ids, sampling),
       top=self.top_k,
       repeats=self.repeats,
@@ -75,7 +81,7 @@ class Decoding:
 
 
 @dataclasses.dataclass(frozen=True)
-class Example:
+class TargetPrompt:
   """A transcript to answer, what is wanted of it, and the prompt that asks for that."""
 
   id: str
@@ -84,14 +90,14 @@ class Example:
   prompt: tuple[int, ...]
 
 
-class Answers:
+class TargetDecoder:
   """The LLM, ready to answer transcripts.
 
   Its shapes follow from the config, so that the response to a transcript depends on
   that alone: a sampled one on the seed and its id too.
   """
 
-  def __init__(self, llama: Llama, text: Text, decoding: Decoding):
+  def __init__(self, llama: Llama, text: TextFrontend, decoding: TargetsConfig):
     self.text, self.decoding = text, decoding
     context = llama.config.max_position_embeddings
     if decoding.max_prompt_tokens + decoding.max_new_tokens > context:
@@ -100,8 +106,8 @@ class Answers:
         f' targets.max_new_tokens {decoding.max_new_tokens}; the LLM reads {context}'
       )
     asked = [instruction for instruction, _ in decoding.instructions]
-    probes = [self._tokens(written(what, x)) for what in asked for x in PROBES]
-    self.prefix = probes[0][: common_start(probes)]
+    probes = [self._tokens(fill_text(what, x)) for what in asked for x in PROBES]
+    self.prefix = probes[0][: common_prefix_length(probes)]
     if len(self.prefix) >= decoding.max_prompt_tokens:
       raise ValueError(
         f'targets.max_prompt_tokens is {decoding.max_prompt_tokens}; the template alone'
@@ -120,26 +126,26 @@ class Answers:
     assert isinstance(prompt, tuple)  # without audio it is one segment
     return prompt
 
-  def example(self, id: str, transcript: str) -> Example:
+  def example(self, id: str, transcript: str) -> TargetPrompt:
     """The prompt for a transcript; ValueError if there can be none."""
     if not transcript.strip():
       raise ValueError('text is empty')
-    instruction = choose(self.decoding.instructions, id, self.decoding.seed)
-    prompt = self._tokens(written(instruction, transcript))
+    instruction = choose_instruction(self.decoding.instructions, id, self.decoding.seed)
+    prompt = self._tokens(fill_text(instruction, transcript))
     if len(prompt) > (limit := self.decoding.max_prompt_tokens):
       raise ValueError(f'text makes a prompt of {len(prompt)} tokens, limit {limit}')
     if len(prompt) == len(self.prefix) or prompt[: len(self.prefix)] != self.prefix:
       raise ValueError('text runs into the template when it is cut into tokens')
-    return Example(id, transcript, instruction, prompt)
+    return TargetPrompt(id, transcript, instruction, prompt)
 
   def __call__(
-    self, examples: Iterable[Example], advance: Callable[[int], None]
+    self, examples: Iterable[TargetPrompt], advance: Callable[[int], None]
   ) -> Iterator[Target]:
     """The targets of the examples, in their order.
 
     advance: told of every response, how many tokens it has.
     """
-    waiting: dict[str, Example] = {}
+    waiting: dict[str, TargetPrompt] = {}
 
     def requests() -> Iterator[Request]:
       for example in examples:
@@ -157,7 +163,7 @@ class Answers:
       while waiting and (first := next(iter(waiting))) in made:
         yield self._target(waiting.pop(first), made.pop(first))
 
-  def _target(self, example: Example, response: Response) -> Target:
+  def _target(self, example: TargetPrompt, response: Response) -> Target:
     text = self.text.tokenizer.decode(response.tokens)
     prompt = np.array(example.prompt, '<i4').tobytes()
     header = {
@@ -177,7 +183,7 @@ class Answers:
     return Target(header, arrays, asked.index(example.instruction))
 
 
-def common_start(prompts: Sequence[tuple[int, ...]]) -> int:
+def common_prefix_length(prompts: Sequence[tuple[int, ...]]) -> int:
   """How many tokens all prompts begin with; of each at least one is left."""
   first, last = min(prompts), max(prompts)
   alike = len(os.path.commonprefix([first, last]))

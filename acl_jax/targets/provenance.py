@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from acl_jax.build import Text
+from acl_jax.runtime.files import write_atomically
+from acl_jax.text.frontend import TextFrontend
 from acl_jax.weights.fingerprint import fingerprint
-from data_pipeline.preparation.atomic import replacing
 
 FILE = 'provenance.json'
 SCHEMA_VERSION = 3
@@ -34,14 +34,13 @@ def read_provenance(folder: Path) -> dict[str, Any]:
   return provenance
 
 
-def claim(folder: Path, provenance: Mapping[str, Any]) -> None:
+def claim_folder(folder: Path, provenance: Mapping[str, Any]) -> None:
   """Makes `folder` the place of these targets; ValueError if it is that of others."""
   if (folder / FILE).exists():
     hint = 'choose another folder, or delete this one'
     return check_same(folder, read_provenance(folder), provenance, hint)
   folder.mkdir(parents=True, exist_ok=True)
-  with replacing(folder / FILE) as file:
-    file.write(json.dumps(provenance, indent=2) + '\n')
+  write_atomically(folder / FILE, json.dumps(provenance, indent=2) + '\n')
 
 
 def check_same(folder: Path, there: Mapping, ours: Mapping, hint: str) -> None:
@@ -69,7 +68,7 @@ def _short(value: Any) -> str:
   return text if len(text) <= 200 else f'{text[:200]}…'
 
 
-def describe_template(text: Text) -> dict[str, str]:
+def describe_template(text: TextFrontend) -> dict[str, str]:
   """Its name, and what it makes of a probe: the same name may frame differently."""
   frame = json.dumps(text.prompt('probe')).encode()
   return {'name': text.template.__name__, 'sha256': fingerprint([frame])}

@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from acl_jax.build import Text
-from acl_jax.runtime.files import sha256
+from acl_jax.runtime.files import sha256, write_atomically
 from acl_jax.targets.provenance import check_same, describe_template, read_provenance
+from acl_jax.text.frontend import TextFrontend
 from data_pipeline.container import RecordError, pack, unpack
-from data_pipeline.preparation.atomic import replacing
 from data_pipeline.records import Shards, shard_name, write_shard
 
 NAME = 'targets'
@@ -37,7 +36,9 @@ class Target(NamedTuple):
   instruction: int  # its place in the list of the provenance
 
 
-def write(path: Path, targets: Iterable[Target], skipped: Sequence[Skip]) -> None:
+def write_targets(
+  path: Path, targets: Iterable[Target], skipped: Sequence[Skip]
+) -> None:
   """Writes a shard and then its note: with that, and not before, it is there."""
   columns: dict[str, list] = {name: [] for name in COLUMNS}
 
@@ -50,21 +51,24 @@ def write(path: Path, targets: Iterable[Target], skipped: Sequence[Skip]) -> Non
 
   write_shard(path, records())
   note = {'sha256': sha256(path), 'bytes': path.stat().st_size, **columns}
-  with replacing(_note(path)) as file:
-    file.write(json.dumps(note | {'skipped': skipped}) + '\n')
+  write_atomically(_manifest_path(path), json.dumps(note | {'skipped': skipped}) + '\n')
 
 
 def is_written(path: Path) -> bool:
   """Whether a shard is there, whole as far as its size tells."""
-  note = _note(path)
-  return note.exists() and path.exists() and path.stat().st_size == _read(note)['bytes']
+  note = _manifest_path(path)
+  return (
+    note.exists()
+    and path.exists()
+    and path.stat().st_size == _read_manifest(note)['bytes']
+  )
 
 
-def _note(shard: Path) -> Path:
+def _manifest_path(shard: Path) -> Path:
   return shard.with_suffix('.json')
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_manifest(path: Path) -> dict[str, Any]:
   """A shard's note, of the right form."""
   try:
     note = json.loads(path.read_text())
@@ -99,7 +103,7 @@ class Targets(Mapping[str, dict[str, Any]]):
     self.max_new_tokens: int = self.provenance['decoding']['max_new_tokens']
     total = self.provenance['shards']
     self.paths = [folder / shard_name(NAME, i, total) for i in range(total)]
-    self.notes = [_read(_note(path)) for path in self.paths]
+    self.notes = [_read_manifest(_manifest_path(path)) for path in self.paths]
     self._shards = Shards(folder, NAME)
     every = {name: [*self._column(name)] for name in COLUMNS}
     if not len(set(every['ids'])) == len(every['ids']) == len(self._shards):
@@ -127,7 +131,7 @@ class Targets(Mapping[str, dict[str, Any]]):
       )
     return header | arrays
 
-  def check(self, llm: Mapping[str, Any], text: Text) -> None:
+  def check(self, llm: Mapping[str, Any], text: TextFrontend) -> None:
     """ValueError if another LLM gave the responses, or was asked in another way.
 
     llm: what `describe` says of it.

@@ -14,8 +14,13 @@ from pathlib import Path
 import sentencepiece
 import tokenizers
 
+from acl_jax.runtime.files import write_atomically
+
 FILES = ('tokenizer.model', 'tokenizer.json')
-LONGEST, LIMIT = 16, 512  # characters of a piece: sentencepiece's default and limit
+DEFAULT_MAX_PIECE_LENGTH, MAX_PIECE_LENGTH = (
+  16,
+  512,
+)  # characters of a piece: sentencepiece's default and limit
 
 
 def normalise(text: str) -> str:
@@ -77,15 +82,20 @@ class Vocabulary:
     return decode(ids)
 
 
-def train(
-  texts: Iterable[str], size: int, path: str | Path, longest: int = LONGEST
+def train_vocabulary(
+  texts: Iterable[str],
+  size: int,
+  path: str | Path,
+  longest: int = DEFAULT_MAX_PIECE_LENGTH,
 ) -> None:
   """Writes a unigram model of `size` pieces to `path`, a `tokenizer.model`.
 
   longest: characters of a piece at most, the space before a word counted.
   """
-  if type(longest) is not int or not 0 < longest <= LIMIT:
-    raise ValueError(f'max_piece_length = {longest!r} is not 1 to {LIMIT} characters')
+  if type(longest) is not int or not 0 < longest <= MAX_PIECE_LENGTH:
+    raise ValueError(
+      f'max_piece_length = {longest!r} is not 1 to {MAX_PIECE_LENGTH} characters'
+    )
   model = io.BytesIO()
   try:
     sentencepiece.SentencePieceTrainer.train(
@@ -103,7 +113,4 @@ def train(
   except RuntimeError as error:
     reason = str(error).split('] ')[-1]
     raise ValueError(f'{path}: no vocabulary of {size} pieces ({reason})') from None
-  path = Path(path)
-  unfinished = path.with_suffix('.unfinished')
-  unfinished.write_bytes(model.getvalue())
-  unfinished.replace(path)
+  write_atomically(Path(path), model.getvalue())

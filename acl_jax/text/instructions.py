@@ -13,10 +13,10 @@ from acl_jax.text.templates import Audio
 
 PLAIN = '{}'
 
-Weighed = Sequence[tuple[str, float]]  # instructions and their weights
+WeightedInstructions = Sequence[tuple[str, float]]  # instructions and their weights
 
 
-def check(instructions: Weighed) -> None:
+def check_instructions(instructions: WeightedInstructions) -> None:
   """ValueError if one has not exactly one `{}`, or a weight is not above 0."""
   if not instructions:
     raise ValueError(f'targets.instructions is empty; {PLAIN!r} is the plain prompt')
@@ -32,7 +32,7 @@ def check(instructions: Weighed) -> None:
       )
 
 
-def choose(instructions: Weighed, id: str, seed: int) -> str:
+def choose_instruction(instructions: WeightedInstructions, id: str, seed: int) -> str:
   """The instruction of an example: drawn by weight from (seed, id) alone."""
   digest = hashlib.sha256(f'{seed}/{id}'.encode()).digest()
   drawn = int.from_bytes(digest[:8], 'big') / 2**64
@@ -44,12 +44,12 @@ def choose(instructions: Weighed, id: str, seed: int) -> str:
   return instructions[-1][0]  # rounding
 
 
-def written(instruction: str, transcript: str) -> str:
+def fill_text(instruction: str, transcript: str) -> str:
   """What the user writes."""
   return instruction.replace(PLAIN, transcript)
 
 
-def spoken(instruction: str, audio: Audio) -> tuple[str | Audio, ...]:
+def fill_audio(instruction: str, audio: Audio) -> tuple[str | Audio, ...]:
   """What the user writes and says."""
   before, after = instruction.split(PLAIN)
   return tuple(part for part in (before, audio, after) if part != '')

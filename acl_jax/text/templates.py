@@ -11,9 +11,8 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from acl_jax.text.layout import Segment
 from acl_jax.text.tokenizer import Tokenizer
-
-Segment = tuple[int, ...] | int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +38,7 @@ SMOLLM2_SYSTEM = 'You are a helpful AI assistant named SmolLM, trained by Huggin
 LLAMA2_FRAME = ('[INST]', '[/INST]', '<<SYS>>', '<</SYS>>')
 
 
-def template(name: str) -> Callable[[Conversation, Tokenizer], list[Segment]]:
+def get_template(name: str) -> Callable[[Conversation, Tokenizer], list[Segment]]:
   """The template called `name`: 'llama2' or 'chatml'."""
   if name not in TEMPLATES:
     raise ValueError(f'no chat template {name!r}; there are {sorted(TEMPLATES)}')

@@ -8,6 +8,7 @@ from typing import Any
 
 import tokenizers
 
+from acl_jax.runtime.files import read_json
 from acl_jax.text.tokenizer import Backends, Merges, Tokenizer
 
 
@@ -66,18 +67,8 @@ def _steps(spec: dict[str, Any], field: str, plural: str) -> list[dict[str, Any]
 
 def _named_id(folder: Path, name: str, controls: Mapping[str, int]) -> int | None:
   for file in ('tokenizer_config.json', 'special_tokens_map.json'):
-    token = read_json(folder / file).get(name)
+    token = read_json(folder / file, missing_ok=True).get(name)
     token = token['content'] if isinstance(token, dict) else token
     if isinstance(token, str) and token in controls:
       return controls[token]
   return None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-  """What a JSON file holds; nothing if there is none."""
-  if not path.is_file():
-    return {}
-  try:
-    return json.loads(path.read_text())
-  except ValueError as error:
-    raise ValueError(f'{path}: not JSON: {error}') from None

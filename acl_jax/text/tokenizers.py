@@ -6,6 +6,7 @@
 import dataclasses
 from pathlib import Path
 
+from acl_jax.runtime.files import read_json
 from acl_jax.text import gguf, sentencepieces, tokenizer_json
 from acl_jax.text.tokenizer import Tokenizer
 
@@ -44,9 +45,8 @@ def _inside(folder: Path) -> Path:
 
 def _with_stop_ids(tokenizer: Tokenizer, folder: Path) -> Tokenizer:
   """Chat models may end a turn with more than one token: `generation_config.json`."""
-  ids = tokenizer_json.read_json(folder / 'generation_config.json').get(
-    'eos_token_id', []
-  )
+  generation = read_json(folder / 'generation_config.json', missing_ok=True)
+  ids = generation.get('eos_token_id', [])
   ids = [ids] if isinstance(ids, int) else ids
   return dataclasses.replace(
     tokenizer, stop_ids=tuple(dict.fromkeys((tokenizer.eos_id, *ids)))

@@ -68,7 +68,7 @@ class Slice:
     return f'{self.generation.prefix}-{self.chips * self.generation.cores}'
 
 
-def parse(text: str) -> Slice:
+def parse_slice(text: str) -> Slice:
   """Reads `v5litepod-16` or `v6e:4x4`; ValueError says what is wrong with it."""
   match = re.fullmatch(r'(\w{2,9})(?:-(\d{1,5})|:([\dx]{3,15}))', text.lower())
   if not match:

@@ -57,7 +57,7 @@ def chip_of(slice: Slice) -> Chip:
   return chip
 
 
-def devices(slice: Slice, num_slices: int = 1) -> Sequence:
+def topology_devices(slice: Slice, num_slices: int = 1) -> Sequence:
   """What can be compiled for but not run on; ValueError if libtpu knows no such."""
   _quieten()
   how: dict[str, Any] = {

@@ -53,7 +53,7 @@ def as_arguments(generation: str) -> str:
   )
 
 
-def set_here(bus: Path = Path('/sys/bus/pci/devices')) -> None:
+def set_local_flags(bus: Path = Path('/sys/bus/pci/devices')) -> None:
   """Before JAX starts: tells libtpu the flags of this machine's TPUs, if it has any.
 
   What LIBTPU_INIT_ARGS says already stands behind them and wins.

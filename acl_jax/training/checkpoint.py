@@ -23,21 +23,26 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from acl_jax.runtime import barriers
-from acl_jax.training.checksums import Damaged, Note, read_note, write_note
+from acl_jax.training.checksums import (
+  DamagedError,
+  Manifest,
+  read_manifest,
+  write_manifest,
+)
 
-KEPT = 2  # checkpoints
-SAVING, RESTORING = 30.0, 90.0  # min that processes wait for each other
-GRACE = 600.0  # s that saving may fail before training ends
-RETRY = 5.0  # s between attempts when there is nothing else to do
+KEEP = 2  # checkpoints
+SAVE_MINUTES, RESTORE_MINUTES = 30.0, 90.0  # min that processes wait for each other
+FAILURE_SECONDS = 600.0  # s that saving may fail before training ends
+RETRY_SECONDS = 5.0  # s between attempts when there is nothing else to do
 UNFINISHED = '.orbax-checkpoint-tmp*'
 
 
-class Found(NamedTuple):
+class Restored(NamedTuple):
   """What was restored."""
 
   step: int
   state: Any
-  note: Note
+  note: Manifest
 
 
 class Checkpoints:
@@ -49,14 +54,14 @@ class Checkpoints:
   def __init__(self, folder: str | Path):
     self.folder = Path(folder).absolute()
     self._leads = jax.process_index() == 0
-    self._saving: tuple[int, Note] | None = None
+    self._saving: tuple[int, Manifest] | None = None
     self._trouble, self._since = '', 0.0  # why nothing can be saved, since when
     if self._leads:
       self.folder.mkdir(parents=True, exist_ok=True)
       self._tidy()
-    logging.get_absl_logger().addFilter(_is_no_traceback_of_orbax)
+    logging.get_absl_logger().addFilter(_hide_orbax_tracebacks)
     options = ocp.AsyncOptions(
-      timeout_secs=int(60 * SAVING), post_finalization_callback=self._write_note
+      timeout_secs=int(60 * SAVE_MINUTES), post_finalization_callback=self._write_note
     )
     self._orbax = ocp.AsyncCheckpointer(
       ocp.StandardCheckpointHandler(), async_options=options
@@ -67,13 +72,13 @@ class Checkpoints:
     names = (path.name for path in self.folder.iterdir())
     return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
-  def save(self, step: int, state: Any, note: Note) -> None:
+  def save(self, step: int, state: Any, note: Manifest) -> None:
     """Begins to save; `state` may be given away when this returns.
 
     What goes wrong, now or later, is said once, and `failing` knows of it.
     """
     self._wait()
-    barriers.meet(f'saving {self.folder.name}/{step}', SAVING)
+    barriers.wait(f'saving {self.folder.name}/{step}', SAVE_MINUTES)
     self._saving = step, note
     with self._noticing(step):
       self._orbax.save(self.folder / str(step), args=ocp.args.StandardSave(state))
@@ -89,26 +94,26 @@ class Checkpoints:
       with self._noticing(self._saving[0]):
         self._orbax.check_for_errors()
     seconds = time.monotonic() - self._since if self._trouble else 0.0
-    longest = float(barriers.gather(np.asarray([seconds])).max())
-    if longest > GRACE:
+    longest = float(barriers.all_gather(np.asarray([seconds])).max())
+    if longest > FAILURE_SECONDS:
       raise OSError(
         f'{self.folder}: no checkpoint could be saved for {longest / 60:.0f} min'
         f' ({self._trouble or "on another host"}); {self._last_good()}'
       )
     return longest > 0
 
-  def finish(self, step: int, state: Any, note: Note) -> None:
+  def finish(self, step: int, state: Any, note: Manifest) -> None:
     """Saves, and returns when it is saved; tries again while that fails."""
     self.save(step, state, note)
     self._wait()
     while self.failing():
-      time.sleep(RETRY)
+      time.sleep(RETRY_SECONDS)
       self.save(step, state, note)
       self._wait()
 
   def restore(
-    self, state: Any, foreign: Callable[[Note], str | None] = lambda note: None
-  ) -> Found | None:
+    self, state: Any, foreign: Callable[[Manifest], str | None] = lambda note: None
+  ) -> Restored | None:
     """The newest sound checkpoint, in the structure and sharding of `state`.
 
     foreign: why a checkpoint with such a note is not one of this training, if so. What
@@ -116,9 +121,11 @@ class Checkpoints:
     foreign, for then it is another training's folder.
     """
     shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-    barriers.meet(f'restoring {self.folder.name}', RESTORING)
+    barriers.wait(f'restoring {self.folder.name}', RESTORE_MINUTES)
     chosen = json.dumps(self._choose(shapes, foreign)) if self._leads else ''
-    chosen = barriers.tell(f'checkpoint of {self.folder.name}', chosen, RESTORING)
+    chosen = barriers.broadcast(
+      f'checkpoint of {self.folder.name}', chosen, RESTORE_MINUTES
+    )
     step, note, refusal = json.loads(chosen)
     if refusal:
       raise ValueError(refusal)
@@ -126,22 +133,22 @@ class Checkpoints:
       return None
     arguments = ocp.args.StandardRestore(shapes)
     found = self._orbax.restore(self.folder / str(step), args=arguments)
-    barriers.meet(f'restored {self.folder.name}/{step}', RESTORING)
-    return Found(step, found, note)
+    barriers.wait(f'restored {self.folder.name}/{step}', RESTORE_MINUTES)
+    return Restored(step, found, note)
 
   def close(self) -> None:
     """Waits for what is being saved."""
     self._wait()
     self._orbax.close()
 
-  def _choose(self, shapes: Any, foreign) -> tuple[int | None, Note, str]:
+  def _choose(self, shapes: Any, foreign) -> tuple[int | None, Manifest, str]:
     """Step and note of the checkpoint to restore; or why those here are refused."""
     refused: dict[int, str] = {}
     for step in self.steps():
       path = self.folder / str(step)
       try:
-        note = read_note(path)
-      except Damaged as damage:
+        note = read_manifest(path)
+      except DamagedError as damage:
         self._set_aside(step, str(damage))
         continue
       if why := foreign(note) or self._unlike(path, shapes):
@@ -182,7 +189,7 @@ class Checkpoints:
     step, note = self._saving
     (unfinished,) = self.folder.glob(f'{step}{UNFINISHED}')
     # Orbax writes to this file again, and restores without it.
-    write_note(unfinished, note, but='_CHECKPOINT_METADATA')
+    write_manifest(unfinished, note, but='_CHECKPOINT_METADATA')
 
   def _wait(self) -> None:
     """Until what is being saved is saved, or has failed."""
@@ -206,11 +213,11 @@ class Checkpoints:
       self._saving = None
       if not self._trouble:
         self._since = time.monotonic()
-        self._trouble = _reason(error)
+        self._trouble = _failure_reason(error)
         logging.warning(
           '%s: checkpoint %d cannot be saved (%s); training goes on, tries again and'
           ' ends if that fails for %.0f min; %s',
-          *(self.folder, step, self._trouble, GRACE / 60, self._last_good()),
+          *(self.folder, step, self._trouble, FAILURE_SECONDS / 60, self._last_good()),
         )
 
   def _last_good(self) -> str:
@@ -219,12 +226,12 @@ class Checkpoints:
 
   def _tidy(self) -> None:
     """Deletes what was not finished, and all checkpoints but the newest."""
-    old = (self.folder / str(step) for step in self.steps()[KEPT:])
+    old = (self.folder / str(step) for step in self.steps()[KEEP:])
     for path in [*old, *self.folder.glob(f'*{UNFINISHED}')]:
       shutil.rmtree(path, ignore_errors=True)
 
 
-def _reason(error: Exception) -> str:
+def _failure_reason(error: Exception) -> str:
   """What the operating system says, which is deep inside an error of TensorStore."""
   if isinstance(error, OSError) and error.strerror:
     return error.strerror
@@ -233,6 +240,6 @@ def _reason(error: Exception) -> str:
   return ' '.join(str(error).split())[:200] or type(error).__name__
 
 
-def _is_no_traceback_of_orbax(record) -> bool:
+def _hide_orbax_tracebacks(record) -> bool:
   """It also logs the errors that it raises."""
   return not (record.exc_info and 'orbax' in Path(record.pathname).parts)

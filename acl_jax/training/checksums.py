@@ -10,38 +10,38 @@ from acl_jax.runtime.files import sha256
 
 NAME = 'note.json'
 
-Note = dict[str, Any]
+Manifest = dict[str, Any]
 
 
-class Damaged(ValueError):
+class DamagedError(ValueError):
   """The files are not those of the note."""
 
 
-def write_note(folder: Path, note: Note, but: str = '') -> None:
+def write_manifest(folder: Path, note: Manifest, but: str = '') -> None:
   """Notes the files as they are now, all but one; `note` is what JSON can say."""
   files = {name: sum for name, sum in _checksums(folder).items() if name != but}
   whole = {'note': note, 'files': files}
-  text = json.dumps({**whole, 'sha256': _of(whole)}, indent=1)
+  text = json.dumps({**whole, 'sha256': _digest(whole)}, indent=1)
   (folder / NAME).write_text(text + '\n')
 
 
-def read_note(folder: Path) -> Note:
+def read_manifest(folder: Path) -> Manifest:
   """The note; `Damaged` if it, or any file that it lists, is not as it was written."""
   try:
     whole = json.loads((folder / NAME).read_text())
     sum, files, note = whole.pop('sha256'), whole['files'], whole['note']
   except FileNotFoundError:
-    raise Damaged(f'{NAME} is missing') from None
+    raise DamagedError(f'{NAME} is missing') from None
   except (OSError, ValueError, KeyError, AttributeError, TypeError):
-    raise Damaged(f'{NAME} cannot be read') from None
-  if sum != _of(whole):
-    raise Damaged(f'{NAME} has changed since it was saved')
+    raise DamagedError(f'{NAME} cannot be read') from None
+  if sum != _digest(whole):
+    raise DamagedError(f'{NAME} has changed since it was saved')
   for name, checksum in files.items():
     path = folder / name
     if not path.is_file():
-      raise Damaged(f'file {name} is missing')
+      raise DamagedError(f'file {name} is missing')
     if sha256(path) != checksum:
-      raise Damaged(f'file {name} has changed since it was saved')
+      raise DamagedError(f'file {name} has changed since it was saved')
   return note
 
 
@@ -50,5 +50,5 @@ def _checksums(folder: Path) -> dict[str, str]:
   return {str(path.relative_to(folder)): sha256(path) for path in files}
 
 
-def _of(whole: Note) -> str:
+def _digest(whole: Manifest) -> str:
   return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()

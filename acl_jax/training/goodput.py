@@ -8,6 +8,8 @@ from pathlib import Path
 
 import jax
 
+from acl_jax.runtime.files import write_atomically
+
 
 class Goodput:
   """Counts over all restarts; kept in a small file as often as a log line is written.
@@ -54,10 +56,9 @@ class Goodput:
     if jax.process_index():
       return
     names = ('began', 'restarts', 'lost_steps', 'step')
-    unfinished = self.path.with_suffix('.unfinished')
+    values = {name: getattr(self, name) for name in names}
     with contextlib.suppress(OSError):
-      unfinished.write_text(json.dumps({name: getattr(self, name) for name in names}))
-      unfinished.replace(self.path)
+      write_atomically(self.path, json.dumps(values))
 
 
 def _read(path: Path) -> dict:

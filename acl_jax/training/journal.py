@@ -10,23 +10,23 @@ import jax
 import ml_collections
 from absl import logging
 
-from acl_jax.training.checkpoint import Found
+from acl_jax.training.checkpoint import Restored
 from acl_jax.training.goodput import Goodput
-from acl_jax.training.metrics import Metrics, Pace
+from acl_jax.training.metrics import MetricsWriter, Throughput
 from acl_jax.training.provenance import Provenance
-from data_pipeline.batches import Batch
+from data_pipeline.batches import BatchPlan
 
 Values = dict[str, float | int]
 Measure = Callable[[Any], Values]
 
 
-class Feed(NamedTuple):
+class BatchFeed(NamedTuple):
   """Batches: their order, how each is put together, the seconds of a frame in them.
 
   ids: the names of the recordings that the order counts.
   """
 
-  order: Sequence[Batch]
+  order: Sequence[BatchPlan]
   assemble: Callable
   frame_seconds: float
   ids: Sequence[str]
@@ -40,22 +40,22 @@ class Journal:
     name: str,
     config: ml_collections.ConfigDict,
     workdir: Path,
-    feed: Feed,
+    feed: BatchFeed,
     provenance: Provenance,
-    found: Found | None,
+    found: Restored | None,
   ):
     """found: the checkpoint that the run continues from."""
     self.name, self.stage, self.feed = name, config[name], feed
     self.provenance = provenance
     self.start, note = (found.step, found.note) if found else (0, {})
-    self.metrics = Metrics(workdir, name)
+    self.metrics = MetricsWriter(workdir, name)
     self.metrics.forget_after(self.start)
-    self.pace = Pace(feed.frame_seconds, note.get('pace'))
+    self.pace = Throughput(feed.frame_seconds, note.get('pace'))
     path, productive = workdir / f'goodput-{name}.json', note.get('productive', 0.0)
     self.goodput = Goodput(path, self.start, productive)
     self._last: tuple[int, Mapping[str, jax.Array]] | None = None
 
-  def catch_up(self, found: Found, measure: Measure | None) -> None:
+  def catch_up(self, found: Restored, measure: Measure | None) -> None:
     """Says where the run continues, and writes the line that the last one left out."""
     total = self.stage.steps
     print(f'{self.name}: continues at step {found.step} of {total}', flush=True)

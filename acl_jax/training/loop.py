@@ -10,14 +10,14 @@ import jax
 import ml_collections
 
 from acl_jax.runtime import preemption, program
-from acl_jax.sharding.arrays import send
-from acl_jax.sharding.mesh import parts_of_batch
+from acl_jax.sharding.arrays import to_device
+from acl_jax.sharding.mesh import batch_parts
 from acl_jax.training import startup
 from acl_jax.training.checkpoint import Checkpoints
-from acl_jax.training.journal import Feed, Journal
+from acl_jax.training.journal import BatchFeed, Journal
 from acl_jax.training.profiling import Profile
 from acl_jax.training.provenance import Provenance
-from data_pipeline.loader import load
+from data_pipeline.loader import load_batches
 
 State = TypeVar('State')
 
@@ -27,7 +27,7 @@ def run(
   config: ml_collections.ConfigDict,
   workdir: Path,
   state: State,
-  feed: Feed,
+  feed: BatchFeed,
   update: Callable[[State, Any, jax.Array], tuple[State, dict[str, jax.Array]]],
   frozen: Mapping[str, Any],
   measure: Callable[[State], dict[str, float]] | None = None,
@@ -51,21 +51,21 @@ def run(
       state = found.state
       journal.catch_up(found, measure)
     start, key = journal.start, jax.random.key(config.seed)
-    startup.reached('checkpoint')
-    parts, total = parts_of_batch(jax.sharding.get_mesh())
+    startup.mark_stage('checkpoint')
+    parts, total = batch_parts(jax.sharding.get_mesh())
     steps = range(start, stage.steps)
-    rows = load(feed.order, feed.assemble, steps, parts=parts, total=total)
+    rows = load_batches(feed.order, feed.assemble, steps, parts=parts, total=total)
     batches = on_device(rows)
     for number, (batch, sent) in enumerate(batches, start + 1):
       if number == start + 1:
-        startup.reached('first batch')
+        startup.mark_stage('first batch')
       with profile.step(number):
         state, values = update(state, sent, jax.random.fold_in(key, number))
       if number == start + 1:
-        startup.say(name, values)
+        startup.log_time_to_first_step(name, values)
       journal.look_back()  # while this step is at work
       journal.took(number, batch, values)
-      stop = preemption.preempted()
+      stop = preemption.is_requested()
       last = stop or number == stage.steps
       if journal.is_due(number) or stop:
         unwritten = journal.write(number, state, measure, hurry=stop)
@@ -84,7 +84,7 @@ def on_device(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
   """Each batch and its copy on the device, sent while the one before is at work."""
   ahead = None
   for batch in batches:
-    sent = batch, send(batch)
+    sent = batch, to_device(batch)
     if ahead is not None:
       yield ahead
     ahead = sent

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from acl_jax.models.ctc import BLANK
 
-IMPOSSIBLE = -1e30  # a log-probability; -inf would make gradients NaN
+LOG_ZERO = -1e30  # a log-probability; -inf would make gradients NaN
 
 
 def cross_entropy(
@@ -36,14 +36,14 @@ def top_k_kl(
   student = jnp.take_along_axis(jax.nn.log_softmax(logits), top_ids, axis=-1)
   teacher = top_log_probs.astype(jnp.float32)
   if top_ids.shape[-1] < logits.shape[-1]:
-    teacher, student = _with_rest(teacher), _with_rest(student)
+    teacher, student = _append_remaining_mass(teacher), _append_remaining_mass(student)
   teacher, student = (jax.nn.log_softmax(x / temperature) for x in (teacher, student))
   divergence = jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)
   divergence *= temperature**2
   return jnp.sum(divergence * weight) / jnp.maximum(jnp.sum(weight), 1)
 
 
-def _with_rest(log_probs: Float[Array, 'b u k']) -> Float[Array, 'b u k+1']:
+def _append_remaining_mass(log_probs: Float[Array, 'b u k']) -> Float[Array, 'b u k+1']:
   """And, last, the log-probability of all that is not there."""
   rest = jnp.clip(1 - jnp.exp(log_probs).sum(-1, keepdims=True), 1e-6, 1)
   return jnp.concatenate([log_probs, jnp.log(rest)], axis=-1)
@@ -70,9 +70,9 @@ def ctc(
     """Log-probabilities of having written n labels, the last frame a blank or not."""
     after_blank, after_label = state
     blank, emit, valid = inputs
-    shifted = jnp.pad(after_label, ((0, 0), (1, 0)), constant_values=IMPOSSIBLE)
+    shifted = jnp.pad(after_label, ((0, 0), (1, 0)), constant_values=LOG_ZERO)
     next_blank = jnp.logaddexp(after_blank, shifted) + blank[:, None]
-    moved = jnp.where(new, shifted[:, :-1], IMPOSSIBLE)
+    moved = jnp.where(new, shifted[:, :-1], LOG_ZERO)
     moved = jnp.logaddexp(moved, after_blank[:, :-1])
     next_label = jnp.logaddexp(after_label, moved) + emit
     keep = valid[:, None]
@@ -82,9 +82,9 @@ def ctc(
     ), None
 
   a, u = labels.shape
-  after_blank = jnp.full((a, u + 1), IMPOSSIBLE).at[:, 0].set(0.0)
+  after_blank = jnp.full((a, u + 1), LOG_ZERO).at[:, 0].set(0.0)
   by_time = [jnp.moveaxis(x, 1, 0) for x in (blank, emit, valid)]
-  state = (after_blank, jnp.full((a, u), IMPOSSIBLE))
+  state = (after_blank, jnp.full((a, u), LOG_ZERO))
   (after_blank, after_label), _ = jax.lax.scan(frame, state, by_time)
   last = jnp.sum(present, axis=1, keepdims=True)
   written = jnp.logaddexp(

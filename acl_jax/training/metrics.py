@@ -14,13 +14,14 @@ import numpy as np
 from absl import logging
 
 from acl_jax.runtime import barriers, program
+from acl_jax.runtime.files import write_atomically
 
 # These depend on the machine and on what happened to it. All other metrics of a run
 # that was interrupted are, to the last bit, those of one that was not.
-OF_TIME = ('audio_hours_per_second', 'goodput', 'restarts', 'lost_steps')
+TIME_METRICS = ('audio_hours_per_second', 'goodput', 'restarts', 'lost_steps')
 
 
-class Metrics:
+class MetricsWriter:
   """Writes `workdir/metrics.jsonl`, which an interrupted run continues.
 
   Of several processes, the first one writes.
@@ -44,9 +45,7 @@ class Metrics:
     # A run that was killed may have left half a line.
     entries = [json.loads(line) for line in lines if line.endswith('\n')]
     kept = [e for e in entries if e['stage'] != self.stage or e['step'] <= step]
-    unfinished = self.path.with_suffix('.unfinished')
-    unfinished.write_text(''.join(json.dumps(entry) + '\n' for entry in kept))
-    unfinished.replace(self.path)
+    write_atomically(self.path, ''.join(json.dumps(entry) + '\n' for entry in kept))
 
   def write(self, step: int, total: int, values: Mapping[str, float | int]) -> None:
     """A JSON object, a line on the console, and points in TensorBoard.
@@ -63,7 +62,7 @@ class Metrics:
       print(f'{self.stage} {step}/{total}  {shown}', flush=True)
     except OSError as error:
       if not waited:
-        logging.warning('%s; it is tried again', program.sentence(error))
+        logging.warning('%s; it is tried again', program.error_message(error))
       return
     # Where its thread has died, tensorboardX would wait for it, and for ever.
     if self.board.file_writer.event_writer._worker.is_alive():
@@ -101,7 +100,7 @@ def _tensorboard(folder: Path):
   return SummaryWriter(str(folder))
 
 
-class Pace:
+class Throughput:
   """How much speech passed since the last log line, and how much of it was padding."""
 
   def __init__(self, frame_seconds: float, counts: dict | None = None):
@@ -135,7 +134,7 @@ class Pace:
     seconds = max(time.monotonic() - self.start, 1e-9)
     names = sorted(self.places)
     mine = [*map(self.filled.get, names), *map(self.places.get, names), self.heard]
-    *counts, heard = barriers.gather(np.asarray(mine)).sum(axis=0).tolist()
+    *counts, heard = barriers.all_gather(np.asarray(mine)).sum(axis=0).tolist()
     filled, places = counts[: len(names)], counts[len(names) :]
     rates = {'audio_hours_per_second': heard * self.frame_seconds / 3600 / seconds}
     for name, some, all_places in zip(names, filled, places, strict=True):

@@ -8,7 +8,7 @@ import optax
 from acl_jax.training.spikes import skip_spikes
 
 
-def schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
+def learning_rate_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
   """Linear warm-up to `peak_lr`, then a cosine to zero at `steps`."""
   return optax.warmup_cosine_decay_schedule(
     0.0, config.peak_lr, config.warmup_steps, max(config.steps, config.warmup_steps + 1)
@@ -28,7 +28,10 @@ def make_optimizer(
   optimizer = optax.chain(
     optax.clip_by_global_norm(config.clip_norm),
     optax.adamw(
-      schedule(config), b2=0.98, weight_decay=config.weight_decay, mask=_matrices
+      learning_rate_schedule(config),
+      b2=0.98,
+      weight_decay=config.weight_decay,
+      mask=_matrices,
     ),
     optax.masked(optax.scale(encoder_lr_scale), _of_encoder),
   )

@@ -19,7 +19,7 @@ class Profile:
 
   def __init__(self, folder: Path):
     self.folder = folder
-    self.steps = parse(_STEPS.value if flags.FLAGS.is_parsed() else None)
+    self.steps = parse_steps(_STEPS.value if flags.FLAGS.is_parsed() else None)
     self._traces = self._traced = False
 
   @contextmanager
@@ -47,7 +47,7 @@ class Profile:
       logging.warning('--profile_steps=%s: no such step was taken', _STEPS.value)
 
 
-def parse(text: str | None) -> range:
+def parse_steps(text: str | None) -> range:
   """The steps of FIRST:LAST."""
   if not text:
     return range(0)

@@ -11,7 +11,7 @@ import jax
 import ml_collections
 
 import acl_jax
-from data_pipeline.batches import Batch
+from data_pipeline.batches import BatchPlan
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 SHOWN = 5  # differences that are told
@@ -27,7 +27,7 @@ class Provenance:
     self,
     config: ml_collections.ConfigDict,
     frozen: Mapping[str, Any],
-    order: Sequence[Batch],
+    order: Sequence[BatchPlan],
     ids: Sequence[str],
   ):
     self.config = json.loads(config.to_json_best_effort())
@@ -55,7 +55,7 @@ class Provenance:
     it is the same order.
     """
     batch = self.order[step]
-    named = [[self.ids[i] for i in row] for row in batch.recordings]
+    named = [[self.ids[i] for i in row] for row in batch.utterances]
     return hashlib.sha256(json.dumps([named, *batch], default=int).encode()).hexdigest()
 
   def foreign(self, note: Mapping[str, Any]) -> str | None:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 STEPS, SIGMAS = 128, 6.0
 
 
-class Spikes(NamedTuple):
+class SpikeState(NamedTuple):
   """The last losses, in a ring; how many steps were seen and how many skipped."""
 
   losses: Float[Array, ' n']
@@ -32,12 +32,12 @@ def skip_spikes(
   """
   inner = optax.with_extra_args_support(optimizer)
 
-  def init(params) -> Spikes:
+  def init(params) -> SpikeState:
     zero = jnp.zeros((), jnp.int32)
     losses, skips = jnp.zeros(STEPS, jnp.float32), jnp.zeros((), bool)
-    return Spikes(losses, zero, jnp.zeros_like(zero), skips, inner.init(params))
+    return SpikeState(losses, zero, jnp.zeros_like(zero), skips, inner.init(params))
 
-  def update(gradient, state: Spikes, params=None, *, value, **rest):
+  def update(gradient, state: SpikeState, params=None, *, value, **rest):
     limit = state.losses.mean() + SIGMAS * state.losses.std()
     full = state.seen >= STEPS
     skips = full & (value > limit) & jnp.isfinite(value)
@@ -49,19 +49,19 @@ def skip_spikes(
     )
     kept = jnp.where(full, jnp.minimum(value, limit), value)
     losses = state.losses.at[state.seen % STEPS].set(kept)
-    new = Spikes(losses, state.seen + 1, state.skipped + skips, skips, moved)
+    new = SpikeState(losses, state.seen + 1, state.skipped + skips, skips, moved)
     return found, new
 
   return optax.GradientTransformationExtraArgs(init, update)
 
 
-def unless_skipped(state: optax.OptState, new: Any, old: Any) -> Any:
+def keep_unless_skipped(state: optax.OptState, new: Any, old: Any) -> Any:
   """What a step made, or what was there before if the step is left out."""
-  if not isinstance(state, Spikes):
+  if not isinstance(state, SpikeState):
     return new
   return jax.tree.map(lambda n, o: jnp.where(state.skips, o, n), new, old)
 
 
-def count_skipped(state: optax.OptState) -> dict[str, Array]:
+def skipped_metric(state: optax.OptState) -> dict[str, Array]:
   """A metric, if spikes are skipped."""
-  return {'skipped_steps': state.skipped} if isinstance(state, Spikes) else {}
+  return {'skipped_steps': state.skipped} if isinstance(state, SpikeState) else {}

@@ -12,7 +12,7 @@ _last = acl_jax.STARTED
 _spent: dict[str, float] = {}
 
 
-def reached(name: str) -> None:
+def mark_stage(name: str) -> None:
   """What was done since the last call was `name`."""
   global _last
   now = time.monotonic()
@@ -20,14 +20,14 @@ def reached(name: str) -> None:
   _last = now
 
 
-def say(stage: str, dispatched: Any) -> None:
+def log_time_to_first_step(stage: str, dispatched: Any) -> None:
   """One line, after the first step was dispatched; the next stage is counted from here.
 
   dispatched: what the step makes; waits for it.
   """
-  reached('compilation')
+  mark_stage('compilation')
   jax.block_until_ready(dispatched)
-  reached('step')
+  mark_stage('step')
   parts = ', '.join(f'{name} {seconds:.1f}' for name, seconds in _spent.items())
   whole = sum(_spent.values())
   print(f'{stage}: first step after {whole:.1f} s: {parts}', flush=True)

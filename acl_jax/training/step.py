@@ -11,60 +11,25 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
-from acl_jax.models.ctc import CTC
-from acl_jax.models.layers import apart
-from acl_jax.models.speech_llm import Prompt, SpeechLLM
+from acl_jax.batches.arrays import AudioBatch, ResponseBatch
+from acl_jax.models.ctc import CTCAdapter
+from acl_jax.models.layers import unpack_segments
+from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.models.whisper import Whisper
-from acl_jax.sharding.rules import hold
+from acl_jax.sharding.rules import constrain_like_parameters
 from acl_jax.training import losses, spikes
 
 
-class State(NamedTuple):
+class TrainState(NamedTuple):
   """What a checkpoint keeps."""
 
   trainable: nnx.State
   optimizer: optax.OptState
 
 
-class Sound(NamedTuple):
-  """Recordings of a batch: log-mel frames, or what a frozen encoder made of them.
-
-  place: where in its row the encoder frames of each recording are; -1 is nowhere.
-  among: the entries of the vocabulary that this batch's softmax ranges over, and
-  correction: what to add to their logits, for one that stands for several. `labels` are
-    indices into blank and these. letters: the transcript as `spelling.sounded` has it.
-  """
-
-  frames: Float[Array, 'b t d']
-  segment_ids: Int[Array, 'b t']
-  place: Int[Array, 'b k u']
-  labels: Int[Array, 'b k n']
-  letters: Int[Array, 'b k l']
-  among: Int[Array, ' w']
-  correction: Float[Array, ' c']
-
-
-class Response(NamedTuple):
-  """Prompts of a batch and the responses to imitate.
-
-  prefix: the text that every prompt begins with; `prompt` has what comes after it.
-  targets: of every prompt of the row, one for each recording. index: the position in
-  the row whose hidden state predicts each target.
-  top_ids, top_log_probs: the teacher's n likeliest tokens at each target; n may be 0.
-  """
-
-  prefix: Int[Array, ' p']
-  prompt: Prompt
-  targets: Int[Array, 'b k r']
-  index: Int[Array, 'b k r']
-  weight: Float[Array, 'b k r']
-  top_ids: Int[Array, 'b k r n']
-  top_log_probs: Float[Array, 'b k r n']
-
-
-class ResponseLoss(NamedTuple):
+class ResponseLossConfig(NamedTuple):
   """How the parts of the response stage's loss are weighed."""
 
   kl_weight: float
@@ -73,7 +38,7 @@ class ResponseLoss(NamedTuple):
   remat: str | None
 
 
-def is_trainable(encoder_trains: bool) -> Callable:
+def trainable_filter(encoder_trains: bool) -> Callable:
   """The filter of what trains: the adapter's parameters, and the encoder's if asked."""
   towers = ('adapter', 'encoder') if encoder_trains else ('adapter',)
 
@@ -85,8 +50,8 @@ def is_trainable(encoder_trains: bool) -> Callable:
   return trains
 
 
-def frames_of(
-  model: SpeechLLM, sound: Sound, encoder_trains: bool, remat: str | None = None
+def encode_batch(
+  model: SpeechLLM, sound: AudioBatch, encoder_trains: bool, remat: str | None = None
 ) -> tuple[Float[Array, 'a u d'], Bool[Array, 'a u']]:
   """Each recording's encoder frames: computed here where the encoder trains.
 
@@ -99,16 +64,16 @@ def frames_of(
     else:
       encoded = model.encoder.encode(frames, sound.segment_ids, remat=remat)
       frames = encoded.frames
-  return apart(frames, sound.place)
+  return unpack_segments(frames, sound.frame_index)
 
 
-def ctc_loss(model: SpeechLLM, batch: Sound, key: Array, *, encoder_trains: bool):
+def ctc_loss(model: SpeechLLM, batch: AudioBatch, key: Array, *, encoder_trains: bool):
   """The CTC stage: recognise the transcript, in letters and in the LLM's own tokens."""
-  frames, valid = frames_of(model, batch, encoder_trains)
+  frames, valid = encode_batch(model, batch, encoder_trains)
   table = model.llama.embed_tokens[...]
-  assert isinstance(model.adapter, CTC), 'the stage is for CTC adapters'
-  scores = model.adapter.scores(frames, valid, table, key, batch.among)
-  logits = scores.tokens + jnp.broadcast_to(batch.correction, scores.tokens.shape)
+  assert isinstance(model.adapter, CTCAdapter), 'the stage is for CTC adapters'
+  scores = model.adapter.scores(frames, valid, table, key, batch.candidates)
+  logits = scores.tokens + jnp.broadcast_to(batch.logit_correction, scores.tokens.shape)
   labels, letters = (x.reshape(-1, x.shape[-1]) for x in (batch.labels, batch.letters))
   tokens = losses.ctc(logits, scores.valid, labels)
   if scores.letters is None or scores.letters_valid is None:
@@ -119,15 +84,15 @@ def ctc_loss(model: SpeechLLM, batch: Sound, key: Array, *, encoder_trains: bool
 
 def response_loss(
   model: SpeechLLM,
-  batch: tuple[Sound, Response],
+  batch: tuple[AudioBatch, ResponseBatch],
   key: Array,
   *,
   encoder_trains: bool,
-  how: ResponseLoss,
+  how: ResponseLossConfig,
 ):
   """The response stage: answer the recording as the transcript was answered."""
   sound, response = batch
-  frames, valid = frames_of(model, sound, encoder_trains, how.remat)
+  frames, valid = encode_batch(model, sound, encoder_trains, how.remat)
   rows = len(response.prompt.tokens)
   heard, heard_valid = model.adapt(frames, valid)
   heard, heard_valid = (x.reshape(rows, -1, *x.shape[2:]) for x in (heard, heard_valid))
@@ -145,7 +110,7 @@ def response_loss(
     kl = losses.top_k_kl(logits, *teacher, weight, how.kl_temperature)
     loss += how.kl_weight * kl
     parts['kl'] = kl
-  if how.ctc_weight and isinstance(model.adapter, CTC):
+  if how.ctc_weight and isinstance(model.adapter, CTCAdapter):
     auxiliary, ctc_parts = ctc_loss(model, sound, key, encoder_trains=encoder_trains)
     loss += how.ctc_weight * auxiliary
     parts |= ctc_parts
@@ -155,17 +120,19 @@ def response_loss(
 @functools.partial(
   jax.jit, static_argnames=('graphdef', 'optimizer', 'loss'), donate_argnames='state'
 )
-def train_step(state: State, batch, key, frozen, *, graphdef, optimizer, loss):
+def train_step(state: TrainState, batch, key, frozen, *, graphdef, optimizer, loss):
   """One update; returns the new state and the metrics of this step."""
 
   def of(trainable):
     return loss(nnx.merge(graphdef, trainable, frozen), batch, key)
 
   (value, parts), gradient = jax.value_and_grad(of, has_aux=True)(state.trainable)
-  gradient = hold(gradient)
+  gradient = constrain_like_parameters(gradient)
   update, opt = optimizer.update(
     gradient, state.optimizer, state.trainable, value=value
   )
   trainable = optax.apply_updates(state.trainable, update)
   metrics = {'loss': value, 'grad_norm': optax.tree.norm(gradient), **parts}
-  return hold(State(trainable, opt)), metrics | spikes.count_skipped(opt)
+  return constrain_like_parameters(
+    TrainState(trainable, opt)
+  ), metrics | spikes.skipped_metric(opt)

@@ -11,18 +11,20 @@ import numpy as np
 from flax import nnx
 from safetensors import SafetensorError, safe_open
 
-from acl_jax.models.adapters import Stride, StrideConfig
-from acl_jax.models.ctc import CTC, CTCConfig
+from acl_jax.models.adapters import StrideAdapter, StrideAdapterConfig
+from acl_jax.models.ctc import CTCAdapter, CTCAdapterConfig
 from acl_jax.weights import safetensors
 from acl_jax.weights.table import Tensor
 
 KINDS = {
-  'ctc': (CTC, CTCConfig),
-  'stride': (Stride, StrideConfig),
+  'ctc': (CTCAdapter, CTCAdapterConfig),
+  'stride': (StrideAdapter, StrideAdapterConfig),
 }
 
 
-def save_adapter(path: str | Path, adapter: CTC | Stride, dtype=np.float32) -> None:
+def save_adapter(
+  path: str | Path, adapter: CTCAdapter | StrideAdapter, dtype=np.float32
+) -> None:
   """Writes every parameter by its path; floating numbers as `dtype`."""
   state = nnx.to_flat_state(nnx.state(adapter))
   tensors = {}
@@ -35,13 +37,13 @@ def save_adapter(path: str | Path, adapter: CTC | Stride, dtype=np.float32) -> N
       if not np.isfinite(array).all():
         raise ValueError(f'{path}: {key} is not finite as {np.dtype(dtype)}')
     tensors[key] = Tensor.of(array)
-  kind = 'ctc' if isinstance(adapter, CTC) else 'stride'
+  kind = 'ctc' if isinstance(adapter, CTCAdapter) else 'stride'
   config = {'kind': kind, **dataclasses.asdict(adapter.config)}
   metadata = {'adapter': json.dumps(config)}
   safetensors.write_file(Path(path), [*tensors.items()], metadata)
 
 
-def load_adapter(path: str | Path) -> CTC | Stride:
+def load_adapter(path: str | Path) -> CTCAdapter | StrideAdapter:
   """The adapter in a file of `save_adapter`, in float32. Every tensor is used once."""
   safetensors.check(Path(path))
   try:

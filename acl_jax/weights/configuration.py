@@ -1,29 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Foreign configuration attributes: used, fixed or harmless; any other is refused."""
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from acl_jax.models import llama
-
-MAX_JSON_BYTES = 64 << 20
-
-
-def read_json(path: Path) -> dict[str, Any]:
-  """The object in a JSON file."""
-  if not path.is_file():
-    raise FileNotFoundError(f'{path} is missing')
-  if (size := path.stat().st_size) > MAX_JSON_BYTES:
-    raise ValueError(f'{path}: {size} bytes of JSON, more than {MAX_JSON_BYTES}')
-  try:
-    value = json.loads(path.read_bytes())
-  except (ValueError, RecursionError) as error:
-    raise ValueError(f'{path}: not JSON ({error})') from error
-  if not isinstance(value, dict):
-    raise ValueError(f'{path}: not a JSON object but {type(value).__name__}')
-  return value
 
 
 def select(
@@ -55,16 +37,16 @@ def select(
   }
 
 
-def build_llama(fields: Mapping[str, Any], *, source: Path) -> llama.Config:
+def build_llama(fields: Mapping[str, Any], *, source: Path) -> llama.LlamaConfig:
   """The configuration of a Llama; heads need not be said twice to be alike."""
   heads, width = fields.get('num_attention_heads'), fields.get('hidden_size')
   if isinstance(heads, int) and isinstance(width, int) and heads > 0:
     fields = {'num_key_value_heads': heads, 'head_dim': width // heads, **fields}
-  for name in get_type_hints(llama.Config):
+  for name in get_type_hints(llama.LlamaConfig):
     if fields.get(name) is None:
       raise ValueError(f'{source}: nothing says what {name} is')
   try:
-    return llama.Config(**typed(fields, llama.Config, source=source))
+    return llama.LlamaConfig(**typed(fields, llama.LlamaConfig, source=source))
   except ValueError as error:
     raise ValueError(f'{source}: {error}') from error
 
@@ -84,7 +66,7 @@ def typed(fields: Mapping[str, Any], config: type, *, source: Path) -> dict[str,
   return found
 
 
-def sizes(config: llama.Config) -> dict[str, int]:
+def sizes(config: llama.LlamaConfig) -> dict[str, int]:
   """The letters of a name table; i pairs of rows are rotated per head, c in a pair."""
   return {
     'd': config.hidden_size,

@@ -9,8 +9,8 @@ theirs.
 from pathlib import Path
 from typing import Any
 
+from acl_jax.runtime.files import read_json
 from acl_jax.weights import safetensors
-from acl_jax.weights.configuration import read_json
 from acl_jax.weights.table import Tensor
 
 CONFIG = 'config.json'

@@ -192,7 +192,7 @@ def _tensor(
   return Tensor(shape, read)
 
 
-def open_llama(path: Path) -> tuple[llama.Config, dict[str, Tensor]]:
+def open_llama(path: Path) -> tuple[llama.LlamaConfig, dict[str, Tensor]]:
   """The configuration and the tensors of a Llama in a GGUF file."""
   metadata, tensors = read(path)
   architecture = metadata.get('general.architecture')

@@ -36,7 +36,7 @@ LLAMA = (
   ('lm_head.weight', 'lm_head', 'v d -> d v'),
 )
 
-USED = {field.name: field.name for field in dataclasses.fields(llama.Config)} | {
+USED = {field.name: field.name for field in dataclasses.fields(llama.LlamaConfig)} | {
   'rope_parameters': 'rope_parameters'
 }
 DEFAULTS = {  # what Transformers' LlamaConfig takes when they are left out
@@ -66,7 +66,7 @@ HARMLESS = (
 )
 
 
-def open_llama(folder: Path) -> tuple[llama.Config, dict[str, Tensor]]:
+def open_llama(folder: Path) -> tuple[llama.LlamaConfig, dict[str, Tensor]]:
   """The configuration and the tensors of the Llama in `folder`."""
   found, tensors = open_part(folder, 'text_config', 'language_model.')
   config = _configuration(found, folder / CONFIG)
@@ -79,7 +79,7 @@ def open_llama(folder: Path) -> tuple[llama.Config, dict[str, Tensor]]:
   return config, tensors
 
 
-def _configuration(found: dict[str, Any], path: Path) -> llama.Config:
+def _configuration(found: dict[str, Any], path: Path) -> llama.LlamaConfig:
   if found.get('model_type') != 'llama':
     raise ValueError(f'{path}: model_type is {found.get("model_type")!r}, not llama')
   fields = select(found, used=USED, fixed=FIXED, harmless=HARMLESS, source=path)
@@ -94,7 +94,7 @@ def _configuration(found: dict[str, Any], path: Path) -> llama.Config:
   return build_llama(DEFAULTS | fields | rope, source=path)
 
 
-def describe_llama(config: llama.Config, dtype: str) -> dict[str, Any]:
+def describe_llama(config: llama.LlamaConfig, dtype: str) -> dict[str, Any]:
   """What `config.json` says, to Transformers before and since version 5."""
   return {
     'architectures': ['LlamaForCausalLM'],
@@ -110,7 +110,7 @@ def describe_llama(config: llama.Config, dtype: str) -> dict[str, Any]:
 
 def write_llama(
   folder: Path,
-  config: llama.Config,
+  config: llama.LlamaConfig,
   tensors: Iterable[tuple[str, Tensor]],
   dtype: str,
 ) -> None:

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from acl_jax.models import llama
 from acl_jax.models.int8 import quantise_one
 from acl_jax.runtime.files import sha256
-from acl_jax.sharding.rules import PARAMETERS, Rules
+from acl_jax.sharding.rules import PARAMETERS, ShardingRules
 from acl_jax.weights import gguf, huggingface, meta, safetensors, table
 from acl_jax.weights.configuration import sizes
 from acl_jax.weights.table import Tensor
@@ -22,7 +22,7 @@ from acl_jax.weights.table import Tensor
 class Source(NamedTuple):
   """A Llama on disk, in whatever format: its weights are not read yet."""
 
-  config: llama.Config
+  config: llama.LlamaConfig
   rows: Sequence[table.Row]
   tensors: Mapping[str, Tensor]
   files: list[Path]  # that have the weights
@@ -52,7 +52,7 @@ def sha256_of_files(source: Source) -> dict[str, str]:
 
 
 def load_llama(
-  path: str | Path, dtype: DTypeLike = jnp.float32, rules: Rules = PARAMETERS
+  path: str | Path, dtype: DTypeLike = jnp.float32, rules: ShardingRules = PARAMETERS
 ) -> llama.Llama:
   """The model that `open_llama` finds.
 
@@ -90,6 +90,6 @@ def save_llama_hf(model: llama.Llama, folder: str | Path) -> None:
   huggingface.write_llama(folder, config, tensors, dtype)
 
 
-def _rows(rows: tuple[table.Row, ...], config: llama.Config) -> list[table.Row]:
+def _rows(rows: tuple[table.Row, ...], config: llama.LlamaConfig) -> list[table.Row]:
   """The rows of the parameters that there are: tied embeddings have no lm_head."""
   return [row for row in rows if row[1] != 'lm_head' or not config.tie_word_embeddings]

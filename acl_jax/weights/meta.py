@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from acl_jax.models import llama
+from acl_jax.runtime.files import read_json
 from acl_jax.weights import torch_file
-from acl_jax.weights.configuration import build_llama, read_json, select, sizes
+from acl_jax.weights.configuration import build_llama, select, sizes
 from acl_jax.weights.table import Tensor, foreign_shape
 
 # q and k rows come in pairs (2i, 2i + 1) of a rotation; ours are (i, i + h/2).
@@ -60,7 +61,7 @@ FIXED = {'use_scaled_rope': (False,)}
 HARMLESS = ('max_batch_size',)
 
 
-def open_llama(folder: Path) -> tuple[llama.Config, dict[str, Tensor]]:
+def open_llama(folder: Path) -> tuple[llama.LlamaConfig, dict[str, Tensor]]:
   """The configuration and the tensors of the Llama in `folder`, shards merged."""
   names = sorted(path.name for path in folder.glob('consolidated.*.pth'))
   wanted = [f'consolidated.{i:02}.pth' for i in range(len(names) or 1)]
@@ -106,7 +107,9 @@ def _merge(parts: Sequence[Tensor], shape: tuple[int, ...], what: str) -> Tensor
   return Tensor(shape, lambda: np.concatenate([p.read() for p in parts], axes[0]))
 
 
-def _configuration(path: Path, shards: Sequence[dict[str, Tensor]]) -> llama.Config:
+def _configuration(
+  path: Path, shards: Sequence[dict[str, Tensor]]
+) -> llama.LlamaConfig:
   found = read_json(path)
   fields = select(found, used=USED, fixed=FIXED, harmless=HARMLESS, source=path)
   fields = DEFAULTS | fields

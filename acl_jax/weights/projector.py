@@ -12,9 +12,9 @@ from typing import Any
 import jax
 from flax import nnx
 
-from acl_jax.models.adapters import Stride, StrideConfig
-from acl_jax.models.ctc import CTC, CTCConfig
-from acl_jax.models.spelling import NUM_BUCKETS, NUM_LETTERS, NUM_SOUNDED
+from acl_jax.models.adapters import StrideAdapter, StrideAdapterConfig
+from acl_jax.models.ctc import CTCAdapter, CTCAdapterConfig
+from acl_jax.models.spelling import MAX_TOKEN_LETTERS, NUM_BUCKETS, NUM_LETTERS
 from acl_jax.weights import safetensors, table
 from acl_jax.weights.configuration import typed
 from acl_jax.weights.exported import CONFIG, open_part, read_config
@@ -68,17 +68,19 @@ TOKENS = (
 )
 
 
-def export_projector(adapter: CTC | Stride) -> Iterator[tuple[str, Tensor]]:
+def export_projector(
+  adapter: CTCAdapter | StrideAdapter,
+) -> Iterator[tuple[str, Tensor]]:
   """Its tensors by Transformers' names."""
   rows, sizes = _rows(adapter.config), _sizes(adapter.config)
   for name, tensor in table.export(adapter, rows, sizes):
     yield PREFIX + name, tensor
 
 
-def describe_projector(adapter: CTC | Stride) -> dict[str, Any]:
+def describe_projector(adapter: CTCAdapter | StrideAdapter) -> dict[str, Any]:
   """What `config.json` says of it."""
   config = adapter.config
-  if isinstance(config, StrideConfig):
+  if isinstance(config, StrideAdapterConfig):
     # Two of these have but one value here; engines that know Ultravox ask for them.
     how = {'projector_act': 'swiglu', 'projector_ln_mid': True}
     how = how if config.hidden_size else {}
@@ -88,7 +90,7 @@ def describe_projector(adapter: CTC | Stride) -> dict[str, Any]:
   return {'stack_factor': outside['stack'], 'ctc': sizes}
 
 
-def load_projector(folder: Path) -> CTC | Stride:
+def load_projector(folder: Path) -> CTCAdapter | StrideAdapter:
   """The adapter of an exported folder, in float32."""
   found, source = read_config(folder), folder / CONFIG
   for path in safetensors.files(folder):
@@ -100,9 +102,9 @@ def load_projector(folder: Path) -> CTC | Stride:
     'encoder_size': audio.get('d_model', audio.get('hidden_size')),
     'llm_size': llm.get('hidden_size'),
   }
-  make, configure, sizes = Stride, StrideConfig, {'hidden_size': None}
+  make, configure, sizes = StrideAdapter, StrideAdapterConfig, {'hidden_size': None}
   if isinstance(found.get('ctc'), dict):
-    make, configure, sizes = CTC, CTCConfig, found['ctc']
+    make, configure, sizes = CTCAdapter, CTCAdapterConfig, found['ctc']
   elif found.get('hidden_size') is not None:
     sizes = {'hidden_size': found['hidden_size']}
   try:
@@ -119,15 +121,15 @@ def load_projector(folder: Path) -> CTC | Stride:
   )
 
 
-def _rows(config: CTCConfig | StrideConfig) -> tuple[Row, ...]:
-  if isinstance(config, StrideConfig):
+def _rows(config: CTCAdapterConfig | StrideAdapterConfig) -> tuple[Row, ...]:
+  if isinstance(config, StrideAdapterConfig):
     return SWIGLU if config.hidden_size else LINEAR
   return LETTERS + TOKENS if config.letter_layers else TOKENS
 
 
-def _sizes(config: CTCConfig | StrideConfig) -> dict[str, int]:
+def _sizes(config: CTCAdapterConfig | StrideAdapterConfig) -> dict[str, int]:
   inputs = config.stack * config.encoder_size
-  if isinstance(config, StrideConfig):
+  if isinstance(config, StrideAdapterConfig):
     hidden = config.hidden_size or 0
     return {'i': inputs, 'd': hidden, 'm': hidden // 2, 'e': config.llm_size, 'l': 0}
   h, d, c = config.letter_hidden_size, config.hidden_size, config.vocabulary_size
@@ -135,6 +137,6 @@ def _sizes(config: CTCConfig | StrideConfig) -> dict[str, int]:
     **{'i': inputs // 2, 'h': h, 'g': h, 'r': config.letter_layers},
     **{'j': 2 * h if config.letter_layers else inputs, 'd': d, 'f': d},
     **{'l': config.num_layers, 'w': config.kernel_size, 'u': 1, 'e': config.llm_size},
-    **{'a': 1 + NUM_SOUNDED, 'c': c, 'b': c + 1, 'k': config.spelling_size},
-    **{'n': NUM_BUCKETS, 'o': NUM_LETTERS},
+    **{'a': 1 + NUM_LETTERS, 'c': c, 'b': c + 1, 'k': config.spelling_size},
+    **{'n': NUM_BUCKETS, 'o': MAX_TOKEN_LETTERS},
   }

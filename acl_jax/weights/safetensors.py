@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from acl_jax.weights.configuration import read_json
+from acl_jax.runtime.files import read_json, replace_atomically
 from acl_jax.weights.pieces import Index
 from acl_jax.weights.table import Tensor
 
@@ -178,8 +178,8 @@ def write_file(
     header[name] = {'dtype': code, **span}
   text = json.dumps(header).encode()
   text += b' ' * (-len(text) % 8)
-  unfinished, digest = path.with_name(f'{path.name}.unfinished'), hashlib.sha256()
-  with unfinished.open('wb') as file:
+  digest = hashlib.sha256()
+  with replace_atomically(path) as temporary, temporary.open('wb') as file:
     file.write(struct.pack('<Q', len(text)) + text)
     for name, tensor in tensors:
       array = np.asarray(tensor.read(), tensor.dtype, order='C')
@@ -189,4 +189,3 @@ def write_file(
       file.write(data)
     file.seek(8 + text.index(unknown.encode()))
     file.write(digest.hexdigest().encode())
-  unfinished.replace(path)

@@ -20,7 +20,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from acl_jax.sharding.rules import PARAMETERS, Rules, shardings
+from acl_jax.sharding.rules import PARAMETERS, ShardingRules, shardings
 from acl_jax.weights.pieces import Index, place
 
 Row = tuple[str, str, str]
@@ -72,7 +72,7 @@ def fill(
   *,
   source: str,
   dtype: DTypeLike,
-  rules: Rules = PARAMETERS,
+  rules: ShardingRules = PARAMETERS,
   convert: Callable[[str, nnx.Variable], nnx.Variable | nnx.Module] | None = None,
 ) -> Model:
   """Fills an abstract model: every tensor is used once, no parameter is left empty.

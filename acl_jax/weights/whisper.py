@@ -111,7 +111,7 @@ def describe_whisper(model: whisper.Whisper) -> dict[str, Any]:
   return _FIXED | dataclasses.asdict(model.config)
 
 
-def _sizes(config: whisper.Config) -> dict[str, int]:
+def _sizes(config: whisper.WhisperConfig) -> dict[str, int]:
   d = config.d_model
   return {
     **{'d': d, 'e': d, 'o': d, 'f': config.encoder_ffn_dim, 'c': 3},
@@ -120,15 +120,15 @@ def _sizes(config: whisper.Config) -> dict[str, int]:
   }
 
 
-def _config_of_folder(found: dict[str, Any], path: Path) -> whisper.Config:
+def _config_of_folder(found: dict[str, Any], path: Path) -> whisper.WhisperConfig:
   for key, value in _FIXED.items():
     if found.get(key) != value:
       raise ValueError(f'{path}: {key} is {found.get(key)!r}, not {value!r}')
-  names = [field.name for field in dataclasses.fields(whisper.Config)]
+  names = [field.name for field in dataclasses.fields(whisper.WhisperConfig)]
   return _config(path, **{name: found.get(name) for name in names})
 
 
-def _config_of_shapes(tensors, num_heads: int, source: Path) -> whisper.Config:
+def _config_of_shapes(tensors, num_heads: int, source: Path) -> whisper.WhisperConfig:
   try:
     return _config(
       source,
@@ -143,9 +143,9 @@ def _config_of_shapes(tensors, num_heads: int, source: Path) -> whisper.Config:
     raise ValueError(f'{source}: no Whisper encoder in it ({error})') from None
 
 
-def _config(source: Path, **fields) -> whisper.Config:
+def _config(source: Path, **fields) -> whisper.WhisperConfig:
   try:
-    return whisper.Config(**fields)
+    return whisper.WhisperConfig(**fields)
   except (TypeError, ValueError) as error:
     raise ValueError(f'{source}: {error}') from None
 

@@ -33,7 +33,7 @@ class Plan:
     return [from_json(json.loads(line)) for line in lines]
 
 
-def write(items: Iterable[Item], folder: Path, size: int) -> Plan:
+def plan_shards(items: Iterable[Item], folder: Path, size: int) -> Plan:
   """Lists `items` in parts of `size`; makes no folder if there are none."""
   shutil.rmtree(folder, ignore_errors=True)
   items, parts, utterances = iter(items), 0, 0

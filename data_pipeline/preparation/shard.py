@@ -14,10 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from acl_jax.runtime.files import sha256
+from acl_jax.runtime.files import open_atomically, sha256, temporary_path
 from data_pipeline import audio, records
 from data_pipeline.corpora.utterance import BadUtterance, Item
-from data_pipeline.preparation import atomic
 from data_pipeline.preparation.plan import Plan
 
 _A = TypeVar('_A')
@@ -70,11 +69,11 @@ def make(part: int, job: Job) -> None:
     advance(len(items))
     return
   path = job.shard(part)
-  temporary = atomic.temporary(job.note(part).with_name(path.name))
+  temporary = temporary_path(job.note(part).with_name(path.name))
   results = in_order(lambda item: _load(item, job.settings), items, job.threads)
   note = {'fingerprint': fingerprint, 'file': path.name, **_write(temporary, results)}
   temporary.replace(path)
-  with atomic.replacing(job.note(part)) as file:
+  with open_atomically(job.note(part)) as file:
     json.dump(note, file)
 
 

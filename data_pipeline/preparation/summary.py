@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from acl_jax.runtime.files import open_atomically
 from data_pipeline import audio, records
-from data_pipeline.preparation import atomic
 from data_pipeline.preparation.shard import Job
 
 # Seconds. A length counts where it is at least the edge and less than the next.
@@ -65,8 +65,8 @@ def write(job: Job, max_skipped: float) -> dict[str, Any]:
   utterances, or all of them, had to be skipped.
   """
   output, totals = job.output, _Totals()
-  with atomic.replacing(output / 'index.jsonl') as index:
-    with atomic.replacing(output / 'skipped.jsonl') as skipped:
+  with open_atomically(output / 'index.jsonl') as index:
+    with open_atomically(output / 'skipped.jsonl') as skipped:
       for part in range(job.plan.parts):
         note = _read_note(job, part)
         totals.add(note)
@@ -74,7 +74,7 @@ def write(job: Job, max_skipped: float) -> dict[str, Any]:
         skipped.writelines(json.dumps(entry) + '\n' for entry in note['skipped'])
     _check_share(totals, max_skipped, output)
   info = totals.info() | {'encoding': job.settings.encoding}
-  with atomic.replacing(output / 'dataset.json') as file:
+  with open_atomically(output / 'dataset.json') as file:
     file.write(json.dumps(info, indent=2) + '\n')
   for left in (*output.glob('*.tmp'), *output.glob('progress/*.tmp')):
     with contextlib.suppress(OSError):

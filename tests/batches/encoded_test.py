@@ -10,8 +10,8 @@ import soundfile
 
 from acl_jax import build
 from acl_jax.batches import encoded
-from acl_jax.batches.encoded import Frames, encode_dataset, fingerprint
-from acl_jax.batches.log_mels import Changes
+from acl_jax.batches.encoded import EncodedCorpus, encode_corpus, parameters_sha256
+from acl_jax.batches.log_mels import AugmentationConfig
 from acl_jax.runtime import preemption
 from acl_jax.runtime.program import Preempted
 from data_pipeline.augment import Augmentation
@@ -43,7 +43,7 @@ def content(folder):
 
 
 def test_frames_are_those_of_each_recording_alone(encoder, dataset, tmp_path):
-  encoded = encode_dataset(encoder, dataset, tmp_path, Changes())
+  encoded = encode_corpus(encoder, dataset, tmp_path, AugmentationConfig())
   assert encoded.ids == dataset.ids and encoded.texts == dataset.texts
   assert encoded.lengths.tolist() == [15 + -(-5 * i // 2) for i in range(9)]
   run = jax.jit(lambda x, valid: encoder(x, valid)[0])
@@ -60,8 +60,8 @@ def test_frames_are_those_of_each_recording_alone(encoder, dataset, tmp_path):
 
 
 def test_twice_is_once(encoder, dataset, tmp_path):
-  encode_dataset(encoder, dataset, tmp_path / 'a', Changes(MUCH))
-  encode_dataset(encoder, dataset, tmp_path / 'b', Changes(MUCH))
+  encode_corpus(encoder, dataset, tmp_path / 'a', AugmentationConfig(MUCH))
+  encode_corpus(encoder, dataset, tmp_path / 'b', AugmentationConfig(MUCH))
   assert content(tmp_path / 'a') == content(tmp_path / 'b')
 
 
@@ -69,7 +69,7 @@ def test_a_stopped_run_continues_with_the_first_shard_missing(
   encoder, dataset, tmp_path, monkeypatch
 ):
   whole, out = tmp_path / 'whole', tmp_path / 'out'
-  encode_dataset(encoder, dataset, whole, Changes(MUCH, seed=3))
+  encode_corpus(encoder, dataset, whole, AugmentationConfig(MUCH, seed=3))
   write, written = encoded.write_shard, []
 
   def die_at_the_second(path, records):
@@ -80,20 +80,20 @@ def test_a_stopped_run_continues_with_the_first_shard_missing(
 
   monkeypatch.setattr(encoded, 'write_shard', die_at_the_second)
   with pytest.raises(KeyboardInterrupt):
-    encode_dataset(encoder, dataset, out, Changes(MUCH, seed=3))
+    encode_corpus(encoder, dataset, out, AugmentationConfig(MUCH, seed=3))
   with pytest.raises(FileNotFoundError):
-    Frames(out)
+    EncodedCorpus(out)
   paths = []
   monkeypatch.setattr(
     encoded,
     'write_shard',
     lambda path, records: paths.append(path) or write(path, records),
   )
-  encode_dataset(encoder, dataset, out, Changes(MUCH, seed=3))
+  encode_corpus(encoder, dataset, out, AugmentationConfig(MUCH, seed=3))
   assert [path.name[:12] for path in paths] == ['frames-00001', 'frames-00002']
   assert content(out) == content(whole)
   paths.clear()
-  encode_dataset(encoder, dataset, out, Changes(MUCH, seed=3))
+  encode_corpus(encoder, dataset, out, AugmentationConfig(MUCH, seed=3))
   assert not paths
 
 
@@ -101,19 +101,19 @@ def test_a_machine_taken_away_is_left_after_a_shard(
   encoder, dataset, tmp_path, monkeypatch
 ):
   with monkeypatch.context() as patch, pytest.raises(Preempted, match='after shard 1'):
-    patch.setattr(preemption, 'preempted', lambda: True)
-    encode_dataset(encoder, dataset, tmp_path / 'out', Changes())
-  encode_dataset(encoder, dataset, tmp_path / 'out', Changes())
-  encode_dataset(encoder, dataset, tmp_path / 'whole', Changes())
+    patch.setattr(preemption, 'is_requested', lambda: True)
+    encode_corpus(encoder, dataset, tmp_path / 'out', AugmentationConfig())
+  encode_corpus(encoder, dataset, tmp_path / 'out', AugmentationConfig())
+  encode_corpus(encoder, dataset, tmp_path / 'whole', AugmentationConfig())
   assert content(tmp_path / 'out') == content(tmp_path / 'whole')
 
 
 def test_the_first_copy_is_the_recording_itself(encoder, dataset, tmp_path):
-  plain = encode_dataset(encoder, dataset, tmp_path / 'plain', Changes())
-  copies = encode_dataset(
-    encoder, dataset, tmp_path / 'copies', Changes(MUCH, copies=3)
+  plain = encode_corpus(encoder, dataset, tmp_path / 'plain', AugmentationConfig())
+  copies = encode_corpus(
+    encoder, dataset, tmp_path / 'copies', AugmentationConfig(MUCH, copies=3)
   )
-  one = encode_dataset(encoder, dataset, tmp_path / 'one', Changes(MUCH))
+  one = encode_corpus(encoder, dataset, tmp_path / 'one', AugmentationConfig(MUCH))
   n = len(plain)
   assert copies.ids == plain.ids * 3 and one.ids == plain.ids
   for i in range(n):
@@ -139,24 +139,24 @@ def test_a_folder_of_other_settings_is_refused(
   encoder, dataset, tmp_path, change, message
 ):
   settings = {'augmentation': MUCH, 'seed': 0, 'copies': 1}
-  encode_dataset(encoder, dataset, tmp_path, Changes(**settings))
+  encode_corpus(encoder, dataset, tmp_path, AugmentationConfig(**settings))
   with pytest.raises(ValueError, match=message) as error:
-    encode_dataset(encoder, dataset, tmp_path, Changes(**(settings | change)))
+    encode_corpus(encoder, dataset, tmp_path, AugmentationConfig(**(settings | change)))
   assert f'{tmp_path} was made' in str(error.value)
 
 
 def test_a_folder_of_another_encoder_or_corpus_is_refused(
   encoder, dataset, tmp_path, tiny_world
 ):
-  encode_dataset(encoder, dataset, tmp_path, Changes())
+  encode_corpus(encoder, dataset, tmp_path, AugmentationConfig())
   other = jax.tree.map(lambda w: w + 1, encoder)
-  assert fingerprint(other) != fingerprint(encoder)
+  assert parameters_sha256(other) != parameters_sha256(encoder)
   with pytest.raises(ValueError, match='was made with encoder'):
-    encode_dataset(other, dataset, tmp_path, Changes())
+    encode_corpus(other, dataset, tmp_path, AugmentationConfig())
   info = json.loads((tmp_path / 'frames.json').read_text())
   (tmp_path / 'frames.json').write_text(json.dumps(info | {'source': 'other'}))
   with pytest.raises(ValueError, match="was made with source 'other'"):
-    encode_dataset(encoder, dataset, tmp_path, Changes())
+    encode_corpus(encoder, dataset, tmp_path, AugmentationConfig())
 
 
 def test_what_the_encoder_cannot_hear_is_left_out_and_said(encoder, tmp_path, caplog):
@@ -169,7 +169,7 @@ def test_what_the_encoder_cannot_hear_is_left_out_and_said(encoder, tmp_path, ca
   prepare('manifest', manifest, tmp_path / 'prepared')
   dataset = Dataset(tmp_path / 'prepared')
   with caplog.at_level(logging.WARNING, 'absl'):
-    encoded = encode_dataset(encoder, dataset, tmp_path / 'out', Changes())
+    encoded = encode_corpus(encoder, dataset, tmp_path / 'out', AugmentationConfig())
   assert encoded.ids == ['u0', 'u1', 'u4', 'u5']
   assert encoded.lengths.tolist() == [19, 50, 1, 22]
   assert encoded[1]['id'] == 'u1' and len(encoded[1]['frames']) == 50
@@ -182,4 +182,4 @@ def test_what_the_encoder_cannot_hear_is_left_out_and_said(encoder, tmp_path, ca
 
 def test_no_frames_at_all(tmp_path):
   with pytest.raises(FileNotFoundError, match='frames.json'):
-    Frames(tmp_path)
+    EncodedCorpus(tmp_path)

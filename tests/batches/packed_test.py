@@ -9,15 +9,15 @@ import pytest
 from flax import nnx
 
 from acl_jax import build
-from acl_jax.batches.ctc import Labels, SoundBatches
-from acl_jax.batches.log_mels import Changes, LogMels
+from acl_jax.batches.ctc import CTCBatches, CTCLabels
+from acl_jax.batches.log_mels import AugmentationConfig, LogMelCorpus
 from acl_jax.batches.responses import ResponseBatches
-from acl_jax.models.adapters import Stride, StrideConfig
+from acl_jax.models.adapters import StrideAdapter, StrideAdapterConfig
 from acl_jax.models.conformer import Conformer, ConformerConfig
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.targets.store import Targets
 from acl_jax.training import step
-from data_pipeline.batches import Batch
+from data_pipeline.batches import BatchPlan
 from data_pipeline.records import Dataset
 from tests.tiny_world import TOP_K, load_config
 
@@ -32,22 +32,23 @@ SIZES = ConformerConfig(
 )
 STACK = 3
 # Encoder frames of these: 17, 10, 14, 8, 12.
-PACKED = Batch(((6, 1), (4,), (0, 3)), rows=4, length=30, longest=18, per_row=2)
-ALONE = Batch(((6,), (1,), (4,), (0,), (3,)), rows=6, length=20, longest=20)
+PACKED = BatchPlan(((6, 1), (4,), (0, 3)), rows=4, length=30, longest=18, per_row=2)
+ALONE = BatchPlan(((6,), (1,), (4,), (0,), (3,)), rows=6, length=20, longest=20)
 
 
 @pytest.fixture(scope='module')
 def world(tiny_world):
   config = load_config(tiny_world)
-  text = build.load_text(config)
+  text = build.load_text_frontend(config)
   rngs = nnx.Rngs(0)
   llama = build.load_frozen_llama(config)
-  adapter = Stride(
-    StrideConfig(STACK, SIZES.hidden_size, 20, llama.config.hidden_size), rngs=rngs
+  adapter = StrideAdapter(
+    StrideAdapterConfig(STACK, SIZES.hidden_size, 20, llama.config.hidden_size),
+    rngs=rngs,
   )
   model = SpeechLLM(Conformer(SIZES, rngs=rngs), adapter, llama)
-  source = LogMels(Dataset(tiny_world / 'prepared'), SIZES, Changes())
-  sounds = SoundBatches(source, Labels([]), text.tokenizer.encode, STACK, 1, False)
+  source = LogMelCorpus(Dataset(tiny_world / 'prepared'), SIZES, AugmentationConfig())
+  sounds = CTCBatches(source, CTCLabels([]), text.tokenizer.encode, STACK, 1, False)
   targets = Targets(tiny_world / 'targets')
   batches = {
     'packed': ResponseBatches(sounds, text, targets, TOP_K, row_tokens=70)(PACKED),
@@ -58,7 +59,9 @@ def world(tiny_world):
 
 @functools.partial(jax.jit, static_argnames='graphdef')
 def loss_and_gradient(graphdef, trainable, frozen, batch):
-  how = step.ResponseLoss(kl_weight=0.5, kl_temperature=1.0, ctc_weight=0.0, remat=None)
+  how = step.ResponseLossConfig(
+    kl_weight=0.5, kl_temperature=1.0, ctc_weight=0.0, remat=None
+  )
 
   def loss(trainable):
     model = nnx.merge(graphdef, trainable, frozen)
@@ -71,7 +74,7 @@ def loss_and_gradient(graphdef, trainable, frozen, batch):
 
 def test_packed_recordings_lose_and_teach_what_they_do_alone(world):
   model, batches = world
-  parts = nnx.split(model, step.is_trainable(True), ...)
+  parts = nnx.split(model, step.trainable_filter(True), ...)
   packed, alone = (loss_and_gradient(*parts, batch) for batch in batches.values())
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, rtol=1e-5), packed[0], alone[0]
@@ -84,7 +87,7 @@ def test_packed_recordings_lose_and_teach_what_they_do_alone(world):
 
 def test_what_is_padding_may_be_anything(world):
   model, batches = world
-  parts = nnx.split(model, step.is_trainable(True), ...)
+  parts = nnx.split(model, step.trainable_filter(True), ...)
   sound, response = batches['packed']
   noise = np.random.default_rng(0).normal(size=sound.frames.shape).astype(np.float32)
   frames = np.where(sound.segment_ids[..., None] > 0, sound.frames, noise)

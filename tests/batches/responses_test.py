@@ -3,15 +3,20 @@ import numpy as np
 import pytest
 
 from acl_jax import build
-from acl_jax.batches.ctc import Labels, SoundBatches
-from acl_jax.batches.responses import UNLIKELY, ResponseBatches, split_prefix
+from acl_jax.batches.ctc import CTCBatches, CTCLabels
+from acl_jax.batches.responses import (
+  PADDING_LOG_PROB,
+  ResponseBatches,
+  split_shared_prefix,
+)
 from acl_jax.decode_targets import decode_targets
-from acl_jax.targets.prompting import Decoding
+from acl_jax.targets.prompting import TargetsConfig
 from acl_jax.targets.store import Targets
 from acl_jax.targets.transcripts import Transcript, Transcripts
-from acl_jax.text.instructions import spoken
+from acl_jax.text.instructions import fill_audio
+from acl_jax.text.layout import NO_AUDIO
 from acl_jax.text.templates import Audio
-from data_pipeline.batches import NO_AUDIO, Batch
+from data_pipeline.batches import BatchPlan
 from tests.tiny_source import Source
 from tests.tiny_world import MAX_NEW_TOKENS, TEXTS, TOP_K, load_config
 
@@ -19,15 +24,15 @@ from tests.tiny_world import MAX_NEW_TOKENS, TEXTS, TOP_K, load_config
 @pytest.fixture(scope='module')
 def world(tiny_world):
   """The text side, the targets, and what assembles sounds."""
-  text = build.load_text(load_config(tiny_world))
+  text = build.load_text_frontend(load_config(tiny_world))
   targets = Targets(tiny_world / 'targets')
   source = Source(TEXTS[:-1], [15 + 2 * i for i in range(len(TEXTS) - 1)])
-  labels = Labels.of_corpus(TEXTS, text.tokenizer.encode)
-  sounds = SoundBatches(source, labels, text.tokenizer.encode, 2, 10, True)
+  labels = CTCLabels.of_corpus(TEXTS, text.tokenizer.encode)
+  sounds = CTCBatches(source, labels, text.tokenizer.encode, 2, 10, True)
   return text, targets, sounds
 
 
-BATCH = Batch(((2,), (5,), (0,)), 4, 28, 28)
+BATCH = BatchPlan(((2,), (5,), (0,)), 4, 28, 28)
 
 
 def test_a_row_is_the_prompt_with_places_for_the_audio_then_the_response(world):
@@ -44,9 +49,9 @@ def test_a_row_is_the_prompt_with_places_for_the_audio_then_the_response(world):
     tokens = [*[0] * slots, *after, *answer[:-1]]
     assert response.prompt.segment_ids[row].sum() == len(tokens)
     assert response.prompt.tokens[row, : len(tokens)].tolist() == tokens
-    place = np.full(len(response.prompt.place[row]), NO_AUDIO)
+    place = np.full(len(response.prompt.audio_index[row]), NO_AUDIO)
     place[:slots] = np.arange(slots)
-    np.testing.assert_array_equal(response.prompt.place[row], place)
+    np.testing.assert_array_equal(response.prompt.audio_index[row], place)
     # The hidden state at `index` has read the prompt and the response before it.
     index = response.index[row, 0][: len(answer)]
     assert index.tolist() == list(range(start - 1, start - 1 + len(answer)))
@@ -60,14 +65,14 @@ def test_a_row_is_the_prompt_with_places_for_the_audio_then_the_response(world):
 def test_prompts_in_a_row_are_those_of_rows_of_their_own(world):
   text, targets, sounds = world
   packed = ResponseBatches(sounds, text, targets, TOP_K, row_tokens=90)
-  batch = Batch(((2, 5), (0,)), rows=3, length=60, longest=28, per_row=2)
+  batch = BatchPlan(((2, 5), (0,)), rows=3, length=60, longest=28, per_row=2)
   _, response = packed(batch)
   assert response.prompt.tokens.shape == (3, 90)
-  for b, row in enumerate(batch.recordings):
+  for b, row in enumerate(batch.utterances):
     start = 0
     for k, i in enumerate(row):
       _, alone = ResponseBatches(sounds, text, targets, TOP_K)(
-        Batch(((i,),), 1, 28, 28)
+        BatchPlan(((i,),), 1, 28, 28)
       )
       count = int(alone.prompt.segment_ids.sum())
       assert packed.lengths()[i, 1] == count
@@ -76,9 +81,9 @@ def test_prompts_in_a_row_are_those_of_rows_of_their_own(world):
       np.testing.assert_array_equal(
         response.prompt.tokens[b, mine], alone.prompt.tokens[0, :count]
       )
-      place = alone.prompt.place[0, :count]
+      place = alone.prompt.audio_index[0, :count]
       np.testing.assert_array_equal(
-        response.prompt.place[b, mine], np.where(place < 0, place, place + k * 14)
+        response.prompt.audio_index[b, mine], np.where(place < 0, place, place + k * 14)
       )
       u = int(alone.weight.sum())
       np.testing.assert_array_equal(
@@ -95,18 +100,18 @@ def test_prompts_in_a_row_are_those_of_rows_of_their_own(world):
 def test_responses_to_another_transcript_are_refused(world):
   text, targets, sounds = world
   source = Source(['something else'], [15], ['u0'])
-  other = SoundBatches(source, Labels([]), text.tokenizer.encode, 2, 10, False)
+  other = CTCBatches(source, CTCLabels([]), text.tokenizer.encode, 2, 10, False)
   with pytest.raises(ValueError, match="'u0' answers 'yes'; the transcript is 'someth"):
-    ResponseBatches(other, text, targets, 0)(Batch(((0,),), 1, 28, 28))
+    ResponseBatches(other, text, targets, 0)(BatchPlan(((0,),), 1, 28, 28))
 
 
 def test_the_prefix_is_what_all_prompts_begin_with():
-  assert split_prefix([[(5, 6), 0, (7,)]]) == ((5, 6), [[0, (7,)]])
-  assert split_prefix([[0, (7,)]]) == ((), [[0, (7,)]])
+  assert split_shared_prefix([[(5, 6), 0, (7,)]]) == ((5, 6), [[0, (7,)]])
+  assert split_shared_prefix([[0, (7,)]]) == ((), [[0, (7,)]])
   several = [(5, 6), 0, (7,)], [(5, 6, 8), 0], [(5, 9), 0, (7,)]
   rests = [[(6,), 0, (7,)], [(6, 8), 0], [(9,), 0, (7,)]]
-  assert split_prefix(several) == ((5,), rests)
-  assert split_prefix([*several, [0, (5,)]]) == ((), [*several, [0, (5,)]])
+  assert split_shared_prefix(several) == ((5,), rests)
+  assert split_shared_prefix([*several, [0, (5,)]]) == ((), [*several, [0, (5,)]])
 
 
 def test_a_row_carries_what_the_teacher_found_likely(world):
@@ -119,7 +124,7 @@ def test_a_row_carries_what_the_teacher_found_likely(world):
         ours = getattr(response, name)[row, 0]
         assert ours.shape == (MAX_NEW_TOKENS, k)
         np.testing.assert_array_equal(ours[:u], targets[f'u{i}'][name][:, :k])
-      assert (response.top_log_probs[row, 0, u:] == UNLIKELY).all()
+      assert (response.top_log_probs[row, 0, u:] == PADDING_LOG_PROB).all()
   _, response = ResponseBatches(sounds, text, targets, 0)(BATCH)
   assert response.top_ids.shape == (4, 1, MAX_NEW_TOKENS, 0)
 
@@ -142,16 +147,16 @@ def test_a_recording_stands_where_its_instruction_says(tiny_world, world, tmp_pa
     text,
     Transcripts(said, 512),
     tmp_path,
-    Decoding(200, MAX_NEW_TOKENS, 4, seed=0, instructions=weighed),
+    TargetsConfig(200, MAX_NEW_TOKENS, 4, seed=0, instructions=weighed),
   )
   targets = Targets(tmp_path)
   batches = ResponseBatches(sounds, text, targets, 0)
   met = set()
   for i, id in enumerate(sounds.source.ids):
-    _, response = batches(Batch(((i,),), 1, 29, 29))
+    _, response = batches(BatchPlan(((i,),), 1, 29, 29))
     instruction = targets[id]['instruction']
     met.add(instruction)
-    before, clip, after = text.prompt(spoken(instruction, Audio(0)))
+    before, clip, after = text.prompt(fill_audio(instruction, Audio(0)))
     slots = -(-int(sounds.source.lengths[i]) // 2)
     answer = targets[id]['response'].tolist()
     expected = [*before, *[0] * slots, *after, *answer[:-1]]

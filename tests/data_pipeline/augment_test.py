@@ -10,7 +10,7 @@ from data_pipeline.augment import (
   Augmentation,
   Masking,
   augment,
-  changed_length,
+  augmented_length,
   mask,
   noise,
 )
@@ -57,7 +57,7 @@ def test_tempo_and_pitch_change_together(seed, speed):
 @given(st.integers(0, 1000), st.integers(400, 9_000))
 def test_the_length_is_known_beforehand(seed, samples):
   sound = augment(tone()[:samples], MUCH, np.random.default_rng(seed))
-  known = changed_length(len(tone()[:samples]), MUCH, np.random.default_rng(seed))
+  known = augmented_length(len(tone()[:samples]), MUCH, np.random.default_rng(seed))
   assert len(sound) == known
 
 

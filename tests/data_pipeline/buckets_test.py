@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.buckets import Buckets
+from data_pipeline.buckets import BucketOrder
 
 LENGTHS = [7, 30, 64, 65, 12, 96, 97, 128, 129, 3, 64, 40, 41]
 BUCKETS = (64, 96, 128)
@@ -23,7 +23,7 @@ def corpora(draw):
 
 @given(corpora())
 def test_every_recording_with_a_place_comes_once_per_epoch(corpus):
-  order = Buckets(*corpus)
+  order = BucketOrder(*corpus)
   for epoch in range(3):
     start = epoch * order.steps_per_epoch
     batches = [order[start + i] for i in range(order.steps_per_epoch)]
@@ -37,7 +37,7 @@ def test_every_recording_with_a_place_comes_once_per_epoch(corpus):
 
 @given(corpora())
 def test_batches_keep_the_budget_and_the_tightest_bucket(corpus):
-  order = Buckets(*corpus)
+  order = BucketOrder(*corpus)
   for batch in (order[i] for i in range(order.steps_per_epoch)):
     assert 1 <= len(batch.indices) <= batch.rows == order.budget // batch.length
     for i in batch.indices:
@@ -47,17 +47,17 @@ def test_batches_keep_the_budget_and_the_tightest_bucket(corpus):
 
 @given(corpora(), st.data())
 def test_random_access_equals_sequential(corpus, data):
-  order = Buckets(*corpus)
+  order = BucketOrder(*corpus)
   steps = 3 * order.steps_per_epoch
   sequential = [order[i] for i in range(steps)]
-  fresh = Buckets(order.lengths, order.buckets, order.budget, order.seed)
+  fresh = BucketOrder(order.lengths, order.buckets, order.budget, order.seed)
   for step in data.draw(st.permutations(range(steps))):
     assert fresh[step] == sequential[step]
 
 
 def test_the_order_is_shuffled_anew_each_epoch_and_by_seed():
-  first = Buckets(LENGTHS, BUCKETS, 200, seed=0)
-  other = Buckets(LENGTHS, BUCKETS, 200, seed=1)
+  first = BucketOrder(LENGTHS, BUCKETS, 200, seed=0)
+  other = BucketOrder(LENGTHS, BUCKETS, 200, seed=1)
   epoch = first.steps_per_epoch
   orders = [
     [first[i] for i in range(epoch)],
@@ -69,21 +69,21 @@ def test_the_order_is_shuffled_anew_each_epoch_and_by_seed():
 
 def test_the_buckets_may_come_in_any_order():
   orders = [
-    Buckets(LENGTHS, b, 200, 0) for b in (BUCKETS, BUCKETS[::-1], list(BUCKETS))
+    BucketOrder(LENGTHS, b, 200, 0) for b in (BUCKETS, BUCKETS[::-1], list(BUCKETS))
   ]
   assert orders[0][3] == orders[1][3] == orders[2][3]
 
 
 def test_a_far_step_is_as_quick_as_a_near_one():
-  order = Buckets(LENGTHS, BUCKETS, 200, seed=0)
+  order = BucketOrder(LENGTHS, BUCKETS, 200, seed=0)
   assert order[10**9].rows and len(order) > 10**9
 
 
 def test_a_budget_below_a_row_is_refused():
   with pytest.raises(ValueError, match='the budget of 127 holds no row of 128'):
-    Buckets(LENGTHS, BUCKETS, 127, seed=0)
+    BucketOrder(LENGTHS, BUCKETS, 127, seed=0)
 
 
 def test_a_corpus_that_fits_nowhere_is_refused():
   with pytest.raises(ValueError, match='none of 2 recordings fits in 128'):
-    Buckets([129, 4000], BUCKETS, 200, seed=0)
+    BucketOrder([129, 4000], BUCKETS, 200, seed=0)

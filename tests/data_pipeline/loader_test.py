@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline.buckets import Buckets
-from data_pipeline.loader import load
-from data_pipeline.packing import Packed
+from data_pipeline.buckets import BucketOrder
+from data_pipeline.loader import load_batches
+from data_pipeline.packing import PackedOrder
 
 ROOT = Path(__file__).parents[2]
-ORDER = Buckets([7, 30, 64, 65, 12, 96, 97, 128, 40, 41], (64, 96, 128), 200, seed=3)
+ORDER = BucketOrder(
+  [7, 30, 64, 65, 12, 96, 97, 128, 40, 41], (64, 96, 128), 200, seed=3
+)
 
 
 def assemble(batch):
@@ -20,7 +22,7 @@ def assemble(batch):
 
 def test_batches_come_in_order():
   steps = range(2 * ORDER.steps_per_epoch)
-  loaded = list(load(ORDER, assemble, steps))
+  loaded = list(load_batches(ORDER, assemble, steps))
   assert [b['indices'] for b in loaded] == [ORDER[i].indices for i in steps]
   assert [b['x'].shape for b in loaded] == [
     (ORDER[i].rows, ORDER[i].length) for i in steps
@@ -29,8 +31,8 @@ def test_batches_come_in_order():
 
 @pytest.mark.parametrize('start', [0, 1, 5, 23])
 def test_a_restart_gives_the_same_batches(start):
-  all_steps = [b['indices'] for b in load(ORDER, assemble, range(29))]
-  assert [b['indices'] for b in load(ORDER, assemble, range(start, 29))] == (
+  all_steps = [b['indices'] for b in load_batches(ORDER, assemble, range(29))]
+  assert [b['indices'] for b in load_batches(ORDER, assemble, range(start, 29))] == (
     all_steps[start:]
   )
 
@@ -39,25 +41,27 @@ def test_a_restart_gives_the_same_batches(start):
 @pytest.mark.parametrize('hosts', [1, 2, 4])
 def test_neither_threads_nor_hosts_change_the_order(threads, hosts):
   lengths = np.random.default_rng(0).integers(3, 40, (90, 2))
-  order = Packed(lengths, (50, 60), 4, seed=0)
+  order = PackedOrder(lengths, (50, 60), 4, seed=0)
   steps = range(order.steps_per_epoch - 3, order.steps_per_epoch + 4)
   shares = [
-    load(order, lambda batch: batch, steps, parts=[host], total=hosts, threads=threads)
+    load_batches(
+      order, lambda batch: batch, steps, parts=[host], total=hosts, threads=threads
+    )
     for host in range(hosts)
   ]
   for step, batches in zip(steps, zip(*shares, strict=True), strict=True):
-    rows = sum((b.recordings for b in batches), ())
-    assert tuple(row for row in rows if row) == order[step].recordings
+    rows = sum((b.utterances for b in batches), ())
+    assert tuple(row for row in rows if row) == order[step].utterances
 
 
 PROGRAM = """if True:
   import numpy as np
-  from data_pipeline.buckets import Buckets
-  from data_pipeline.loader import load
-  order = Buckets(np.full(64, 9), (10,), 40, seed=0)
+  from data_pipeline.buckets import BucketOrder
+  from data_pipeline.loader import load_batches
+  order = BucketOrder(np.full(64, 9), (10,), 40, seed=0)
   def assemble(batch):
     return np.zeros((batch.rows, 1_000_000))
-  for _ in load(order, assemble, range(1 << 40)):
+  for _ in load_batches(order, assemble, range(1 << 40)):
     print('batch', flush=True)
 """
 
@@ -78,7 +82,7 @@ def test_a_kill_can_leave_neither_processes_nor_shared_memory():
 
 
 def test_nothing_is_left_after_the_last_step():
-  assert list(load(ORDER, assemble, range(9, 9))) == []
+  assert list(load_batches(ORDER, assemble, range(9, 9))) == []
 
 
 def test_an_error_in_a_record_reaches_the_caller():
@@ -86,7 +90,7 @@ def test_an_error_in_a_record_reaches_the_caller():
     raise ValueError(f'record {batch.indices[0]} is broken')
 
   with pytest.raises(ValueError, match='is broken'):
-    list(load(ORDER, broken, range(3)))
+    list(load_batches(ORDER, broken, range(3)))
 
 
 def test_batches_know_their_epoch():

@@ -6,16 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.buckets import Buckets
+from data_pipeline.buckets import BucketOrder
 from data_pipeline.mixture import Corpora, Mixture
-from data_pipeline.packing import Packed
+from data_pipeline.packing import PackedOrder
 from data_pipeline.records import Dataset
 
 LENGTHS = np.random.default_rng(0).integers(3, 40, (60, 2))
 
 
 def orders():
-  return [Packed(LENGTHS, (50, 60), 2, 0), Buckets(LENGTHS[:, 0], (20, 40), 80, 1)]
+  return [
+    PackedOrder(LENGTHS, (50, 60), 2, 0),
+    BucketOrder(LENGTHS[:, 0], (20, 40), 80, 1),
+  ]
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 200))

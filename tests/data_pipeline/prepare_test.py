@@ -286,14 +286,14 @@ def test_what_can_happen_to_a_corpus(tmp_path, record, monkeypatch):
   absurd[21:26] = bytes([absurd[21] | 0xF]) + b'\xff' * 4
   paths[3].write_bytes(absurd)
   soundfile.write(paths[4], np.zeros(16_000 * 601, np.int16), 16_000)
-  write = plan.write
+  write = plan.plan_shards
 
   def vanishes(*arguments):
     written = write(*arguments)
     paths[5].unlink()
     return written
 
-  monkeypatch.setattr(plan, 'write', vanishes)
+  monkeypatch.setattr(plan, 'plan_shards', vanishes)
   info = prepare('mls', split.parent, tmp_path / 'out', max_skipped=0.9)
   assert info['examples'] == 1
   fields = {entry['id'] + entry['field'] for entry in info['skipped']}

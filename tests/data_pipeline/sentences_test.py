@@ -78,14 +78,14 @@ def test_common_words_are_plain_and_frequent(wordnet):
 
 
 def test_the_same_seed_makes_the_same_lines(wordnet):
-  made = sentences.make(wordnet, 60, 11, seed=3)
-  assert sentences.make(wordnet, 60, 11, seed=3) == made
-  assert sentences.make(wordnet, 60, 11, seed=4) != made
+  made = sentences.make_lines(wordnet, 60, 11, seed=3)
+  assert sentences.make_lines(wordnet, 60, 11, seed=3) == made
+  assert sentences.make_lines(wordnet, 60, 11, seed=4) != made
 
 
 @pytest.mark.parametrize('seed', range(5))
 def test_held_out_lines_are_others_and_the_unseen_question_is_in_neither(wordnet, seed):
-  lines, held_out = sentences.make(wordnet, 200, 11, seed)
+  lines, held_out = sentences.make_lines(wordnet, 200, 11, seed)
   assert len(held_out) == 11
   assert len(lines) == len(set(lines)) and len(held_out) == len(set(held_out))
   assert not set(lines) & set(held_out)
@@ -97,17 +97,19 @@ def test_held_out_lines_are_others_and_the_unseen_question_is_in_neither(wordnet
 def test_a_vocabulary_leaves_only_lines_of_its_words(wordnet):
   said = {*sentences.examples(sentences.read_glosses(wordnet))}
   said = {line for line in said if sentences.UNSEEN not in line}
-  lines, held_out = sentences.make(wordnet, 300, 2, seed=0, vocabulary=27)
+  lines, held_out = sentences.make_lines(wordnet, 300, 2, seed=0, vocabulary=27)
   words = {word for line in lines + held_out for word in sentences.words_of(line)}
   assert 0 < len(words) <= 27 and len(held_out) == 2
   assert 0 < len(said & {*lines, *held_out}) < len(said)
-  lines, _ = sentences.make(wordnet, 300, 0, seed=0, vocabulary=10_000)
+  lines, _ = sentences.make_lines(wordnet, 300, 0, seed=0, vocabulary=10_000)
   assert said <= {*lines}
 
 
 def test_word_lists_have_every_word_as_often_as_any_other(wordnet):
-  lines, aside = sentences.make(wordnet, 60, 5, seed=0, vocabulary=27)
-  more, aside_too = sentences.make(wordnet, 60, 5, seed=0, vocabulary=27, lists=50)
+  lines, aside = sentences.make_lines(wordnet, 60, 5, seed=0, vocabulary=27)
+  more, aside_too = sentences.make_lines(
+    wordnet, 60, 5, seed=0, vocabulary=27, lists=50
+  )
   assert {*aside_too} == {*aside} and {*lines} < {*more}
   lists = {*more} - {*lines}
   assert len(lists) == len(more) - len(lines) <= 50
@@ -120,18 +122,18 @@ def test_word_lists_have_every_word_as_often_as_any_other(wordnet):
 
 def test_word_lists_need_a_vocabulary(wordnet):
   with pytest.raises(ValueError, match='--lists=3 needs a --vocabulary'):
-    sentences.make(wordnet, 60, 5, seed=0, lists=3)
+    sentences.make_lines(wordnet, 60, 5, seed=0, lists=3)
 
 
 def test_lists_of_no_words_are_refused(wordnet, monkeypatch):
   monkeypatch.setattr(sentences, 'examples', lambda glosses: [])
   with pytest.raises(ValueError, match='its examples have no word to make lists of'):
-    sentences.make(wordnet, 60, 0, seed=0, vocabulary=27, lists=3)
+    sentences.make_lines(wordnet, 60, 0, seed=0, vocabulary=27, lists=3)
 
 
 def test_held_out_lines_are_of_the_kinds_that_are_trained_on(wordnet):
   said = {*sentences.examples(sentences.read_glosses(wordnet))}
-  lines, held_out = sentences.make(wordnet, 60, 40, seed=0)
+  lines, held_out = sentences.make_lines(wordnet, 60, 40, seed=0)
   shares = [len(said & {*part}) / len(part) for part in (lines, held_out)]
   assert 0 < shares[0] < 3 / 5  # the examples ran short
   assert abs(shares[0] - shares[1]) <= 1 / 60 + 1 / 40  # a line moved
@@ -144,7 +146,7 @@ def test_new_words_come_first():
 
 
 def test_articles(wordnet):
-  lines, _ = sentences.make(wordnet, 300, 0, seed=0)
+  lines, _ = sentences.make_lines(wordnet, 300, 0, seed=0)
   text = ' '.join(lines)
   assert ' an apple' in text and ' a dog' in text
   assert ' a apple' not in text and ' an dog' not in text

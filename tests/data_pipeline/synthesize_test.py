@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from data_pipeline.engines import Voice
-from data_pipeline.synthesize import MAX_CHARACTERS, plan, synthesize
+from data_pipeline.synthesize import MAX_CHARACTERS, assign_voices, synthesize
 
 ROOT = Path(__file__).parents[2]
 # It notes how it was called, and says a sample per letter.
@@ -99,19 +99,19 @@ def test_text_goes_to_the_input_and_never_on_the_command_line(
 
 
 def test_the_plan_is_a_function_of_seed_and_line_number(voices):
-  first = plan(LINES, voices, 0, 0.15)
-  assert plan(LINES, voices, 0, 0.15) == first
-  assert plan(LINES + ['one more'], voices, 0, 0.15)[: len(LINES)] == first
-  assert plan(LINES, voices, 1, 0.15) != first
+  first = assign_voices(LINES, voices, 0, 0.15)
+  assert assign_voices(LINES, voices, 0, 0.15) == first
+  assert assign_voices(LINES + ['one more'], voices, 0, 0.15)[: len(LINES)] == first
+  assert assign_voices(LINES, voices, 1, 0.15) != first
   assert all(0.85 <= x <= 1.15 for line in first for x in (line.rate, line.pitch))
-  assert {line.rate for line in plan(LINES, voices, 0, 0.0)} == {1.0}
-  many = Counter(line.voice for line in plan(LINES * 40, voices, 0, 0.15))
+  assert {line.rate for line in assign_voices(LINES, voices, 0, 0.0)} == {1.0}
+  many = Counter(line.voice for line in assign_voices(LINES * 40, voices, 0, 0.15))
   assert min(many[voice] for voice in voices) > 70
 
 
 def test_rate_and_pitch_reach_the_engines(engines, voices, tmp_path):
   synthesize(['Hello.'] * 8, voices, tmp_path / 'out')
-  spoken = plan(['Hello.'] * 8, voices, 0, 0.15)
+  spoken = assign_voices(['Hello.'] * 8, voices, 0, 0.15)
   said = {
     arguments[-1 if '-o' in arguments else -2]: arguments
     for arguments, _ in calls(engines)

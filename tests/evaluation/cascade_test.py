@@ -5,9 +5,9 @@ import sys
 import pytest
 
 from acl_jax import assets
-from acl_jax.evaluation.cache import Cache
+from acl_jax.evaluation.cache import ResultCache
 from acl_jax.evaluation.cascade import Recogniser, transcribe
-from acl_jax.evaluation.examples import read
+from acl_jax.evaluation.examples import read_manifest
 
 
 def test_says_how_to_install_what_is_missing(tmp_path, monkeypatch):
@@ -47,9 +47,9 @@ def test_what_is_recognised_is_kept(manifest, tmp_path):
       asked.append(len(sound))
       return f'{len(sound)} samples'
 
-  utterances, _ = read(manifest, None)
+  utterances, _ = read_manifest(manifest, None)
   for count, times in ((2, 2), (5, 5), (5, 5)):
-    cache = Cache(tmp_path / 'cache.jsonl')
+    cache = ResultCache(tmp_path / 'cache.jsonl')
     written = transcribe(Counter(), utterances[:count], cache, lambda count: None)
     assert written == [f'{4_000 + 3_000 * i} samples' for i in range(count)]
     assert len(asked) == times
@@ -57,11 +57,11 @@ def test_what_is_recognised_is_kept(manifest, tmp_path):
 
 def test_a_line_cut_off_is_forgotten(tmp_path):
   path = tmp_path / 'cache.jsonl'
-  cache = Cache(path)
+  cache = ResultCache(path)
   cache['a'], cache['b'] = 1, [2]
   path.write_text(path.read_text()[:-2])
-  cache = Cache(path)
+  cache = ResultCache(path)
   assert 'b' not in cache and cache['a'] == 1
   cache['c'] = 'é'
-  cache = Cache(path)
+  cache = ResultCache(path)
   assert cache['a'] == 1 and cache['c'] == 'é' and 'b' not in cache

@@ -16,9 +16,9 @@ from ml_collections import ConfigDict
 
 import data_pipeline
 from acl_jax import build
-from acl_jax.build import Text
 from acl_jax.models import ctc, llama, whisper
 from acl_jax.models.speech_llm import SpeechLLM
+from acl_jax.text.frontend import TextFrontend
 from acl_jax.text.model_proto import ModelProto
 from acl_jax.text.sentencepieces import from_sentencepiece
 from acl_jax.text.templates import llama2
@@ -30,7 +30,7 @@ The quick brown fox jumps over the lazy dog while the band plays a good day song
 
 
 @pytest.fixture(scope='session')
-def text() -> Text:
+def text() -> TextFrontend:
   file = io.BytesIO()
   sentencepiece.SentencePieceTrainer.train(
     sentence_iterator=iter(CORPUS.splitlines()),
@@ -42,12 +42,12 @@ def text() -> Text:
     minloglevel=2,
   )
   model = ModelProto.FromString(file.getvalue())
-  return Text(from_sentencepiece(model), llama2)
+  return TextFrontend(from_sentencepiece(model), llama2)
 
 
 @pytest.fixture(scope='session')
 def model(text) -> SpeechLLM:
-  encoder = whisper.Config(
+  encoder = whisper.WhisperConfig(
     num_mel_bins=80,
     d_model=12,
     encoder_layers=2,
@@ -55,7 +55,7 @@ def model(text) -> SpeechLLM:
     encoder_ffn_dim=20,
     max_source_positions=150,  # 3 s
   )
-  adapter = ctc.CTCConfig(
+  adapter = ctc.CTCAdapterConfig(
     stack=2,
     encoder_size=12,
     letter_hidden_size=14,
@@ -68,7 +68,7 @@ def model(text) -> SpeechLLM:
     vocabulary_size=60,
     spelling_size=3,
   )
-  language = llama.Config(
+  language = llama.LlamaConfig(
     vocab_size=text.tokenizer.vocab_size,
     hidden_size=24,
     intermediate_size=40,
@@ -84,7 +84,7 @@ def model(text) -> SpeechLLM:
 
   def build():
     rngs = nnx.Rngs(0)
-    parts = whisper.Whisper, ctc.CTC, llama.Llama
+    parts = whisper.Whisper, ctc.CTCAdapter, llama.Llama
     configs = encoder, adapter, language
     pairs = zip(parts, configs, strict=True)
     return SpeechLLM(*(part(config, rngs=rngs) for part, config in pairs))
@@ -108,7 +108,7 @@ def model(text) -> SpeechLLM:
 def parts(model, text, tmp_path, monkeypatch) -> ConfigDict:
   """A config whose parts are the toys."""
   save_adapter(tmp_path / 'adapter.safetensors', model.adapter)
-  monkeypatch.setattr(build, 'load_text', lambda config: text)
+  monkeypatch.setattr(build, 'load_text_frontend', lambda config: text)
   monkeypatch.setattr(build, 'load_model', lambda config, checkpoint: model)
   return ConfigDict(
     dict(

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from acl_jax import evaluate as program
-from acl_jax.evaluate import check_skipped, evaluate, table
+from acl_jax.evaluate import check_skipped, evaluate, format_table
 from acl_jax.evaluation import answers, report
 from acl_jax.evaluation.cascade import Recogniser
 from acl_jax.evaluation.examples import CONDITIONS
@@ -67,7 +67,7 @@ def test_the_reports(run, add, manifest, tmp_path):
   assert '<script' not in page and '&lt;script&gt;alert(1)' in page
   assert '<b>ctc' not in page and page.count('<audio') == 6
   assert 'http' not in page.replace('http-equiv', '')
-  assert 'cascade_ctc' in table(summary)
+  assert 'cascade_ctc' in format_table(summary)
   with pytest.raises(ValueError, match=r'1 of 7 examples were skipped.*none\.wav'):
     check_skipped(summary, 0.05, str(manifest))
   check_skipped(summary, 0.2, str(manifest))

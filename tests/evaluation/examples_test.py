@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acl_jax.evaluation.examples import Example, check_room, derange, make_cases, read
+from acl_jax.evaluation.examples import (
+  Example,
+  check_context_length,
+  derange,
+  make_cases,
+  read_manifest,
+)
 from data_pipeline.corpora.utterance import Utterance
 
 
@@ -54,11 +60,11 @@ def test_what_cannot_be_used_is_named(manifest, add):
   add(id='empty', text='  ')
   add(id='mute', response=' ')
   add(id='away', audio_filepath='../x.wav')
-  usable, bad = read(manifest, None)
+  usable, bad = read_manifest(manifest, None)
   assert [item.id for item in usable] == [f'u{number}' for number in range(5)]
   assert [item.reason for item in bad[:2]] == ['text is empty', 'response is empty']
   assert 'line 8: audio_filepath' in bad[2].reason
-  assert [item.id for item in read(manifest, 2)[0]] == ['u0', 'u1']
+  assert [item.id for item in read_manifest(manifest, 2)[0]] == ['u0', 'u1']
 
 
 @pytest.mark.parametrize(
@@ -74,7 +80,7 @@ def test_prompt_and_response_must_fit(text, longest, context, response, blame):
   clip = np.zeros((longest, 24), np.float32)
   mine = example(0, response=response)
   if blame is None:
-    check_room(mine, text, clip, context, 7)
+    check_context_length(mine, text, clip, context, 7)
     return
   with pytest.raises(ValueError, match=blame):
-    check_room(mine, text, clip, context, 7)
+    check_context_length(mine, text, clip, context, 7)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from acl_jax.evaluation.rows import Case, batches, size
+from acl_jax.evaluation.rows import Case, make_batches, row_length
 from acl_jax.evaluation.scores import score
 
 RESPONSE = (290, 301, 277, 2)
@@ -64,7 +64,7 @@ def test_progress_is_told(model, cases):
 def test_batches_hold_every_case_once_within_the_budget(cases):
   found = []
   written = [case for case in cases if case.clip is None]
-  for numbers, rows in batches(written * 5, 24, tokens=96, max_rows=4):
+  for numbers, rows in make_batches(written * 5, 24, tokens=96, max_rows=4):
     assert len(numbers) <= rows.targets.shape[0] <= 4
     assert rows.prompt.tokens.size <= 96
     found += numbers
@@ -73,6 +73,6 @@ def test_batches_hold_every_case_once_within_the_budget(cases):
 
 def test_a_case_longer_than_the_budget_has_a_batch_of_its_own(cases):
   [longest] = [case for case in cases if len(case.response) > 9]
-  assert size(longest) > 32
-  [(_, rows)] = batches([longest], 24, tokens=32, max_rows=4)
+  assert row_length(longest) > 32
+  [(_, rows)] = make_batches([longest], 24, tokens=32, max_rows=4)
   assert rows.targets.shape[0] == 1

@@ -14,13 +14,13 @@ from configs import smol
 def test_the_shipped_adapter_hears_the_same_in_torch(tmp_path, monkeypatch):
   config, folder = smol.get_config(), tmp_path / 'smol_export'
   export(config, folder, None, Options(llm='include'))
-  text, model = build.load_text(config), build.load_model(config)
+  text, model = build.load_text_frontend(config), build.load_model(config)
   (spoken,), _ = check._read([str(check.SHIPPED.parent / 'audio/hello-world.ogg')])
-  heard, _ = hearing.hear(model, None, [spoken], lambda count: None)
+  heard, _ = hearing.encode_utterances(model, None, [spoken], lambda count: None)
   response = tuple(text.tokenizer.encode('Hello, how can I help?'))
   case = Case(text.spoken(), heard[spoken.id].clip, response)
   ((_, logits),) = check._logits(model, [case])
-  sound = hearing.read_sound(model, spoken)
+  sound = hearing.read_audio(model, spoken)
   monkeypatch.setattr(check, 'MAX_NEW_TOKENS', 1)
   found = {}
   for dtype in ('float32', 'bfloat16'):

@@ -10,7 +10,7 @@ import torch
 
 from acl_jax import build
 from acl_jax.export import Options, export
-from acl_jax.models.ctc import CTC
+from acl_jax.models.ctc import CTCAdapter
 from acl_jax.weights.adapter import save_adapter
 from tests.tiny_world import load_config
 
@@ -42,7 +42,7 @@ class World(NamedTuple):
   def ours(self):
     """The JAX model and its text side."""
     model = build.load_model(self.config, str(self.workdir))
-    return model, build.load_text(self.config)
+    return model, build.load_text_frontend(self.config)
 
 
 def make(tiny_world: Path, tmp: Path, kind: str, **options) -> World:
@@ -57,13 +57,13 @@ def make(tiny_world: Path, tmp: Path, kind: str, **options) -> World:
 
     tiny_conformer.oracle().save_pretrained(tmp / 'parakeet')
     config.encoder.kind, config.encoder.path = 'conformer', str(tmp / 'parakeet')
-  text, encoder = build.load_text(config), build.load_encoder(config)
+  text, encoder = build.load_text_frontend(config), build.load_encoder(config)
   random = np.random.default_rng(7)
   vocabulary = random.permutation(np.arange(3, 300))[:31]
   sizes = encoder.config.output_size, 24
   piece = text.tokenizer.piece
   adapter = build.new_adapter(config, *sizes, vocabulary.tolist(), piece)
-  if isinstance(adapter, CTC):
+  if isinstance(adapter, CTCAdapter):
     for weight in (adapter.bias, adapter.blank, adapter.norm_mid, adapter.norm_post):
       weight[...] += random.normal(0, 0.5, weight.shape).astype(np.float32)
     adapter.linear_2[...] *= 4  # frames differ in what they say

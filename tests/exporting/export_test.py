@@ -223,7 +223,7 @@ def test_the_llm_alone_is_a_llama_of_transformers(dtype, letters, tmp_path):
   for name, weight in wanted.state_dict().items():
     assert (loaded.state_dict()[name] == weight).all(), name
   assert (
-    build.load_text(letters.config).tokenizer.encode('go on')
+    build.load_text_frontend(letters.config).tokenizer.encode('go on')
     == (
       transformers.AutoTokenizer.from_pretrained(tmp_path / 'llm')('go on')['input_ids']
     )

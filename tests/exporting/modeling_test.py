@@ -12,8 +12,9 @@ import transformers
 from transformers import AutoModelForCausalLM, TextIteratorStreamer, pipeline
 
 from acl_jax.models.speech_llm import Prompt
+from acl_jax.text.layout import NO_AUDIO, layout_prompt
 from acl_jax.text.templates import Audio, Turn
-from data_pipeline.batches import NO_AUDIO, lay_out, pad, pad_frames
+from data_pipeline.batches import pad, pad_frames
 from data_pipeline.features import features
 from tests.exporting.conftest import make, sounds
 
@@ -62,8 +63,8 @@ def reference(world):
   slots = heard.shape[1]
   clips = [range(i * slots, i * slots + n) for i, n in enumerate(places)]
   for conversation in CONVERSATIONS:
-    row = lay_out(text.converse(conversation), clips)
-    parts = (row.tokens, row.place, [1] * len(row.tokens))
+    row = layout_prompt(text.converse(conversation), clips)
+    parts = (row.tokens, row.audio_index, [1] * len(row.tokens))
     fills = (0, NO_AUDIO, 0)
     shape = (1, len(row.tokens))
     arrays = [pad([p], shape, f, np.int32) for p, f in zip(parts, fills, strict=True)]

@@ -8,7 +8,7 @@ import transformers
 from ml_collections import ConfigDict
 
 from acl_jax.export import export
-from acl_jax.text.ctc_vocabulary import Vocabulary, train
+from acl_jax.text.ctc_vocabulary import Vocabulary, train_vocabulary
 from acl_jax.weights.parakeet import load_conformer
 from data_pipeline.features import parakeet_log_mel
 from tests import tiny_conformer
@@ -33,7 +33,7 @@ def test_transformers_alone_recognises(tmp_path, monkeypatch):
   workdir = tmp_path / 'workdir'
   encoder = workdir / 'encoder'
   encoder.mkdir(parents=True)
-  train(TEXTS * 9, 21, encoder / 'tokenizer.model')
+  train_vocabulary(TEXTS * 9, 21, encoder / 'tokenizer.model')
   vocabulary = Vocabulary(encoder)
   monkeypatch.setattr(tiny_conformer, 'VOCABULARY', len(vocabulary) + 1)
   tiny_conformer.oracle().save_pretrained(encoder)

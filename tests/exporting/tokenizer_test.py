@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from acl_jax import assets
 from acl_jax.exporting.files.processing_audio_chat_llama import AudioChatLlamaProcessor
 from acl_jax.exporting.tokenizer import compare, write_tokenizer
-from acl_jax.text.templates import Audio, Turn, template
+from acl_jax.text.templates import Audio, Turn, get_template
 from acl_jax.text.tokenizers import load_tokenizer
 from tests.exporting.conftest import sounds
 from tests.text.conftest import llama_model  # noqa: F401
@@ -34,7 +34,7 @@ def pair(request, tmp_path_factory):
 
   def ours(conversation):
     ids = []
-    for segment in template(request.param)(conversation, tokenizer):
+    for segment in get_template(request.param)(conversation, tokenizer):
       ids += [audio] * PLACES if isinstance(segment, int) else segment
     return ids
 

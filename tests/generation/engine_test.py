@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+import transformers
 from flax import nnx
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from acl_jax import assets
 from acl_jax.generation.engine import Engine, EngineConfig, Request
 from acl_jax.generation.sampling import Sampling
-from acl_jax.generation.slots import NGRAM, Rules
-from acl_jax.models.llama import Config, Llama
+from acl_jax.generation.slots import NGRAM, DecodeRules
+from acl_jax.models.llama import Llama, LlamaConfig
 from acl_jax.text.templates import Turn, chatml
 from acl_jax.text.tokenizers import load_tokenizer
 from acl_jax.weights.llama import load_llama, save_llama_hf
@@ -35,13 +35,13 @@ PREFIX = (5, 2, 8)
 DRAWN = Sampling(temperature=0.7)
 STOPS = tuple(range(0, 53, 10))
 # Few sizes and rules: each is a compilation.
-RULES = Rules(stop_ids=STOPS, top=53, steps=4)
+RULES = DecodeRules(stop_ids=STOPS, top=53, steps=4)
 SAMPLED = dataclasses.replace(RULES, sampling=DRAWN)
 
 
 @pytest.fixture(scope='module')
 def llama():
-  config = Config(rope_theta=1e4, **SIZES)
+  config = LlamaConfig(rope_theta=1e4, **SIZES)
   shapes = jax.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0)))
   random = np.random.default_rng(0)
   return jax.tree.map(
@@ -172,9 +172,11 @@ def test_embeddings_are_as_good_as_tokens(llama, made):
 
 
 def test_equals_transformers(tmp_path):
-  config = LlamaConfig(**SIZES, initializer_range=0.3, bos_token_id=1, eos_token_id=0)
+  config = transformers.LlamaConfig(
+    **SIZES, initializer_range=0.3, bos_token_id=1, eos_token_id=0
+  )
   torch.manual_seed(0)
-  oracle = LlamaForCausalLM(config).eval()
+  oracle = transformers.LlamaForCausalLM(config).eval()
   oracle.save_pretrained(tmp_path)
   got, _ = decode(load_llama(tmp_path), requests())
   for request in requests():
@@ -222,7 +224,7 @@ def test_tokens_come_before_the_response_is_done(llama, made):
 
 def test_samples_follow_the_distribution(llama):
   wanted = [Request(f'{n}', (4, 1, 6), n, max_new_tokens=1) for n in range(4000)]
-  rules = Rules(sampling=Sampling(temperature=2.0), steps=4)
+  rules = DecodeRules(sampling=Sampling(temperature=2.0), steps=4)
   got, _ = decode(llama, wanted, rules, slots=100)
   tokens = [int(response.tokens[0]) for response in got.values()]
   counts = np.bincount(tokens, minlength=SIZES['vocab_size']) / len(tokens)
@@ -232,8 +234,8 @@ def test_samples_follow_the_distribution(llama):
 
 def test_a_repetition_ends_a_response(llama):
   wanted = [dataclasses.replace(r, max_new_tokens=12) for r in requests()]
-  free, _ = decode(llama, wanted, Rules(steps=4))
-  got, _ = decode(llama, wanted, Rules(repeats=2, steps=4))
+  free, _ = decode(llama, wanted, DecodeRules(steps=4))
+  got, _ = decode(llama, wanted, DecodeRules(repeats=2, steps=4))
 
   def end(tokens):
     """How many tokens there are until an n-gram comes twice in a row."""
@@ -281,12 +283,12 @@ def test_smollm2_knows_paris(tmp_path):
   llama, tokenizer = load_llama(path), load_tokenizer(path)
   questions = ['What is the capital of France?', 'Name the third planet.']
   prompts = [list(*chatml([Turn('user', text)], tokenizer)) for text in questions]
-  rules = Rules(stop_ids=tokenizer.stop_ids)
+  rules = DecodeRules(stop_ids=tokenizer.stop_ids)
   engine = Engine(llama, EngineConfig(2, 48, 12, rules))
   wanted = [Request(text, p) for text, p in zip(questions, prompts, strict=True)]
   ours = {response.request.id: response.tokens for response in engine.run(wanted)}
   save_llama_hf(llama, tmp_path)  # its GGUF takes Transformers ten times as long
-  oracle = LlamaForCausalLM.from_pretrained(tmp_path).eval()
+  oracle = transformers.LlamaForCausalLM.from_pretrained(tmp_path).eval()
   for request in wanted:
     theirs = oracle.generate(
       torch.tensor([request.prompt]),

@@ -6,7 +6,7 @@ import shlex
 import pytest
 import yaml
 
-from acl_jax.tpu.slices import GENERATIONS, Slice, parse
+from acl_jax.tpu.slices import GENERATIONS, Slice, parse_slice
 from launch import gke, tpus
 from launch.work_units import STALE, WorkUnit
 from tests.launch import goldens
@@ -109,7 +109,7 @@ def validate(jobset):
 
 
 def cluster(tpu='v5litepod-16', num_slices=1, spot=False):
-  return gke.Cluster(parse(tpu), num_slices, 'gcr.io/mine/acl_jax', spot, 100)
+  return gke.Cluster(parse_slice(tpu), num_slices, 'gcr.io/mine/acl_jax', spot, 100)
 
 
 def pod_of(jobset):

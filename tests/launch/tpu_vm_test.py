@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from acl_jax.tpu.slices import parse
+from acl_jax.tpu.slices import parse_slice
 from launch import tpu_vm
 from launch.work_units import STALE, WorkUnit
 from tests.launch import goldens
@@ -20,7 +20,7 @@ RESOURCES = ['gcloud', 'compute', 'tpus', 'queued-resources']
 
 
 def slices(tpu='v5litepod-16', num_slices=1, spot=False):
-  return tpu_vm.Slices(parse(tpu), num_slices, 'us-east5-b', spot, 100)
+  return tpu_vm.Slices(parse_slice(tpu), num_slices, 'us-east5-b', spot, 100)
 
 
 SCRIPTS = {

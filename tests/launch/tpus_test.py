@@ -3,7 +3,7 @@
 
 import pytest
 
-from acl_jax.tpu.slices import GENERATIONS, Slice, parse
+from acl_jax.tpu.slices import GENERATIONS, Slice, parse_slice
 from launch import tpus
 
 
@@ -21,7 +21,7 @@ from launch import tpus
   ],
 )
 def test_machines(name, hosts, machine):
-  tpu = parse(name)
+  tpu = parse_slice(name)
   assert (tpus.hosts(tpu), tpus.machine_type(tpu)) == (hosts, machine)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from flax import nnx
 
-from acl_jax.models.adapters import Stride, StrideConfig, stack_frames
+from acl_jax.models.adapters import StrideAdapter, StrideAdapterConfig, stack_frames
 from tests.adapter_inputs import FRAME_SIZE as D
 from tests.adapter_inputs import LLM_SIZE as E
 from tests.adapter_inputs import heard, normal
@@ -19,7 +19,7 @@ run = jax.jit(lambda adapter, *inputs: adapter(*inputs))
 
 
 def stride(hidden):
-  adapter = Stride(StrideConfig(3, D, hidden, E), rngs=nnx.Rngs(0))
+  adapter = StrideAdapter(StrideAdapterConfig(3, D, hidden, E), rngs=nnx.Rngs(0))
   return jax.tree.map(lambda w: w + 0.3 * normal(*w.shape, seed=w.size), adapter)
 
 

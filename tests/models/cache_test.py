@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from acl_jax.models.cache import BLOCK, Cache, Seen, empty
+from acl_jax.models.cache import BLOCK, CacheMask, KVCache, empty_cache
 from acl_jax.models.layers import attention
 
 L, B, T, N, K, H = 3, 2, 5, 4, 2, 6
@@ -15,7 +15,7 @@ LAYER = jnp.int32(1)
 @pytest.fixture
 def cache():
   keys = jax.random.split(jax.random.key(0))
-  return Cache(*(jax.random.normal(key, (L, B, K, PLACES, H)) for key in keys))
+  return KVCache(*(jax.random.normal(key, (L, B, K, PLACES, H)) for key in keys))
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def query():
 def seen_until(*stops):
   """Each row's queries see all before its stop, the first ones a little less."""
   stop = jnp.asarray(stops)[:, None] - jnp.arange(T)[::-1][None]
-  return Seen.of(jnp.arange(PLACES)[None, None] < stop[..., None])
+  return CacheMask.of(jnp.arange(PLACES)[None, None] < stop[..., None])
 
 
 @jax.jit
@@ -64,7 +64,7 @@ def test_who_sees_nothing_gets_zeros(cache, query):
 
 
 def test_8_bits_are_read_as_they_are_kept(cache, query):
-  kept = empty((L, B, K, PLACES, H), jnp.float32, jnp.int8).rounded(*cache)
+  kept = empty_cache((L, B, K, PLACES, H), jnp.float32, jnp.int8).rounded(*cache)
   seen = seen_until(PLACES - 2, BLOCK)
   want = attention(query, *kept.of_layer(LAYER), seen.mask)
   np.testing.assert_allclose(attend(kept, query, seen), want, atol=1e-5)

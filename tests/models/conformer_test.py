@@ -11,8 +11,13 @@ from flax import nnx
 from acl_jax.models.batch_norm import BatchNorm
 from acl_jax.models.conformer import Conformer, ConformerConfig
 from acl_jax.models.conformer_ctc import ConformerCTC
-from acl_jax.models.layers import within
-from acl_jax.models.relative_attention import by_distance, shift, shift_back, sinusoids
+from acl_jax.models.layers import segment_mask
+from acl_jax.models.relative_attention import (
+  distance_scores,
+  relative_shift,
+  relative_shift_transpose,
+  sinusoids,
+)
 from acl_jax.weights.parakeet import load_conformer
 from tests.tiny_conformer import SIZES, VOCABULARY, log_mel, oracle
 
@@ -57,7 +62,7 @@ def test_a_layer_equals_transformers(theirs, ours):
   rng, t = np.random.default_rng(1), 9
   x = rng.normal(size=(2, t, 24)).astype(np.float32)
   ids = np.asarray([[1] * t, [1] * 6 + [0] * 3])
-  mask = within(jnp.asarray(ids), None)
+  mask = segment_mask(jnp.asarray(ids), None)
   positions = theirs.encoder.encode_positions(torch.from_numpy(x))
   theirs_too = sinusoids(t, 24)[:-1]  # which has no -t
   np.testing.assert_allclose(theirs_too, positions[0].numpy(), atol=1e-6)
@@ -73,10 +78,10 @@ def test_a_layer_equals_transformers(theirs, ours):
 @pytest.mark.parametrize('t', [1, 2, 5])
 def test_shifted_scores_are_those_of_each_distance(t):
   distance = jnp.arange(t - 1, -t - 1, -1, dtype=jnp.float32)
-  scores = shift(jnp.broadcast_to(distance, (2, 3, t, 2 * t)))
+  scores = relative_shift(jnp.broadcast_to(distance, (2, 3, t, 2 * t)))
   expected = np.arange(t)[:, None] - np.arange(t)[None]  # of query to key
   np.testing.assert_array_equal(scores, np.broadcast_to(expected, scores.shape))
-  back = shift_back(scores + t)
+  back = relative_shift_transpose(scores + t)
   for row in range(t):
     first = t - 1 - row
     own = back[:, :, row, first : first + t]
@@ -90,10 +95,10 @@ def test_the_gradient_by_distance_is_the_one_that_jax_finds():
   query, relative, probe = (jnp.asarray(rng.normal(size=s), np.float32) for s in shapes)
 
   def plain(query, relative):
-    return shift(jnp.einsum('nbth,nph->nbtp', query, relative))
+    return relative_shift(jnp.einsum('nbth,nph->nbtp', query, relative))
 
   expected, expected_back = jax.vjp(plain, query, relative)
-  actual, back = jax.vjp(by_distance, query, relative)
+  actual, back = jax.vjp(distance_scores, query, relative)
   np.testing.assert_allclose(actual, expected, atol=1e-5)
   for mine, theirs in zip(back(probe), expected_back(probe), strict=True):
     np.testing.assert_allclose(mine, theirs, atol=1e-5)
@@ -198,7 +203,7 @@ def test_a_limited_context_sees_no_further(ours):
   changed = np.abs(actual - expected).max(-1)[0] > 0
   # Subsampling looks 7 frames ahead, which is not quite one of these.
   assert changed.tolist() == [False] * 8 + [True] * 7
-  mask = np.asarray(within(jnp.ones((1, 4), jnp.int32), (2, 1)))[0]
+  mask = np.asarray(segment_mask(jnp.ones((1, 4), jnp.int32), (2, 1)))[0]
   assert mask.astype(int).tolist() == [
     [1, 1, 0, 0],
     [1, 1, 1, 0],

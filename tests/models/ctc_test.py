@@ -10,8 +10,8 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acl_jax.models.ctc import BLANK, CTC, CTCConfig, Scores, segments
-from acl_jax.models.spelling import NUM_SOUNDED, letters_of
+from acl_jax.models.ctc import BLANK, CTCAdapter, CTCAdapterConfig, Scores, ctc_segments
+from acl_jax.models.spelling import NUM_LETTERS, token_letters
 from tests.adapter_inputs import FRAME_SIZE as D
 from tests.adapter_inputs import LLM_SIZE as E
 from tests.adapter_inputs import heard, normal
@@ -19,7 +19,7 @@ from tests.adapter_inputs import heard, normal
 A = 3  # clips
 LENGTHS = (27, 14, 0)
 VOCABULARY = (7, 2, 9, 4)
-CONFIG = CTCConfig(
+CONFIG = CTCAdapterConfig(
   stack=4,
   encoder_size=D,
   letter_hidden_size=9,
@@ -35,18 +35,20 @@ CONFIG = CTCConfig(
 
 
 run = jax.jit(lambda adapter, *inputs: adapter(*inputs))
-score = jax.jit(CTC.scores)
-find_segments = jax.jit(segments)
+score = jax.jit(CTCAdapter.scores)
+find_segments = jax.jit(ctc_segments)
 
 
 @pytest.fixture(scope='module')
 def ctc():
-  adapter = CTC(CONFIG, rngs=nnx.Rngs(3))
+  adapter = CTCAdapter(CONFIG, rngs=nnx.Rngs(3))
   adapter.vocabulary[...] = jnp.asarray(VOCABULARY)
   # Far from its start, where nearly every frame is as likely one class as another.
   adapter.linear_2[...] *= 6
   adapter.linear_spelling[...] += normal(8, 5, seed=4)
-  adapter.spelling.letters[...] = jnp.asarray(letters_of([' to', 'day', '.', ' two']))
+  adapter.spelling.letters[...] = jnp.asarray(
+    token_letters([' to', 'day', '.', ' two'])
+  )
   adapter.bias[...] = jnp.asarray([1.0, -0.5, 0.3, 0.2, -0.1])
   return adapter
 
@@ -100,12 +102,12 @@ def test_segments_follow_the_rule(clips):
       assert segment[clip, i] == (number if c != BLANK else -1)
 
 
-class Told(CTC):
+class Told(CTCAdapter):
   """A recogniser that recognises what it is told."""
 
   told: jax.Array
 
-  def scores(self, frames, valid, table, key=None, among=None):
+  def scores(self, frames, valid, table, key=None, candidates=None):
     valid = jnp.ones(self.told.shape[:2], bool)
     return Scores(self.told, valid, jnp.zeros((1, 3, 2)), jnp.ones((1, 3), bool))
 
@@ -153,7 +155,7 @@ def test_doubt_is_an_expectation(seed):
 
 def test_greedy_is_the_hard_decision_of_the_logits(ctc):
   logits, valid, *_ = score(ctc, *heard(LENGTHS))
-  greedy = jax.jit(CTC.greedy)(ctc, *heard(LENGTHS))
+  greedy = jax.jit(CTCAdapter.greedy)(ctc, *heard(LENGTHS))
   for clip in range(A):
     best = np.argmax(logits[clip], -1)[np.asarray(valid[clip])]
     words = [VOCABULARY[c - 1] for c in collapse(best.tolist())]
@@ -204,7 +206,7 @@ def test_dropout_iff_a_key(ctc):
 def test_letters_are_recognised_twice_as_often_as_tokens(ctc):
   scores = score(ctc, *heard(LENGTHS))
   assert scores.tokens.shape == (A, 7, 1 + len(VOCABULARY))
-  assert scores.letters.shape == (A, 14, 1 + NUM_SOUNDED)
+  assert scores.letters.shape == (A, 14, 1 + NUM_LETTERS)
   assert scores.valid.sum(1).tolist() == [7, 4, 0]
   assert scores.letters_valid.sum(1).tolist() == [14, 7, 0]
 
@@ -227,7 +229,7 @@ def test_letter_frames_come_in_pairs():
 
 def test_an_encoder_of_few_frames_needs_no_letters():
   config = dataclasses.replace(CONFIG, stack=3, letter_layers=0, letter_hidden_size=0)
-  adapter = CTC(config, rngs=nnx.Rngs(3))
+  adapter = CTCAdapter(config, rngs=nnx.Rngs(3))
   assert not [
     path
     for path, _ in nnx.to_flat_state(nnx.state(adapter))

@@ -7,10 +7,10 @@ from flax import nnx
 
 from acl_jax import assets
 from acl_jax.generation.engine import Engine, EngineConfig, Request
-from acl_jax.generation.slots import Rules
+from acl_jax.generation.slots import DecodeRules
 from acl_jax.models.int8 import SUMMED, quantise
-from acl_jax.models.layers import Quantised
-from acl_jax.models.speech_llm import causal
+from acl_jax.models.layers import QuantisedMatrix
+from acl_jax.models.speech_llm import causal_segment_mask
 from acl_jax.text.templates import Turn, chatml
 from acl_jax.text.tokenizers import load_tokenizer
 from acl_jax.weights.llama import load_llama
@@ -19,7 +19,9 @@ from tests import tiny_llama
 
 @jax.jit
 def log_probs(llama, tokens):
-  hidden, _ = llama(llama.embed(tokens), *causal(jnp.ones(tokens.shape, jnp.int32)))
+  hidden, _ = llama(
+    llama.embed(tokens), *causal_segment_mask(jnp.ones(tokens.shape, jnp.int32))
+  )
   return jax.nn.log_softmax(llama.logits(hidden))
 
 
@@ -31,7 +33,7 @@ def divergence(want, got):
 def test_a_weight_is_off_by_half_a_step_at_most():
   weight = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 4)), jnp.float32)
   weight = weight.at[..., 2].multiply(1e3).at[..., 1].set(0)
-  small = Quantised(nnx.Param(weight, axes=('l', 'd', 'f')), (-2,))
+  small = QuantisedMatrix(nnx.Param(weight, axes=('l', 'd', 'f')), (-2,))
   step = np.abs(weight).max(1, keepdims=True) / 127
   assert (np.abs(small[...] - weight) <= step * 0.5001).all()
   assert small.value[...].dtype == jnp.int8 and small.scale[...].shape == (3, 1, 4)
@@ -69,7 +71,7 @@ def test_the_engine_keeps_keys_and_values_in_8_bits():
   asked = [Request(str(i), (1, 2 + i, 5, 9)[: 2 + i % 3]) for i in range(5)]
 
   def answer(cache_dtype, slots):
-    rules = Rules(top=50, cache_dtype=cache_dtype)
+    rules = DecodeRules(top=50, cache_dtype=cache_dtype)
     engine = Engine(llama, EngineConfig(slots, 8, 5, rules), prefix=(3, 4))
     return {response.request.id: response for response in engine.run(asked)}
 

@@ -45,7 +45,7 @@ def run(model, x, positions, mask, cache=None, index=None):
 )
 def test_the_published_sizes_have_the_published_parameters(sizes, parameters):
   tied = sizes[0] == 49_152
-  config = llama.Config(*sizes, 10_000.0, 1e-5, tied, 4096)
+  config = llama.LlamaConfig(*sizes, 10_000.0, 1e-5, tied, 4096)
   shapes = jax.eval_shape(lambda: llama.Llama(config, rngs=nnx.Rngs(0)))
   assert sum(x.size for x in jax.tree.leaves(shapes)) == parameters
 

@@ -6,12 +6,13 @@ import pytest
 from flax import nnx
 
 from acl_jax.models import llama, whisper
-from acl_jax.models.adapters import Stride, StrideConfig
-from acl_jax.models.speech_llm import Prompt, SpeechLLM, causal
-from data_pipeline.batches import NO_AUDIO, lay_out, pad
+from acl_jax.models.adapters import StrideAdapter, StrideAdapterConfig
+from acl_jax.models.speech_llm import Prompt, SpeechLLM, causal_segment_mask
+from acl_jax.text.layout import NO_AUDIO, layout_prompt
+from data_pipeline.batches import pad
 
 D, SLOTS = 24, 5
-LLAMA = llama.Config(
+LLAMA = llama.LlamaConfig(
   vocab_size=53,
   hidden_size=D,
   intermediate_size=40,
@@ -24,7 +25,7 @@ LLAMA = llama.Config(
   tie_word_embeddings=True,
   max_position_embeddings=64,
 )
-WHISPER = whisper.Config(
+WHISPER = whisper.WhisperConfig(
   num_mel_bins=10,
   d_model=12,
   encoder_layers=1,
@@ -50,7 +51,7 @@ splice = jax.jit(SpeechLLM.splice)
 @pytest.fixture(scope='module')
 def model():
   rngs = nnx.Rngs(0)
-  adapter = Stride(StrideConfig(2, 12, 16, D), rngs=rngs)
+  adapter = StrideAdapter(StrideAdapterConfig(2, 12, 16, D), rngs=rngs)
   parts = whisper.Whisper(WHISPER, rngs=rngs), adapter, llama.Llama(LLAMA, rngs=rngs)
   # Of the size where the content of a place makes a difference elsewhere.
   return SpeechLLM(*jax.tree.map(lambda w: w * 10 if w.std() > 0 else w, parts))
@@ -64,10 +65,10 @@ def clips():
 
 def prompts(rows=PROMPTS, length=24):
   places = range(SLOTS), range(SLOTS, 2 * SLOTS)
-  laid = [lay_out(row, places) for row in rows]
+  laid = [layout_prompt(row, places) for row in rows]
   shape = len(laid), length
   tokens = pad([row.tokens for row in laid], shape, 1, np.int32)
-  place = pad([row.place for row in laid], shape, NO_AUDIO, np.int32)
+  place = pad([row.audio_index for row in laid], shape, NO_AUDIO, np.int32)
   ids = pad([[1] * len(row.tokens) for row in laid], shape, 0, np.int32)
   return Prompt(*map(jnp.asarray, (tokens, place, ids)))
 
@@ -135,9 +136,9 @@ def test_content_of_unused_slots_changes_nothing(model):
 @pytest.mark.parametrize('slots', [0, 5])
 def test_text_alone_is_the_plain_llm(model, slots):
   rows = ([(3, 4, 5, 6, 7, 8)], [(9, 10)])
-  audio, audio_valid = clips()
+  audio, audio_mask = clips()
   prompt = prompts(rows, length=7)
-  x, ids = splice(model, prompt, audio[:2, :slots], audio_valid[:2, :slots])
+  x, ids = splice(model, prompt, audio[:2, :slots], audio_mask[:2, :slots])
   np.testing.assert_array_equal(ids, prompt.segment_ids)
   hidden = read(model, x, ids)
   llama = jax.jit(lambda *inputs: model.llama(*inputs)[0])
@@ -165,7 +166,7 @@ def test_nothing_is_seen_before_its_time(model):
 
 def test_positions_count_what_is_valid_in_the_same_segment():
   ids = jnp.asarray([[1, 0, 0, 1, 1, 2], [0, 3, 5, 0, 5, 0]])
-  positions, mask = causal(ids)
+  positions, mask = causal_segment_mask(ids)
   assert positions.tolist() == [[0, 0, 0, 1, 2, 0], [0, 0, 0, 0, 1, 0]]
   assert mask[0, 4].tolist() == [True, False, False, True, True, False]
   assert mask[1, 4].tolist() == [False, False, True, False, True, False]

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acl_jax.models.spelling import (
+  MAX_TOKEN_LETTERS,
   MULTIPLIER,
   NUM_BUCKETS,
-  NUM_LETTERS,
   Spelling,
-  letters_of,
+  encode_letters,
   ngrams,
-  sounded,
+  token_letters,
 )
 
 PIECES = (' telephone', ' telegraph', 'Egypt', '?', ' a', '')
@@ -26,7 +26,7 @@ SIZE = 5
 @pytest.fixture
 def spelling():
   made = Spelling(len(PIECES), SIZE, rngs=nnx.Rngs(0))
-  made.letters[...] = jnp.asarray(letters_of(PIECES))
+  made.letters[...] = jnp.asarray(token_letters(PIECES))
   return made
 
 
@@ -43,7 +43,7 @@ def expected_ngrams(letters):
   kept = [0, *(int(x) for x in letters if x), 0]
   if len(kept) == 2:
     return []
-  full = len(kept) == NUM_LETTERS + 2
+  full = len(kept) == MAX_TOKEN_LETTERS + 2
   pairs = list(zip(kept, kept[1:], strict=False))
   triples = list(zip(kept, kept[1:], kept[2:], strict=False))
   return [bucket(*gram) for gram in (pairs[:-1] if full else pairs) + triples]
@@ -51,7 +51,7 @@ def expected_ngrams(letters):
 
 @given(st.lists(st.text(max_size=15), min_size=1, max_size=4))
 def test_ngrams_are_pairs_and_triples_of_letters(pieces):
-  letters = letters_of(pieces)
+  letters = token_letters(pieces)
   found, present = ngrams(jnp.asarray(letters))
   for row, bucket_row, present_row in zip(letters, found, present, strict=True):
     actual = collections.Counter(np.asarray(bucket_row)[np.asarray(present_row) > 0])
@@ -60,7 +60,7 @@ def test_ngrams_are_pairs_and_triples_of_letters(pieces):
 
 def test_the_buckets_are_those_of_adapters_already_trained():
   """A file of an adapter keeps letters, not buckets: hashing must never change."""
-  found, present = ngrams(jnp.asarray(letters_of([' cat'])))
+  found, present = ngrams(jnp.asarray(token_letters([' cat'])))
   assert found[present > 0].tolist() == [
     2009,
     1543,
@@ -75,9 +75,9 @@ def test_the_buckets_are_those_of_adapters_already_trained():
 
 
 def test_letters():
-  (row,) = letters_of([' Ab-é9 of thirteen'])
+  (row,) = token_letters([' Ab-é9 of thirteen'])
   assert row.tolist() == [27, 1, 2, 28, 30, 28, 27, 15, 6, 27, 20, 8]
-  assert not letters_of(['']).any()
+  assert not token_letters(['']).any()
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_letters():
 def test_letters_that_are_sounded(text, letters):
   alphabet = ' abcdefghijklmnopqrstuvwxyz'
   expected = [28 if x == "'" else alphabet.index(x) or 27 for x in letters]
-  assert sounded(text) == expected
+  assert encode_letters(text) == expected
 
 
 def test_a_vector_is_the_scaled_sum_of_its_ngrams(spelling):
@@ -104,14 +104,14 @@ def test_a_vector_is_the_scaled_sum_of_its_ngrams(spelling):
 
 
 def test_vectors_of_some_are_those_of_all(spelling):
-  among = jnp.asarray([3, 0, 4])
-  every, some = spelling(), spelling(among)
-  np.testing.assert_array_equal(some, every[among])
+  candidates = jnp.asarray([3, 0, 4])
+  every, some = spelling(), spelling(candidates)
+  np.testing.assert_array_equal(some, every[candidates])
 
 
 def test_what_is_spelt_alike_is_alike():
   spelling = Spelling(3, 512, rngs=nnx.Rngs(1))
   pieces = [' telephone', ' telegraph', ' sublime']
-  spelling.letters[...] = jnp.asarray(letters_of(pieces))
+  spelling.letters[...] = jnp.asarray(token_letters(pieces))
   a, b, c = spelling()
   assert a @ b > 3 * abs(a @ c)

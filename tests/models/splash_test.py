@@ -7,10 +7,10 @@ import numpy as np
 
 from acl_jax.models import splash
 from acl_jax.models.layers import attention
-from acl_jax.models.speech_llm import causal
-from acl_jax.models.splash import Packed, packed_attention
+from acl_jax.models.speech_llm import causal_segment_mask
+from acl_jax.models.splash import PackedCausalMask, packed_attention
 from acl_jax.runtime import compilation_cache
-from acl_jax.sharding.mesh import new_mesh
+from acl_jax.sharding.mesh import make_mesh
 from acl_jax.tpu import slices, topologies
 
 B, T, N, K, H = 2, 130, 4, 2, 6
@@ -31,14 +31,14 @@ def signal_of(y):
 
 
 def plain(query, key, value):
-  _, mask = causal(jnp.asarray(IDS))
+  _, mask = causal_segment_mask(jnp.asarray(IDS))
   before = key.shape[2] - T
   mask = jnp.pad(mask, ((0, 0), (0, 0), (before, 0)), constant_values=True)
   return signal_of(attention(query, key, value, mask))
 
 
 def by_kernel(query, key, value):
-  packed = Packed(jnp.asarray(IDS), per_row=3)
+  packed = PackedCausalMask(jnp.asarray(IDS), per_row=3)
   return signal_of(packed_attention(query, key, value, packed, interpret=True))
 
 
@@ -68,12 +68,13 @@ def test_so_it_does_behind_what_all_rows_share_and_so_are_its_gradients():
 
 
 def test_what_is_traced_for_a_cpu_gets_plain_attention():
-  assert not splash.lowers()
+  assert not splash.is_available()
 
 
 def test_what_is_traced_for_tpus_gets_the_kernel_cut_along_the_mesh():
-  mesh = new_mesh(
-    dict(data=1, fsdp=-1, tensor=2), topologies.devices(slices.parse('v5e:2x2'))
+  mesh = make_mesh(
+    dict(data=1, fsdp=-1, tensor=2),
+    topologies.topology_devices(slices.parse_slice('v5e:2x2')),
   )
   shapes = [(B, T, N, H), (B, K, T, H), (B, K, T, H)]
   given = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
@@ -84,11 +85,11 @@ def test_what_is_traced_for_tpus_gets_the_kernel_cut_along_the_mesh():
   )
 
   def attend(query, key, value, ids):
-    assert splash.lowers()
-    return packed_attention(query, key, value, Packed(ids, per_row=3))
+    assert splash.is_available()
+    return packed_attention(query, key, value, PackedCausalMask(ids, per_row=3))
 
   with jax.set_mesh(mesh):
     lowered = jax.jit(attend).lower(*given, ids)
   assert 'tpu_custom_call' in lowered.as_text()
-  with compilation_cache.not_kept():
+  with compilation_cache.disabled():
     lowered.compile()

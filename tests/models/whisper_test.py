@@ -4,10 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+import transformers
 from flax import nnx
-from transformers import WhisperConfig, WhisperModel
 
-from acl_jax.models.whisper import Config, Whisper
+from acl_jax.models.whisper import Whisper, WhisperConfig
 from acl_jax.weights.whisper import load_whisper
 
 SIZES = dict(
@@ -26,7 +26,7 @@ def oracle():
   other = dict(vocab_size=53, decoder_layers=1, decoder_attention_heads=2)
   other |= dict(decoder_ffn_dim=8, init_std=0.2, pad_token_id=0)
   other |= dict(bos_token_id=1, eos_token_id=2, decoder_start_token_id=3)
-  model = WhisperModel(WhisperConfig(**SIZES, **other)).eval()
+  model = transformers.WhisperModel(transformers.WhisperConfig(**SIZES, **other)).eval()
   for name, weight in model.named_parameters():
     if name.endswith(('bias', 'layer_norm.weight')):  # else all zeros and ones
       torch.nn.init.normal_(weight, 0.5, 0.3)
@@ -123,11 +123,11 @@ def test_audio_beyond_the_positions_is_refused(whisper):
 )
 def test_impossible_sizes_are_refused(wrong, message):
   with pytest.raises(ValueError, match=message):
-    Config(**(SIZES | wrong))
+    WhisperConfig(**(SIZES | wrong))
 
 
 def test_computes_in_the_dtype_of_the_input():
-  model = Whisper(Config(**SIZES), rngs=nnx.Rngs(0))
+  model = Whisper(WhisperConfig(**SIZES), rngs=nnx.Rngs(0))
   x, valid = jnp.ones((2, 13, 10), jnp.bfloat16), jnp.ones((2, 13), bool)
   hidden, _ = jax.eval_shape(run, model, x, valid)
   assert hidden.dtype == jnp.bfloat16 and hidden.shape == (2, 7, 24)

@@ -16,13 +16,12 @@ def folder():
   jax.config.update(NAME, before)
 
 
-def test_compilations_are_kept_beside_the_models(folder, tmp_path, monkeypatch):
-  monkeypatch.setenv('ACL_JAX_CACHE', str(tmp_path))
+def test_compiled_programs_are_kept_in_the_folder(folder, tmp_path):
   jax.config.update(NAME, None)
-  compilation_cache.keep()
+  compilation_cache.enable(tmp_path / 'compiled')
   assert folder() == str(tmp_path / 'compiled')
 
 
-def test_the_variable_of_jax_names_another_folder(folder):
-  compilation_cache.keep()
+def test_the_variable_of_jax_names_another_folder(folder, tmp_path):
+  compilation_cache.enable(tmp_path)
   assert folder() == os.environ['JAX_COMPILATION_CACHE_DIR']

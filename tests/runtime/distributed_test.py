@@ -14,8 +14,8 @@ from acl_jax.runtime import program
 from acl_jax.runtime import distributed
 
 def main(_):
-  distributed.start()
-  distributed.start()
+  distributed.initialize()
+  distributed.initialize()
   print(jax.process_index(), jax.process_count(), len(jax.devices()))
 
 program.run(main)

@@ -21,7 +21,7 @@ def call(address, processes, present, timeout=1.0):
 
   def one(process):
     try:
-      return rendezvous.call(address, processes, process, timeout)
+      return rendezvous.wait_for_all(address, processes, process, timeout)
     except (OSError, ValueError) as error:
       return error
 
@@ -84,4 +84,4 @@ def test_strangers_are_not_counted(address):
 @pytest.mark.parametrize('bad', ['here', 'here:', ':1234', 'here:many', 'here:70000'])
 def test_an_address_is_host_and_port(bad):
   with pytest.raises(ValueError, match='is not host:port'):
-    rendezvous.call(bad, 2, 1, 1.0)
+    rendezvous.wait_for_all(bad, 2, 1, 1.0)

@@ -12,12 +12,17 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from acl_jax.generation.engine import Engine, EngineConfig, Request
-from acl_jax.generation.slots import Rules
+from acl_jax.generation.slots import DecodeRules
 from acl_jax.models.int8 import quantise
 from acl_jax.models.llama import Llama
-from acl_jax.sharding.arrays import put, send
-from acl_jax.sharding.mesh import new_mesh, parts_of_batch
-from acl_jax.sharding.rules import PLANS, constrain, hold, shardings
+from acl_jax.sharding.arrays import put_sharded, to_device
+from acl_jax.sharding.mesh import batch_parts, make_mesh
+from acl_jax.sharding.rules import (
+  SHARDING_RULES,
+  constrain,
+  constrain_like_parameters,
+  shardings,
+)
 from acl_jax.weights.llama import load_llama, save_llama_hf
 from tests import tiny_llama
 
@@ -41,13 +46,13 @@ def abstract(**changes):
 
 
 def test_axes_of_the_mesh():
-  sizes = {name: tuple(new_mesh(m).shape.values()) for name, m in MESHES.items()}
+  sizes = {name: tuple(make_mesh(m).shape.values()) for name, m in MESHES.items()}
   assert sizes == {
     **{'data': (8, 1, 1), 'fsdp': (1, 8, 1), 'tensor': (4, 1, 2), 'all': (2, 2, 2)}
   }
   for name, (data, fsdp, tensor) in sizes.items():
-    mesh = new_mesh(MESHES[name])
-    assert parts_of_batch(mesh) == (tuple(range(8 // tensor)), data * fsdp)
+    mesh = make_mesh(MESHES[name])
+    assert batch_parts(mesh) == (tuple(range(8 // tensor)), data * fsdp)
 
 
 @pytest.mark.parametrize(
@@ -62,9 +67,9 @@ def test_axes_of_the_mesh():
 )
 def test_a_mesh_that_cannot_be(sizes, said):
   with pytest.raises(ValueError, match=said):
-    new_mesh(dict(zip(('data', 'fsdp', 'tensor'), sizes, strict=True)))
+    make_mesh(dict(zip(('data', 'fsdp', 'tensor'), sizes, strict=True)))
   with pytest.raises(ValueError, match="has the axes \\['data', 'model'\\], not"):
-    new_mesh({'data': 1, 'model': 8})
+    make_mesh({'data': 1, 'model': 8})
 
 
 class Device:
@@ -77,28 +82,28 @@ class Device:
 
 
 def test_several_slices_multiply_data_and_no_other_axis_leaves_a_slice():
-  mesh = new_mesh(dict(data=2, fsdp=-1, tensor=3), [Device(i, 4) for i in range(48)])
+  mesh = make_mesh(dict(data=2, fsdp=-1, tensor=3), [Device(i, 4) for i in range(48)])
   assert tuple(mesh.shape.values()) == (8, 2, 3)
   found = np.vectorize(lambda device: device.slice_index)(mesh.devices)
   assert (found == np.arange(8)[:, None, None] // 2).all()
 
 
 def test_what_is_cut_along_what():
-  found = specs(shardings(abstract(), new_mesh(MESHES['all'])))
+  found = specs(shardings(abstract(), make_mesh(MESHES['all'])))
   layer = 'layers/self_attn/'
   assert found['embed_tokens'] == P('tensor', 'fsdp')
   assert found[layer + 'q_proj'] == P(None, 'fsdp', 'tensor')
   assert found[layer + 'o_proj'] == P(None, 'tensor', None, 'fsdp')
   assert found['layers/input_layernorm'] == found['norm'] == P()
-  whole = shardings(abstract(), new_mesh(MESHES['all']), PLANS['replicated'])
+  whole = shardings(abstract(), make_mesh(MESHES['all']), SHARDING_RULES['replicated'])
   assert not any('fsdp' in spec for spec in specs(whole).values())
   assert specs(whole)['layers/mlp/up_proj'] == P(None, None, 'tensor')
 
 
 def test_an_int8_model_is_cut_as_the_other_but_for_its_scales():
   llama = jax.eval_shape(lambda: quantise(Llama(tiny_llama.CONFIG, rngs=nnx.Rngs(0))))
-  found = specs(shardings(llama, new_mesh(MESHES['all'])))
-  same = specs(shardings(abstract(), new_mesh(MESHES['all'])))
+  found = specs(shardings(llama, make_mesh(MESHES['all'])))
+  same = specs(shardings(abstract(), make_mesh(MESHES['all'])))
   layer = 'layers/self_attn/'
   assert found[layer + 'q_proj/value'] == same[layer + 'q_proj']
   assert found[layer + 'q_proj/scale'] == P(None, None, 'tensor')
@@ -107,7 +112,7 @@ def test_an_int8_model_is_cut_as_the_other_but_for_its_scales():
 
 @pytest.mark.parametrize('name', MESHES)
 def test_the_optimizer_is_cut_as_its_parameters(name):
-  mesh = new_mesh(MESHES[name])
+  mesh = make_mesh(MESHES[name])
   shapes = nnx.state(abstract())
   made = jax.jit(
     lambda: nnx.state(Llama(tiny_llama.CONFIG, rngs=nnx.Rngs(0))),
@@ -119,7 +124,9 @@ def test_the_optimizer_is_cut_as_its_parameters(name):
   of = lambda tree: jax.tree.map(lambda x: x.sharding.spec, tree)  # noqa: E731
   assert of(state[0].mu) == of(state[0].nu) == of(made)
   with jax.set_mesh(mesh):
-    moved = jax.jit(lambda x: hold(jax.tree.map(jax.numpy.sin, x)))(made)
+    moved = jax.jit(
+      lambda x: constrain_like_parameters(jax.tree.map(jax.numpy.sin, x))
+    )(made)
   jax.tree.map(
     lambda a, b: a.sharding.is_equivalent_to(b.sharding, a.ndim), moved, made
   )
@@ -136,17 +143,17 @@ def test_the_engine_answers_as_on_one_device(name, plan):
   asked = [
     Request(str(i), tuple(random.integers(0, 50, 3 + i).tolist())) for i in range(11)
   ]
-  config = EngineConfig(8, 17, 9, Rules(stop_ids=(4,), top=3))
+  config = EngineConfig(8, 17, 9, DecodeRules(stop_ids=(4,), top=3))
 
   def answer(llama):
     made = Engine(llama, config, prefix=(5, 3)).run(asked)
     return {response.request.id: response for response in made}
 
   alone = answer(llama)
-  rules = PLANS['fsdp' if plan == 'fsdp' else 'replicated']
-  mesh = new_mesh(MESHES[name])
+  rules = SHARDING_RULES['fsdp' if plan == 'fsdp' else 'replicated']
+  mesh = make_mesh(MESHES[name])
   with jax.set_mesh(mesh):
-    shared = answer(put(llama, shardings(llama, mesh, rules)))
+    shared = answer(put_sharded(llama, shardings(llama, mesh, rules)))
   assert len(shared) == 11
   for id, response in shared.items():
     assert response.tokens.tolist() == alone[id].tokens.tolist()
@@ -155,8 +162,8 @@ def test_the_engine_answers_as_on_one_device(name, plan):
 
 def test_a_batch_is_cut_by_rows():
   batch = {'x': np.arange(24.0).reshape(8, 3), 'prefix': np.arange(5)}
-  with jax.set_mesh(new_mesh(MESHES['all'])):
-    sent = send(batch)
+  with jax.set_mesh(make_mesh(MESHES['all'])):
+    sent = to_device(batch)
   assert sent['x'].sharding.spec == P(('data', 'fsdp'))
   assert sent['prefix'].sharding.spec == P()
   jax.tree.map(np.testing.assert_array_equal, sent, batch)
@@ -165,7 +172,7 @@ def test_a_batch_is_cut_by_rows():
 @pytest.mark.parametrize(
   'name, plan, dtype',
   [
-    *itertools.product(MESHES, PLANS, ['float32']),
+    *itertools.product(MESHES, SHARDING_RULES, ['float32']),
     ('data', 'replicated', 'int8'),
     ('all', 'fsdp', 'int8'),
   ],
@@ -173,11 +180,11 @@ def test_a_batch_is_cut_by_rows():
 def test_weights_are_loaded_in_pieces(name, plan, dtype, tmp_path):
   save_llama_hf(tiny_llama.build(), tmp_path)
   alone = load_llama(tmp_path, jax.numpy.dtype(dtype))
-  mesh = new_mesh(MESHES[name])
+  mesh = make_mesh(MESHES[name])
   with jax.set_mesh(mesh):
-    cut = load_llama(tmp_path, jax.numpy.dtype(dtype), PLANS[plan])
+    cut = load_llama(tmp_path, jax.numpy.dtype(dtype), SHARDING_RULES[plan])
   tiny_llama.assert_equal(cut, alone)
-  wanted = jax.tree.leaves(shardings(cut, mesh, PLANS[plan]))
+  wanted = jax.tree.leaves(shardings(cut, mesh, SHARDING_RULES[plan]))
   for x, sharding in zip(jax.tree.leaves(cut), wanted, strict=True):
     assert x.sharding.is_equivalent_to(sharding, x.ndim), (x.shape, x.sharding)
 
@@ -188,14 +195,14 @@ def test_what_no_axis_divides_is_named():
     match="layers/self_attn/k_proj: its axis 'kv_heads' of 2 is no multiple of 8, the"
     " size of 'tensor' in config.mesh",
   ):
-    shardings(abstract(vocab_size=56), new_mesh(dict(data=1, fsdp=1, tensor=8)))
+    shardings(abstract(vocab_size=56), make_mesh(dict(data=1, fsdp=1, tensor=8)))
   with pytest.raises(ValueError, match="embed_tokens: its axis 'embed' of 20 .* of 8"):
-    shardings(abstract(hidden_size=20), new_mesh(MESHES['fsdp']))
+    shardings(abstract(hidden_size=20), make_mesh(MESHES['fsdp']))
 
 
 def test_activations_are_cut_where_a_mesh_is_set():
   add = jax.jit(lambda x: constrain(x + 1, 'batch', 'time', 'vocab'))
   assert len(add(np.ones((8, 3, 4))).sharding.device_set) == 1
-  with jax.set_mesh(new_mesh(MESHES['all'])):
+  with jax.set_mesh(make_mesh(MESHES['all'])):
     assert add(np.ones((8, 3, 4))).sharding.spec == P(('data', 'fsdp'), None, 'tensor')
     assert add(np.ones((6, 3, 4))).sharding.spec == P(None, None, 'tensor')

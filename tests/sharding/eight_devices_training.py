@@ -10,10 +10,11 @@ import optax
 import pytest
 from flax import nnx
 
+from acl_jax.batches.arrays import PretrainBatch
 from acl_jax.models.conformer import ConformerConfig
 from acl_jax.models.conformer_ctc import ConformerCTC, LetterHead
-from acl_jax.sharding.arrays import local, make, send, spread
-from acl_jax.sharding.mesh import new_mesh
+from acl_jax.sharding.arrays import make_sharded, shard, to_device, to_host
+from acl_jax.sharding.mesh import make_mesh
 from acl_jax.training import pretraining, step
 from tests.training.step_test import BOTH, batch, build
 
@@ -43,26 +44,26 @@ def assert_same(found, expected):
     assert ours == pytest.approx(theirs, rel=2e-5)
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-6),
-    local(state.trainable),
+    to_host(state.trainable),
     wanted.trainable,
   )
 
 
 def respond(data):
   """Some steps of the response stage, its CTC loss included, where a mesh is set."""
-  split = nnx.split(build(), step.is_trainable(False), ...)
-  graphdef, (trainable, frozen) = split[0], spread(split[1:])
-  state = step.State(trainable, make(OPTIMIZER.init, trainable))
+  split = nnx.split(build(), step.trainable_filter(False), ...)
+  graphdef, (trainable, frozen) = split[0], shard(split[1:])
+  state = step.TrainState(trainable, make_sharded(OPTIMIZER.init, trainable))
   loss = functools.partial(step.response_loss, encoder_trains=False, how=BOTH)
   update = functools.partial(
     step.train_step, frozen=frozen, graphdef=graphdef, optimizer=OPTIMIZER, loss=loss
   )
-  return run(update, state, send(data))
+  return run(update, state, to_device(data))
 
 
 def test_the_response_stage():
   alone = respond(batch())
-  with jax.set_mesh(new_mesh(MESH)):
+  with jax.set_mesh(make_mesh(MESH)):
     assert_same(respond(filled(batch())), alone)
 
 
@@ -94,32 +95,32 @@ def transcribed(rows=3):
   letters = np.zeros((rows, 2, 24), np.int32)
   letters[:, :, :5] = rng.integers(1, 27, (rows, 2, 5))
   labels[-1] = letters[-1] = 0
-  return pretraining.Transcribed(log_mel, ids, place, labels, letters)
+  return PretrainBatch(log_mel, ids, place, labels, letters)
 
 
 def pretrain(data):
-  model = make(lambda: ConformerCTC(CONFORMER, 7, rngs=nnx.Rngs(0)))
-  head = make(lambda: LetterHead(CONFORMER.hidden_size, 3, rngs=nnx.Rngs(1)))
-  learner = pretraining.Learner(model, head)
+  model = make_sharded(lambda: ConformerCTC(CONFORMER, 7, rngs=nnx.Rngs(0)))
+  head = make_sharded(lambda: LetterHead(CONFORMER.hidden_size, 3, rngs=nnx.Rngs(1)))
+  learner = pretraining.PretrainModel(model, head)
   graphdef, trainable, statistics = pretraining.split(learner)
   copy = jax.tree.map(jnp.copy, (trainable, statistics))
-  optimizer = make(OPTIMIZER.init, trainable)
+  optimizer = make_sharded(OPTIMIZER.init, trainable)
   update = functools.partial(
     pretraining.pretrain_step,
     graphdef=graphdef,
     optimizer=OPTIMIZER,
-    how=pretraining.How(0.9, 'dots', letter_layer=1, letter_weight=0.5),
+    how=pretraining.PretrainStepConfig(0.9, 'dots', letter_layer=1, letter_weight=0.5),
   )
-  state = pretraining.State(trainable, statistics, optimizer, copy)
-  state, metrics = run(update, state, send(data))
-  learnt = local(state.average)
-  statistics = nnx.to_flat_state(local(state.statistics))
+  state = pretraining.PretrainState(trainable, statistics, optimizer, copy)
+  state, metrics = run(update, state, to_device(data))
+  learnt = to_host(state.average)
+  statistics = nnx.to_flat_state(to_host(state.statistics))
   return state, metrics, learnt, [np.asarray(leaf[...]) for _, leaf in statistics]
 
 
 def test_pretraining_and_the_statistics_of_the_global_batch():
   pretrained = pretrain(transcribed())
-  with jax.set_mesh(new_mesh(MESH)):
+  with jax.set_mesh(make_mesh(MESH)):
     found = pretrain(filled(transcribed()))
     assert_same(found[:2], pretrained[:2])
   for ours, theirs in zip(found[3], pretrained[3], strict=True):

@@ -15,8 +15,8 @@ from absl import flags
 
 from acl_jax import train
 from acl_jax.runtime import distributed
-from acl_jax.sharding.mesh import new_mesh
-from acl_jax.training.metrics import Metrics
+from acl_jax.sharding.mesh import make_mesh
+from acl_jax.training.metrics import MetricsWriter
 from tests.tiny_world import load_config
 
 CONFIG = {
@@ -37,10 +37,10 @@ CONFIG = {
 def main():
   world, workdir, step = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
   flags.FLAGS([sys.argv[0], *sys.argv[4:]])
-  distributed.start()
+  distributed.initialize()
   config = load_config(world, **CONFIG)
   jax.config.update('jax_default_matmul_precision', 'highest')
-  write = Metrics.write
+  write = MetricsWriter.write
 
   def end(self, number, *rest):
     write(self, number, *rest)
@@ -50,13 +50,13 @@ def main():
   # As on a pod, no axis of the mesh ends where a process does.
   devices = jax.devices()[::2] + jax.devices()[1::2]
   if step:
-    Metrics.write = end
-    with jax.set_mesh(new_mesh(config.mesh, devices)):
+    MetricsWriter.write = end
+    with jax.set_mesh(make_mesh(config.mesh, devices)):
       with contextlib.suppress(KeyboardInterrupt):
         train.train(config, workdir)
-    Metrics.write = write
+    MetricsWriter.write = write
     config.mesh.update(data=2, fsdp=2)  # it goes on upon another mesh
-  with jax.set_mesh(new_mesh(config.mesh, devices)):
+  with jax.set_mesh(make_mesh(config.mesh, devices)):
     train.train(config, workdir)
   print(f'process {jax.process_index()} of {jax.process_count()} is done')
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from acl_jax.training.metrics import OF_TIME
+from acl_jax.training.metrics import TIME_METRICS
 from acl_jax.weights.adapter import load_adapter
 
 ROOT = Path(__file__).parent.parent.parent
@@ -51,7 +51,7 @@ def ends(*started):
 
 def metrics(workdir):
   lines = map(json.loads, (workdir / 'metrics.jsonl').read_text().splitlines())
-  return [{k: v for k, v in line.items() if k not in OF_TIME} for line in lines]
+  return [{k: v for k, v in line.items() if k not in TIME_METRICS} for line in lines]
 
 
 def test_two_processes_train_as_one_and_restore_in_the_middle(tiny_world, tmp_path):

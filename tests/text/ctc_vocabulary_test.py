@@ -7,7 +7,7 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acl_jax.text.ctc_vocabulary import Vocabulary, normalise, train
+from acl_jax.text.ctc_vocabulary import Vocabulary, normalise, train_vocabulary
 
 WORDS = ('one', 'two', 'tree', 'green', 'don’t', 'tall', 'Ninety', 'late', 'stone')
 TEXTS = [' '.join(pair) + '.' for pair in itertools.permutations(WORDS, 2)]
@@ -17,7 +17,7 @@ SIZE = 24
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('vocabulary')
-  train(TEXTS, SIZE, folder / 'tokenizer.model')
+  train_vocabulary(TEXTS, SIZE, folder / 'tokenizer.model')
   return folder
 
 
@@ -53,7 +53,7 @@ def test_there_and_back(folder):
 
 
 def test_the_same_texts_give_the_same_file(folder, tmp_path):
-  train(TEXTS, SIZE, tmp_path / 'tokenizer.model')
+  train_vocabulary(TEXTS, SIZE, tmp_path / 'tokenizer.model')
   made = (tmp_path / 'tokenizer.model').read_bytes()
   assert made == (folder / 'tokenizer.model').read_bytes()
   assert [path.name for path in tmp_path.iterdir()] == ['tokenizer.model']
@@ -65,7 +65,7 @@ def test_strange_characters_are_named(folder):
 
 
 def test_no_piece_is_longer_than_allowed(tmp_path):
-  train(TEXTS, SIZE, tmp_path / 'tokenizer.model', longest=2)
+  train_vocabulary(TEXTS, SIZE, tmp_path / 'tokenizer.model', longest=2)
   file = str(tmp_path / 'tokenizer.model')
   model = sentencepiece.SentencePieceProcessor(model_file=file)
   lengths = {len(model.id_to_piece(i)) for i in range(len(model)) if i}  # 0 is <unk>
@@ -77,14 +77,14 @@ def test_lengths_that_no_piece_can_have(tmp_path, longest):
   with pytest.raises(
     ValueError, match=f'max_piece_length = {longest!r} is not 1 to 512'
   ):
-    train(TEXTS, SIZE, tmp_path / 'tokenizer.model', longest)
+    train_vocabulary(TEXTS, SIZE, tmp_path / 'tokenizer.model', longest)
 
 
 def test_more_pieces_than_the_texts_have(tmp_path):
   with pytest.raises(
     ValueError, match='no vocabulary of 5000 pieces .Vocabulary size'
   ) as error:
-    train(TEXTS, 5_000, tmp_path / 'tokenizer.model')
+    train_vocabulary(TEXTS, 5_000, tmp_path / 'tokenizer.model')
   assert '\n' not in str(error.value)
 
 

@@ -138,10 +138,10 @@ def test_impossible_conversations_are_refused(smollm2, make, conversation, messa
 
 
 def test_templates_by_name(llama_model):
-  assert templates.template('chatml') is templates.chatml
-  assert templates.template('llama2') is templates.llama2
+  assert templates.get_template('chatml') is templates.chatml
+  assert templates.get_template('llama2') is templates.llama2
   with pytest.raises(ValueError, match="no chat template 'llama3'; there are"):
-    templates.template('llama3')
+    templates.get_template('llama3')
   with pytest.raises(
     ValueError, match='no control token'
   ):  # a tokenizer not made for it

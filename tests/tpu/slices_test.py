@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acl_jax.tpu.slices import GENERATIONS, Slice, parse
+from acl_jax.tpu.slices import GENERATIONS, Slice, parse_slice
 
 
 @pytest.mark.parametrize(
@@ -28,17 +28,17 @@ from acl_jax.tpu.slices import GENERATIONS, Slice, parse
   ],
 )
 def test_names_as_users_write_them(name, slice, chips, accelerator_type):
-  found = parse(name)
+  found = parse_slice(name)
   assert (str(found), found.chips) == (slice, chips)
   assert found.accelerator_type == accelerator_type
-  assert parse(str(found)) == found
+  assert parse_slice(str(found)) == found
 
 
 @pytest.mark.parametrize('generation', GENERATIONS, ids=lambda g: g.name)
 def test_every_usual_shape_has_a_name_that_reads_back(generation):
   slices = [Slice(generation, topology) for topology in generation.topologies]
-  assert [parse(str(slice.accelerator_type)) for slice in slices] == slices
-  assert [parse(str(slice)) for slice in slices] == slices
+  assert [parse_slice(str(slice.accelerator_type)) for slice in slices] == slices
+  assert [parse_slice(str(slice)) for slice in slices] == slices
   assert max(slice.chips for slice in slices) <= generation.most_chips
 
 
@@ -61,7 +61,7 @@ def test_every_usual_shape_has_a_name_that_reads_back(generation):
 )
 def test_what_does_not_exist_is_refused_in_one_sentence(name, says):
   with pytest.raises(ValueError) as error:
-    parse(name)
+    parse_slice(name)
   assert says in str(error.value)
   assert '\n' not in str(error.value)
 
@@ -69,7 +69,7 @@ def test_what_does_not_exist_is_refused_in_one_sentence(name, says):
 @given(st.text(max_size=20) | st.from_regex(r'(v|tpu)[2-7][epx]?[-:][0-9x]{1,9}'))
 def test_any_name_is_a_slice_or_a_sentence(name):
   try:
-    found = parse(name)
+    found = parse_slice(name)
   except ValueError as error:
     assert '\n' not in str(error).removeprefix(name)
   else:

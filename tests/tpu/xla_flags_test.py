@@ -10,17 +10,17 @@ from acl_jax.tpu import slices, topologies, xla_flags
 
 
 def compile_with(name, flags):
-  device = topologies.devices(slices.parse(name))[0]
+  device = topologies.topology_devices(slices.parse_slice(name))[0]
   sharding = jax.sharding.SingleDeviceSharding(device)
   x = jax.ShapeDtypeStruct((8, 128), jnp.float32, sharding=sharding)
   lowered = jax.jit(lambda x: x + 1).lower(x)
-  with compilation_cache.not_kept():
+  with compilation_cache.disabled():
     return lowered.compile(compiler_options=dict(flags))
 
 
 @pytest.mark.parametrize('name', topologies.ALL)
 def test_libtpu_knows_every_flag(name):
-  compile_with(name, xla_flags.FLAGS[slices.parse(name).generation.name])
+  compile_with(name, xla_flags.FLAGS[slices.parse_slice(name).generation.name])
 
 
 def test_libtpu_refuses_a_flag_that_it_does_not_know():
@@ -46,7 +46,7 @@ def test_the_flags_of_this_machine_are_set_behind_none_of_the_users(
     (tmp_path / name).mkdir()
     (tmp_path / name / 'vendor').write_text(vendor + '\n')
     (tmp_path / name / 'device').write_text(device + '\n')
-  xla_flags.set_here(tmp_path)
+  xla_flags.set_local_flags(tmp_path)
   flags = xla_flags.os.environ['LIBTPU_INIT_ARGS']
   assert flags.startswith('--') and flags.endswith(given)
   assert '--xla_enable_async_all_gather=true' in flags
@@ -55,5 +55,5 @@ def test_the_flags_of_this_machine_are_set_behind_none_of_the_users(
 def test_without_tpus_nothing_is_set(tmp_path, monkeypatch):
   monkeypatch.delenv('LIBTPU_INIT_ARGS', raising=False)
   (tmp_path / 'gone').mkdir()
-  xla_flags.set_here(tmp_path)
+  xla_flags.set_local_flags(tmp_path)
   assert 'LIBTPU_INIT_ARGS' not in xla_flags.os.environ

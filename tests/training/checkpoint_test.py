@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from acl_jax.models.adapters import Stride, StrideConfig
+from acl_jax.models.adapters import StrideAdapter, StrideAdapterConfig
 from acl_jax.training.checkpoint import Checkpoints
-from acl_jax.training.checksums import Damaged, read_note
+from acl_jax.training.checksums import DamagedError, read_manifest
 
 
 def new_state(seed):
-  params = nnx.state(Stride(StrideConfig(2, 3, 4, 5), rngs=nnx.Rngs(seed)))
+  params = nnx.state(
+    StrideAdapter(StrideAdapterConfig(2, 3, 4, 5), rngs=nnx.Rngs(seed))
+  )
   return {'params': params, 'count': jnp.int32(seed), 'half': jnp.ones(7, jnp.bfloat16)}
 
 
@@ -150,8 +152,8 @@ def test_a_flipped_bit_anywhere_is_noticed_or_does_no_harm(tmp_path):
     whole = path.read_bytes()
     flip_a_bit(path)
     try:
-      read_note(tmp_path / 'stage/5')
-    except Damaged:
+      read_manifest(tmp_path / 'stage/5')
+    except DamagedError:
       pass
     else:
       assert path.name in ('commit_success.txt', '_CHECKPOINT_METADATA')

@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 
 from acl_jax.runtime import preemption, program
 from acl_jax.training import checkpoint, loop, profiling
-from acl_jax.training.journal import Feed
-from acl_jax.training.metrics import OF_TIME
-from data_pipeline.buckets import Buckets
+from acl_jax.training.journal import BatchFeed
+from acl_jax.training.metrics import TIME_METRICS
+from data_pipeline.buckets import BucketOrder
 
 IDS = [f'u{i}' for i in range(9)]
 STEPS, LOG, SAVE = 14, 3, 4  # so that lines and checkpoints stand at different steps
@@ -33,7 +33,7 @@ class Rows(NamedTuple):
 def assemble(batch):
   frames = np.zeros((batch.rows, batch.length), np.float32)
   ids = np.zeros(frames.shape, np.int32)
-  for i, row in enumerate(batch.recordings):
+  for i, row in enumerate(batch.utterances):
     if row:
       frames[i], ids[i, : 3 + row[0] % 4] = (sum(row) + 1) / 9, 1
   return Rows(frames, ids)
@@ -53,7 +53,7 @@ def make_config(**stage):
 
 
 def feed(seed=3):
-  return Feed(Buckets([5] * len(IDS), [7], 14, seed), assemble, 0.01, IDS)
+  return BatchFeed(BucketOrder([5] * len(IDS), [7], 14, seed), assemble, 0.01, IDS)
 
 
 def measured(state):
@@ -78,7 +78,8 @@ def entries(workdir):
 
 def metrics(workdir):
   return [
-    {k: v for k, v in entry.items() if k not in OF_TIME} for entry in entries(workdir)
+    {k: v for k, v in entry.items() if k not in TIME_METRICS}
+    for entry in entries(workdir)
   ]
 
 
@@ -115,7 +116,7 @@ def test_preempted_anywhere_it_ends_as_if_it_had_not_been(
 
   asked = itertools.count(1)
   with monkeypatch.context() as patch:
-    patch.setattr(preemption, 'preempted', lambda: next(asked) == step)
+    patch.setattr(preemption, 'is_requested', lambda: next(asked) == step)
     with pytest.raises(program.Preempted, match=f'ctc at step {step}'):
       run(tmp_path, measure=never if step == 4 else measured)
   assert (tmp_path / f'ctc/{step}').is_dir()
@@ -245,8 +246,8 @@ def test_what_could_not_be_saved_is_saved_before_the_next_time(tmp_path, limit):
 def test_a_disk_that_stays_full_ends_the_training_and_spoils_nothing(
   whole, tmp_path, limit, monkeypatch
 ):
-  monkeypatch.setattr(checkpoint, 'GRACE', 0.2)
-  monkeypatch.setattr(checkpoint, 'RETRY', 0.1)
+  monkeypatch.setattr(checkpoint, 'FAILURE_SECONDS', 0.2)
+  monkeypatch.setattr(checkpoint, 'RETRY_SECONDS', 0.1)
   with pytest.raises(OSError, match=r'no checkpoint could be saved for .* min \(File '):
     run(tmp_path, update=full_from(tmp_path / 'ctc/4', limit))
   limit.__exit__()
@@ -294,7 +295,7 @@ def test_settings_may_change_and_it_is_said(tmp_path, caplog):
 
 
 def test_the_steps_asked_for_are_traced(tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr(profiling, 'parse', lambda _: range(2, 4))
+  monkeypatch.setattr(profiling, 'parse_steps', lambda _: range(2, 4))
   run(tmp_path, make_config(steps=4))
   assert list((tmp_path / 'profile').rglob('*.xplane.pb'))
   assert f'profile: steps 2 to 3 in {tmp_path}/profile' in capsys.readouterr().out
@@ -303,8 +304,8 @@ def test_the_steps_asked_for_are_traced(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize('text', ['5', '0:3', '5:4', 'a:b', '1:2:3', '-1:5'])
 def test_steps_to_trace_are_a_range(text):
   with pytest.raises(ValueError, match=f'--profile_steps={text}: write FIRST:LAST'):
-    profiling.parse(text)
-  assert profiling.parse('10:15') == range(10, 16)
+    profiling.parse_steps(text)
+  assert profiling.parse_steps('10:15') == range(10, 16)
 
 
 def test_where_the_time_before_the_first_step_went(tmp_path, capsys):

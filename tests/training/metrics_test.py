@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from acl_jax.training.metrics import Metrics, Pace
+from acl_jax.training.metrics import MetricsWriter, Throughput
 
 
 @pytest.fixture
 def metrics(tmp_path):
-  made = Metrics(tmp_path, 'ctc')
+  made = MetricsWriter(tmp_path, 'ctc')
   yield made
   made.close()
 
@@ -63,7 +63,7 @@ def test_pace_counts_signal_and_padding():
   ids = np.asarray([[1] * 30 + [0] * 10, [2] * 20 + [0] * 20])
   sound = SimpleNamespace(segment_ids=ids)
   prompt = SimpleNamespace(segment_ids=np.asarray([[1, 1, 2, 0, 0, 0]]))
-  pace = Pace(0.02)
+  pace = Throughput(0.02)
   pace.add(sound)
   pace.add((sound, SimpleNamespace(prompt=prompt)))
   rates = pace.take()
@@ -75,10 +75,10 @@ def test_pace_counts_signal_and_padding():
 
 def test_pace_continues_where_an_interrupted_run_stood():
   ids = np.asarray([[1] * 3 + [0] * 7])
-  whole, first = Pace(0.02), Pace(0.02)
+  whole, first = Throughput(0.02), Throughput(0.02)
   for pace in (whole, whole, first):
     pace.add(SimpleNamespace(segment_ids=ids))
-  second = Pace(0.02, json.loads(json.dumps(first.counts())))
+  second = Throughput(0.02, json.loads(json.dumps(first.counts())))
   second.add(SimpleNamespace(segment_ids=ids * 0 + 1))
   whole.add(SimpleNamespace(segment_ids=ids * 0 + 1))
   whole.add(SimpleNamespace(segment_ids=ids))

@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 
-from acl_jax.models.ctc import CTC, CTCConfig
-from acl_jax.training.optimizer import make_optimizer, schedule
+from acl_jax.models.ctc import CTCAdapter, CTCAdapterConfig
+from acl_jax.training.optimizer import learning_rate_schedule, make_optimizer
 
 CONFIG = ConfigDict(
   dict(peak_lr=0.2, warmup_steps=4, steps=20, clip_norm=1.0, weight_decay=0.5)
@@ -16,7 +16,7 @@ CONFIG = ConfigDict(
 
 
 def test_the_rate_rises_falls_and_ends_at_zero():
-  rates = [float(schedule(CONFIG)(step)) for step in range(21)]
+  rates = [float(learning_rate_schedule(CONFIG)(step)) for step in range(21)]
   np.testing.assert_allclose(rates[:5], [0, 0.05, 0.1, 0.15, 0.2], atol=1e-7)
   assert all(a > b for a, b in zip(rates[4:], rates[5:], strict=False))
   assert rates[12] == pytest.approx(0.1)
@@ -26,13 +26,13 @@ def test_the_rate_rises_falls_and_ends_at_zero():
 def test_a_warm_up_longer_than_the_training():
   config = CONFIG.copy_and_resolve_references()
   config.steps = 2
-  assert float(schedule(config)(2)) == pytest.approx(0.1)
+  assert float(learning_rate_schedule(config)(2)) == pytest.approx(0.1)
 
 
 @pytest.fixture
 def params():
-  config = CTCConfig(2, 3, 4, 1, 6, 2, 3, 0.0, 5, 7, 9)
-  return nnx.state(CTC(config, rngs=nnx.Rngs(0)), nnx.Param)
+  config = CTCAdapterConfig(2, 3, 4, 1, 6, 2, 3, 0.0, 5, 7, 9)
+  return nnx.state(CTCAdapter(config, rngs=nnx.Rngs(0)), nnx.Param)
 
 
 def test_matrices_decay_and_vectors_do_not(params):

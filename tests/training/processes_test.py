@@ -51,12 +51,12 @@ for what in todo:
   elif name == 'miss':
     try:
       if process == 0:
-        barriers.meet('dinner', 0.02)
+        barriers.wait('dinner', 0.02)
       else:
-        barriers.tell('the menu', '', 0.01)
+        barriers.broadcast('the menu', '', 0.01)
     except TimeoutError as error:
       print('missing:', error)
-    barriers.meet('together again', 1.0)
+    barriers.wait('together again', 1.0)
 checkpoints.close()
 """
 

@@ -5,7 +5,12 @@ import numpy as np
 import optax
 import pytest
 
-from acl_jax.training.spikes import STEPS, count_skipped, skip_spikes, unless_skipped
+from acl_jax.training.spikes import (
+  STEPS,
+  keep_unless_skipped,
+  skip_spikes,
+  skipped_metric,
+)
 
 PARAMS = {'w': jnp.arange(5.0)}
 GRADIENT = {'w': jnp.ones(5)}
@@ -49,11 +54,15 @@ def test_a_skipped_step_changes_nothing_but_the_count():
   made, state = after([1e6], before)
   assert not made['w'].any()
   jax.tree.map(np.testing.assert_array_equal, state.inner, before.inner)
-  assert count_skipped(state) == {'skipped_steps': 1}
-  assert unless_skipped(state, {'m': jnp.ones(3)}, {'m': jnp.zeros(3)})['m'].sum() == 0
+  assert skipped_metric(state) == {'skipped_steps': 1}
+  assert (
+    keep_unless_skipped(state, {'m': jnp.ones(3)}, {'m': jnp.zeros(3)})['m'].sum() == 0
+  )
   made, state = after([2.0], state)
-  assert made['w'].all() and count_skipped(state) == {'skipped_steps': 1}
-  assert unless_skipped(state, {'m': jnp.ones(3)}, {'m': jnp.zeros(3)})['m'].sum() == 3
+  assert made['w'].all() and skipped_metric(state) == {'skipped_steps': 1}
+  assert (
+    keep_unless_skipped(state, {'m': jnp.ones(3)}, {'m': jnp.zeros(3)})['m'].sum() == 3
+  )
 
 
 def test_a_spike_does_not_hide_the_next():
@@ -72,4 +81,4 @@ def test_without_spikes_it_is_the_optimizer_itself():
   expected, _ = plain.update(GRADIENT, plain.init(PARAMS), PARAMS)
   made, _ = after([2.0])
   np.testing.assert_array_equal(made['w'], expected['w'])
-  assert count_skipped(plain.init(PARAMS)) == {}
+  assert skipped_metric(plain.init(PARAMS)) == {}

@@ -8,20 +8,21 @@ import optax
 import pytest
 from flax import nnx
 
+from acl_jax.batches.arrays import AudioBatch, ResponseBatch
 from acl_jax.models import whisper
-from acl_jax.models.adapters import Stride, StrideConfig
-from acl_jax.models.ctc import CTC, CTCConfig
+from acl_jax.models.adapters import StrideAdapter, StrideAdapterConfig
+from acl_jax.models.ctc import CTCAdapter, CTCAdapterConfig
 from acl_jax.models.speech_llm import Prompt, SpeechLLM
-from acl_jax.models.spelling import letters_of
+from acl_jax.models.spelling import token_letters
+from acl_jax.text.layout import NO_AUDIO
 from acl_jax.training import losses, step
-from data_pipeline.batches import NO_AUDIO
 from tests import tiny_llama
 
 KEY = jax.random.key(0)
 CTC_PARTS = ('ctc_tokens', 'ctc_letters')
 FRAMES, STACK, WIDTH, VOCABULARY = 14, 2, 12, (7, 2, 9, 4, 11)
 SLOTS = FRAMES // STACK
-WHISPER = whisper.Config(
+WHISPER = whisper.WhisperConfig(
   num_mel_bins=10,
   d_model=WIDTH,
   encoder_layers=1,
@@ -29,7 +30,7 @@ WHISPER = whisper.Config(
   encoder_ffn_dim=18,
   max_source_positions=20,
 )
-BOTH = step.ResponseLoss(
+BOTH = step.ResponseLossConfig(
   kl_weight=0.5, kl_temperature=1.0, ctc_weight=0.3, remat='dots'
 )
 
@@ -38,12 +39,16 @@ BOTH = step.ResponseLoss(
 def build(kind='ctc'):
   rngs = nnx.Rngs(0)
   if kind == 'ctc':
-    config = CTCConfig(STACK, WIDTH, 20, 1, 16, 2, 3, 0.1, 24, len(VOCABULARY), 5)
-    adapter = CTC(config, rngs=rngs)
+    config = CTCAdapterConfig(
+      STACK, WIDTH, 20, 1, 16, 2, 3, 0.1, 24, len(VOCABULARY), 5
+    )
+    adapter = CTCAdapter(config, rngs=rngs)
     adapter.vocabulary[...] = jnp.asarray(VOCABULARY)
-    adapter.spelling.letters[...] = jnp.asarray(letters_of(['a', ' to', 'o', '.', 'b']))
+    adapter.spelling.letters[...] = jnp.asarray(
+      token_letters(['a', ' to', 'o', '.', 'b'])
+    )
   else:
-    adapter = Stride(StrideConfig(STACK, WIDTH, 16, 24), rngs=rngs)
+    adapter = StrideAdapter(StrideAdapterConfig(STACK, WIDTH, 16, 24), rngs=rngs)
   return SpeechLLM(whisper.Whisper(WHISPER, rngs=rngs), adapter, tiny_llama.build())
 
 
@@ -54,12 +59,12 @@ def batch(rows=3, width=WIDTH, frames=FRAMES):
   valid = np.arange(frames) < np.asarray([frames, frames - 4, 0][:rows])[:, None]
   labels = np.asarray([[2, 2, 5, 0], [1, 3, 0, 0], [0] * 4][:rows])
   x = rng.normal(size=(rows, frames, width)).astype(np.float32)
-  among, correction = np.asarray([3, 0, 2, 4, 1]), np.zeros(6, np.float32)
+  candidates, correction = np.asarray([3, 0, 2, 4, 1]), np.zeros(6, np.float32)
   letters = np.asarray([[8, 9, 27, 1], [20, 0, 0, 0], [0] * 4][:rows], np.int32)
   ids, each = valid.astype(np.int32), np.arange(frames, dtype=np.int32)
   place = np.where(valid, each, NO_AUDIO)[:, None]
   labels = labels.astype(np.int32)[:, None]
-  sound = step.Sound(x, ids, place, labels, letters[:, None], among, correction)
+  sound = AudioBatch(x, ids, place, labels, letters[:, None], candidates, correction)
   prefix = np.asarray([15, 33, 4], np.int32)
   response = np.asarray([[21, 5, 30], [8, 40, 0], [0, 0, 0]])[:rows]
   lengths = np.asarray([3, 2, 0])[:rows]
@@ -75,7 +80,7 @@ def batch(rows=3, width=WIDTH, frames=FRAMES):
     [rng.permutation(np.setdiff1d(np.arange(50), t))[:3] for t in response.flat]
   )
   top_ids = np.concatenate([response[..., None], others.reshape(rows, 3, 3)], axis=-1)
-  return sound, step.Response(
+  return sound, ResponseBatch(
     prefix,
     Prompt(tokens, place, read.astype(np.int32)),
     response.astype(np.int32)[:, None],
@@ -101,10 +106,12 @@ def losses_of(kind):
 
 
 def train(model, loss, data, steps, trains_encoder=False, rate=0.05):
-  graphdef, trainable, frozen = nnx.split(model, step.is_trainable(trains_encoder), ...)
+  graphdef, trainable, frozen = nnx.split(
+    model, step.trainable_filter(trains_encoder), ...
+  )
   before = jax.tree.map(np.array, (trainable, frozen))
   optimizer = optax.adam(rate)
-  state = step.State(trainable, optimizer.init(trainable))
+  state = step.TrainState(trainable, optimizer.init(trainable))
   history = []
   for number in range(steps):
     state, metrics = step.train_step(
@@ -143,7 +150,7 @@ def test_the_loss_is_the_weighed_sum_of_its_parts():
   ctc = sum(parts[part] for part in CTC_PARTS)
   expected = parts['response_nll'] + 0.5 * parts['kl'] + 0.3 * ctc
   np.testing.assert_allclose(value, expected, rtol=1e-6)
-  how = step.ResponseLoss(0.0, 1.0, 0.0, None)
+  how = step.ResponseLossConfig(0.0, 1.0, 0.0, None)
   plain = functools.partial(step.response_loss, encoder_trains=False, how=how)
   value, parts = evaluate(build(), data, loss=plain)
   assert set(parts) == {'response_nll'} and value == parts['response_nll']
@@ -162,7 +169,8 @@ def test_the_encoder_learns_if_asked():
   loss = functools.partial(step.response_loss, encoder_trains=True, how=BOTH)
   sound, response = batch(width=10, frames=2 * FRAMES)
   sound = sound._replace(
-    segment_ids=np.repeat(batch()[0].segment_ids, 2, axis=1), place=batch()[0].place
+    segment_ids=np.repeat(batch()[0].segment_ids, 2, axis=1),
+    frame_index=batch()[0].frame_index,
   )
   before, after, _ = train(build(), loss, (sound, response), 2, trains_encoder=True)
   assert set(before[0]) == {'adapter', 'encoder'}
@@ -177,9 +185,9 @@ def test_the_encoder_learns_if_asked():
 
 
 def first_rows(data, count):
-  """A batch without its last rows; `among`, `correction`, `prefix` are of no row."""
-  if isinstance(data, step.Sound):
-    of_rows = ('frames', 'segment_ids', 'place', 'labels', 'letters')
+  """A batch without its last rows; `candidates`, `logit_correction`, `prefix` are of no row."""
+  if isinstance(data, AudioBatch):
+    of_rows = ('frames', 'segment_ids', 'frame_index', 'labels', 'letters')
     return data._replace(**{name: getattr(data, name)[:count] for name in of_rows})
   sound, response = data
   rows = jax.tree.map(lambda x: x[:count], response)
@@ -209,12 +217,12 @@ def test_the_softmax_ranges_over_what_the_batch_names():
   labels = np.asarray([[[1, 1, 2, 0]], [[2, 1, 0, 0]], [[0] * 4]], np.int32)
   correction = np.asarray([0, 0, 0, 1], np.float32)
   fewer = sound._replace(
-    labels=labels, among=np.asarray([4, 0, 3]), correction=correction
+    labels=labels, candidates=np.asarray([4, 0, 3]), logit_correction=correction
   )
   value, parts = evaluate(model, fewer, loss=loss)
   table = model.llama.embed_tokens[...]
   valid = sound.segment_ids > 0
-  scores = jax.jit(CTC.scores)(model.adapter, sound.frames, valid, table)
+  scores = jax.jit(CTCAdapter.scores)(model.adapter, sound.frames, valid, table)
   logits = scores.tokens[..., np.asarray([0, 5, 1, 4])] + correction[None, None]
   expected = losses.ctc(logits, scores.valid, jnp.asarray(labels[:, 0]))
   np.testing.assert_allclose(parts['ctc_tokens'], expected, rtol=1e-5)
@@ -227,7 +235,7 @@ def test_the_softmax_ranges_over_what_the_batch_names():
 def test_gradients_stop_at_what_is_frozen():
   """Only the trainable sub-tree is differentiated: the LLM has no gradient at all."""
   loss, data = losses_of('response')
-  graphdef, trainable, frozen = nnx.split(build(), step.is_trainable(False), ...)
+  graphdef, trainable, frozen = nnx.split(build(), step.trainable_filter(False), ...)
 
   def of(params, data):
     return loss(nnx.merge(graphdef, params, frozen), data, KEY)[0]
@@ -238,9 +246,9 @@ def test_gradients_stop_at_what_is_frozen():
 
 
 def test_without_letters_only_tokens_count():
-  config = CTCConfig(STACK, WIDTH, 0, 0, 16, 2, 3, 0.0, 24, len(VOCABULARY), 5)
+  config = CTCAdapterConfig(STACK, WIDTH, 0, 0, 16, 2, 3, 0.0, 24, len(VOCABULARY), 5)
   model = build()
-  model.adapter = CTC(config, rngs=nnx.Rngs(0))
+  model.adapter = CTCAdapter(config, rngs=nnx.Rngs(0))
   sound = jax.tree.map(jnp.asarray, batch()[0])
   loss, parts = step.ctc_loss(model, sound, KEY, encoder_trains=False)
   assert set(parts) == {'ctc_tokens'} and loss == parts['ctc_tokens'] > 0

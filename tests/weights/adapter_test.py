@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from acl_jax.models.adapters import Stride, StrideConfig
-from acl_jax.models.ctc import CTC, CTCConfig
+from acl_jax.models.adapters import StrideAdapter, StrideAdapterConfig
+from acl_jax.models.ctc import CTCAdapter, CTCAdapterConfig
 from acl_jax.weights.adapter import load_adapter, save_adapter
 
-CTC_CONFIG = CTCConfig(
+CTC_CONFIG = CTCAdapterConfig(
   stack=4,
   encoder_size=5,
   letter_hidden_size=10,
@@ -33,11 +33,11 @@ CTC_CONFIG = CTCConfig(
 def build(kind):
   rngs = nnx.Rngs(0)
   if kind == 'ctc':
-    adapter = CTC(CTC_CONFIG, rngs=rngs)
+    adapter = CTCAdapter(CTC_CONFIG, rngs=rngs)
     adapter.vocabulary[...] = jnp.asarray([7, 2, 9, 4])
   else:
     hidden = 14 if kind == 'projector' else None
-    adapter = Stride(StrideConfig(3, 5, hidden, 6), rngs=rngs)
+    adapter = StrideAdapter(StrideAdapterConfig(3, 5, hidden, 6), rngs=rngs)
   return adapter
 
 

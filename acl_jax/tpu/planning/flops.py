@@ -62,7 +62,7 @@ def count(lower: Callable[[], jax.stages.Lowered]) -> float:
   return analysis['flops']
 
 
-def parameters_of_layer(config: llama.Config) -> int:
+def parameters_of_layer(config: llama.LlamaConfig) -> int:
   """N of one layer."""
   layer = jax.eval_shape(lambda: llama.Block(config, rngs=nnx.Rngs(0)))
   return sum(leaf.size for leaf in jax.tree.leaves(layer))

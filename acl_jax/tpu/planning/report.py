@@ -17,12 +17,12 @@ import ml_collections
 from jax.sharding import Mesh
 
 from acl_jax.runtime import compilation_cache
-from acl_jax.sharding.mesh import new_mesh
+from acl_jax.sharding.mesh import make_mesh
 from acl_jax.tpu import xla_flags
 from acl_jax.tpu.planning import flops, hlo, roofline, shapes, steps
 from acl_jax.tpu.planning.steps import Step
 from acl_jax.tpu.slices import Slice
-from acl_jax.tpu.topologies import chip_of, devices
+from acl_jax.tpu.topologies import chip_of, topology_devices
 
 VERSIONS = ('jax', 'jaxlib', 'libtpu')
 # Two messages of libtpu's: of all there is, or of all but the arguments.
@@ -49,7 +49,7 @@ def compile_step(step: Step, slice: Slice) -> Compiled:
   lowered = step.lower()
   try:
     options = xla_flags.as_options(slice.generation.name)
-    with compilation_cache.not_kept():
+    with compilation_cache.disabled():
       compiled = lowered.compile(compiler_options=options)
   except jax.errors.JaxRuntimeError as error:
     if (used := _USED.search(str(error))) is None:
@@ -84,7 +84,7 @@ def _item(dtype) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class PlanRequest:
   """What is planned: a program's step for a slice, with `rows_per_chip` rows or, if 0,
   those of the config. efficiency, price: see `roofline`.
   """
@@ -110,11 +110,11 @@ class Question:
     return hashlib.sha256(f'{config} {rest}'.encode()).hexdigest()[:16]
 
 
-def answer(question: Question, counted: flops.Flops) -> dict[str, Any]:
+def make_plan(question: PlanRequest, counted: flops.Flops) -> dict[str, Any]:
   """The plan; its keys are those of the table in the README."""
   config, slice = question.config, question.slice
   chip, chips = chip_of(slice), slice.chips
-  mesh = new_mesh(config.mesh.to_dict(), devices(slice))
+  mesh = make_mesh(config.mesh.to_dict(), topology_devices(slice))
   step = steps.PROGRAMS[question.program](config, mesh, question.rows_per_chip * chips)
   parts = {name: bytes_of(tree) for name, tree in step.arguments.items()}
   needed = sum(parts.values())
@@ -186,7 +186,7 @@ def _hbm_bytes(step: Step, parts: dict[str, int], mesh: Mesh, devices: int) -> f
   return sum(times * sizes[name] for name, times in step.passes.items()) * devices
 
 
-def advice(question: Question, parts: dict[str, int]) -> str:
+def advice(question: PlanRequest, parts: dict[str, int]) -> str:
   """What to change of a config that is over capacity."""
   config = question.config
   if parts.get('llm', 0) > sum(parts.values()) / 2:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from acl_jax.tpu.planning.report import Question
+from acl_jax.tpu.planning.report import PlanRequest
 from acl_jax.tpu.topologies import chip_of
 
 TENSOR = (1, 2, 4, 8)
@@ -37,7 +37,7 @@ def meshes(chips: int, llm: bool) -> Iterator[tuple[int, int, int, str]]:
 
 
 def search(
-  question: Question, plan: Callable[[Question], dict[str, Any]]
+  question: PlanRequest, plan: Callable[[PlanRequest], dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
   """Plans, for every mesh and policy, until the largest batch that fits is found.
 
@@ -69,7 +69,7 @@ def search(
     raise refused
 
 
-def changed(question: Question, candidate: Candidate) -> Question:
+def changed(question: PlanRequest, candidate: Candidate) -> PlanRequest:
   """The question with the candidate's choices."""
   config = ml_collections.ConfigDict(question.config.to_dict())
   config.mesh = {axis: getattr(candidate, axis) for axis in ('data', 'fsdp', 'tensor')}

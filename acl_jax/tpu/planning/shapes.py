@@ -12,18 +12,16 @@ import ml_collections
 from flax import nnx
 
 from acl_jax import build
-from acl_jax.batches.responses import MULTIPLE
+from acl_jax.batches.arrays import AudioBatch, PretrainBatch, ResponseBatch
+from acl_jax.batches.responses import LENGTH_STEP
 from acl_jax.models import llama
-from acl_jax.models.adapters import Stride, StrideConfig
+from acl_jax.models.adapters import StrideAdapter, StrideAdapterConfig
 from acl_jax.models.conformer import Conformer, ConformerConfig
-from acl_jax.models.ctc import CTC, CTCConfig
+from acl_jax.models.ctc import CTCAdapter, CTCAdapterConfig
 from acl_jax.models.int8 import quantise
 from acl_jax.models.speech_llm import Encoder, Prompt, SpeechLLM
-from acl_jax.models.whisper import Config as WhisperConfig
-from acl_jax.models.whisper import Whisper
-from acl_jax.training.pretraining import Transcribed
-from acl_jax.training.step import Response, Sound
-from data_pipeline.batches import round_up
+from acl_jax.models.whisper import Whisper, WhisperConfig
+from acl_jax.runtime.rounding import round_up
 
 # As the recordings of Multilingual LibriSpeech are, and Llama-2's prompts about them.
 ASSUMED = {
@@ -65,7 +63,7 @@ def llama_of(config: ml_collections.ConfigDict) -> llama.Llama:
   computes = jnp.bfloat16 if dtype == jnp.int8 else dtype
 
   def make() -> llama.Llama:
-    model = llama.Llama(llama.Config(**sizes), rngs=nnx.Rngs(0))
+    model = llama.Llama(llama.LlamaConfig(**sizes), rngs=nnx.Rngs(0))
     model = jax.tree.map(lambda x: x.astype(computes), model)
     return quantise(model) if dtype == jnp.int8 else model
 
@@ -81,10 +79,14 @@ def speech_llm_of(config: ml_collections.ConfigDict) -> SpeechLLM:
     'llm_size': llm.config.hidden_size,
   }
   if config.adapter.kind == 'stride':
-    adapter = jax.eval_shape(lambda: Stride(StrideConfig(**sizes), rngs=nnx.Rngs(0)))
+    adapter = jax.eval_shape(
+      lambda: StrideAdapter(StrideAdapterConfig(**sizes), rngs=nnx.Rngs(0))
+    )
   else:  # it may write whatever the LLM may
     sizes['vocabulary_size'] = llm.config.vocab_size
-    adapter = jax.eval_shape(lambda: CTC(CTCConfig(**sizes), rngs=nnx.Rngs(0)))
+    adapter = jax.eval_shape(
+      lambda: CTCAdapter(CTCAdapterConfig(**sizes), rngs=nnx.Rngs(0))
+    )
   return SpeechLLM(encoder, adapter, llm)
 
 
@@ -106,7 +108,7 @@ def layout_of(
   if data.row_frames is None:
     said = config.get('targets', {}).get('max_new_tokens', 0)
     tokens = -(-length // stack) + ASSUMED['suffix_tokens'] + said
-    tokens = round_up(tokens, MULTIPLE)
+    tokens = round_up(tokens, LENGTH_STEP)
     return Layout(budget // length, length, tokens, length, 1)
   per_row = max(1, int(1.5 * length / (ASSUMED['mean_seconds'] * second)))
   tokens = data.get('row_tokens') or 0
@@ -121,7 +123,7 @@ def _real(*shape: int, dtype=jnp.float32) -> Any:
   return jax.ShapeDtypeStruct(shape, dtype)
 
 
-def heard(layout: Layout, encoder: Encoder, trains: bool):
+def audio_shapes(layout: Layout, encoder: Encoder, trains: bool):
   """Log-mel frames of a batch, or encoder frames; their segments; each one's place."""
   times = encoder.config.subsampling if trains else 1
   width = encoder.config.num_mel_bins if trains else encoder.config.output_size
@@ -132,22 +134,22 @@ def heard(layout: Layout, encoder: Encoder, trains: bool):
 
 def response_batch(
   config: ml_collections.ConfigDict, model: SpeechLLM, layout: Layout
-) -> tuple[Sound, Response]:
+) -> tuple[AudioBatch, ResponseBatch]:
   """A batch of `train`'s response stage."""
   each = (layout.rows, layout.per_row)
   slots, drawn = -(-layout.longest // model.adapter.config.stack), 0
-  if isinstance(model.adapter, CTC):
+  if isinstance(model.adapter, CTCAdapter):
     drawn = min(config.ctc.sampled_classes, model.adapter.config.vocabulary_size)
-  sound = Sound(
-    *heard(layout, model.encoder, config.encoder.trains),
+  sound = AudioBatch(
+    *audio_shapes(layout, model.encoder, config.encoder.trains),
     labels=_whole(*each, slots),
     letters=_whole(*each, 2 * slots),
-    among=_whole(drawn),
-    correction=_real(drawn + 1),
+    candidates=_whole(drawn),
+    logit_correction=_real(drawn + 1),
   )
   row, said = (layout.rows, layout.tokens), (*each, config.targets.max_new_tokens)
   top_k = config.targets.top_k if config.response.kl_weight else 0
-  response = Response(
+  response = ResponseBatch(
     prefix=_whole(ASSUMED['prefix_tokens']),
     prompt=Prompt(_whole(*row), _whole(*row), _whole(*row)),
     targets=_whole(*said),
@@ -161,10 +163,10 @@ def response_batch(
 
 def transcribed_batch(
   layout: Layout, encoder: Encoder, letters_per_frame: int
-) -> Transcribed:
+) -> PretrainBatch:
   """A batch of `pretrain`."""
   labels, letters = (
     _whole(layout.rows, layout.per_row, layout.longest * times)
     for times in (1, letters_per_frame)
   )
-  return Transcribed(*heard(layout, encoder, trains=True), labels, letters)
+  return PretrainBatch(*audio_shapes(layout, encoder, trains=True), labels, letters)

@@ -16,17 +16,17 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from acl_jax.generation.engine import GROUP, PLACES
-from acl_jax.generation.prefill_queue import empty_room
+from acl_jax.generation.engine import CACHE_LENGTH_STEP, PREFILL_ROWS
+from acl_jax.generation.prefill_queue import empty_queue
 from acl_jax.generation.sampling import Sampling
-from acl_jax.generation.slots import Rules, advance, empty_slots
+from acl_jax.generation.slots import DecodeRules, decode_steps, empty_state
 from acl_jax.models.conformer import ConformerConfig
 from acl_jax.models.conformer_ctc import ConformerCTC
+from acl_jax.runtime.rounding import round_up
 from acl_jax.sharding import rules as sharding
 from acl_jax.tpu.planning import shapes
 from acl_jax.training import pretraining, step
 from acl_jax.training.optimizer import make_optimizer
-from data_pipeline.batches import round_up
 from data_pipeline.features import HOP, SAMPLE_RATE
 
 
@@ -58,23 +58,25 @@ def train(config: ml_collections.ConfigDict, mesh: Mesh | None, rows: int) -> St
   rows = rows or layout.rows
   layout = layout._replace(rows=_filled(rows, mesh))
   batch = shapes.response_batch(config, model, layout)
-  trains = step.is_trainable(config.encoder.trains)
+  trains = step.trainable_filter(config.encoder.trains)
   graphdef, trainable, frozen = nnx.split(model, trains, ...)
   optimizer = make_optimizer(config.response, config.encoder.lr_scale)
-  state = step.State(trainable, jax.eval_shape(optimizer.init, trainable))
+  state = step.TrainState(trainable, jax.eval_shape(optimizer.init, trainable))
   how = config.response
   loss = functools.partial(
     step.response_loss,
     encoder_trains=config.encoder.trains,
-    how=step.ResponseLoss(how.kl_weight, how.kl_temperature, how.ctc_weight, how.remat),
+    how=step.ResponseLossConfig(
+      how.kl_weight, how.kl_temperature, how.ctc_weight, how.remat
+    ),
   )
   state = placed(state, mesh)
-  frozen = placed(frozen, mesh, sharding.plan(config.llama.sharding))
+  frozen = placed(frozen, mesh, sharding.sharding_rules(config.llama.sharding))
   batch = placed_batch(batch, mesh)
   still = dict(graphdef=graphdef, optimizer=optimizer, loss=loss)
 
   def lower() -> jax.stages.Lowered:
-    with within(mesh):
+    with mesh_context(mesh):
       return step.train_step.lower(state, batch, a_key(mesh), frozen, **still)
 
   arguments = {
@@ -101,17 +103,21 @@ def pretrain(config: ml_collections.ConfigDict, mesh: Mesh | None, rows: int) ->
   rows = rows or layout.rows
   layout = layout._replace(rows=_filled(rows, mesh))
   head = jax.eval_shape(lambda: pretraining.new_letter_head(config.ctc, sizes, 0))
-  graphdef, trainable, statistics = pretraining.split(pretraining.Learner(model, head))
+  graphdef, trainable, statistics = pretraining.split(
+    pretraining.PretrainModel(model, head)
+  )
   optimizer = make_optimizer(config.ctc)
   moments = jax.eval_shape(optimizer.init, trainable)
   average = (trainable, statistics)
-  state = placed(pretraining.State(trainable, statistics, moments, average), mesh)
+  state = placed(
+    pretraining.PretrainState(trainable, statistics, moments, average), mesh
+  )
   batch = shapes.transcribed_batch(layout, model.encoder, config.ctc.letters.per_frame)
-  batch, how = placed_batch(batch, mesh), pretraining.how_of(config.ctc)
+  batch, how = placed_batch(batch, mesh), pretraining.step_config(config.ctc)
   still = dict(graphdef=graphdef, optimizer=optimizer, how=how)
 
   def lower() -> jax.stages.Lowered:
-    with within(mesh):
+    with mesh_context(mesh):
       return pretraining.pretrain_step.lower(state, batch, a_key(mesh), **still)
 
   arguments = {
@@ -129,7 +135,7 @@ def decode(config: ml_collections.ConfigDict, mesh: Mesh | None, rows: int) -> S
   """One token for every slot of the engine of `decode_targets`; rows: slots."""
   llm, how = shapes.llama_of(config), config.targets
   sampling = Sampling(**how.sampling)
-  rules = Rules(
+  rules = DecodeRules(
     sampling=sampling,
     top=how.top_k,
     repeats=how.repeats,
@@ -137,21 +143,23 @@ def decode(config: ml_collections.ConfigDict, mesh: Mesh | None, rows: int) -> S
     cache_dtype=how.get('cache_dtype', ''),
   )
   count = _filled(rows or how.batch_size, mesh)
-  places = round_up(how.max_prompt_tokens + how.max_new_tokens, PLACES)
+  places = round_up(how.max_prompt_tokens + how.max_new_tokens, CACHE_LENGTH_STEP)
 
   def empty(llm):
     nothing = llm.empty_cache(1, 0, llm.dtype)
-    waiting = empty_room(llm, max(2 * GROUP, count), how.max_prompt_tokens, nothing)
-    return empty_slots(llm, count, places, rules), waiting
+    waiting = empty_queue(
+      llm, max(2 * PREFILL_ROWS, count), how.max_prompt_tokens, nothing
+    )
+    return empty_state(llm, count, places, rules), waiting
 
   slots, room = (placed_rows(x, mesh) for x in jax.eval_shape(empty, llm))
-  llm = placed(llm, mesh, sharding.plan(config.llama.sharding))
+  llm = placed(llm, mesh, sharding.sharding_rules(config.llama.sharding))
   more = jax.eval_shape(lambda: jnp.bool_(True))
   more = more if mesh is None else _with(more, NamedSharding(mesh, P()))
 
   def lower() -> jax.stages.Lowered:
-    with within(mesh):
-      return advance.lower(llm, slots, room, more, rules)
+    with mesh_context(mesh):
+      return decode_steps.lower(llm, slots, room, more, rules)
 
   arguments, passes = {'llm': llm, 'slots': slots, 'room': room}, {'llm': 1, 'slots': 1}
   return Step(lower, arguments, count, count, 0.0, passes, ('llama',))
@@ -167,12 +175,14 @@ def _frames_per_second(encoder) -> float:
   return SAMPLE_RATE / (HOP * encoder.subsampling)
 
 
-def within(mesh: Mesh | None):
+def mesh_context(mesh: Mesh | None):
   """The context to lower in."""
   return jax.set_mesh(mesh) if mesh else contextlib.nullcontext()
 
 
-def placed(tree, mesh: Mesh | None, rules: sharding.Rules = sharding.PARAMETERS):
+def placed(
+  tree, mesh: Mesh | None, rules: sharding.ShardingRules = sharding.PARAMETERS
+):
   """Shapes of parameters, or of what is kept for each, with their shardings."""
   if mesh is None:
     return tree
@@ -183,7 +193,7 @@ def placed_batch(batch, mesh: Mesh | None):
   """Shapes of a batch: rows are cut, what all rows share is not."""
   if mesh is None:
     return batch
-  cut, whole = NamedSharding(mesh, P(sharding.BATCH)), NamedSharding(mesh, P())
+  cut, whole = NamedSharding(mesh, P(sharding.BATCH_AXES)), NamedSharding(mesh, P())
   return _with(batch, jax.tree.map(lambda x: cut if x.ndim > 1 else whole, batch))
 
 
@@ -206,8 +216,8 @@ def placed_rows(state, mesh: Mesh | None):
 
   def of(x) -> NamedSharding:
     if x.ndim == 5:
-      return NamedSharding(mesh, P(None, sharding.BATCH, 'tensor'))
-    return NamedSharding(mesh, P(sharding.BATCH) if x.ndim else P())
+      return NamedSharding(mesh, P(None, sharding.BATCH_AXES, 'tensor'))
+    return NamedSharding(mesh, P(sharding.BATCH_AXES) if x.ndim else P())
 
   return _with(state, jax.tree.map(of, state))
 

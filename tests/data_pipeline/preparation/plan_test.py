@@ -27,7 +27,7 @@ ITEMS = st.lists(UTTERANCES | st.builds(BadUtterance, NAMES, NAMES, NAMES), max_
 @given(items=ITEMS, size=st.integers(1, 4))
 def test_a_plan_holds_all_in_order(tmp_path_factory, items, size):
   folder = tmp_path_factory.mktemp('plan') / 'plan'
-  written = plan.write(iter(items), folder, size)
+  written = plan.plan_shards(iter(items), folder, size)
   parts = [written.read(part) for part in range(written.parts)]
   assert [item for part in parts for item in part] == items
   assert written.utterances == len(items)
@@ -37,14 +37,14 @@ def test_a_plan_holds_all_in_order(tmp_path_factory, items, size):
 
 def test_an_old_plan_is_replaced_and_nothing_is_read_ahead(tmp_path):
   items = [BadUtterance(str(i), 'text', 'none') for i in range(5)]
-  plan.write(items, tmp_path / 'plan', 1)
+  plan.plan_shards(items, tmp_path / 'plan', 1)
 
   def listing():
     yield from items[:3]
     assert sorted(p.name for p in (tmp_path / 'plan').iterdir()) == ['00000.jsonl']
     yield items[3]
 
-  assert plan.write(listing(), tmp_path / 'plan', 2).parts == 2
+  assert plan.plan_shards(listing(), tmp_path / 'plan', 2).parts == 2
   assert len(list((tmp_path / 'plan').iterdir())) == 2
 
 
@@ -52,4 +52,4 @@ def test_more_shards_than_their_names_can_count(tmp_path, monkeypatch):
   monkeypatch.setattr(plan, 'MAX_PARTS', 2)
   items = [BadUtterance(str(i), 'text', 'none') for i in range(5)]
   with pytest.raises(ValueError, match='--shard_size=2 makes more than 2 shards'):
-    plan.write(items, tmp_path / 'plan', 2)
+    plan.plan_shards(items, tmp_path / 'plan', 2)

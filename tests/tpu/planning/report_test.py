@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from acl_jax.sharding.mesh import new_mesh
+from acl_jax.sharding.mesh import make_mesh
 from acl_jax.tpu import slices, topologies
 from acl_jax.tpu.planning import flops, report, shapes, steps, tables
-from acl_jax.tpu.planning.report import Question
+from acl_jax.tpu.planning.report import PlanRequest
 from tests.tiny_plan import tiny_config
 
 KEYS = (
@@ -25,7 +25,7 @@ KEYS = (
 def question():
   config = tiny_config()
   config.encoder.trains = False  # half as much to compile
-  return Question(config, slices.parse('v5e:2x2'), rows_per_chip=2)
+  return PlanRequest(config, slices.parse_slice('v5e:2x2'), rows_per_chip=2)
 
 
 @pytest.fixture(scope='module')
@@ -35,7 +35,7 @@ def counted(question):
 
 @pytest.fixture(scope='module')
 def plan(question, counted):
-  return report.answer(question, counted)
+  return report.make_plan(question, counted)
 
 
 def test_golden_keys(plan):
@@ -95,8 +95,9 @@ def test_a_layer_costs_the_same_however_many_there_are(question, counted):
 
 @pytest.mark.parametrize('program', sorted(steps.PROGRAMS))
 def test_every_program_has_a_step_for_tpus(program):
-  mesh = new_mesh(
-    tiny_config().mesh.to_dict(), topologies.devices(slices.parse('v5e:2x2'))
+  mesh = make_mesh(
+    tiny_config().mesh.to_dict(),
+    topologies.topology_devices(slices.parse_slice('v5e:2x2')),
   )
   step = steps.PROGRAMS[program](tiny_config(), mesh, 5)
   assert step.rows == 6  # two shares
@@ -120,7 +121,7 @@ def test_other_questions_have_other_fingerprints(question):
       ('rows_per_chip', 3),
       ('program', 'pretrain'),
       ('price', 2.0),
-      ('slice', slices.parse('v5e:4x4')),
+      ('slice', slices.parse_slice('v5e:4x4')),
       ('config', flops.with_layers(question.config, {'llama': 4})),
     )
   ]
@@ -133,14 +134,14 @@ def test_an_axis_that_does_not_divide_is_said(question, counted):
   config = tiny_config()
   config.mesh.tensor = 4
   with pytest.raises(ValueError, match=r'of 2 is no multiple of 4'):
-    report.answer(dataclasses.replace(question, config=config), counted)
+    report.make_plan(dataclasses.replace(question, config=config), counted)
 
 
 def test_what_has_no_room_is_not_even_compiled(question, counted):
   config = tiny_config()
   config.llama.sizes.hidden_size = 1 << 14
   config.llama.sizes.vocab_size = 1 << 20
-  found = report.answer(dataclasses.replace(question, config=config), counted)
+  found = report.make_plan(dataclasses.replace(question, config=config), counted)
   assert not found['fits'] and found['compile_seconds'] == 0
   assert found['hbm_bytes_per_chip'] == sum(found['hbm_bytes_of'].values())
   assert found['collectives'] is None and 'a larger slice' in found['advice']

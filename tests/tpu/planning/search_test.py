@@ -4,7 +4,7 @@
 import pytest
 
 from acl_jax.tpu import slices
-from acl_jax.tpu.planning.report import Question
+from acl_jax.tpu.planning.report import PlanRequest
 from acl_jax.tpu.planning.search import ROWS, best_first, meshes, search
 from tests.tiny_plan import tiny_config
 
@@ -33,7 +33,7 @@ class Machine:
 
 
 def ask(capacity):
-  question = Question(tiny_config(), slices.parse('v5e-4'))
+  question = PlanRequest(tiny_config(), slices.parse_slice('v5e-4'))
   machine = Machine(capacity)
   return machine, list(search(question, machine))
 
@@ -75,7 +75,7 @@ def test_why_there_is_no_plan_at_all_is_said():
   def refuse(question):
     raise ValueError('nothing divides')
 
-  question = Question(tiny_config(), slices.parse('v5e-4'))
+  question = PlanRequest(tiny_config(), slices.parse_slice('v5e-4'))
   with pytest.raises(ValueError, match='nothing divides'):
     list(search(question, refuse))
 
@@ -90,7 +90,7 @@ def test_the_fastest_that_fits_comes_first():
 
 
 def test_the_question_is_not_changed():
-  question = Question(tiny_config(), slices.parse('v5e-4'))
+  question = PlanRequest(tiny_config(), slices.parse_slice('v5e-4'))
   before = question.fingerprint
   list(search(question, Machine(9)))
   assert question.fingerprint == before

@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rounding of sizes to the few shapes that are compiled."""
+
+
+def round_up(number: int, step: int) -> int:
+  """Return the smallest positive multiple of `step` that is at least `number`."""
+  return max(1, -(-number // step)) * step
