@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The main job from end to end, small: `make demo`.
+"""The whole pipeline end to end on a small scale: `make demo`.
 
-Each step prints the command it runs. What is done is reused: interrupt and run again.
+Each step prints the command it runs. Finished work is reused, so an interrupted demo
+resumes when it is run again.
 
   python demo.py --workdir=runs/demo
 """
@@ -19,12 +20,12 @@ from rich.console import Console
 from rich.table import Table
 
 from acl_jax import assets
-from data_pipeline.join import join
+from data_pipeline.corpus_tools.manifests import join_manifests
 
 CONFIG = 'configs/demo.py'
 RECORDINGS = Path('data_pipeline/recordings')
-ANSWERED = 3  # questions, in the terminal
-SPOKEN = (  # by the embedded voice, beside the human recordings
+NUM_ANSWERS = 3  # questions answered in the terminal
+TRAINING_LINES = (  # spoken by the embedded voice, in addition to the human recordings
   'How many days are in a week?',
   'Tell me a story about a dog and a cat.',
   'What is the opposite of hot?',
@@ -32,7 +33,8 @@ SPOKEN = (  # by the embedded voice, beside the human recordings
   'The weather was cold and the streets were empty.',
   'Give me three facts about the moon.',
 )
-UNSEEN = (  # to evaluate on; the shipped adapter never heard this voice nor these lines
+# The shipped adapter was trained on neither this voice nor these lines.
+EVALUATION_LINES = (
   'What is the capital of France?',
   'What is the largest planet in the solar system?',
   'Can you explain what a computer is?',
@@ -49,73 +51,73 @@ UNSEEN = (  # to evaluate on; the shipped adapter never heard this voice nor the
 
 
 def main() -> None:
-  """Runs the steps in order and says where the results are."""
+  """Run the steps in order and print where the results are."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--workdir', type=Path, default=Path('runs/demo'))
   demo = parser.parse_args().workdir
-  started = time.monotonic()
+  start = time.monotonic()
   demo.mkdir(parents=True, exist_ok=True)
 
-  step('1. The embedded models: a chat LLM, Whisper base and a voice')
-  # A process of its own, as for every step: what it loads goes when it ends.
+  print_headline('1. The embedded models: a chat LLM, Whisper base and a voice')
+  # Every step is a process of its own, which frees its memory when it ends.
   run('-c', 'from acl_jax import assets; print(*map(assets.fetch, assets.ASSETS))')
 
-  step('2. Speech: human recordings that come with the code, and a few lines said here')
-  corpus = gather(demo / 'corpus')
-  questions = speak(UNSEEN, demo / 'questions')
+  print_headline('2. Speech: the human recordings in the code, and synthesised lines')
+  corpus = make_corpus(demo / 'corpus')
+  questions = synthesize(EVALUATION_LINES, demo / 'questions')
   run('-m', 'data_pipeline.prepare', '--corpus=manifest', f'--input={corpus}',
       f'--output={demo}/prepared')  # fmt: skip
 
-  step('3. The answers to imitate: the frozen LLM reads the transcripts, and no audio')
+  print_headline('3. Training targets: the frozen LLM answers the transcripts')
   config = f'--config={CONFIG}'
   run('-m', 'acl_jax.decode_targets', config, f'--input={demo}/prepared',
       f'--output={demo}/targets')  # fmt: skip
 
-  step('4. Training from scratch, briefly: watch the loss fall')
+  print_headline('4. A short training run from scratch: watch the loss fall')
   run('-m', 'acl_jax.train', config, f'--workdir={demo}/train',
       f'--config.data.train={demo}/prepared',
       f'--config.data.targets={demo}/targets')  # fmt: skip
 
-  step('5. Evaluation of the shipped adapter, which had hours of this, not minutes')
+  print_headline('5. Evaluation of the shipped adapter, which was trained for hours')
   run('-m', 'acl_jax.evaluate', config, f'--manifest={questions}',
       f'--output={demo}/report')  # fmt: skip
-  show(json.loads((demo / 'report' / 'report.json').read_text()))
+  print_report(json.loads((demo / 'report' / 'report.json').read_text()))
 
-  step('6. Spoken questions, answered in text, and the last one as speech')
-  for number in reversed(range(ANSWERED)):
+  print_headline('6. Spoken questions, answered in text and the last one in speech')
+  for number in reversed(range(NUM_ANSWERS)):
     question = demo / 'questions' / 'audio' / f'{number:07d}.flac'
-    aloud = [] if number else [f'--speak={demo}/reply.wav']
-    print(f'The recording asks: {UNSEEN[number]}', flush=True)
-    run('-m', 'acl_jax.chat', config, f'--audio={question}', *aloud)
+    speak_flags = [] if number else [f'--speak={demo}/reply.wav']
+    print(f'Spoken question: {EVALUATION_LINES[number]}', flush=True)
+    run('-m', 'acl_jax.chat', config, f'--audio={question}', *speak_flags)
 
-  minutes = (time.monotonic() - started) / 60
+  minutes = (time.monotonic() - start) / 60
   print(f"""
-Done in {minutes:.1f} minutes. Look at
+Done in {minutes:.1f} minutes. Results:
   {demo}/report/report.html   the evaluation, with playable audio
-  {question}   the question
-  {demo}/reply.wav   the spoken answer
+  {question}   the last question
+  {demo}/reply.wav   its spoken answer
   {demo}/train/metrics.jsonl   the loss of step 4
-Try next
+Next steps:
   .venv/bin/python -m acl_jax.chat --config={CONFIG}
   .venv/bin/python -m acl_jax.chat --config={CONFIG} --audio=YOUR_RECORDING.wav
 """)
 
 
-def step(title: str) -> None:
-  """A headline."""
+def print_headline(title: str) -> None:
+  """Print the headline of a step."""
   print(f'\n=== {title}', flush=True)
 
 
 def run(*arguments: str) -> None:
-  """Runs a program with this Python; its failure is ours."""
+  """Run a program with this Python; exit if it fails."""
   print('$ python', shlex.join(arguments), flush=True)
   code = subprocess.run([sys.executable, *arguments], check=False).returncode
   if code:
-    sys.exit(f'demo: that step ended with code {code}; run `make demo` again to go on')
+    sys.exit(f'demo: this step exited with code {code}; run `make demo` to resume')
 
 
-def speak(lines: tuple[str, ...], folder: Path) -> Path:
-  """Has the embedded voice say the lines; returns the manifest."""
+def synthesize(lines: tuple[str, ...], folder: Path) -> Path:
+  """Speak the lines with the embedded voice; returns the manifest."""
   folder.mkdir(parents=True, exist_ok=True)
   (folder / 'lines.txt').write_text('\n'.join(lines) + '\n')
   run('-m', 'data_pipeline.synthesize', f'--input={folder}/lines.txt',
@@ -124,28 +126,28 @@ def speak(lines: tuple[str, ...], folder: Path) -> Path:
   return folder / 'manifest.jsonl'
 
 
-def gather(folder: Path) -> Path:
-  """One manifest over the shipped recordings and a few synthesised lines."""
-  speak(SPOKEN, folder / 'spoken')
+def make_corpus(folder: Path) -> Path:
+  """Return one manifest of the shipped recordings and a few synthesised lines."""
+  synthesize(TRAINING_LINES, folder / 'spoken')
   if not (folder / 'human').exists():
     shutil.copytree(RECORDINGS, folder / 'human.part', dirs_exist_ok=True)
     (folder / 'human.part').rename(folder / 'human')
-  return join(['human', 'spoken'], folder / 'manifest.jsonl')
+  return join_manifests(['human', 'spoken'], folder / 'manifest.jsonl')
 
 
-def show(report: dict) -> None:
-  """The report's figures as a table."""
+def print_report(report: dict) -> None:
+  """Print the report's metrics as a table."""
   table = Table(title=f'{report["examples"]} unseen questions by an unseen voice')
-  table.add_column('the LLM is given')
+  table.add_column('input of the LLM')
   for column in ('nats per response token', 'perplexity'):
     table.add_column(column, justify='right')
   nll = report['response_nll']
   names = {
     'text': 'the written question',
-    'audio': 'the recording',
+    'audio': 'the spoken question',
     'cascade': "a recogniser's transcript",
     'cascade_ctc': "our encoder's own transcript",
-    'shuffled_audio': 'somebody else’s recording',
+    'shuffled_audio': 'a spoken question of another example',
     'no_prompt': 'nothing',
   }
   for key, name in names.items():
@@ -155,9 +157,7 @@ def show(report: dict) -> None:
       )
   Console().print(table)
   gap = (nll['shuffled_audio'] - nll['audio']) / (nll['shuffled_audio'] - nll['text'])
-  print(
-    f'The recording closes {gap:.0%} of the gap between the wrong one and the text.'
-  )
+  print(f'Audio closes {gap:.0%} of the gap between shuffled audio and text.')
 
 
 if __name__ == '__main__':

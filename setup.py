@@ -36,6 +36,7 @@ REQUIRED = [
   'tensorboardX>=2.6.5,<3',  # TensorBoard files without TensorFlow
   'jiwer>=4,<5',  # word error rate
   'whisper-normalizer>=0.1.15,<0.2',  # the text normalisation that word errors assume
+  'jinja2>=3.1,<4',  # the HTML of the report
   'matplotlib>=3.11,<4',  # the pictures of the report
 ]
 
@@ -62,6 +63,7 @@ EXTRAS = {
     'jsonschema>=4.26,<5',  # is it a JobSet?
     'kaldi-native-fbank>=1.22,<2',  # the oracle of Kaldi's features
     'hypothesis>=6.170,<7',  # finds the bad input that nobody thought of
+    'mkdocs>=1.6,<2',  # builds docs/
     'pyright[nodejs]==1.1.414',  # brings its node, downloads nothing later
     'pytest>=9.2,<10',
     'pytest-xdist>=3.8,<4',  # two at a time: mostly they wait for a compiler
@@ -78,9 +80,10 @@ setup(
   python_requires='>=3.11',
   packages=find_packages(include=['acl_jax*', 'data_pipeline*', 'configs*', 'launch*']),
   package_data={
-    'acl_jax': ['adapters/*', 'exporting/templates/*'],
+    'acl_jax': ['adapters/*', 'exporting/templates/*', 'evaluation/templates/*'],
     'data_pipeline': ['recordings/*', 'recordings/*/*'],
   },
+  entry_points={'console_scripts': ['acl-jax=acl_jax.command:main']},
   install_requires=REQUIRED,
   extras_require=EXTRAS,
 )

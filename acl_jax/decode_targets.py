@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The frozen LLM's answer to every transcript of a corpus, written once, offline.
+"""Program: decode the frozen LLM's responses to the transcripts of a corpus.
 
   python -m acl_jax.decode_targets --config=configs/smol.py --input=speech --output=out
   python -m acl_jax.decode_targets --output=out --inspect
 
-Only transcripts are read, no audio. The shards are those of the prepared folder. Each
-host takes some; a shard depends on its transcripts alone, so a job that was stopped
-goes on with those that are missing, on as many hosts as there are then, to the same
-bytes. Exit code 42: preempted, the shards that were finished are kept.
+Reads only transcripts, no audio. The output has the shards of the prepared folder,
+divided among the hosts. A shard depends only on its transcripts, so an interrupted job
+resumes with the missing shards, on any number of hosts, and writes the same bytes. Exit
+code 42: preempted; complete shards are kept.
 """
 
 import itertools
@@ -19,18 +19,19 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import jax
-import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
 import acl_jax
 from acl_jax import assets, build
+from acl_jax.config.experiment import parse_train
 from acl_jax.models.llama import Llama
 from acl_jax.runtime import compilation_cache, distributed, program
+from acl_jax.runtime.progress import progress
 from acl_jax.sharding.mesh import make_mesh
 from acl_jax.targets import overview, provenance, store
-from acl_jax.targets.progress import progress
-from acl_jax.targets.prompting import TargetDecoder, TargetPrompt, TargetsConfig
+from acl_jax.targets.progress import ThroughputStatus
+from acl_jax.targets.prompting import Decoding, TargetDecoder, TargetPrompt
 from acl_jax.targets.store import Skip
 from acl_jax.targets.transcripts import Transcript, Transcripts
 from acl_jax.text.frontend import TextFrontend
@@ -38,14 +39,14 @@ from acl_jax.tpu import xla_flags
 from acl_jax.weights.fingerprint import describe
 from data_pipeline.records import shard_name
 
-PAUSE = 1.0  # s between two looks for the shards of other hosts
+PAUSE = 1.0  # seconds between checks for the shards of other hosts
 
 
 class ShardPrompts(NamedTuple):
-  """What to ask for one shard, and what cannot be asked."""
+  """The prompts of a shard, and the transcripts without one."""
 
   path: Path
-  examples: list[TargetPrompt]
+  prompts: list[TargetPrompt]
   skipped: list[Skip]
 
 
@@ -54,19 +55,22 @@ def decode_targets(
   text: TextFrontend,
   transcripts: Transcripts,
   output: Path,
-  decoding: TargetsConfig,
+  decoding: Decoding,
   *,
   host: int = 0,
   hosts: int = 1,
   max_skipped: float = 0.1,
 ) -> None:
-  """Writes the shards that are missing of those that are this host's.
+  """Decode and write the missing shards of this host.
 
-  ValueError if `output` holds targets of another LLM, template, decoding or corpus, or
-  if more than the share `max_skipped` of all transcripts has to be skipped.
+  host, hosts: index and number of the hosts. max_skipped: share of all transcripts that
+  may be skipped.
+
+  ValueError if more are skipped, or if `output` has targets of another LLM, template,
+  decoding or corpus.
   """
-  total = len(transcripts.sizes)
-  made_by = {
+  total = len(transcripts.shard_sizes)
+  expected = {
     'schema_version': provenance.SCHEMA_VERSION,
     'code': acl_jax.__version__,
     'llm': describe(llama),
@@ -75,75 +79,79 @@ def decode_targets(
     'corpus': {'examples': len(transcripts), 'sha256': transcripts.sha256},
     'shards': total,
   }
-  provenance.claim_folder(output, made_by)
+  provenance.claim_folder(output, expected)
   paths = [output / shard_name(store.NAME, i, total) for i in range(total)]
-  ours = range(host, total, hosts)
-  missing = [number for number in ours if not store.is_written(paths[number])]
-  if len(missing) < len(ours):
-    log(f'{len(ours) - len(missing)} of {len(ours)} shards are there already')
+  shards = range(host, total, hosts)
+  missing = [i for i in shards if not store.is_complete(paths[i])]
+  if len(missing) < len(shards):
+    log(f'{len(shards) - len(missing)} of {len(shards)} shards are complete already')
   if not missing:
     return
-  answers = TargetDecoder(llama, text, decoding)
-  asked, parts = itertools.tee(
-    build_shard_prompts(paths[number], shard, answers)
-    for number, shard in transcripts.read(missing)
+  decoder = TargetDecoder(llama, text, decoding)
+  # The engine takes prompts across shards, ahead of the shard that is being written.
+  ahead, to_write = itertools.tee(
+    build_shard_prompts(paths[i], shard, decoder)
+    for i, shard in transcripts.read_shards(missing)
   )
-  count = sum(transcripts.sizes[number] for number in missing)
-  skipped = 0
-  with progress(count, answers.engine.statistics, decoding.batch_size) as advance:
-    examples = itertools.chain.from_iterable(part.examples for part in asked)
-    made = answers(examples, advance)
-    for part in parts:
-      skipped += len(part.skipped)
-      check_share(skipped, len(transcripts), max_skipped)
-      responses = itertools.islice(made, len(part.examples))
-      store.write_targets(part.path, responses, part.skipped)
+  num_responses = sum(transcripts.shard_sizes[i] for i in missing)
+  num_skipped = 0
+  status = ThroughputStatus(decoder.engine.statistics, decoding.config.batch_size)
+  with progress('decode_targets', num_responses, 'responses') as advance:
+    prompts = itertools.chain.from_iterable(shard.prompts for shard in ahead)
+    targets = decoder.decode(
+      prompts, lambda tokens: advance(1, status.add_response(tokens))
+    )
+    for shard in to_write:
+      num_skipped += len(shard.skipped)
+      check_skipped(num_skipped, len(transcripts), max_skipped)
+      of_shard = itertools.islice(targets, len(shard.prompts))
+      store.write_targets(shard.path, of_shard, shard.skipped)
 
 
 def build_shard_prompts(
-  path: Path, shard: Sequence[Transcript], answers: TargetDecoder
+  path: Path, transcripts: Sequence[Transcript], decoder: TargetDecoder
 ) -> ShardPrompts:
-  """Builds the prompts of a shard; skips what cannot have one, and says so."""
-  part = ShardPrompts(path, [], [])
-  for transcript in shard:
+  """Build the prompts of a shard; transcripts without one are skipped and logged."""
+  shard = ShardPrompts(path, [], [])
+  for transcript in transcripts:
     try:
       if transcript.reason:
         raise ValueError(transcript.reason)
-      part.examples.append(answers.example(transcript.id, transcript.text))
+      shard.prompts.append(decoder.build_prompt(transcript.id, transcript.text))
     except ValueError as error:
       skip = {'id': transcript.id, 'field': transcript.field, 'reason': str(error)}
-      part.skipped.append(skip)
+      shard.skipped.append(skip)
       log(f'skipped {transcript.id}: {error}')
-  return part
+  return shard
 
 
-def check_share(skipped: int, total: int, limit: float) -> None:
-  """ValueError if more than a share of all transcripts had to be skipped."""
+def check_skipped(skipped: int, total: int, limit: float) -> None:
+  """Raise ValueError if more than the share `limit` of all transcripts was skipped."""
   if skipped > limit * total:
     raise ValueError(
-      f'{skipped} of {total} transcripts cannot be answered, limit {limit:.1%}; they'
-      ' are listed above: mend them or raise --max_skipped'
+      f'{skipped} of {total} transcripts were skipped, limit {limit:.1%}; they are'
+      ' logged above. Fix them or raise --max_skipped'
     )
 
 
 def log(line: str) -> None:
-  """A line of the log."""
+  """Print a line to stderr."""
   print(f'decode_targets: {line}', file=sys.stderr, flush=True)
 
 
 def wait_for_others(output: Path, total: int) -> None:
-  """Returns when all shards are there, those of the other hosts, too."""
+  """Wait until the shards of all hosts are complete."""
   missing = [output / shard_name(store.NAME, i, total) for i in range(total)]
-  before = 0
-  while missing := [path for path in missing if not store.is_written(path)]:
-    if len(missing) != before:
-      log(f'other hosts are at {len(missing)} of {total} shards')
-    before = len(missing)
-    time.sleep(PAUSE)  # no barrier, as only this lets SIGTERM in
+  num_logged = 0
+  while missing := [path for path in missing if not store.is_complete(path)]:
+    if len(missing) != num_logged:
+      log(f'other hosts still decode {len(missing)} of {total} shards')
+    num_logged = len(missing)
+    time.sleep(PAUSE)  # not a barrier, which would block SIGTERM
 
 
 def stop_at_sigterm() -> None:
-  """SIGTERM abandons the shard at work: nothing of it is there, all others are."""
+  """Raise `Preempted` at SIGTERM; only the unfinished shard is lost."""
 
   def stop(number: int, frame: object) -> NoReturn:
     del number, frame
@@ -153,50 +161,57 @@ def stop_at_sigterm() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Runs `decode_targets` with the flags."""
+  """Parse the config, then decode the targets or inspect them."""
   del argv
-  given, output = flags.FLAGS, Path(flags.FLAGS.output)
-  if given.inspect:
+  args, output = flags.FLAGS, Path(flags.FLAGS.output)
+  if args.inspect:
     return overview.print_overview(output)
-  if not given.config or not given.input:
-    raise ValueError('--config and --input are needed, unless it is to --inspect')
+  if not args.config or not args.input:
+    raise ValueError('--config and --input are required without --inspect')
+  config = parse_train(args.config)
   compilation_cache.enable(assets.cache_folder() / 'compiled')
   xla_flags.set_local_flags()
   distributed.initialize()
   stop_at_sigterm()
-  config: ml_collections.ConfigDict = given.config
-  transcripts = Transcripts(Path(given.input), given.shard_size)
-  # Every host decodes shards of its own, so the LLM is on the devices of each.
-  with jax.set_mesh(make_mesh(config.mesh, jax.local_devices())):
+  transcripts = Transcripts(Path(args.input), args.shard_size)
+  # Every host decodes shards of its own, so each has the whole LLM on its devices.
+  with jax.set_mesh(make_mesh(config.mesh.sizes, jax.local_devices())):
     decode_targets(
-      build.load_frozen_llama(config),
-      build.load_text_frontend(config),
+      build.load_frozen_llama(config.llama),
+      build.load_text_frontend(config.llama, config.template),
       transcripts,
       output,
-      TargetsConfig(seed=config.seed, **config.targets.to_dict()),
+      Decoding(config.targets, config.seed),
       host=jax.process_index(),
       hosts=jax.process_count(),
-      max_skipped=given.max_skipped,
+      max_skipped=args.max_skipped,
     )
-  wait_for_others(output, len(transcripts.sizes))
+  wait_for_others(output, len(transcripts.shard_sizes))
   if jax.process_index():
     return
-  found = store.Targets(output)
-  flagged = {name: count for name, count in sorted(found.flags().items()) if name}
+  targets = store.Targets(output)
+  flag_counts = [(flag, n) for flag, n in sorted(targets.flag_counts().items()) if flag]
   print(
-    f'decode_targets: {len(found)} responses in {output}, {len(found.skipped)} skipped',
-    *(f'{count} {name}' for name, count in flagged.items()),
+    f'decode_targets: {len(targets)} responses in {output},'
+    f' {len(targets.skipped)} skipped',
+    *(f'{count} {flag}' for flag, count in flag_counts),
     sep=', ',
   )
 
 
 if __name__ == '__main__':
-  # Defined here: other programs have flags of the same names.
+  # Here and not at import, because other programs have flags with the same names.
   config_flags.DEFINE_config_file('config')
-  flags.DEFINE_string('input', None, 'a prepared folder, or a manifest')
-  flags.DEFINE_string('output', None, 'folder of the targets')
-  flags.DEFINE_integer('shard_size', 512, "of a manifest's targets", lower_bound=1)
-  flags.DEFINE_float('max_skipped', 0.1, 'share that may be without response', 0, 1)
-  flags.DEFINE_bool('inspect', False, 'show what --output holds, and verify it')
+  flags.DEFINE_string('input', None, 'a prepared folder or a manifest')
+  flags.DEFINE_string('output', None, 'folder for the targets')
+  flags.DEFINE_integer(
+    'shard_size', 512, 'targets per shard, for a manifest', lower_bound=1
+  )
+  flags.DEFINE_float(
+    'max_skipped', 0.1, 'share of the transcripts that may be skipped', 0, 1
+  )
+  flags.DEFINE_bool(
+    'inspect', False, 'show the contents of --output and verify its checksums'
+  )
   flags.mark_flags_as_required(['output'])
   program.run(main)

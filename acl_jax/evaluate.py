@@ -1,34 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well speech stands in for its transcript: a manifest -> report.json, report.html.
+"""Program: evaluate how well speech replaces its transcript; writes two reports.
 
   python -m acl_jax.evaluate --config=configs/smol.py --manifest=M --output=DIR
 
---checkpoint names a workdir of `train` or an adapter file; without it, the adapter that
-is shipped for the config. An interrupted run goes on from DIR/cache.
+The reports are DIR/report.json and DIR/report.html. --checkpoint is a workdir of
+`train` or an adapter file; the default is the adapter shipped for the config. An
+interrupted run resumes from DIR/cache.
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 from absl import flags
 from flax import nnx
 from ml_collections import config_flags
 
 from acl_jax import assets, build
-from acl_jax.evaluation import examples, hearing, report
-from acl_jax.evaluation.answers import generate_responses
+from acl_jax.config.experiment import TrainConfig, parse_train
+from acl_jax.evaluation import encoding, examples, report
 from acl_jax.evaluation.cascade import BEAM_SIZE, Recogniser
-from acl_jax.evaluation.collect import answer_transcripts, collect_examples
 from acl_jax.evaluation.examples import Example
-from acl_jax.evaluation.rows import Case
-from acl_jax.evaluation.scores import Score, score
+from acl_jax.evaluation.preparation import add_reference_responses, prepare_examples
+from acl_jax.evaluation.prompt_batches import PromptCase
+from acl_jax.evaluation.responses import generate_responses
+from acl_jax.evaluation.scores import Score, score_cases
 from acl_jax.evaluation.summary import gap_closed, summarise
-from acl_jax.models.ctc import CTCAdapter
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.runtime import compilation_cache, program
 from acl_jax.runtime.files import sha256, write_atomically
@@ -37,12 +38,12 @@ from acl_jax.text.frontend import TextFrontend
 from acl_jax.weights import fingerprint
 from data_pipeline.corpora.utterance import BadUtterance
 
-EXAMPLES_SHOWN = 12
+SAMPLED_EXAMPLES = 12
 NO_CASCADE = 'none'
 
 
 def evaluate(
-  config: ml_collections.ConfigDict,
+  config: TrainConfig,
   manifest: str | Path,
   output: str | Path,
   *,
@@ -50,54 +51,66 @@ def evaluate(
   limit: int | None = None,
   cascade: str = 'asset:whisper-base',
 ) -> dict[str, Any]:
-  """Writes both reports into `output` and returns what report.json says.
+  """Evaluate a manifest; writes both reports and returns the content of report.json.
 
-  cascade: a CTranslate2 folder of Whisper, or 'none' to leave the cascade out.
+  checkpoint: None for the shipped adapter. limit: lines of the manifest to read.
+  cascade: a CTranslate2 folder of Whisper, or 'none' for no cascade.
+
+  ValueError if no utterance can be used.
   """
   output = Path(output)
-  # What may be missing is asked for first, before anything that takes long.
-  wanted = cascade != NO_CASCADE
-  recogniser = Recogniser(assets.resolve(cascade)) if wanted else None
+  # Check optional dependencies first, so that a missing one fails fast.
+  has_cascade = cascade != NO_CASCADE
+  recogniser = Recogniser(assets.resolve(cascade)) if has_cascade else None
   utterances, bad = examples.read_manifest(manifest, limit)
-  _check_some_are_left(utterances, bad, manifest)
-  text, model = build.load_text_frontend(config), build.load_model(config, checkpoint)
-  decode = build.load_decoder(config, model, text, checkpoint)
-  described = describe(config, model, checkpoint)
+  _check_not_empty(utterances, bad, manifest)
+  parts = build.find_checkpoint(checkpoint, config.shipped_adapter)
+  text = build.load_text_frontend(config.llama, config.template)
+  model = build.load_model(config, parts)
+  decode = build.load_transcript_decoder(config.encoder, model, text, parts)
+  description = describe(config, model, parts)
   if recogniser is not None:
-    how = {'path': cascade, 'sha256': recogniser.sha256, 'beam_size': BEAM_SIZE}
-    described['cascade'] = how
+    description['cascade'] = {
+      'path': cascade,
+      'sha256': recogniser.sha256,
+      'beam_size': BEAM_SIZE,
+    }
   cache, max_new_tokens = output / 'cache', config.targets.max_new_tokens
-  found, worse = collect_examples(
+  prepared, unusable = prepare_examples(
     model, text, decode, utterances, recogniser, cache, max_new_tokens
   )
-  bad = [*bad, *worse]
-  _check_some_are_left(found, bad, manifest)
-  known = cache / f'responses-{described["llm"]["sha256"][:16]}.jsonl'
-  found = answer_transcripts(model, text, found, max_new_tokens, known)
-  scores = score_all(model, text, found)
+  bad = [*bad, *unusable]
+  _check_not_empty(prepared, bad, manifest)
+  response_cache = cache / f'responses-{description["llm"]["sha256"][:16]}.jsonl'
+  prepared = add_reference_responses(
+    model, text, prepared, max_new_tokens, response_cache
+  )
+  scores = score_all(model, text, prepared)
   skipped = [{'id': item.id, 'reason': item.reason} for item in bad]
-  summary = summarise(found, scores, described, skipped)
+  summary = summarise(prepared, scores, description, skipped)
   _write(output / 'report.json', json.dumps(summary, indent=2, allow_nan=False) + '\n')
-  shown = sample_examples(model, text, found, scores, max_new_tokens)
+  sampled = sample_examples(model, text, prepared, scores, max_new_tokens)
   metrics = Path(checkpoint or '') / 'metrics.jsonl'
   curves = report.read_curves(metrics) if checkpoint and metrics.is_file() else {}
   title = f'Speech in, answers out: {Path(manifest).absolute().parent.name}'
-  _write(output / 'report.html', report.render(summary, shown, curves, title))
+  _write(output / 'report.html', report.render(summary, sampled, curves, title))
   return summary
 
 
 def describe(
-  config: ml_collections.ConfigDict, model: SpeechLLM, checkpoint: str | None
+  config: TrainConfig, model: SpeechLLM, checkpoint: build.Checkpoint
 ) -> dict[str, Any]:
-  """The `model` of the report: which parts, how large, from which files."""
-  adapter = build.find_adapter(config, checkpoint)
+  """Return `model` of the report: the parts, their sizes and their files."""
   return {
-    'encoder': {**config.encoder.to_dict(), 'parameters': _size(model.encoder)},
+    'encoder': {
+      **dataclasses.asdict(config.encoder),
+      'parameters': _num_parameters(model.encoder),
+    },
     'adapter': {
-      'kind': 'ctc' if isinstance(model.adapter, CTCAdapter) else 'stride',
-      'parameters': _size(model.adapter),
-      'file': str(adapter),
-      'sha256': sha256(adapter),
+      'kind': model.adapter.kind,
+      'parameters': _num_parameters(model.adapter),
+      'file': str(checkpoint.adapter),
+      'sha256': sha256(checkpoint.adapter),
     },
     'llm': {'path': config.llama.path, **fingerprint.describe(model.llama)},
     'template': config.template,
@@ -107,82 +120,81 @@ def describe(
 
 
 def score_all(
-  model: SpeechLLM, text: TextFrontend, found: Sequence[Example]
+  model: SpeechLLM, text: TextFrontend, prepared: Sequence[Example]
 ) -> dict[str, list[Score]]:
-  """The scores of the responses under every condition that there is."""
-  cases = examples.make_cases(text, found)
+  """Score the responses under every condition; returns the scores by condition."""
+  cases = examples.make_prompt_cases(text, prepared)
   with progress('score', sum(map(len, cases.values()))) as advance:
-    return {name: score(model, group, advance) for name, group in cases.items()}
+    return {name: score_cases(model, group, advance) for name, group in cases.items()}
 
 
 def sample_examples(
   model: SpeechLLM,
   text: TextFrontend,
-  found: Sequence[Example],
+  prepared: Sequence[Example],
   scores: Mapping[str, Sequence[Score]],
   max_new_tokens: int,
-) -> list[report.Shown]:
-  """Some examples, drawn at random, with the answers to their recordings."""
+) -> list[report.ReportExample]:
+  """Return a random sample of the examples, with the responses to their audio."""
   rng = np.random.default_rng(0)
-  count = min(EXAMPLES_SHOWN, len(found))
-  chosen = sorted(rng.choice(len(found), count, replace=False).tolist())
-  cases = [Case(text.spoken(), found[number].clip) for number in chosen]
+  count = min(SAMPLED_EXAMPLES, len(prepared))
+  indices = sorted(rng.choice(len(prepared), count, replace=False).tolist())
+  cases = [PromptCase(text.audio_prompt(), prepared[index].clip) for index in indices]
   stop_ids = text.tokenizer.stop_ids
-  made = generate_responses(
-    model, cases, max_new_tokens=max_new_tokens, stop_ids=stop_ids
+  responses = dict(
+    generate_responses(model, cases, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
   )
-  answers = dict(made)
-  shown = []
-  for place, number in enumerate(chosen):
-    example = found[number]
-    sound = hearing.read_audio(model, example.utterance)
-    shown.append(
-      report.Shown(
+  sampled = []
+  for case, index in enumerate(indices):
+    example = prepared[index]
+    waveform = encoding.read_audio(model, example.utterance)
+    sampled.append(
+      report.ReportExample(
         id=example.utterance.id,
-        sound=sound,
-        log_mel=hearing.log_mel(model, sound),
+        waveform=waveform,
+        log_mel=encoding.compute_log_mel(model, waveform),
         text=example.utterance.text,
-        cascade=example.cascade,
-        heard=example.heard,
-        response=text.tokenizer.decode(example.response).strip(),
-        answer=text.tokenizer.decode(answers[place]).strip(),
-        nll={name: float(of[number].nll.mean()) for name, of in scores.items()},
+        cascade_transcript=example.cascade_transcript,
+        ctc_transcript=example.ctc_transcript,
+        reference_response=text.tokenizer.decode(example.response).strip(),
+        audio_response=text.tokenizer.decode(responses[case]).strip(),
+        nll={name: float(group[index].nll.mean()) for name, group in scores.items()},
       )
     )
-  return shown
+  return sampled
 
 
 def format_table(summary: Mapping[str, Any]) -> str:
-  """The numbers of a report, as a terminal shows them."""
+  """Format the scores of a report for the terminal."""
   nll = summary['response_nll']
   lines = [f'{"":16}{"nats/token":>12}{"perplexity":>12}{"gap closed":>12}']
   for name in nll:
     perplexity, closed = summary['response_perplexity'][name], gap_closed(nll, name)
     cells = [(nll[name], '.3f'), (perplexity, '.3f'), (closed, '.1%')]
-    shown = ('-' if x is None else format(x, how) for x, how in cells)
-    lines.append(f'{name:16}' + ''.join(f'{cell:>12}' for cell in shown))
+    texts = ('-' if value is None else format(value, spec) for value, spec in cells)
+    lines.append(f'{name:16}' + ''.join(f'{text:>12}' for text in texts))
   return '\n'.join(lines)
 
 
 def check_skipped(summary: Mapping[str, Any], share: float, manifest: str) -> None:
-  """ValueError if more than `share` of the manifest was skipped."""
+  """Raise ValueError if more than `share` of the manifest was skipped."""
   skipped = summary['skipped']
   total = summary['examples'] + len(skipped)
   if len(skipped) > share * total:
     raise ValueError(
-      f'{manifest}: {len(skipped)} of {total} examples were skipped, --max_skipped '
-      f'allows a share of {share:g}; the report is about the others; the first: '
-      f'{skipped[0]["reason"]}'
+      f'{manifest}: {len(skipped)} of {total} examples were skipped; the limit is'
+      f' --max_skipped={share:g}. The report is on the others. The first reason:'
+      f' {skipped[0]["reason"]}'
     )
 
 
-def _check_some_are_left(left: Sequence, bad: Sequence[BadUtterance], manifest) -> None:
-  if not left:
-    first = f'; the first: {bad[0].reason}' if bad else ''
+def _check_not_empty(usable: Sequence, bad: Sequence[BadUtterance], manifest) -> None:
+  if not usable:
+    first = f'. The first reason: {bad[0].reason}' if bad else ''
     raise ValueError(f'{manifest}: none of {len(bad)} examples can be used{first}')
 
 
-def _size(module: nnx.Module) -> int:
+def _num_parameters(module: Any) -> int:
   leaves = jax.tree.leaves(nnx.state(module, nnx.Param))
   return sum(leaf.size for leaf in leaves)
 
@@ -192,33 +204,38 @@ def _write(path: Path, content: str) -> None:
   write_atomically(path, content)
 
 
-def main(_):
-  """Runs `evaluate` with the flags."""
+def main(argv: Sequence[str]) -> None:
+  """Parse the config and evaluate."""
+  del argv
   compilation_cache.enable(assets.cache_folder() / 'compiled')
-  given = flags.FLAGS
+  args = flags.FLAGS
   summary = evaluate(
-    given.config,
-    given.manifest,
-    given.output,
-    checkpoint=given.checkpoint,
-    limit=given.limit,
-    cascade=given.cascade,
+    parse_train(args.config),
+    args.manifest,
+    args.output,
+    checkpoint=args.checkpoint,
+    limit=args.limit,
+    cascade=args.cascade,
   )
   print(format_table(summary))
-  print(f'evaluate: {summary["examples"]} examples, see {given.output}/report.html')
-  check_skipped(summary, given.max_skipped, given.manifest)
+  print(f'evaluate: {summary["examples"]} examples, see {args.output}/report.html')
+  check_skipped(summary, args.max_skipped, args.manifest)
 
 
 if __name__ == '__main__':
-  # Defined here: other programs have flags of the same names.
+  # Here and not at import, because other programs have flags with the same names.
   config_flags.DEFINE_config_file('config')
-  flags.DEFINE_string('manifest', None, 'the recordings and their transcripts')
-  flags.DEFINE_string('output', None, 'folder of the reports')
-  flags.DEFINE_string('checkpoint', None, 'a workdir of train, or an adapter file')
-  flags.DEFINE_integer('limit', None, 'read that many lines of it only', lower_bound=1)
+  flags.DEFINE_string('manifest', None, 'JSON lines of audio files and transcripts')
+  flags.DEFINE_string('output', None, 'folder for the reports')
+  flags.DEFINE_string('checkpoint', None, 'a workdir of train or an adapter file')
+  flags.DEFINE_integer('limit', None, 'read only this many lines', lower_bound=1)
   flags.DEFINE_string(
-    'cascade', 'asset:whisper-base', f'a CTranslate2 Whisper, or {NO_CASCADE!r}'
+    'cascade',
+    'asset:whisper-base',
+    f'a CTranslate2 folder of Whisper, or {NO_CASCADE!r}',
   )
-  flags.DEFINE_float('max_skipped', 0.05, 'share that may be unusable', 0, 1)
+  flags.DEFINE_float(
+    'max_skipped', 0.05, 'share of the examples that may be skipped', 0, 1
+  )
   flags.mark_flags_as_required(['config', 'manifest', 'output'])
   program.run(main)

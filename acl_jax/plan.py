@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Program: what a step of another program would need and do on TPUs, without any TPU.
+"""Program: plan a step of another program on a TPU slice, without any TPU.
 
   python -m acl_jax.plan --config=configs/llama2_7b_mls.py --topology=v5e-16
 
-Compiles the real step ahead of time for a slice, through libtpu (pip install
-acl_jax[tpu]): whether it fits, what fills the memory, what travels between chips, and
-an estimate of speed and cost. --topology=all plans for a slice of every generation.
---search tries meshes, remat policies and batch sizes, and tells the fastest first.
-The last line printed is JSON. --output keeps every plan as soon as it is made, one a
-line; run again, a plan that is there is not made again.
+Compiles the real step ahead of time with libtpu (pip install acl_jax[tpu]) and reports
+whether it fits, what the memory holds, the traffic between chips, and an estimate of
+speed and cost. --topology=all plans for one slice of every generation. --search tries
+meshes, remat policies and batch sizes, and prints the fastest first. The last line of
+the output is JSON. --output stores each plan as soon as it is made, one a line; a
+repeated run reuses them.
 """
 
 import dataclasses
@@ -23,6 +23,7 @@ from absl import flags
 from ml_collections import config_flags
 from rich.console import Console
 
+from acl_jax.config.experiment import parse_pretrain, parse_train
 from acl_jax.runtime import program
 from acl_jax.tpu import topologies
 from acl_jax.tpu.planning import flops, report, roofline, steps, tables
@@ -31,107 +32,120 @@ from acl_jax.tpu.planning.search import best_first, search
 from acl_jax.tpu.slices import Slice, parse_slice
 
 Plan = dict[str, Any]
-WIDTH = 200  # of the table in a file
+WIDTH = 200  # columns of the table when the output is not a terminal
 
 
 class Planner:
-  """Answers questions; what it has counted or answered once, it does not again."""
+  """Makes plans; stored plans and counted operations are reused.
+
+  output: the file of stored plans, if any.
+  """
 
   def __init__(self, console: Console, output: Path | None):
     self.console, self.output = console, output
     if output:
-      output.touch()  # before hours of work
-    self._counted: dict[str | None, flops.Flops] = {}
-    self._known = {plan['question']: plan for plan in read(output)}
+      output.touch()  # fails now, not after hours of work
+    self._flops: dict[str | None, flops.Flops] = {}  # by remat policy
+    self._stored = {plan['question']: plan for plan in read_plans(output)}
 
-  def __call__(self, question: PlanRequest) -> Plan:
-    if (plan := self._known.get(question.fingerprint)) is None:
-      plan = self._answer(question)
+  def __call__(self, request: PlanRequest) -> Plan:
+    """Make or look up a plan, and print its line."""
+    if (plan := self._stored.get(request.fingerprint)) is None:
+      plan = self._make_plan(request)
       if self.output:
         with self.output.open('a') as file:
           file.write(json.dumps(plan) + '\n')
-    self.console.print(tables.line(plan), highlight=False)
+    self.console.print(tables.format_line(plan), highlight=False)
     return plan
 
-  def _answer(self, question: PlanRequest) -> Plan:
-    with self.console.status(f'{question.program}: counting operations') as status:
-      remat = question.stage.get('remat')
-      if remat not in self._counted:
-        step_of = steps.PROGRAMS[question.program]
-        self._counted[remat] = flops.of_step(question.config, step_of)
-      status.update(f'{question.slice}: compiling for it')
-      return report.make_plan(question, self._counted[remat])
+  def _make_plan(self, request: PlanRequest) -> Plan:
+    with self.console.status(f'{request.program}: counting operations') as status:
+      remat = request.remat
+      if remat not in self._flops:
+        make_step = steps.PROGRAMS[request.program]
+        self._flops[remat] = flops.count_step_flops(request.config, make_step)
+      status.update(f'{request.slice}: compiling')
+      return report.make_plan(request, self._flops[remat])
 
 
-def read(output: Path | None) -> list[Plan]:
-  """The plans in a file, if there is one."""
+def read_plans(output: Path | None) -> list[Plan]:
+  """Read the plans of earlier runs; ValueError if the file contains anything else."""
   if output is None:
     return []
   try:
     plans = [json.loads(line) for line in output.read_text().splitlines()]
-    tables.markdown(plans)  # as much as is needed of them
+    tables.format_markdown(plans)  # raises for a plan that lacks what a table shows
     return [plan for plan in plans if plan['question']]
   except (ValueError, TypeError, KeyError):
-    raise ValueError(f'{output}: not the plans of an earlier run; remove it') from None
+    raise ValueError(
+      f'{output}: not a file of plans. Choose another --output, or delete it'
+    ) from None
 
 
 def make_plans(
-  question: PlanRequest, slices: Sequence[Slice], searching: bool, planner
+  request: PlanRequest, slices: Sequence[Slice], searching: bool, planner
 ) -> Iterator[Plan]:
-  """A plan for each slice, or those of a search."""
+  """Yield a plan for each slice, or those of a search on each."""
   for slice in slices:
-    question = dataclasses.replace(question, slice=slice)
+    request = dataclasses.replace(request, slice=slice)
     if searching:
-      yield from search(question, planner)
+      yield from search(request, planner)
     else:
-      yield planner(question)
+      yield planner(request)
 
 
 def main(argv: Sequence[str]) -> None:
-  """Plans with the flags."""
+  """Parse the config, then make and print the plans."""
   del argv
-  given = flags.FLAGS
-  jax.config.update('jax_platforms', 'cpu')  # shapes are traced there
-  names = topologies.ALL if given.topology == 'all' else [given.topology]
+  args = flags.FLAGS
+  jax.config.update('jax_platforms', 'cpu')  # for tracing
+  names = topologies.DEFAULT_SLICES if args.topology == 'all' else [args.topology]
   slices = [parse_slice(name) for name in names]
   console = Console(stderr=True)
-  output = Path(given.output) if given.output else None
-  question = PlanRequest(
-    given.config,
+  output = Path(args.output) if args.output else None
+  parse = parse_pretrain if args.program == 'pretrain' else parse_train
+  request = PlanRequest(
+    parse(args.config),
     slices[0],
-    given.program,
-    given.rows_per_chip,
-    given.efficiency,
-    given.price,
+    args.program,
+    args.rows_per_chip,
+    args.efficiency,
+    args.price,
   )
   plans, interrupted = [], None
   try:
-    for plan in make_plans(question, slices, given.search, Planner(console, output)):
+    for plan in make_plans(request, slices, args.search, Planner(console, output)):
       plans.append(plan)
-  except KeyboardInterrupt as error:  # what there is so far is told
+  except KeyboardInterrupt as error:  # print the plans so far
     interrupted = error
-  plans = best_first(plans) if given.search else plans
-  wide = None if sys.stdout.isatty() else WIDTH
-  note = tables.note(given.efficiency)
-  Console(width=wide).print(tables.table(plans), note, sep='\n')
+  plans = best_first(plans) if args.search else plans
+  width = None if sys.stdout.isatty() else WIDTH
+  footnote = tables.footnote(args.efficiency)
+  Console(width=width).print(tables.make_table(plans), footnote, sep='\n')
   print(json.dumps(plans[0] if len(plans) == 1 else plans))
   if interrupted:
     raise interrupted
   if len(plans) == 1 and (advice := plans[0]['advice']):
-    raise ValueError(f'{tables.line(plans[0])}; try {advice}')
+    raise ValueError(f'{tables.format_line(plans[0])}; try {advice}')
 
 
 if __name__ == '__main__':
-  # Defined here: other programs have flags of the same names.
+  # Here and not at import, because other programs have flags with the same names.
   config_flags.DEFINE_config_file('config')
-  flags.DEFINE_string('topology', None, 'v5e-16, v5e:4x4, v4-32, ...; or all')
-  flags.DEFINE_enum('program', 'train', sorted(steps.PROGRAMS), 'whose step')
+  flags.DEFINE_string(
+    'topology', None, 'v5e-16, v5e:4x4, v4-32, …; all: one of every generation'
+  )
+  flags.DEFINE_enum(
+    'program', 'train', sorted(steps.PROGRAMS), 'the program that runs the step'
+  )
   flags.DEFINE_integer(
-    'rows_per_chip', 0, "rows of the batch on each chip; 0: the config's batch", 0
+    'rows_per_chip', 0, 'rows of a batch per chip; 0: from the config', 0
   )
   flags.DEFINE_bool('search', False, 'try meshes, remat policies and batch sizes')
-  flags.DEFINE_float('efficiency', roofline.EFFICIENCY, 'share of the roofline', 0, 1)
-  flags.DEFINE_float('price', None, f'instead of {topologies.PRICES}', 0)
-  flags.DEFINE_string('output', None, 'file of plans, JSON, one a line')
+  flags.DEFINE_float(
+    'efficiency', roofline.DEFAULT_EFFICIENCY, 'speed over that of the roofline', 0, 1
+  )
+  flags.DEFINE_float('price', None, f'replaces {topologies.PRICE_BASIS}', 0)
+  flags.DEFINE_string('output', None, 'file that plans are stored in, as JSON lines')
   flags.mark_flags_as_required(['config', 'topology'])
   program.run(main)

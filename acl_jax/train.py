@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Program: modal-invariance training, (recording, response) -> an adapter through which
-a frozen LLM answers speech as it answers text.
+"""Program: train an adapter through which a frozen LLM answers speech as it does text.
 
   python -m acl_jax.train --config=configs/smol.py --workdir=runs/smol
 
-Two stages from one config, each resumable: `ctc` teaches a CTC adapter to recognise the
-LLM's own tokens (a stride adapter has no such stage); `response` the LLM's answers.
-Run it again to continue. Exit code 42: preempted after saving.
+Two stages from one config, both resumable: `ctc` trains a CTC adapter to recognise the
+LLM's tokens (a stride adapter skips it); `response` trains the LLM's responses to the
+transcripts. Run it again to resume. Exit code 42: preempted after saving.
 """
 
 import functools
@@ -15,27 +14,27 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
+import numpy as np
 from absl import flags
 from flax import nnx
+from jaxtyping import Int
 from ml_collections import config_flags
 
 from acl_jax import assets, build
-from acl_jax.batches.ctc import CTCBatches, CTCLabels
-from acl_jax.batches.encoded import EncodedCorpus, encode_corpus
+from acl_jax.batches.ctc import CTCBatchAssembler, CTCLabels
+from acl_jax.batches.encoded import encode_corpus
 from acl_jax.batches.log_mels import LogMelCorpus
-from acl_jax.batches.orders import TOO_LONG, make_order, open_corpora
-from acl_jax.batches.responses import ResponseBatches
-from acl_jax.models.adapters import StrideAdapter
-from acl_jax.models.ctc import CTCAdapter
-from acl_jax.models.speech_llm import Encoder, SpeechLLM
-from acl_jax.models.whisper import Whisper
+from acl_jax.batches.orders import make_order, open_corpora
+from acl_jax.batches.responses import ResponseBatchAssembler, open_targets
+from acl_jax.batches.source import SpeechSource
+from acl_jax.config.experiment import TrainConfig, parse_train
+from acl_jax.config.stages import CTCStageConfig, ResponseStageConfig
+from acl_jax.models.protocols import Adapter, Encoder
+from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.runtime import compilation_cache, distributed, preemption, program
 from acl_jax.sharding.arrays import make_sharded, shard, to_host
 from acl_jax.sharding.mesh import make_mesh
 from acl_jax.sharding.rules import sharding_rules
-from acl_jax.targets import filters
-from acl_jax.targets.store import Targets
 from acl_jax.text.frontend import TextFrontend
 from acl_jax.tpu import xla_flags
 from acl_jax.training import loop, startup, step
@@ -44,159 +43,203 @@ from acl_jax.training.optimizer import make_optimizer
 from acl_jax.training.workdir import open_workdir
 from acl_jax.weights.adapter import save_adapter
 from acl_jax.weights.fingerprint import describe
+from data_pipeline.batches import BatchPlan
 from data_pipeline.mixture import Corpora
 
 
-def train(config: ml_collections.ConfigDict, workdir: Path) -> SpeechLLM:
-  """Both stages; leaves `workdir/adapter.safetensors` and returns the model.
+def train(config: TrainConfig, workdir: Path) -> SpeechLLM:
+  """Train both stages; writes `workdir/adapter.safetensors` and returns the model.
 
-  An encoder that trains too is left in `workdir/encoder`, as a Hugging Face folder.
+  An encoder that trains is written to `workdir/encoder`, as a Hugging Face folder.
   """
   open_workdir(workdir)
   startup.mark_stage('imports')
-  text, llama = build.load_text_frontend(config), build.load_frozen_llama(config)
-  encoder = build.load_encoder(config, config.init_from)
+  text = build.load_text_frontend(config.llama, config.template)
+  llama = build.load_frozen_llama(config.llama)
+  initial = build.find_checkpoint(config.init_from) if config.init_from else None
+  encoder = build.load_encoder(config.encoder, initial)
   fingerprints: dict[str, Any] = {'llama': describe(llama)}
   if not config.encoder.trains:
     fingerprints['encoder'] = describe(encoder)
   startup.mark_stage('models')
   corpora = open_corpora(config.data)
-  frames = open_speech(config, encoder, corpora, workdir)
-  startup.mark_stage('recordings')
-  if config.init_from:
-    adapter = build.load_trained_adapter(config, config.init_from)
+  source = open_speech(config, encoder, corpora, workdir)
+  startup.mark_stage('speech')
+  if initial is not None:
+    adapter = build.load_trained_adapter(initial, config.llama)
   else:
     sizes = encoder.config.output_size, llama.config.hidden_size
-    labels = CTCLabels.of_corpus(frames.texts, text.tokenizer.encode)
-    adapter = build.new_adapter(config, *sizes, labels.vocabulary, text.tokenizer.piece)
-    if isinstance(adapter, CTCAdapter):
-      adapter.bias[...] = labels.log_prior(frames.texts, text.tokenizer.encode)
-  heard = adapter.vocabulary[...].tolist() if isinstance(adapter, CTCAdapter) else []
+    adapter = new_adapter(config, sizes, source.texts, text)
   model = SpeechLLM(encoder, adapter, llama)
-  sounds = CTCBatches(
-    frames,
-    CTCLabels(heard),
+  ctc_batches = CTCBatchAssembler(
+    source,
+    CTCLabels(adapter.token_ids()),
     text.tokenizer.encode,
     adapter.config.stack,
-    config.ctc.sampled_classes,
-    spelt=isinstance(adapter, CTCAdapter) and adapter.config.letter_layers > 0,
+    config.ctc.sampled_classes if config.ctc else 0,
+    with_letters=adapter.letters,
   )
-  corpus = corpora.corpus_of(frames.ids)
-  if isinstance(adapter, CTCAdapter) and config.ctc.steps:
-    model = run_ctc(config, workdir, model, sounds, corpus, fingerprints)
-  if config.response.steps:
-    model = run_response(config, workdir, model, sounds, corpus, text, fingerprints)
-  save_trained(config, workdir, *to_host((model.adapter, model.encoder)))
+  corpus = corpora.corpus_indices(source.ids)
+  trainer = Trainer(config, workdir, ctc_batches, corpus, fingerprints)
+  if config.ctc and config.ctc.steps and adapter.recognises:
+    model = trainer.train_ctc(config.ctc, model)
+  if config.response and config.response.steps:
+    model = trainer.train_response(config.response, model, text)
+  adapter, encoder = to_host((model.adapter, model.encoder))
+  save_trained(config, workdir, adapter, encoder, initial)
   return model
 
 
+def new_adapter(
+  config: TrainConfig, sizes: tuple[int, int], texts: Sequence[str], text: TextFrontend
+) -> Adapter:
+  """Return an untrained adapter for the tokens that occur in the transcripts.
+
+  sizes: width of encoder frames and of the LLM's embeddings.
+  """
+  encode = text.tokenizer.encode
+  labels = CTCLabels.of_corpus(texts, encode)
+  adapter: Any = build.new_adapter(
+    config.adapter, config.seed, *sizes, labels.vocabulary, text.tokenizer.token_text
+  )
+  if adapter.recognises:
+    adapter.bias[...] = labels.log_prior(texts, encode)
+  return adapter
+
+
+def open_speech(
+  config: TrainConfig, encoder: Encoder, corpora: Corpora, workdir: Path
+) -> SpeechSource:
+  """Return the corpora as log-mel frames or, with a frozen encoder, encode them now.
+
+  ValueError if rows are packed but the encoder trains and does not support it.
+  """
+  augmentation = config.utterance_augmentation
+  if not config.encoder.trains:
+    return encode_corpus(encoder, corpora, workdir / 'frames', augmentation)
+  if config.data.row_frames is not None and not encoder.packs:
+    raise ValueError(
+      f'config.data.row_frames is {config.data.row_frames}; a {encoder.kind} encoder'
+      ' that trains takes one utterance a row. Set row_frames to None'
+    )
+  return LogMelCorpus(corpora, encoder.config, augmentation)
+
+
 def save_trained(
-  config, workdir: Path, adapter: CTCAdapter | StrideAdapter, encoder: Encoder
+  config: TrainConfig,
+  workdir: Path,
+  adapter: Adapter,
+  encoder: Encoder,
+  initial: build.Checkpoint | None,
 ) -> None:
-  """Writes what was trained, in one process of all."""
+  """Write the adapter and an encoder that trained; only process 0 writes.
+
+  initial: the checkpoint of `config.init_from`.
+  """
   if jax.process_index():
     return
   save_adapter(workdir / build.ADAPTER_FILE, adapter)
   if config.encoder.trains:
-    origin = build.find_encoder(config, config.init_from)
+    origin = build.find_encoder(config.encoder, initial)
     build.save_encoder(encoder, workdir / build.ENCODER_FOLDER, origin)
   print(f'train: {workdir / build.ADAPTER_FILE}', flush=True)
 
 
-def open_speech(
-  config, encoder, corpora: Corpora, workdir: Path
-) -> EncodedCorpus | LogMelCorpus:
-  """The corpora as the model will hear them: a frozen encoder hears now, and once."""
-  how = build.augmentation_config(config)
-  if not config.encoder.trains:
-    return encode_corpus(encoder, corpora, workdir / 'frames', how)
-  if config.data.row_frames is not None and isinstance(encoder, Whisper):
-    raise ValueError(
-      'config.data.row_frames: a Whisper encoder that trains hears one recording a row;'
-      ' None lays them out so'
+@functools.cache
+def bind_loss(loss: Callable, **arguments: Any) -> Callable:
+  """Bind arguments; equal ones return the same object, so that `jit` compiles once."""
+  return functools.partial(loss, **arguments)
+
+
+class Trainer:
+  """Trains the stages of one config.
+
+  corpus: index of each utterance's corpus. fingerprints: of the frozen models.
+  """
+
+  def __init__(
+    self,
+    config: TrainConfig,
+    workdir: Path,
+    ctc_batches: CTCBatchAssembler,
+    corpus: Int[np.ndarray, ' n'],
+    fingerprints: Mapping[str, Any],
+  ):
+    self.config, self.workdir, self.ctc_batches = config, workdir, ctc_batches
+    self.corpus, self.fingerprints = corpus, fingerprints
+
+  def train_ctc(self, stage: CTCStageConfig, model: SpeechLLM) -> SpeechLLM:
+    """Train the adapter to recognise transcripts; the LLM does not run."""
+    config = self.config
+    lengths = self.ctc_batches.lengths()[:, None]
+    order = make_order(
+      config.data, stage.frames_per_batch, config.seed, lengths, self.corpus
     )
-  return LogMelCorpus(corpora, encoder.config, how)
+    loss = bind_loss(step.ctc_loss, encoder_trains=config.encoder.trains)
+    return self._train_stage('ctc', model, order, self.ctc_batches, loss)
 
+  def train_response(
+    self, stage: ResponseStageConfig, model: SpeechLLM, text: TextFrontend
+  ) -> SpeechLLM:
+    """Train the model to give the LLM's responses to the transcripts."""
+    config, data, ids = self.config, self.config.data, self.ctc_batches.source.ids
+    targets = open_targets(data, self.fingerprints['llama'], text, ids)
+    top_k = config.targets.top_k if stage.kl_weight else 0
+    row_tokens = None if data.row_frames is None else data.row_tokens
+    assembler = ResponseBatchAssembler(
+      self.ctc_batches, text, targets, top_k, row_tokens
+    )
+    lengths = assembler.lengths()
+    limit = model.llama.config.max_position_embeddings
+    assembler.check_context_length(lengths, limit)
+    order = make_order(
+      data, stage.frames_per_batch, config.seed + 1, lengths, self.corpus, row_tokens
+    )
+    loss = bind_loss(
+      step.response_loss, encoder_trains=config.encoder.trains, stage=stage
+    )
+    return self._train_stage('response', model, order, assembler, loss)
 
-def run_ctc(config, workdir: Path, model, sounds, corpus, fingerprints) -> SpeechLLM:
-  """The stage that needs no LLM pass."""
-  lengths, budget = sounds.lengths()[:, None], config.ctc.frames_per_batch
-  order = make_order(config.data, budget, config.seed, lengths, corpus)
-  loss = functools.partial(step.ctc_loss, encoder_trains=config.encoder.trains)
-  feed = BatchFeed(order, sounds, sounds.source.frame_seconds, sounds.source.ids)
-  return run_stage('ctc', config, workdir, model, feed, loss, fingerprints)
-
-
-def run_response(
-  config, workdir: Path, model, sounds, corpus, text: TextFrontend, fingerprints
-) -> SpeechLLM:
-  """The stage that imitates the responses."""
-  data, how = config.data, config.response
-  filters.check_flags(data.leave_out)
-  targets = Targets(data.targets, data.leave_out)
-  targets.check(fingerprints['llama'], text)
-  if not any(id in targets for id in sounds.source.ids):
-    raise ValueError(f'{data.targets}: no response to any recording of the corpus')
-  top_k = config.targets.top_k if how.kl_weight else 0
-  row_tokens = None if data.row_frames is None else data.row_tokens
-  assemble = ResponseBatches(sounds, text, targets, top_k, row_tokens)
-  lengths = assemble.lengths()
-  tokens = lengths[lengths[:, 1] < TOO_LONG, 1]
-  longest = len(assemble.prefix) + int(tokens.max())
-  if longest > (limit := model.llama.config.max_position_embeddings):
-    raise ValueError(f'a prompt has up to {longest} positions; the LLM reads {limit}')
-  order = make_order(data, how.frames_per_batch, config.seed + 1, lengths, corpus)
-  weights = step.ResponseLossConfig(
-    how.kl_weight, how.kl_temperature, how.ctc_weight, how.remat
-  )
-  loss = functools.partial(
-    step.response_loss, encoder_trains=config.encoder.trains, how=weights
-  )
-  feed = BatchFeed(order, assemble, sounds.source.frame_seconds, sounds.source.ids)
-  return run_stage('response', config, workdir, model, feed, loss, fingerprints)
-
-
-def run_stage(
-  name: str,
-  config: ml_collections.ConfigDict,
-  workdir: Path,
-  model: SpeechLLM,
-  feed: BatchFeed,
-  loss: Callable,
-  fingerprints: Mapping[str, Any],
-) -> SpeechLLM:
-  """Trains to the last step, from the newest sound checkpoint on."""
-  trains = step.trainable_filter(config.encoder.trains)
-  graphdef, trainable, frozen = nnx.split(model, trains, ...)
-  trainable, frozen = (
-    shard(trainable),
-    shard(frozen, sharding_rules(config.llama.sharding)),
-  )
-  optimizer = make_optimizer(config[name], config.encoder.lr_scale)
-  state = step.TrainState(trainable, make_sharded(optimizer.init, trainable))
-  update = functools.partial(
-    step.train_step, frozen=frozen, graphdef=graphdef, optimizer=optimizer, loss=loss
-  )
-  startup.mark_stage('batches')
-  state = loop.run(name, config, workdir, state, feed, update, fingerprints)
-  return nnx.merge(graphdef, state.trainable, frozen)
+  def _train_stage(
+    self,
+    name: str,
+    model: SpeechLLM,
+    order: Sequence[BatchPlan],
+    assemble: Callable[[BatchPlan], Any],
+    loss: Callable,
+  ) -> SpeechLLM:
+    """Train a stage to its last step, from its newest intact checkpoint."""
+    config, source = self.config, self.ctc_batches.source
+    filter = step.trainable_filter(config.encoder.trains)
+    graphdef, trainable, frozen = nnx.split(model, filter, ...)
+    trainable = shard(trainable)
+    frozen = shard(frozen, sharding_rules(config.llama.sharding))
+    optimizer = make_optimizer(getattr(config, name), config.encoder.lr_scale)
+    state = step.TrainState(trainable, make_sharded(optimizer.init, trainable))
+    update = functools.partial(
+      step.train_step, frozen=frozen, graphdef=graphdef, optimizer=optimizer, loss=loss
+    )
+    feed = BatchFeed(order, assemble, source.frame_seconds, source.ids)
+    startup.mark_stage('batches')
+    state = loop.run(name, config, self.workdir, state, feed, update, self.fingerprints)
+    return nnx.merge(graphdef, state.trainable, frozen)
 
 
 def main(argv: Sequence[str]) -> None:
-  """Runs `train` with the flags."""
+  """Parse the config and train."""
   del argv
+  config = parse_train(flags.FLAGS.config)
   compilation_cache.enable(assets.cache_folder() / 'compiled')
   xla_flags.set_local_flags()
   distributed.initialize()
   preemption.install_handler()
-  config: ml_collections.ConfigDict = flags.FLAGS.config
-  with jax.set_mesh(make_mesh(config.mesh)):
+  with jax.set_mesh(make_mesh(config.mesh.sizes)):
     train(config, Path(flags.FLAGS.workdir))
 
 
 if __name__ == '__main__':
-  # Defined here: other programs have flags of the same names.
+  # Here and not at import, because other programs have flags with the same names.
   config_flags.DEFINE_config_file('config')
-  flags.DEFINE_string('workdir', None, 'folder for everything that training makes')
+  flags.DEFINE_string('workdir', None, 'folder of all outputs')
   flags.mark_flags_as_required(['config', 'workdir'])
   program.run(main)

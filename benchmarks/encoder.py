@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper-size Conformer, forward and backward, and Transformers' `ParakeetEncoder`.
+"""Compare our Conformer with Transformers' `ParakeetEncoder`, forward and backward.
 
   .venv/bin/python benchmarks/encoder.py
 
-The same weights, float32 and threads, in turns. Both hear the same utterances of 15 s:
-ours packed, `--packed` of them a row, theirs one a row. The last line is JSON; a ratio
-above 1 means that ours is faster. `ratio_of_products_alone` is that of the matrix
-products of a block's dense maps, by XLA and by PyTorch, with nothing between them.
+Both have the paper's size, the same weights, float32 and as many threads, and run in
+alternation on the same utterances of 15 s: ours packed, `--packed` per row, theirs one
+per row. The last line is JSON; a ratio above 1 means that ours is faster.
+`ratio_of_products_alone` compares XLA with PyTorch on just the matrix products of a
+block's linear layers.
 """
 
 import json
@@ -32,7 +33,7 @@ from acl_jax.models.conformer import Conformer
 from acl_jax.weights.parakeet import load_conformer
 
 _ROUNDS = flags.DEFINE_integer('rounds', 8, 'measured steps of each', lower_bound=1)
-_PACKED = flags.DEFINE_integer('packed', 2, 'utterances of a row of ours, 1, 2 or 4')
+_PACKED = flags.DEFINE_integer('packed', 2, 'utterances in a row of ours: 1, 2 or 4')
 _LAYERS = flags.DEFINE_integer('layers', 18, 'blocks of the encoder', lower_bound=1)
 
 UTTERANCES, FRAMES = 4, 1_504  # log-mel frames: 15 s, a multiple of eight
@@ -47,89 +48,92 @@ NO_DROPOUT = dict.fromkeys(
   ('dropout', 'activation_dropout', 'attention_dropout', 'layerdrop'), 0.0
 )
 WIDTH, WIDE = SIZES['hidden_size'], SIZES['intermediate_size']
-PRODUCTS = {  # the dense maps of a block, by their sizes, and how many there are
-  (WIDTH, WIDE): 2,  # into the feed-forwards
-  (WIDE, WIDTH): 2,  # out of them
-  (WIDTH, WIDTH): 5,  # four of attention, and the convolution's last
-  (WIDTH, 2 * WIDTH): 1,  # the convolution's gate
+LINEAR_LAYERS = {  # how many of each size a block has
+  (WIDTH, WIDE): 2,  # first of the feed-forward layers
+  (WIDE, WIDTH): 2,  # second of the feed-forward layers
+  (WIDTH, WIDTH): 5,  # four of attention, and the output of the convolution
+  (WIDTH, 2 * WIDTH): 1,  # gate of the convolution
 }
-CLOSE = 1e-3  # the frames of both; larger is another model, not another rounding
+MAX_DIFFERENCE = 1e-3  # of the output frames; rounding alone stays below
 
 
-def ours(folder: str, log_mel: np.ndarray, probe: np.ndarray) -> Callable:
-  """Our forward and backward; each call returns the loss and the frames."""
+def our_step(folder: str, log_mel: np.ndarray, probe: np.ndarray) -> Callable:
+  """Return our forward and backward pass; a call returns the loss and the frames."""
   model = load_conformer(folder)
   assert isinstance(model, Conformer)
   graphdef, params, rest = nnx.split(model, nnx.Param, ...)
   rows = UTTERANCES // _PACKED.value
-  packed, wanted = (
+  packed, packed_probe = (
     jnp.asarray(x.reshape(rows, -1, x.shape[-1])) for x in (log_mel, probe)
   )
-  ids = jnp.broadcast_to(
+  segment_ids = jnp.broadcast_to(
     jnp.arange(_PACKED.value * FRAMES) // FRAMES + 1, packed.shape[:2]
   )
 
   @jax.jit
-  def both(params):
+  def value_and_grad(params):
     def loss(params):
       model = nnx.merge(graphdef, params, rest)
-      frames = model.encode(packed, ids, remat='dots').frames  # as in training
-      return jnp.sum(frames * wanted), frames
+      frames = model.encode(packed, segment_ids, remat='dots').frames  # as in training
+      return jnp.sum(frames * packed_probe), frames
 
     return jax.value_and_grad(loss, has_aux=True)(params)
 
   def call():
-    (value, frames), gradient = jax.block_until_ready(both(params))
+    (value, frames), gradient = jax.block_until_ready(value_and_grad(params))
     del gradient
     return float(value), np.asarray(frames).reshape(probe.shape)
 
   return call
 
 
-def theirs(model: ParakeetEncoder, log_mel: np.ndarray, probe: np.ndarray) -> Callable:
-  """The same of Transformers."""
-  x, wanted = torch.from_numpy(log_mel), torch.from_numpy(probe)
+def torch_step(
+  model: ParakeetEncoder, log_mel: np.ndarray, probe: np.ndarray
+) -> Callable:
+  """Return the same step of Transformers."""
+  x, torch_probe = torch.from_numpy(log_mel), torch.from_numpy(probe)
   mask = torch.ones(x.shape[:2], dtype=torch.bool)
 
   def call():
     model.zero_grad()
     frames = model(x, attention_mask=mask).last_hidden_state
-    value = (frames * wanted).sum()
+    value = (frames * torch_probe).sum()
     value.backward()
     return float(value), frames.detach().numpy()
 
   return call
 
 
-def products(rng: np.random.Generator) -> float:
-  """How often XLA does a block's matrix products while PyTorch does them once."""
-  frames, jitted = UTTERANCES * FRAMES // 8, jax.jit(three)
+def products_ratio(rng: np.random.Generator) -> float:
+  """Return PyTorch's time for a block's matrix products, divided by XLA's."""
+  frames, jitted = UTTERANCES * FRAMES // 8, jax.jit(linear_products)
   total = {'xla': 0.0, 'torch': 0.0}
-  for (inputs, outputs), count in PRODUCTS.items():
+  for (inputs, outputs), count in LINEAR_LAYERS.items():
     shapes = (frames, inputs), (inputs, outputs), (frames, outputs)
     arrays = [rng.normal(size=s).astype(np.float32) for s in shapes]
-    ours, theirs = [*map(jnp.asarray, arrays)], [*map(torch.from_numpy, arrays)]
+    jax_arrays = [jnp.asarray(x) for x in arrays]
+    tensors = [torch.from_numpy(x) for x in arrays]
     calls = {
-      'xla': lambda ours=ours: jax.block_until_ready(jitted(*ours)),
-      'torch': lambda theirs=theirs: three(*theirs),
+      'xla': lambda x=jax_arrays: jax.block_until_ready(jitted(*x)),
+      'torch': lambda x=tensors: linear_products(*x),
     }
     calls['xla']()  # compiles
-    for name, seconds in in_turns(calls, rounds=40).items():
+    for name, seconds in median_seconds(calls, rounds=40).items():
       total[name] += count * seconds
   return total['torch'] / total['xla']
 
 
-def three(x, weight, gradient):
-  """A dense map, and the gradients of its input and of its weight."""
+def linear_products(x, weight, gradient):
+  """Return a linear layer's output, and the gradients of its input and weight."""
   return x @ weight, gradient @ weight.T, x.T @ gradient
 
 
-def in_turns(calls: dict[str, Callable], rounds: int) -> dict[str, float]:
-  """The median seconds of each, which take turns."""
+def median_seconds(calls: dict[str, Callable], rounds: int) -> dict[str, float]:
+  """Return the median seconds of each call, measured in alternation."""
   seconds: dict[str, list[float]] = {name: [] for name in calls}
   for number in range(1, rounds + 1):
     for name, call in calls.items():
-      time.sleep(0.02)  # until the other's threads rest
+      time.sleep(0.02)  # until the other's threads are idle
       start = time.perf_counter()
       call()
       seconds[name].append(time.perf_counter() - start)
@@ -140,33 +144,33 @@ def in_turns(calls: dict[str, Callable], rounds: int) -> dict[str, float]:
 
 
 def main(argv: list[str]) -> None:
-  """Alternates both and prints the ratio of their medians."""
+  """Alternate both; print the ratio of their medians."""
   del argv
   transformers_logging.disable_progress_bar()
   torch.set_num_threads(len(os.sched_getaffinity(0)))
   torch.manual_seed(0)
   config = ParakeetEncoderConfig(**SIZES, num_hidden_layers=_LAYERS.value, **NO_DROPOUT)
-  model = ParakeetEncoder(config).eval()  # batch norm by its averages, as in ours
+  model = ParakeetEncoder(config).eval()  # batch norm by running statistics, as in ours
   rng = np.random.default_rng(0)
   log_mel = rng.normal(size=(UTTERANCES, FRAMES, 80)).astype(np.float32)
   probe = rng.normal(size=(UTTERANCES, FRAMES // 8, 512)).astype(np.float32)
   with tempfile.TemporaryDirectory() as folder:
     model.save_pretrained(folder)
     calls = {
-      'ours': ours(folder, log_mel, probe),
-      'torch': theirs(model, log_mel, probe),
+      'ours': our_step(folder, log_mel, probe),
+      'torch': torch_step(model, log_mel, probe),
     }
-  frames = {name: call()[1] for name, call in calls.items()}  # compiles, too
+  frames = {name: call()[1] for name, call in calls.items()}  # also compiles
   difference = float(np.abs(frames['ours'] - frames['torch']).max())
-  if difference > CLOSE:
-    raise ValueError(f'the frames differ by {difference}, more than {CLOSE}')
-  median = in_turns(calls, _ROUNDS.value)
-  heard = UTTERANCES * FRAMES / 100
+  if difference > MAX_DIFFERENCE:
+    raise ValueError(f'the frames differ by {difference}; limit {MAX_DIFFERENCE}')
+  median = median_seconds(calls, _ROUNDS.value)
+  audio_seconds = UTTERANCES * FRAMES / 100
   result = {
     'ratio_vs_torch': median['torch'] / median['ours'],
-    'audio_seconds_per_second': heard / median['ours'],
-    'audio_seconds_per_second_torch': heard / median['torch'],
-    'ratio_of_products_alone': products(rng),
+    'audio_seconds_per_second': audio_seconds / median['ours'],
+    'audio_seconds_per_second_torch': audio_seconds / median['torch'],
+    'ratio_of_products_alone': products_ratio(rng),
     'max_abs_difference': difference,
     'layers': _LAYERS.value,
     'packed': _PACKED.value,

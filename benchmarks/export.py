@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long an export takes and how much memory: random weights of a Llama's shapes.
+"""Measure time and peak memory of an export, with random weights in a Llama's shapes.
 
   .venv/bin/python benchmarks/export.py                  # Llama-2-7B, 27 GB of disk
   .venv/bin/python benchmarks/export.py --layers=1       # one of its 32 layers
 
 The LLM is written as sharded bfloat16 safetensors, then exported with an encoder of
-Whisper base's size and a projector of Ultravox's kind, each in a process of its own; so
-is the loading in PyTorch. Peak memory is the kernel's count of resident pages, those of
-mapped files included, less what the process has after its imports. Linux only. The last
-line printed is JSON.
+Whisper base's size and a projector like Ultravox's. The export and the loading in
+PyTorch each run in a process of their own. Peak memory counts resident pages, including
+those of mapped files, minus what the process has after its imports. Linux only. The
+last line is JSON.
 """
 
 import json
@@ -24,22 +24,23 @@ import ml_dtypes
 import numpy as np
 from absl import app, flags
 from flax import nnx
-from ml_collections import ConfigDict
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installed or not
 
 from acl_jax import build
+from acl_jax.config import defaults
+from acl_jax.config.experiment import parse_train
 from acl_jax.export import INCLUDE, Options, export
 from acl_jax.exporting.description import write_json
 from acl_jax.models import adapters, llama, whisper
 from acl_jax.weights import safetensors, table
 from acl_jax.weights.adapter import save_adapter
-from acl_jax.weights.configuration import sizes
+from acl_jax.weights.configuration import llama_axis_sizes
 from acl_jax.weights.huggingface import LLAMA, describe_llama
-from acl_jax.weights.table import Tensor
+from acl_jax.weights.tensor import Tensor
 
-_LAYERS = flags.DEFINE_integer('layers', 32, 'of the Llama', lower_bound=1)
-_FOLDER = flags.DEFINE_string('folder', None, 'for the models; else a temporary one')
+_LAYERS = flags.DEFINE_integer('layers', 32, 'layers of the Llama', lower_bound=1)
+_FOLDER = flags.DEFINE_string('folder', None, 'for the models, else a temporary one')
 _STEP = flags.DEFINE_enum(
   'step', None, ['export', 'load'], 'used by the program itself'
 )
@@ -49,7 +50,7 @@ ENCODER = whisper.WhisperConfig(80, 512, 6, 8, 2_048, 1_500)
 
 
 def llama_config(layers: int) -> llama.LlamaConfig:
-  """Llama-2-7B's, but for the number of layers."""
+  """Return the config of Llama-2-7B with another number of layers."""
   return llama.LlamaConfig(
     vocab_size=VOCABULARY,
     hidden_size=WIDTH,
@@ -66,12 +67,12 @@ def llama_config(layers: int) -> llama.LlamaConfig:
 
 
 def write_llama(folder: Path, config: llama.LlamaConfig) -> None:
-  """Random weights, a tensor at a time; a block of them is repeated."""
+  """Write random weights one tensor at a time, repeating one random block."""
   folder.mkdir()
   block = np.random.default_rng(0).normal(0, 0.02, 1 << 20).astype(ml_dtypes.bfloat16)
   tensors = []
   for name, _, layout in LLAMA:
-    shape = table.foreign_shape(layout, sizes(config))
+    shape = table.tensor_shape(layout, llama_axis_sizes(config))
     read = lambda shape=shape: np.resize(block, shape)  # noqa: E731
     count = config.num_hidden_layers if '{}' in name else 1
     names = [name.replace('{}', str(i)) for i in range(count)]
@@ -82,21 +83,22 @@ def write_llama(folder: Path, config: llama.LlamaConfig) -> None:
 
 
 def write_tokenizer(folder: Path) -> None:
-  """Bytes, and words that nobody says."""
+  """Write a byte-level tokenizer without merges, with the tokens of ChatML."""
   import tokenizers
   from tokenizers import decoders, models, pre_tokenizers
 
-  signs = sorted(pre_tokenizers.ByteLevel.alphabet())
-  made = tokenizers.Tokenizer(models.BPE({s: i for i, s in enumerate(signs)}, []))
-  made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-  made.decoder = decoders.ByteLevel()
-  made.add_special_tokens(['<|im_start|>', '<|im_end|>'])
-  made.save(str(folder / 'tokenizer.json'))
+  alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+  vocabulary = {character: i for i, character in enumerate(alphabet)}
+  tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, []))
+  tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  tokenizer.decoder = decoders.ByteLevel()
+  tokenizer.add_special_tokens(['<|im_start|>', '<|im_end|>'])
+  tokenizer.save(str(folder / 'tokenizer.json'))
   write_json(folder / 'tokenizer_config.json', {'eos_token': '<|im_end|>'})
 
 
 def prepare(folder: Path, layers: int) -> None:
-  """All that an export reads."""
+  """Write everything that an export reads."""
   write_llama(folder / 'llama', llama_config(layers))
   rngs = nnx.Rngs(0)
   build.save_encoder(whisper.Whisper(ENCODER, rngs=rngs), folder / 'whisper')
@@ -106,27 +108,28 @@ def prepare(folder: Path, layers: int) -> None:
   save_adapter(folder / 'workdir' / build.ADAPTER_FILE, adapter)
 
 
-def measured(step: str, folder: Path) -> dict[str, float]:
-  """Seconds, and bytes above those after the imports, of a step in a new process."""
+def run_in_process(step: str, folder: Path) -> dict[str, float]:
+  """Run a step in a new process; return its seconds and additional peak bytes."""
   command = [sys.executable, __file__, f'--step={step}', f'--folder={folder}']
-  done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-  return json.loads(done.stdout.splitlines()[-1])
+  completed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+  return json.loads(completed.stdout.splitlines()[-1])
 
 
 def run(step: str, folder: Path) -> None:
-  """What `measured` starts."""
+  """Run and measure a step in this process, which `run_in_process` started."""
   if step == 'load':
     from transformers import AutoModel
   jnp.zeros(1).block_until_ready()  # starts the backend
-  Path('/proc/self/clear_refs').write_text('5')  # the peak is what it is now
+  Path('/proc/self/clear_refs').write_text('5')  # resets the peak
   before, start = peak_bytes(), time.monotonic()
   if step == 'export':
-    config = ConfigDict()
-    config.llama = {'path': str(folder / 'llama'), 'dtype': 'bfloat16'}
-    config.encoder = {'kind': 'whisper', 'path': str(folder / 'whisper')}
-    config.template = 'chatml'
+    config = defaults.train_config()
+    config.llama.update(path=str(folder / 'llama'), dtype='bfloat16')
+    config.encoder.path = str(folder / 'whisper')
+    config.adapter = {'kind': 'stride', 'stack': 8, 'hidden_size': None}
+    config.data.update(train=(('none', 1.0),), buckets=(1,))
     workdir = str(folder / 'workdir')
-    export(config, folder / 'exported', workdir, Options(llm=INCLUDE))
+    export(parse_train(config), folder / 'exported', workdir, Options(llm=INCLUDE))
   else:
     AutoModel.from_pretrained(
       folder / 'exported', trust_remote_code=True, torch_dtype='auto'
@@ -136,32 +139,34 @@ def run(step: str, folder: Path) -> None:
 
 
 def peak_bytes() -> int:
-  """The most that was resident."""
+  """Return the peak resident memory of this process."""
   status = Path('/proc/self/status').read_text()
   (line,) = (line for line in status.splitlines() if line.startswith('VmHWM'))
   return int(line.split()[1]) * 1024
 
 
 def main(_) -> None:
-  """Prepares, exports, loads."""
+  """Prepare a model, export it and load the export."""
   if _STEP.value:
     return run(_STEP.value, Path(_FOLDER.value or '.'))
-  with tempfile.TemporaryDirectory(dir=_FOLDER.value) as made:
-    folder = Path(made)
+  with tempfile.TemporaryDirectory(dir=_FOLDER.value) as temporary:
+    folder = Path(temporary)
     prepare(folder, _LAYERS.value)
-    exported = measured('export', folder)
-    files = safetensors.files(folder / 'exported')
-    lengths = [path.stat().st_size for path in files]
-    trainable = (folder / 'workdir' / build.ADAPTER_FILE).stat().st_size
-    trainable += (folder / 'whisper/model.safetensors').stat().st_size
-    limit = 1.5 * max(lengths) + trainable
-    print(f'model: {sum(lengths) / 1e9:.2f} GB in {len(files)} files')
+    exported = run_in_process('export', folder)
+    files = safetensors.weight_files(folder / 'exported')
+    shard_bytes = [path.stat().st_size for path in files]
+    trained_bytes = (folder / 'workdir' / build.ADAPTER_FILE).stat().st_size
+    trained_bytes += (folder / 'whisper/model.safetensors').stat().st_size
+    limit = 1.5 * max(shard_bytes) + trained_bytes
+    print(f'model: {sum(shard_bytes) / 1e9:.2f} GB in {len(files)} files')
     print(f'export: {exported["seconds"]:.1f} s, peak {exported["bytes"] / 1e9:.2f} GB')
-    print(f'1.5 shards and what is trained: {limit / 1e9:.2f} GB')
-    loaded = measured('load', folder)
+    print(f'1.5 shards and the trained weights: {limit / 1e9:.2f} GB')
+    loaded = run_in_process('load', folder)
     print(f'load: {loaded["seconds"]:.1f} s, peak {loaded["bytes"] / 1e9:.2f} GB')
-  share = exported['bytes'] / sum(lengths)
-  result = {'seconds': exported['seconds'], 'peak_over_model_bytes': share}
+  result = {
+    'seconds': exported['seconds'],
+    'peak_over_model_bytes': exported['bytes'] / sum(shard_bytes),
+  }
   print(json.dumps({key: round(value, 4) for key, value in result.items()}))
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a response step costs per token that the LLM reads, in units of N, the
-parameters of an LLM layer: 2 forward and 2 for the inputs' gradient, plus attention.
+"""Operations of a response step per token of the LLM, divided by the parameters N of
+an LLM layer: 2 forward and 2 for the gradient of the inputs, plus attention.
 
   .venv/bin/python benchmarks/flops.py
 
@@ -10,7 +10,6 @@ Shapes only: nothing is allocated, compiled or run. The last line printed is JSO
 import functools
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,19 +22,23 @@ from flax import nnx
 sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installed or not
 
 from acl_jax.batches.arrays import AudioBatch, ResponseBatch
+from acl_jax.config import defaults
+from acl_jax.config.parsing import parse
+from acl_jax.config.stages import ResponseStageConfig
 from acl_jax.models import adapters, llama, whisper
+from acl_jax.models.layers import unroll_layers
 from acl_jax.models.speech_llm import Prompt, SpeechLLM
-from acl_jax.tpu.planning.flops import count, parameters_of_layer
+from acl_jax.tpu.planning.flops import count_flops, count_layer_parameters
 from acl_jax.training import step
 
 _REMAT = flags.DEFINE_enum('remat', None, sorted(llama.REMAT), 'None keeps everything')
 
 
 class Sizes(NamedTuple):
-  """The step's shapes."""
+  """Shapes of the step: Llama-2-7B's layer, one utterance a row."""
 
   width: int = 4_096
-  wide: int = 11_008
+  ffn_width: int = 11_008
   heads: int = 32
   key_value_heads: int = 32
   vocabulary: int = 32_000
@@ -47,11 +50,11 @@ class Sizes(NamedTuple):
   encoder_width: int = 512
 
   def llama(self, layers: int) -> llama.LlamaConfig:
-    """Llama-2-7B's layer, some of them."""
+    """Return the config of an LLM with this many layers."""
     return llama.LlamaConfig(
       vocab_size=self.vocabulary,
       hidden_size=self.width,
-      intermediate_size=self.wide,
+      intermediate_size=self.ffn_width,
       num_hidden_layers=layers,
       num_attention_heads=self.heads,
       num_key_value_heads=self.key_value_heads,
@@ -63,8 +66,8 @@ class Sizes(NamedTuple):
     )
 
 
-def model(sizes: Sizes, layers: int) -> SpeechLLM:
-  """An LLM of few layers behind the projector of Ultravox."""
+def build_model(sizes: Sizes, layers: int) -> SpeechLLM:
+  """Build an encoder, the projector of Ultravox and an LLM with few layers."""
   rngs = nnx.Rngs(0)
   encoder = whisper.WhisperConfig(
     80, sizes.encoder_width, 1, 1, sizes.encoder_width, 1_500
@@ -72,45 +75,47 @@ def model(sizes: Sizes, layers: int) -> SpeechLLM:
   adapter = adapters.StrideAdapterConfig(
     sizes.stack, sizes.encoder_width, sizes.width // 2, sizes.width
   )
-  return SpeechLLM(
+  model = SpeechLLM(
     whisper.Whisper(encoder, rngs=rngs),
     adapters.StrideAdapter(adapter, rngs=rngs),
     llama.Llama(sizes.llama(layers), rngs=rngs),
   )
+  unroll_layers(model)  # XLA counts the body of a loop once
+  return model
 
 
-def batch(sizes: Sizes) -> tuple[AudioBatch, ResponseBatch]:
-  """A batch's shapes, one recording a row."""
-
-  def of(dtype) -> Callable[..., Any]:
-    return functools.partial(jax.ShapeDtypeStruct, dtype=dtype)
-
-  whole, real = of(jnp.int32), of(jnp.float32)
-  heard, read = (sizes.rows, sizes.frames), (sizes.rows, sizes.length)
-  said = (sizes.rows, 1, sizes.response)
-  sound = AudioBatch(
-    frames=real((*heard, sizes.encoder_width)),
-    segment_ids=whole(heard),
-    frame_index=whole((sizes.rows, 1, sizes.frames)),
-    labels=whole((sizes.rows, 1, 2)),
-    letters=whole((sizes.rows, 1, 2)),  # from here on the CTC stage's; not used here
-    candidates=whole((1,)),
-    logit_correction=real((2,)),
+def batch_shapes(sizes: Sizes) -> tuple[AudioBatch, ResponseBatch]:
+  """Return the shapes of a batch, one utterance a row."""
+  shape: Any = jax.ShapeDtypeStruct  # stands for an array in the types of a batch
+  ints = functools.partial(shape, dtype=jnp.int32)
+  floats = functools.partial(shape, dtype=jnp.float32)
+  frames, tokens = (sizes.rows, sizes.frames), (sizes.rows, sizes.length)
+  response = (sizes.rows, 1, sizes.response)
+  audio_batch = AudioBatch(
+    frames=floats((*frames, sizes.encoder_width)),
+    segment_ids=ints(frames),
+    frame_index=ints((sizes.rows, 1, sizes.frames)),
+    labels=ints((sizes.rows, 1, 2)),  # from here on for the CTC loss, not used here
+    letters=ints((sizes.rows, 1, 2)),
+    candidates=ints((1,)),
+    logit_correction=floats((2,)),
   )
-  response = ResponseBatch(
-    prefix=whole((0,)),
-    prompt=Prompt(tokens=whole(read), audio_index=whole(read), segment_ids=whole(read)),
-    targets=whole(said),
-    index=whole(said),
-    weight=real(said),
-    top_ids=whole((*said, 0)),
-    top_log_probs=real((*said, 0)),
+  response_batch = ResponseBatch(
+    shared_prefix=ints((0,)),
+    prompt=Prompt(
+      tokens=ints(tokens), audio_index=ints(tokens), segment_ids=ints(tokens)
+    ),
+    targets=ints(response),
+    index=ints(response),
+    weight=floats(response),
+    top_ids=ints((*response, 0)),
+    top_log_probs=floats((*response, 0)),
   )
-  return sound, response
+  return audio_batch, response_batch
 
 
-def optimizer(trainable, masked: bool) -> optax.GradientTransformation:
-  """AdamW after clipping by the global norm; masked, only the adapter is updated."""
+def make_optimizer(trainable, masked: bool) -> optax.GradientTransformation:
+  """AdamW after clipping by the global norm; if `masked`, updates only the adapter."""
   adam = optax.adamw(1e-3)
   if masked:
     labels = jax.tree_util.tree_map_with_path(lambda path, _: path[0].key, trainable)
@@ -122,41 +127,41 @@ def optimizer(trainable, masked: bool) -> optax.GradientTransformation:
 
 
 def flops(sizes: Sizes, layers: int, *, masked: bool, remat: str | None) -> float:
-  """Floating-point operations of one `train_step`, by XLA's count before optimising."""
-  structure: list[Any] = []
-
-  def arrays():
-    what = nnx.Param if masked else step.trainable_filter(encoder_trains=False)
-    graphdef, *states = nnx.split(model(sizes, layers), what, ...)
-    structure.append(graphdef)
-    return states
-
-  trainable, frozen = jax.eval_shape(arrays)
-  adam = optimizer(trainable, masked)
+  """Count the operations of one `train_step`, before XLA optimises it."""
+  trainable_filter = nnx.Param if masked else step.trainable_filter(False)
+  model = jax.eval_shape(lambda: build_model(sizes, layers))
+  graphdef, trainable, frozen = nnx.split(model, trainable_filter, ...)
+  adam = make_optimizer(trainable, masked)
   state = step.TrainState(trainable, jax.eval_shape(adam.init, trainable))
-  how = step.ResponseLossConfig(
-    kl_weight=0.0, kl_temperature=1.0, ctc_weight=0.0, remat=remat
-  )
-  loss = functools.partial(step.response_loss, encoder_trains=False, how=how)
+  stage = parse(ResponseStageConfig, defaults.response_stage(remat=remat).to_dict())
+  loss = functools.partial(step.response_loss, encoder_trains=False, stage=stage)
   key = jax.eval_shape(lambda: jax.random.key(0))
-  still = dict(graphdef=structure[0], optimizer=adam, loss=loss)
-  return count(lambda: step.train_step.lower(state, batch(sizes), key, frozen, **still))
+  lowered = step.train_step.lower(
+    state,
+    batch_shapes(sizes),
+    key,
+    frozen,
+    graphdef=graphdef,
+    optimizer=adam,
+    loss=loss,
+  )
+  return count_flops(lowered)
 
 
 def flops_per_token_over_n(
   sizes: Sizes, *, masked: bool = False, remat: str | None = None
 ) -> float:
-  """What one more LLM layer costs per token, divided by its parameters.
+  """Return the operations of one LLM layer per token, divided by its parameters.
 
-  masked: everything is differentiated, and what is frozen gets no update afterwards.
+  masked: differentiate all parameters and mask the updates of the frozen ones.
   """
   three, two = (flops(sizes, n, masked=masked, remat=remat) for n in (3, 2))
-  n = parameters_of_layer(sizes.llama(1))
+  n = count_layer_parameters(sizes.llama(1))
   return (three - two) / (sizes.rows * sizes.length) / n
 
 
 def main(_):
-  """Counts both ways and prints the result."""
+  """Count both variants and print the result."""
   frozen, masked = (
     flops_per_token_over_n(Sizes(), masked=masked, remat=_REMAT.value)
     for masked in (False, True)

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`kill -9` at random moments of a training, and whether its result is still the same.
+"""`kill -9` a training at random moments, and check that its result does not change.
 
   .venv/bin/python benchmarks/kill.py [--trials=100]
 
-A tiny Conformer is pretrained by the real program, `python -m acl_jax.pretrain`. A run
-is killed several times, each time started again, and left to end. A fifth of the
-moments are drawn from all the time that a start takes, loading and compiling included;
-the others come some steps later, half of these as soon as a save has begun. A trial,
-which is a kill, is survived if the run ends with the parameters, optimizer state,
-averages and metrics of a run that nobody touched, to the last bit. The last line is
-JSON.
+The program `python -m acl_jax.pretrain` trains a tiny Conformer. Each run is killed and
+started again several times, then completes. A fifth of the kills come at any time after
+the start, which includes loading and compiling; the others come after some steps, half
+of these as soon as a save begins. A trial is one kill. It counts as survived if the run
+ends with exactly the parameters, optimizer state, averages and metrics of a run
+without kills. The last line is JSON.
 """
 
 import collections
@@ -36,14 +35,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installe
 from acl_jax.training.metrics import TIME_METRICS
 from data_pipeline.prepare import prepare
 
-_TRIALS = flags.DEFINE_integer('trials', 20, 'how often to kill', lower_bound=1)
-_SEED = flags.DEFINE_integer('seed', 0, 'of the moments')
-
 ROOT = Path(__file__).parent.parent
-KILLS = 5  # of a run
+KILLS = 5  # per run
 STEPS, SAVE_EVERY, LOG_EVERY = 80, 4, 1
-SOON = 10  # steps, within which a start is killed if it comes to any
-JITTER = 0.02  # s
+MAX_STEPS = 10  # until a kill that waits for steps
+JITTER = 0.02  # seconds between that step or save and the kill
 WORDS = ('yes', 'no', 'go on', 'stop now', 'left', 'right', 'oh no', 'yes yes', 'on')
 CONFIG = """
 from ml_collections import ConfigDict
@@ -54,7 +50,7 @@ def get_config():
 
 
 def make_world(folder: Path) -> Path:
-  """A prepared corpus of tones and the config of a training on it, which it returns."""
+  """Prepare a corpus of tones; return the path of a config that trains on it."""
   (folder / 'corpus').mkdir(parents=True)
   lines = []
   for i, text in enumerate(WORDS):
@@ -71,7 +67,7 @@ def make_world(folder: Path) -> Path:
 
 
 def config_of(folder: Path) -> dict[str, Any]:
-  """A model of a thousand parameters, augmented and averaged as a large one."""
+  """Return the config of a tiny model that uses augmentation and averaging."""
   sizes = dict(
     features='kaldi',
     hidden_size=16,
@@ -116,7 +112,7 @@ def config_of(folder: Path) -> dict[str, Any]:
 
 
 def start(config: Path, workdir: Path) -> subprocess.Popen:
-  """The program, from its beginning or from where it was killed."""
+  """Start the program, which resumes if `workdir` has checkpoints."""
   return subprocess.Popen(
     [sys.executable, '-m', 'acl_jax.pretrain', f'--config={config}']
     + [f'--workdir={workdir}'],
@@ -134,43 +130,50 @@ def start(config: Path, workdir: Path) -> subprocess.Popen:
   )
 
 
-def end(config: Path, workdir: Path) -> float:
-  """Lets it run to its end; returns how long that took. RuntimeError if it fails."""
+def complete(config: Path, workdir: Path) -> float:
+  """Run the program to its end; return the seconds. RuntimeError if it fails."""
   begin, process = time.monotonic(), start(config, workdir)
-  _, said = process.communicate()
+  _, errors = process.communicate()
   if process.returncode:
-    raise RuntimeError(said)
+    raise RuntimeError(errors)
   return time.monotonic() - begin
 
 
 def kill(config: Path, workdir: Path, rng: np.random.Generator, seconds: float) -> str:
-  """Starts it and kills it; returns what that hit, '' if it had ended.
+  """Start the program and kill it; return what the kill hit, '' if it came too late.
 
-  seconds: what the whole training takes.
+  Args:
+    config: The config of the training.
+    workdir: Its workdir.
+    rng: Draws the moment.
+    seconds: Duration of the whole training.
   """
   process = start(config, workdir)
   assert process.stdout
-  saving = lambda: any(workdir.glob('ctc/*.orbax-checkpoint-tmp'))  # noqa: E731
+
+  def is_saving() -> bool:
+    return any(workdir.glob('ctc/*.orbax-checkpoint-tmp'))
+
   if (kind := rng.random()) < 0.2:
     time.sleep(rng.uniform(0, 0.7 * seconds))
   else:
     lines = (line for line in process.stdout if line.startswith('ctc ') and '/' in line)
-    for _ in zip(range(rng.integers(1, SOON)), lines, strict=False):
+    for _ in zip(range(rng.integers(1, MAX_STEPS)), lines, strict=False):
       pass
-    while kind < 0.6 and process.poll() is None and not saving():
+    while kind < 0.6 and process.poll() is None and not is_saving():
       time.sleep(0.0005)
     time.sleep(rng.uniform(0, JITTER))
   process.send_signal(signal.SIGKILL)
   process.communicate()
   if process.returncode != -signal.SIGKILL:
     return ''
-  if saving():
+  if is_saving():
     return 'a save'
   return 'a step' if kind >= 0.2 else 'the start'
 
 
 def result(workdir: Path) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
-  """Every array of the last checkpoint, and the metrics, but for times."""
+  """Return every array of the last checkpoint, and the metrics without times."""
   last = workdir / 'ctc' / str(STEPS)
   with ocp.StandardCheckpointer() as checkpointer:
     arrays = ocp.tree.to_flat_dict(checkpointer.restore(last.absolute()), sep='/')
@@ -179,41 +182,47 @@ def result(workdir: Path) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
     {k: v for k, v in json.loads(line).items() if k not in TIME_METRICS}
     for line in lines
   ]
-  found = {name: np.asarray(value).tobytes() for name, value in arrays.items()}
+  contents = {name: np.asarray(value).tobytes() for name, value in arrays.items()}
   weights = workdir / 'encoder/model.safetensors'
-  return found | {'encoder': weights.read_bytes()}, metrics
+  return contents | {'encoder': weights.read_bytes()}, metrics
 
 
 def run(folder: Path, trials: int, seed: int) -> tuple[int, int]:
-  """Kills so often; how many kills there were, and how many were survived."""
+  """Kill `trials` times; return how many kills there were, and how many survived."""
   rng, config = np.random.default_rng(seed), make_world(folder)
-  seconds = end(config, folder / 'untouched')
-  expected, done, survived = result(folder / 'untouched'), 0, 0
-  hits = collections.Counter()
-  while done < trials:
-    workdir, most = folder / f'killed-{done}', min(KILLS, trials - done)
-    attempts = (kill(config, workdir, rng, seconds) for _ in range(most))
-    hit = [*itertools.takewhile(bool, attempts)]
-    end(config, workdir)
-    same = result(workdir) == expected
-    done, survived = done + len(hit), survived + same * len(hit)
-    verdict = 'the same result' if same else 'ANOTHER RESULT'
-    print(f'{done}/{trials} killed in {", ".join(hit)}: {verdict}', flush=True)
-    hits.update(hit)
+  seconds = complete(config, folder / 'undisturbed')
+  expected = result(folder / 'undisturbed')
+  kills = survived = 0
+  counts = collections.Counter()
+  while kills < trials:
+    workdir = folder / f'killed-{kills}'
+    limit = min(KILLS, trials - kills)
+    attempts = (kill(config, workdir, rng, seconds) for _ in range(limit))
+    hits = list(itertools.takewhile(bool, attempts))
+    complete(config, workdir)
+    is_same = result(workdir) == expected
+    kills += len(hits)
+    survived += is_same * len(hits)
+    verdict = 'same result' if is_same else 'DIFFERENT RESULT'
+    print(f'{kills}/{trials} killed in {", ".join(hits)}: {verdict}', flush=True)
+    counts.update(hits)
     shutil.rmtree(workdir)
-  print(', '.join(f'{hit}: {count}' for hit, count in hits.items()), flush=True)
-  return done, survived
+  print(', '.join(f'{hit}: {count}' for hit, count in counts.items()), flush=True)
+  return kills, survived
 
 
 def main(argv: list[str]) -> None:
-  """Prints the figures."""
+  """Run the trials; print how many were survived."""
   del argv
   logging.set_verbosity(logging.WARNING)
   jax.config.update('jax_platforms', 'cpu')
   with tempfile.TemporaryDirectory() as folder:
-    trials, survived = run(Path(folder), _TRIALS.value, _SEED.value)
+    trials, survived = run(Path(folder), flags.FLAGS.trials, flags.FLAGS.seed)
   print(json.dumps({'trials': trials, 'survived': survived}))
 
 
 if __name__ == '__main__':
+  # Defined here: programs have flags of the same names.
+  flags.DEFINE_integer('trials', 20, 'number of kills', lower_bound=1)
+  flags.DEFINE_integer('seed', 0, 'seed of the moments')
   app.run(main)

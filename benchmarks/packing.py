@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packing of LibriSpeech-like lengths: ours and Grain's best fit, in turns.
+"""Compare our packing with Grain's best fit, on LibriSpeech-like lengths.
 
   .venv/bin/python benchmarks/packing.py
 
-Both pack the same items under the same two limits and lay out a number for each frame.
-The last line is JSON; waste is the share of encoder frames that is padding, the last
-rows of the epoch included.
+Both pack the same utterances under the same two limits, in alternation, and copy one
+number per frame. The last line is JSON; waste is the share of encoder frames that is
+padding, including the last rows of the epoch.
 """
 
 import json
@@ -25,15 +25,15 @@ from data_pipeline.packing import PackedOrder
 
 _ITEMS = flags.DEFINE_integer('items', 6_000, 'utterances of an epoch', lower_bound=100)
 _ROUNDS = flags.DEFINE_integer('rounds', 3, 'measured epochs of each', lower_bound=1)
-_FRAMES = flags.DEFINE_integer('frames', 1_024, 'encoder frames of a row')
+_FRAMES = flags.DEFINE_integer('frames', 1_024, 'encoder frames per row')
 
-TOKENS = 512  # of a row
-BINS = 64  # that Grain keeps open
+TOKENS = 512  # per row
+BINS = 64  # rows that Grain fills at a time
 FRAME_RATE, TOKEN_RATE = 12.5, 3.2  # per second of speech
 
 
 def lengths_like_librispeech(items: int) -> np.ndarray:
-  """Encoder frames and LLM tokens: most of 12 to 16 s, a mean of 12, 35 at most."""
+  """Return encoder frames and LLM tokens: most 12 to 16 s, mean 12 s, maximum 35 s."""
   rng = np.random.default_rng(0)
   long = rng.random(items) < 0.65
   seconds = np.where(
@@ -43,21 +43,21 @@ def lengths_like_librispeech(items: int) -> np.ndarray:
   return np.stack([seconds * FRAME_RATE, seconds * rate + 4], axis=1).astype(np.int64)
 
 
-def ours(lengths: np.ndarray) -> tuple[int, int]:
-  """Rows of an epoch, laid out one by one, and the recordings in them."""
+def pack_ours(lengths: np.ndarray) -> tuple[int, int]:
+  """Pack an epoch row by row; return the numbers of rows and utterances."""
   order = PackedOrder(lengths, (_FRAMES.value, TOKENS), 1, seed=0)
-  placed = 0
+  num_packed = 0
   for step in range(order.steps_per_epoch):
     frames = [
       [np.zeros((lengths[i, 0], 1), np.float32) for i in order[step].utterances[0]]
     ]
-    laid = pack_rows(frames, order[step], 1)
-    placed += int(laid.segment_ids.max())
-  return order.steps_per_epoch, placed
+    packed = pack_rows(frames, order[step], 1)
+    num_packed += int(packed.segment_ids.max())
+  return order.steps_per_epoch, num_packed
 
 
-def grains(lengths: np.ndarray) -> tuple[int, int]:
-  """The same of Grain, which moves the frames and tokens themselves."""
+def pack_with_grain(lengths: np.ndarray) -> tuple[int, int]:
+  """Do the same with Grain, which copies arrays of frames and of tokens."""
   source = grain.MapDataset.source(lengths.tolist()).to_iter_dataset()  # pyright: ignore[reportArgumentType]
   source = source.map(
     lambda need: {
@@ -75,25 +75,25 @@ def grains(lengths: np.ndarray) -> tuple[int, int]:
 
 
 def main(argv: list[str]) -> None:
-  """Alternates both and prints waste and rates."""
+  """Alternate both; print waste and rates."""
   del argv
   lengths = lengths_like_librispeech(_ITEMS.value)
-  packers: dict[str, Callable] = {'ours': ours, 'grain': grains}
+  packers: dict[str, Callable] = {'ours': pack_ours, 'grain': pack_with_grain}
   seconds: dict[str, list[float]] = {name: [] for name in packers}
   waste = {}
   for number in range(_ROUNDS.value):
     for name, pack in packers.items():
       start = time.perf_counter()
-      rows, placed = pack(lengths)
+      rows, num_packed = pack(lengths)
       seconds[name].append(time.perf_counter() - start)
-      if placed != len(lengths):
-        raise ValueError(f'{name} placed {placed} of {len(lengths)} recordings')
+      if num_packed != len(lengths):
+        raise ValueError(f'{name} packed {num_packed} of {len(lengths)} utterances')
       waste[name] = 1 - lengths[:, 0].sum() / (rows * _FRAMES.value)
     print(
       f'{number + 1}/{_ROUNDS.value}', {k: round(v[-1], 3) for k, v in seconds.items()}
     )
   rate = {
-    name: len(lengths) / float(np.median(found)) for name, found in seconds.items()
+    name: len(lengths) / float(np.median(times)) for name, times in seconds.items()
   }
   result = {
     'waste': waste['ours'],

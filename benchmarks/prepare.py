@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`data_pipeline.prepare` on a small corpus and a larger one: speed and peak memory.
+"""Measure speed and peak memory of `data_pipeline.prepare` on two sizes of corpus.
 
   .venv/bin/python benchmarks/prepare.py
 
-The corpora are in the layout of MLS: FLAC files of 2 to 20 s, cut from the shipped
+The corpora have the layout of MLS: FLAC files of 2 to 20 s, cut from the shipped
 recordings, and hard links to them. Every program runs in a process of its own. Rates
-are of processor time, so that other processes disturb them little, and without the
-start of the program: what the larger corpus takes more. The last line is JSON.
+use processor time, which other processes hardly affect, and the difference between the
+two sizes, which excludes start-up. The last line is JSON.
 """
 
 import json
@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installe
 from benchmarks.mls_like import make_corpus
 from data_pipeline import records
 
-_UTTERANCES = flags.DEFINE_integer('utterances', 200, 'of the small corpus', 20)
-_TIMES = flags.DEFINE_integer('times', 8, 'as many has the larger', 2)
-_LISTED = flags.DEFINE_integer('listed', 20_000, 'utterances only listed', 1_000)
+_UTTERANCES = flags.DEFINE_integer('utterances', 200, 'size of the small corpus', 20)
+_TIMES = flags.DEFINE_integer('times', 8, 'size of the large corpus over the small', 2)
+_LISTED = flags.DEFINE_integer('listed', 20_000, 'size of the corpus to list', 1_000)
 
 ROOT = Path(__file__).parent.parent
 SHARD_SIZE = 100
@@ -41,15 +41,15 @@ LISTING = """if True:
 
 
 class Cost(NamedTuple):
-  """What a process took, its children included."""
+  """The resources that a process used, including its children."""
 
   cpu: float  # seconds, on all cores
   wall: float  # seconds
-  megabytes: float  # at the peak
+  megabytes: float  # peak
 
 
 def run(*arguments: str | Path) -> Cost:
-  """Runs Python; raises if it fails."""
+  """Run Python with the arguments; RuntimeError if it fails."""
   start = time.perf_counter()
   process = subprocess.Popen(
     [sys.executable, *arguments],
@@ -59,27 +59,32 @@ def run(*arguments: str | Path) -> Cost:
     stderr=subprocess.PIPE,
   )
   assert process.stderr
-  said = process.stderr.read()
+  errors = process.stderr.read()
   _, status, usage = os.wait4(process.pid, 0)
   process.returncode = os.waitstatus_to_exitcode(status)
   if process.returncode:
-    raise RuntimeError(said.decode())
+    raise RuntimeError(errors.decode())
   wall = time.perf_counter() - start
   return Cost(usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss / 1024)
 
 
 def prepare(corpus: Path, encoding: str = 'flac') -> tuple[Path, Cost]:
-  """Where the shards are, and what they took."""
+  """Prepare a corpus; return the output folder and the cost."""
   output = corpus.with_name(f'{corpus.name}-{encoding}')
   cost = run(
-    *('-m', 'data_pipeline.prepare', '--corpus=mls', f'--input={corpus}'),
-    *(f'--output={output}', f'--encoding={encoding}', f'--shard_size={SHARD_SIZE}'),
+    '-m',
+    'data_pipeline.prepare',
+    '--corpus=mls',
+    f'--input={corpus}',
+    f'--output={output}',
+    f'--encoding={encoding}',
+    f'--shard_size={SHARD_SIZE}',
   )
   return output, cost
 
 
 def read_speed(folder: Path) -> float:
-  """Seconds of audio that a second of one core reads; the best of three."""
+  """Return the seconds of audio read per second of one core; the best of three."""
   data, best = records.Dataset(folder), 0.0
   for _ in range(3):
     start = time.process_time()
@@ -90,21 +95,21 @@ def read_speed(folder: Path) -> float:
 
 
 def size(folder: Path) -> int:
-  """Bytes of the shards."""
+  """Return the bytes of the shards."""
   return sum(path.stat().st_size for path in folder.glob('data-*'))
 
 
 def measure(folder: Path, utterances: int, times: int, listed: int) -> dict[str, float]:
-  """All figures."""
+  """Prepare and list both corpora; return all figures."""
   small, few = prepare(make_corpus(folder / 'small', utterances))
   large, many = prepare(make_corpus(folder / 'large', utterances * times))
   plain, _ = prepare(folder / 'small', 'int16')
   hours = [records.Dataset(path).info['hours'] for path in (small, large)]
   minutes = (many.cpu - few.cpu) / 60
-  short = make_corpus(folder / 'short', listed, heard=False)
-  long = make_corpus(folder / 'long', listed * times, heard=False)
+  short = make_corpus(folder / 'short', listed, with_audio=False)
+  long = make_corpus(folder / 'long', listed * times, with_audio=False)
   listing = [run('-c', LISTING, path, folder / 'plan') for path in (short, long)]
-  more = listed * (times - 1)
+  additional = listed * (times - 1)
   return {
     'audio_hours_per_minute_per_core': (hours[1] - hours[0]) / minutes,
     'audio_hours_per_minute': hours[1] / (many.wall / 60),
@@ -112,7 +117,7 @@ def measure(folder: Path, utterances: int, times: int, listed: int) -> dict[str,
     'peak_mb_large': many.megabytes,
     'utterances_small': utterances,
     'utterances_large': utterances * times,
-    'listed_per_second_per_core': more / (listing[1].cpu - listing[0].cpu),
+    'listed_per_second_per_core': additional / (listing[1].cpu - listing[0].cpu),
     'peak_mb_listing_small': listing[0].megabytes,
     'peak_mb_listing_large': listing[1].megabytes,
     'flac_over_int16_bytes': size(small) / size(plain),
@@ -122,12 +127,12 @@ def measure(folder: Path, utterances: int, times: int, listed: int) -> dict[str,
 
 
 def main(argv: list[str]) -> None:
-  """Prints the figures."""
+  """Print the figures."""
   del argv
   with tempfile.TemporaryDirectory() as folder:
-    found = measure(Path(folder), _UTTERANCES.value, _TIMES.value, _LISTED.value)
-  figures = {name: float(f'{value:.4g}') for name, value in found.items()}
-  print(json.dumps(figures | {'cores': os.cpu_count()}))
+    figures = measure(Path(folder), _UTTERANCES.value, _TIMES.value, _LISTED.value)
+  rounded = {name: float(f'{value:.4g}') for name, value in figures.items()}
+  print(json.dumps(rounded | {'cores': os.cpu_count()}))
 
 
 if __name__ == '__main__':

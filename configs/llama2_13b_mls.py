@@ -6,97 +6,53 @@
     --input=data/mls/prepared --output=data/mls/targets-13b
   python -m acl_jax.train --config=configs/llama2_13b_mls.py --workdir=runs/13b
 
-As `llama2_7b_mls.py` but for the LLM.
-Hardware: meant for a slice of 16 TPU v5p or more. Not run: neither hours nor scores are
-known.
+Like `llama2_7b_mls.py`, with another LLM.
+Hardware: intended for a slice of at least 16 TPU v5p. Not run yet: hours and scores are
+unknown.
 """
 
 from ml_collections import ConfigDict
 
-LLAMA = dict(
-  vocab_size=32_000,
-  hidden_size=5_120,
-  intermediate_size=13_824,
-  num_hidden_layers=40,
-  num_attention_heads=40,
-  num_key_value_heads=40,
-  head_dim=128,
-  rope_theta=1e4,
-  rms_norm_eps=1e-5,
-  tie_word_embeddings=False,
-  max_position_embeddings=4_096,
-)
-
-TARGETS = dict(
-  max_prompt_tokens=256,
-  max_new_tokens=128,
-  batch_size=96,
-  sampling=dict(temperature=0.0, top_k=0, top_p=1.0),  # greedy
-  repeats=6,  # an n-gram so often in a row ends a response
-  top_k=0,
-  refusals=("I'm sorry", 'I cannot', "I can't", 'As an AI'),
-  instructions=(('{}', 1.0),),  # the plain prompt alone
-  cache_dtype='',  # of keys and values: the LLM's, or int8
-)
+from acl_jax.config import defaults
 
 
 def get_config() -> ConfigDict:
-  """The experiment."""
-  c = ConfigDict()
-  c.seed = 0
-  c.init_from = ''  # a workdir or an adapter file to start from
-  c.shipped_adapter = ''  # none: give --checkpoint
-  c.mesh = dict(data=1, fsdp=-1, tensor=1)  # -1: the rest of the devices
-  c.llama = dict(
-    path='models/llama-2-13b-chat',  # a Hugging Face or Meta folder, or a GGUF file
+  """Return the experiment."""
+  c = defaults.train_config()
+  c.mesh.update(data=1, fsdp=-1)
+  c.llama.update(
+    path='models/llama-2-13b-chat',
     dtype='bfloat16',
-    sharding='fsdp',  # or replicated: whole on every device
-    sizes=LLAMA,
+    sharding='fsdp',
+  )
+  c.llama.sizes = defaults.llama2_sizes(
+    hidden_size=5_120,
+    intermediate_size=13_824,
+    num_hidden_layers=40,
+    num_attention_heads=40,
+    num_key_value_heads=40,
   )
   c.template = 'llama2'
   c.encoder = dict(
     kind='conformer',
     path='runs/ctc_mls/encoder',
     trains=True,
-    lr_scale=0.5,  # it was trained before; the map to the LLM was not
-    sizes=dict(
-      features='kaldi',
-      hidden_size=512,
-      num_hidden_layers=18,
-      num_attention_heads=8,
-      intermediate_size=2_048,
-      conv_kernel_size=11,
-      num_mel_bins=80,
-      dropout=0.1,
-    ),
+    lr_scale=0.5,  # the encoder is pretrained; the linear map is not
+    sizes=defaults.PAPER_CONFORMER,
   )
   c.adapter = dict(kind='stride', stack=1, hidden_size=None)  # one linear map
 
-  c.data = dict(
-    train='data/mls/prepared',
-    targets='data/mls/targets-13b',
-    leave_out=('empty', 'repetition', 'refusal'),  # responses not to imitate
-    copies=1,
-    row_frames=512,  # encoder frames, 80 ms: recordings of 41 s in all
-    row_tokens=1_024,  # of the LLM: their embeddings, prompts and responses
-  )
-  c.augmentation = None
-  c.masking = None
-  c.targets = TARGETS
+  c.data.train = (('data/mls/prepared', 1.0),)
+  c.data.targets = 'data/mls/targets-13b'
+  c.data.row_frames = 512  # 41 s at 80 ms
+  c.data.row_tokens = 1_024
+  c.targets.update(max_prompt_tokens=256, max_new_tokens=128, batch_size=96)
 
-  c.ctc = dict(steps=0, sampled_classes=1)  # for a CTC adapter only
-  c.response = dict(
+  c.response = defaults.response_stage(
     steps=200_000,
     frames_per_batch=8_192,
     peak_lr=5e-4,
     warmup_steps=5_000,
-    weight_decay=0.0,
-    clip_norm=1.0,
-    kl_weight=0.0,  # the paper's loss is cross-entropy alone
-    kl_temperature=1.0,
-    ctc_weight=0.0,
     remat='dots',
-    log_every=20,
-    save_every=1_000,
   )
   return c.lock()

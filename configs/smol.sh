@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Makes the shipped adapter from nothing; see configs/smol.py for hours and figures.
-# Needs Debian's wordnet-base, flite and espeak-ng, and 15 GB of disk. Run again to go on.
+# Train the shipped adapter from scratch; see configs/smol.py for hours and results.
+# Requires Debian's wordnet-base, flite and espeak-ng, and 15 GB of disk. Run it again to
+# resume.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=.venv/bin/python

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# From nothing to smol_conformer: speech, the encoder of smol_ctc.py, the adapter on it.
-# Needs Debian's wordnet-base, flite and espeak-ng, and 10 GB of disk. Run again to go on.
+# Train smol_conformer from scratch: speech, the encoder of smol_ctc.py, and its adapter.
+# Requires Debian's wordnet-base, flite and espeak-ng, and 10 GB of disk. Run it again to
+# resume.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=.venv/bin/python
@@ -13,14 +14,14 @@ voices=$(repeat 2 flite:slt)$(repeat 2 flite:awb)flite:kal16,espeak-ng:en-us
 
 $python -m data_pipeline.sentences --vocabulary=500 --count=20000 --lists=4500 \
   --output="$work/lines"
-for seed in 0 1 2; do  # each line is read three times, by any of the voices
+for seed in 0 1 2; do  # three readings of each line, with voices at random
   $python -m data_pipeline.synthesize --input="$work/lines.txt" --seed=$seed \
     --output="$work/speech/read-$seed" --voices="$voices"
 done
 $python -m data_pipeline.synthesize --input="$work/lines-held-out.txt" --seed=9 \
   --output="$work/held-out" --voices="$voices"
 $python -m data_pipeline.synthesize --input="$work/lines-held-out.txt" --seed=9 \
-  --output="$work/held-out-rms" --voices=flite:rms  # a voice that no reading has
+  --output="$work/held-out-rms" --voices=flite:rms  # an unseen voice
 cp -r --no-clobber data_pipeline/recordings "$work/speech/real"
 $python -m data_pipeline.join --input='read-0,read-1,read-2,real*4' \
   --output="$work/speech/manifest.jsonl"

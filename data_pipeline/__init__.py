@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a corpus as published to batches; knows neither Flax nor acl_jax."""
+"""From published corpora to batches; imports neither Flax nor acl_jax's models."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Audio files to 16 kHz mono float32, within limits that hold while decoding.
+"""Audio files decoded to 16 kHz mono float32, with limits enforced while decoding.
 
-Nothing a file says about itself is trusted: codecs are on an allow-list, decided before
-the decoding library sees a byte, and lengths are counted as samples arrive.
+Headers are not trusted: codecs are checked against an allow-list before the decoding
+library reads the file, and lengths are counted in decoded samples.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import soxr
 from jaxtyping import Float32, Int16
 
 from data_pipeline import mp3
-from data_pipeline.sniff import AudioError, sniff
+from data_pipeline.sniff import AudioError, sanitize
 
 SAMPLE_RATE = 16_000
 
@@ -28,15 +28,15 @@ _CODECS = {
   'OGG': {'VORBIS', 'OPUS'},
   'MP3': {'MPEG_LAYER_III'},
 }
-_MP3_SLACK = 2 * 1_152  # a cut last frame, and the decoder's delay
-_SEEKABLE = {'WAV', 'WAVEX', 'FLAC'}  # to the very sample
-_ROUNDED = 0.1  # seconds by which a stretch may go past the end, as times are rounded
-_BLOCK = 1 << 18  # samples decoded at a time, over all channels
+_MP3_TOLERANCE = 2 * 1_152  # samples: an incomplete last frame and the decoder's delay
+_SEEKABLE = {'WAV', 'WAVEX', 'FLAC'}  # with sample accuracy
+_ROUNDING_SECONDS = 0.1  # by which rounded times may exceed the length of a file
+_BLOCK_SAMPLES = 1 << 18  # decoded at a time, over all channels
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-  """What a file may cost, and what counts as speech."""
+  """Limits on the size and content of an audio file; maxima unless named `min_`."""
 
   encoded_bytes: int = 25 << 20
   decoded_bytes: int = 256 << 20  # frames x channels x 4, before resampling
@@ -45,14 +45,14 @@ class Limits:
   min_rate: int = 8_000
   max_rate: int = 192_000
   channels: int = 8
-  peak: float = 4.0  # lossy codecs overshoot 1; integers stored as floats go far beyond
+  peak: float = 4.0  # lossy codecs overshoot 1; integers stored as floats far exceed it
 
 
 class _Stream(soundfile.SoundFile):
-  """Read from front to back, whatever the header says about the length.
+  """A file that is read sequentially, whatever length its header states.
 
-  A file that can seek is sought to the end of each block after reading it: inexactly,
-  for MP3.
+  The base class seeks to the end of each block that it has read from a seekable file,
+  which is inexact for MP3.
   """
 
   def seekable(self) -> bool:
@@ -67,28 +67,30 @@ def read(
   span: tuple[int, int] | None = None,
   stretch: tuple[float, float] | None = None,
 ) -> Float32[np.ndarray, 'samples']:
-  """Decodes WAV, FLAC, Ogg or MP3 to 16 kHz mono; AudioError says what is wrong.
+  """Decode WAV, FLAC, Ogg or MP3 to 16 kHz mono; AudioError if it cannot be used.
 
   Args:
     source: a path, or the encoded bytes.
-    limits: what the file may cost.
-    name: what errors call the file; the path unless given.
-    span: of a path, offset and size in bytes, where the file holds other things too.
-    stretch: start and length in seconds, where only this is wanted.
+    limits: on its size and content.
+    name: of the file in errors; the path by default.
+    span: offset and size in bytes of the audio within the file at a path.
+    stretch: start and length in seconds of the segment to return; all by default.
   """
   name = name or ('audio' if isinstance(source, bytes) else str(source))
-  data = source if isinstance(source, bytes) else _load(source, name, limits, span)
+  data = (
+    source if isinstance(source, bytes) else _read_bytes(source, name, limits, span)
+  )
   if len(data) > limits.encoded_bytes:
     raise AudioError(name, 'size', f'is over the limit of {limits.encoded_bytes} bytes')
-  data = sniff(data, name)
+  data = sanitize(data, name)
   try:
     with _Stream(io.BytesIO(data)) as file:
       _check_header(file, name, limits)
       if stretch:
-        samples = _cut(file, name, limits, stretch)
+        samples = _decode_stretch(file, name, limits, stretch)
       else:
         samples = _decode(file, name, limits)
-        _check_whole(file, len(samples), data, name)
+        _check_complete(file, len(samples), data, name)
       rate = file.samplerate
   except soundfile.LibsndfileError as error:
     raise AudioError(name, 'content', f'cannot be decoded ({error})') from None
@@ -98,7 +100,7 @@ def read(
 def from_pcm(
   samples: Int16[np.ndarray, 'n'], rate: int, name: str, limits: Limits = Limits()
 ) -> Float32[np.ndarray, 'samples']:
-  """Mono 16-bit samples, `rate` per second, at 16 kHz; AudioError as `read`."""
+  """Convert mono 16-bit samples to 16 kHz; AudioError as for `read`."""
   _check_rate(rate, name, limits)
   if len(samples) > limits.seconds * rate:
     raise AudioError(name, 'duration', f'is over the limit of {limits.seconds:g} s')
@@ -111,21 +113,21 @@ def _resample(
   if len(samples) < limits.min_seconds * rate:
     seconds = len(samples) / rate
     raise AudioError(
-      name, 'duration', f'is {seconds:.3f} s, limit at least {limits.min_seconds} s'
+      name, 'duration', f'is {seconds:.3f} s, limit: at least {limits.min_seconds} s'
     )
   if rate == SAMPLE_RATE:
     return samples
   return soxr.resample(samples, rate, SAMPLE_RATE, 'HQ').astype(np.float32, copy=False)
 
 
-def _load(
+def _read_bytes(
   path: str | pathlib.Path, name: str, limits: Limits, span: tuple[int, int] | None
 ) -> bytes:
   path = pathlib.Path(path)
-  most = limits.encoded_bytes + 1  # the one more shows that there is too much
-  offset, size = (span[0], min(span[1], most)) if span else (0, most)
+  max_bytes = limits.encoded_bytes + 1  # one more, to detect larger files
+  offset, size = (span[0], min(span[1], max_bytes)) if span else (0, max_bytes)
   try:
-    if not stat.S_ISREG(path.stat().st_mode):  # a pipe or a device may never end
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe or a device may be endless
       raise AudioError(name, 'file', 'is not a regular file')
     with path.open('rb') as file:
       file.seek(offset)
@@ -140,7 +142,7 @@ def _load(
 def _check_header(file: soundfile.SoundFile, name: str, limits: Limits) -> None:
   if file.subtype not in _CODECS.get(file.format, ()):
     raise AudioError(
-      name, 'codec', f'is {file.subtype} in {file.format}, not supported'
+      name, 'codec', f'is {file.subtype} in {file.format}, which is not supported'
     )
   _check_rate(file.samplerate, name, limits)
   if file.channels > limits.channels:
@@ -148,19 +150,18 @@ def _check_header(file: soundfile.SoundFile, name: str, limits: Limits) -> None:
 
 
 def _check_rate(rate: int, name: str, limits: Limits) -> None:
-  least, most = limits.min_rate, limits.max_rate
-  if not least <= rate <= most:
-    problem = f'is {rate} Hz, limits {least} and {most} Hz'
-    raise AudioError(name, 'sample rate', problem)
+  low, high = limits.min_rate, limits.max_rate
+  if not low <= rate <= high:
+    raise AudioError(name, 'sample rate', f'is {rate} Hz, limits {low} and {high} Hz')
 
 
-def _cut(
+def _decode_stretch(
   file: soundfile.SoundFile,
   name: str,
   limits: Limits,
   stretch: tuple[float, float],
 ) -> Float32[np.ndarray, 'samples']:
-  """The samples of a stretch; those before it are decoded only where they must."""
+  """Return the samples of a stretch; decodes those before it only if it cannot seek."""
   rate = file.samplerate
   start, count = (round(seconds * rate) for seconds in stretch)
   if file.format in _SEEKABLE:
@@ -168,21 +169,21 @@ def _cut(
     samples = _decode(file, name, limits, count)
   else:
     samples = _decode(file, name, limits, start + count)[start:]
-  if len(samples) < count - _ROUNDED * rate:
-    lacking = (count - len(samples)) / rate
-    problem = f'is {lacking:.3f} s too short for {stretch[1]:g} s from {stretch[0]:g} s'
+  if len(samples) < count - _ROUNDING_SECONDS * rate:
+    missing = (count - len(samples)) / rate
+    problem = f'is {missing:.3f} s too short for {stretch[1]:g} s from {stretch[0]:g} s'
     raise AudioError(name, 'duration', problem)
   return samples
 
 
 def _decode(
-  file: soundfile.SoundFile, name: str, limits: Limits, most: int = sys.maxsize
+  file: soundfile.SoundFile, name: str, limits: Limits, count: int = sys.maxsize
 ) -> Float32[np.ndarray, 'samples']:
-  """At most so many samples, mixed to mono, at the file's own rate."""
+  """Return up to `count` samples, mixed to mono, at the file's own rate."""
   max_frames = limits.decoded_bytes // (4 * file.channels)
   blocks, frames = [], 0
   while True:
-    size = min(_BLOCK // file.channels, most - frames)
+    size = min(_BLOCK_SAMPLES // file.channels, count - frames)
     block = file.read(size, dtype='float32', always_2d=True)
     frames += len(block)
     if frames > limits.seconds * file.samplerate:
@@ -200,11 +201,12 @@ def _decode(
   return np.concatenate(blocks) if blocks else np.empty(0, np.float32)
 
 
-def _check_whole(
+def _check_complete(
   file: soundfile.SoundFile, frames: int, data: bytes, name: str
 ) -> None:
+  """Raise AudioError if fewer frames were decoded than the file should have."""
   expected = file.frames
-  if file.format == 'MP3' and not mp3.states_its_length(data):
-    expected = mp3.count_samples(data) - _MP3_SLACK
+  if file.format == 'MP3' and not mp3.has_length_header(data):
+    expected = mp3.count_samples(data) - _MP3_TOLERANCE
   if frames < expected < 2**62:  # a FLAC of unknown length claims 2**63 - 1
-    raise AudioError(name, 'content', f'gives only {frames} of {expected} frames')
+    raise AudioError(name, 'content', f'has only {frames} of {expected} frames')

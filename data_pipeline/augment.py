@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Other rooms, microphones and speakers: changes to a recording that keep its words."""
+"""Augmentation of audio and spectrograms: changes that keep the transcript valid."""
 
 import dataclasses
 
@@ -13,77 +13,79 @@ from data_pipeline.features import SAMPLE_RATE
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-  """How far a recording may be changed; every share is a probability."""
+  """Settings of waveform augmentation; every share is a probability."""
 
-  speed: float  # ± this share of the tempo, and of the pitch with it
+  speed: float  # largest relative change of tempo and pitch, in both directions
   noise_share: float
-  noise_snr: tuple[float, float]  # dB, least and most
-  telephone_share: float  # recordings cut to 4 kHz of bandwidth
+  noise_snr: tuple[float, float]  # dB, minimum and maximum
+  telephone_share: float  # of limiting the bandwidth to 4 kHz
 
 
 @dataclasses.dataclass(frozen=True)
 class Masking:
-  """How much of a spectrogram is hidden (SpecAugment, Park et al. 2019)."""
+  """Settings of SpecAugment (Park et al. 2019)."""
 
   mel_masks: int
-  mel_width: int  # bins that a mask may hide
+  mel_width: int  # bins per mask at most
   time_masks: int
-  time_share: float  # of the frames that a mask may hide
+  time_share: float  # of the frames, per mask at most
 
 
-def augmented_length(samples: int, how: Augmentation, rng: np.random.Generator) -> int:
-  """How many samples `augment` makes of so many; advances `rng` as it begins to."""
-  return round(samples / (1 + how.speed * rng.uniform(-1, 1)))
+def augmented_length(
+  samples: int, settings: Augmentation, rng: np.random.Generator
+) -> int:
+  """Draw the length in samples of an augmented copy, as `augment` does first."""
+  return round(samples / (1 + settings.speed * rng.uniform(-1, 1)))
 
 
 def augment(
   audio: Float[np.ndarray, ' samples'],
-  how: Augmentation,
+  settings: Augmentation,
   rng: np.random.Generator,
   length: int | None = None,
 ) -> Float[np.ndarray, ' changed']:
-  """One changed copy of a 16 kHz recording; a function of the recording and `rng`.
+  """Return an augmented copy of 16 kHz audio, a function of the audio and `rng`.
 
-  length: of the copy, in samples, where its tempo is drawn already.
+  length: of the copy in samples, if `augmented_length` has drawn it already.
   """
   if length is None:
-    length = augmented_length(len(audio), how, rng)
+    length = augmented_length(len(audio), settings, rng)
   audio = soxr.resample(audio, SAMPLE_RATE * len(audio) / length, SAMPLE_RATE)
-  if rng.random() < how.telephone_share:
+  if rng.random() < settings.telephone_share:
     narrow = soxr.resample(audio, SAMPLE_RATE, SAMPLE_RATE // 2)
     audio = soxr.resample(narrow, SAMPLE_RATE // 2, SAMPLE_RATE)
-  # The resampler may be a sample off; who plans batches needs to know.
+  # The resampler may be off by a sample, but batches are planned with exact lengths.
   audio = np.pad(audio, (0, max(0, length - len(audio))))[:length]
-  if rng.random() < how.noise_share:
-    audio = audio + noise(audio, rng.uniform(*how.noise_snr), rng)
+  if rng.random() < settings.noise_share:
+    audio = audio + coloured_noise(audio, rng.uniform(*settings.noise_snr), rng)
   return np.clip(audio * rng.uniform(0.5, 1.2), -1, 1).astype(np.float32)
 
 
-def noise(
+def coloured_noise(
   audio: Float[np.ndarray, ' samples'], snr: float, rng: np.random.Generator
 ) -> Float[np.ndarray, ' samples']:
-  """Coloured noise, white to brown, `snr` dB below the recording."""
+  """Return noise between white and brown, `snr` dB below the audio."""
   size = scipy.fft.next_fast_len(len(audio), real=True)
   real, imaginary = rng.standard_normal((2, size // 2 + 1), np.float32)
   frequency = np.maximum(np.arange(len(real), dtype=np.float32), 1)
   envelope = frequency ** np.float32(-rng.uniform(0, 1))
-  coloured = scipy.fft.irfft((real + 1j * imaginary) * envelope, size)[: len(audio)]
-  loudness = np.sqrt(np.mean(audio**2) / (np.mean(coloured**2) + 1e-12))
-  return (coloured * loudness * 10 ** (-snr / 20)).astype(np.float32)
+  noise = scipy.fft.irfft((real + 1j * imaginary) * envelope, size)[: len(audio)]
+  gain = np.sqrt(np.mean(audio**2) / (np.mean(noise**2) + 1e-12))
+  return (noise * gain * 10 ** (-snr / 20)).astype(np.float32)
 
 
-def mask(
-  log_mel: Float[np.ndarray, 't m'], how: Masking, rng: np.random.Generator
+def mask_spectrogram(
+  log_mel: Float[np.ndarray, 't m'], settings: Masking, rng: np.random.Generator
 ) -> Float[np.ndarray, 't m']:
-  """A spectrogram with bands of bins and stretches of time at its mean value."""
-  masked, hidden = log_mel.copy(), log_mel.mean()
+  """Return a copy with random frequency bands and time spans set to the mean."""
+  masked, mean = log_mel.copy(), log_mel.mean()
   frames, bins = log_mel.shape
-  for _ in range(how.mel_masks):
-    width = rng.integers(min(how.mel_width, bins) + 1)
+  for _ in range(settings.mel_masks):
+    width = rng.integers(min(settings.mel_width, bins) + 1)
     start = rng.integers(bins - width + 1)
-    masked[:, start : start + width] = hidden
-  for _ in range(how.time_masks):
-    width = rng.integers(int(how.time_share * frames) + 1)
+    masked[:, start : start + width] = mean
+  for _ in range(settings.time_masks):
+    width = rng.integers(int(settings.time_share * frames) + 1)
     start = rng.integers(frames - width + 1)
-    masked[start : start + width] = hidden
+    masked[start : start + width] = mean
   return masked

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a batch holds, and its arrays: recordings laid side by side, prompts laid out.
+"""Batches: which utterances they hold, and arrays of packed and padded rows.
 
-`buckets` and `packing` decide which recordings a batch has.
+`buckets` and `packing` choose the utterances of a batch.
 """
 
 from collections.abc import Sequence
@@ -16,44 +16,47 @@ NO_FRAME = -1
 
 
 class BatchPlan(NamedTuple):
-  """Which recordings stand in every row, in order; rows behind them are empty.
+  """Which utterances form a batch: their indices by row; further rows are empty.
 
-  length: encoder frames of a row. longest: of a recording at most. per_row: how many
-  recordings a row may have, so that all batches have the same shapes. whole: all
-  recordings of the batch that this is a share of.
+  length: encoder frames of a row. max_frames: encoder frames of an utterance at most.
+  max_per_row: utterances of a row at most; with max_frames it fixes the shapes of all
+  batches. all_utterances: the utterances of all parts, if this plan is of some parts.
   """
 
   utterances: tuple[tuple[int, ...], ...]
   rows: int
   length: int
-  longest: int
-  per_row: int = 1
+  max_frames: int
+  max_per_row: int = 1
   epoch: int = 0
   all_utterances: tuple[int, ...] = ()
 
   @property
   def indices(self) -> list[int]:
-    """All recordings."""
+    """The indices of all utterances."""
     return [index for row in self.utterances for index in row]
 
-  def share(self, parts: Sequence[int], total: int) -> 'BatchPlan':
-    """The rows of some of `total` equal parts, with empty rows if they are not equal.
+  def take_parts(self, parts: Sequence[int], total: int) -> 'BatchPlan':
+    """Return the plan of some of `total` equal parts; empty rows fill up the last ones.
 
-    So the batches of a step hold the same recordings, however many devices there are.
+    The batch of a step thus holds the same utterances on any number of devices.
     """
     size = -(-self.rows // total)
-    rows = [*self.utterances, *[()] * (size * total - len(self.utterances))]
-    mine = tuple(row for part in parts for row in rows[part * size : (part + 1) * size])
+    padded = [*self.utterances, *[()] * (size * total - len(self.utterances))]
+    rows = [row for part in parts for row in padded[part * size : (part + 1) * size]]
     return self._replace(
-      utterances=mine, rows=size * len(parts), all_utterances=tuple(self.indices)
+      utterances=tuple(rows),
+      rows=size * len(parts),
+      all_utterances=tuple(self.indices),
     )
 
 
 class PackedFrames(NamedTuple):
-  """Recordings side by side in rows.
+  """Utterances packed into rows.
 
-  segment_ids: from 1 in every row; 0 is padding. frame_index: the indices in its row of
-  each utterance's encoder frames, then `NO_FRAME`.
+  frames: features, 0 where padded. segment_ids: 1, 2, … for the utterances of a row; 0
+  is padding. frame_index: the positions of each utterance's encoder frames in its row,
+  padded with `NO_FRAME`.
   """
 
   frames: Float[np.ndarray, 'b t d']
@@ -63,61 +66,64 @@ class PackedFrames(NamedTuple):
 
 def pack_rows(
   rows: Sequence[Sequence[np.ndarray]],
-  batch: BatchPlan,
+  plan: BatchPlan,
   width: int,
   subsampling: int = 1,
 ) -> PackedFrames:
-  """Recordings [t width] of every row, each from where an encoder frame begins.
+  """Pack the features [t width] of each row's utterances.
 
-  subsampling: how many of these frames an encoder frame has. ValueError if a row's do
-  not fit.
+  subsampling: frames per encoder frame; every utterance starts at a multiple of it.
+  ValueError if the utterances of a row do not fit.
   """
-  shape = batch.rows, batch.length * subsampling
-  laid = PackedFrames(
+  shape = plan.rows, plan.length * subsampling
+  packed = PackedFrames(
     np.zeros((*shape, width), np.float32),
     np.zeros(shape, np.int32),
-    np.full((batch.rows, batch.per_row, batch.longest), NO_FRAME, np.int32),
+    np.full((plan.rows, plan.max_per_row, plan.max_frames), NO_FRAME, np.int32),
   )
   for b, row in enumerate(rows):
     start = 0
     for k, frames in enumerate(row):
       stop = start + len(frames)
       if stop > shape[1]:
-        raise ValueError(f'row {b} needs {stop} frames and has {shape[1]}')
-      laid.frames[b, start:stop], laid.segment_ids[b, start:stop] = frames, k + 1
+        raise ValueError(f'row {b} has {stop} frames; the limit is {shape[1]}')
+      packed.frames[b, start:stop] = frames
+      packed.segment_ids[b, start:stop] = k + 1
       first, start = start // subsampling, round_up(stop, subsampling)
-      encoded = np.arange(first, start // subsampling)
-      laid.frame_index[b, k, : len(encoded)] = encoded
-  return laid
+      encoder_frames = np.arange(first, start // subsampling)
+      packed.frame_index[b, k, : len(encoder_frames)] = encoder_frames
+  return packed
 
 
 def pad_per_utterance(
-  rows: Sequence[Sequence[Sequence]], batch: BatchPlan, width: int, fill, dtype
+  rows: Sequence[Sequence[Sequence]], plan: BatchPlan, width: int, fill, dtype
 ) -> Shaped[np.ndarray, 'b k width']:
-  """A sequence for each recording of every row, filled up behind."""
-  array = np.full((batch.rows, batch.per_row, width), fill, dtype)
-  for laid, row in zip(array, rows, strict=False):
-    laid[: len(row)] = pad(row, (len(row), width), fill, dtype)
+  """Pad one sequence per utterance of every row with `fill` at the end."""
+  array = np.full((plan.rows, plan.max_per_row, width), fill, dtype)
+  for padded, row in zip(array, rows, strict=False):
+    padded[: len(row)] = pad(row, (len(row), width), fill, dtype)
   return array
 
 
 def pad_frames(
-  recordings: Sequence[np.ndarray], rows: int, length: int
+  utterances: Sequence[np.ndarray], rows: int, length: int
 ) -> tuple[Float[np.ndarray, 'b t d'], Bool[np.ndarray, 'b t']]:
-  """Recordings as rows of `length` frames, zeros behind them, and which are signal."""
-  alone = tuple((i,) for i in range(len(recordings)))
-  batch = BatchPlan(alone, rows, length, length)
-  laid = pack_rows([[r] for r in recordings], batch, recordings[0].shape[1])
-  return laid.frames, laid.segment_ids > 0
+  """Pad features [t d], one utterance a row, with zeros; returns frames and mask."""
+  indices = tuple((i,) for i in range(len(utterances)))
+  plan = BatchPlan(indices, rows, length, length)
+  packed = pack_rows([[u] for u in utterances], plan, utterances[0].shape[1])
+  return packed.frames, packed.segment_ids > 0
 
 
 def pad(
   sequences: Sequence[Sequence], shape: tuple[int, ...], fill, dtype
 ) -> np.ndarray:
-  """Sequences as rows of an array, filled up behind; ValueError if one is too long."""
+  """Pad sequences with `fill` to an array of `shape`; ValueError if one is too long."""
   array = np.full(shape, fill, dtype)
   for row, sequence in zip(array, sequences, strict=False):
     if len(sequence) > len(row):
-      raise ValueError(f'a sequence of {len(sequence)} does not fit in {len(row)}')
+      raise ValueError(
+        f'a sequence has {len(sequence)} elements; the limit is {len(row)}'
+      )
     row[: len(sequence)] = sequence
   return array

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bytes of one record: a JSON header and named arrays.
+"""The format of one record: a JSON header and named arrays.
 
-Magic `ACLR`, the length of the JSON (u32), the JSON with the header and every array's
-name, dtype and shape, then the arrays themselves, row by row, little-endian.
+Magic `ACLR`, the length of the JSON (u32), the JSON with the header and the name, dtype
+and shape of every array, then the arrays in C order, little-endian.
 """
 
 import json
@@ -22,11 +22,11 @@ _DTYPES = {
 
 
 class RecordError(ValueError):
-  """A record that cannot be read, or a folder whose records do not fit together."""
+  """A record that cannot be read, or a folder whose files are inconsistent."""
 
 
 def pack(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
-  """Serializes a JSON-able header and named arrays; equal input gives equal bytes."""
+  """Serialize a JSON header and named arrays; equal inputs give equal bytes."""
   arrays = {name: np.asarray(array) for name, array in arrays.items()}
   for name, array in arrays.items():
     if array.dtype.name not in _DTYPES:
@@ -35,24 +35,22 @@ def pack(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
   text = json.dumps(
     {'header': header, 'arrays': layout}, separators=(',', ':'), allow_nan=False
   )
-  little = (a.astype(a.dtype.newbyteorder('<'), copy=False) for a in arrays.values())
-  return b''.join([
-    _PREFIX.pack(_MAGIC, len(text)),
-    text.encode(),
-    *(array.tobytes() for array in little),
-  ])  # fmt: skip
+  parts = [_PREFIX.pack(_MAGIC, len(text)), text.encode()]
+  for array in arrays.values():
+    parts.append(array.astype(array.dtype.newbyteorder('<'), copy=False).tobytes())
+  return b''.join(parts)
 
 
 def unpack(record: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-  """The inverse of `pack`; arrays are read-only views. RecordError on any bad byte."""
+  """Deserialize a record; arrays are read-only views. RecordError if malformed."""
   if len(record) < _PREFIX.size:
-    raise RecordError(f'{len(record)} bytes, fewer than the {_PREFIX.size} of a prefix')
+    raise RecordError(f'has {len(record)} bytes, at least {_PREFIX.size} are needed')
   magic, length = _PREFIX.unpack_from(record)
   if magic != _MAGIC:
     raise RecordError(f'magic is {magic!r}, not {_MAGIC!r}')
   end = _PREFIX.size + length
   if end > len(record):
-    raise RecordError(f'header ends at byte {end} of {len(record)}')
+    raise RecordError(f'header ends at byte {end}, the record at {len(record)}')
   try:
     content = json.loads(record[_PREFIX.size : end].decode())
   except (ValueError, RecursionError) as error:
@@ -64,7 +62,7 @@ def unpack(record: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
       raise RecordError("header lacks 'header' and 'arrays'")
   arrays = {}
   for entry in layout:
-    name, array, end = _view(record, entry, end)
+    name, array, end = _read_array(record, entry, end)
     if name in arrays:
       raise RecordError(f'array {name!r} appears twice')
     arrays[name] = array
@@ -73,8 +71,8 @@ def unpack(record: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   return header, arrays
 
 
-def _view(record: bytes, entry: Any, offset: int) -> tuple[str, np.ndarray, int]:
-  """One array of the layout, read at `offset`; returns the offset behind it too."""
+def _read_array(record: bytes, entry: Any, offset: int) -> tuple[str, np.ndarray, int]:
+  """Read one array of the layout at `offset`; returns its name and end offset too."""
   match entry:
     case [str(name), str(dtype), list(shape)] if (
       dtype in _DTYPES
@@ -84,11 +82,11 @@ def _view(record: bytes, entry: Any, offset: int) -> tuple[str, np.ndarray, int]
       count = math.prod(shape)
     case _:
       raise RecordError(f'array description {str(entry)[:80]} is malformed')
-  kind = np.dtype(dtype).newbyteorder('<')
-  end = offset + count * kind.itemsize
-  # A size beyond the machine's would not survive numpy, zero elements or not.
+  stored = np.dtype(dtype).newbyteorder('<')
+  end = offset + count * stored.itemsize
+  # NumPy fails on sizes beyond the machine's integers, even of empty arrays.
   if end > len(record) or max(shape, default=0) > len(record):
     raise RecordError(f'array {name!r} of {dtype}{shape} ends past byte {len(record)}')
-  array = np.frombuffer(record, kind, count, offset) if count else np.empty(0, kind)
+  array = np.frombuffer(record, stored, count, offset) if count else np.empty(0, stored)
   array = array.reshape(shape)
   return name, array if sys.byteorder == 'little' else array.astype(dtype), end

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log-mel spectrograms: what the encoders hear, each family by its own definition.
+"""Log-mel spectrograms, the input of the encoders, as each model family defines them.
 
-All take 16 kHz audio in [-1, 1] and give a frame per 10 ms.
+All take 16 kHz audio in [-1, 1] and return one frame per 10 ms.
 """
 
 import functools
@@ -17,9 +17,11 @@ from data_pipeline.audio import SAMPLE_RATE
 
 WINDOW = 400  # samples, 25 ms
 HOP = 160  # samples, 10 ms
-FFT = 512  # samples that Parakeet and Kaldi transform, zeros beside the window
+FFT = 512  # samples that Parakeet and Kaldi transform: the window padded with zeros
 PREEMPHASIS = 0.97
-CACHED = 128  # frames analysed at a time: all that is made of them stays in the cache
+BLOCK_FRAMES = (
+  128  # transformed at a time, so that intermediate results fit in the cache
+)
 
 PARAKEET_FLOOR = 2.0**-24  # added to a power before its logarithm
 PARAKEET_EPS = 1e-5  # added to a standard deviation
@@ -29,8 +31,8 @@ KALDI_LOWEST = 20.0  # Hz
 
 @functools.cache
 def mel_filters(num_mels: int, fft: int = WINDOW) -> Float[np.ndarray, 'f m']:
-  """Slaney's triangles with Slaney's area norm, as librosa defines them."""
-  import librosa.filters  # slow to import, so only where it is used
+  """Return triangular filters on Slaney's mel scale with his area norm, by librosa."""
+  import librosa.filters  # slow to import
 
   return librosa.filters.mel(sr=SAMPLE_RATE, n_fft=fft, n_mels=num_mels).T
 
@@ -38,17 +40,17 @@ def mel_filters(num_mels: int, fft: int = WINDOW) -> Float[np.ndarray, 'f m']:
 def whisper_log_mel(
   audio: Float[np.ndarray, ' samples'], num_mels: int = 80
 ) -> Float[np.ndarray, 't m']:
-  """Whisper's log-mel spectrogram: samples // 160 frames.
+  """Return Whisper's log-mel spectrogram: samples // 160 frames.
 
-  Whisper pads the audio to 30 s first; the caller may do so.
-  Definition: Radford et al. 2022, section 2.2, and OpenAI's `whisper/audio.py`.
+  Whisper pads the audio to 30 s first, which is left to the caller.
+  Source: Radford et al. 2022, section 2.2, and OpenAI's `whisper/audio.py`.
   """
   _check_length(audio)
   padded = np.pad(audio.astype(np.float32), WINDOW // 2, mode='reflect')
   window = np.hanning(WINDOW + 1)[:-1].astype(np.float32)  # periodic
-  frames = _frames(padded, WINDOW)[:-1]
-  mel = _mel(
-    frames, lambda block: block * window, WINDOW, _sparse(mel_filters, num_mels)
+  frames = _sliding_frames(padded, WINDOW)[:-1]
+  mel = _mel_power(
+    frames, lambda block: block * window, WINDOW, _sparse_filters(mel_filters, num_mels)
   )
   log_mel = np.log10(np.maximum(mel, 1e-10))
   log_mel = np.maximum(log_mel, log_mel.max() - 8.0)
@@ -58,18 +60,21 @@ def whisper_log_mel(
 def parakeet_log_mel(
   audio: Float[np.ndarray, ' samples'], num_mels: int = 80
 ) -> Float[np.ndarray, 't m']:
-  """NeMo's log-mel spectrogram, each bin standardised: samples // 160 frames.
+  """Return NeMo's log-mel spectrogram, each bin standardised: samples // 160 frames.
 
-  Definition: Transformers' `ParakeetFeatureExtractor`, which has NeMo's without dither.
+  Source: Transformers' `ParakeetFeatureExtractor`, which is NeMo's without dither.
   """
   _check_length(audio)
   audio = audio.astype(np.float32)
-  sharp = np.append(audio[:1], audio[1:] - PREEMPHASIS * audio[:-1])
-  frames = _frames(np.pad(sharp, FFT // 2), FFT)[: len(audio) // HOP]
-  beside = (FFT - WINDOW) // 2
-  window = np.pad(np.hanning(WINDOW).astype(np.float32), beside)
-  mel = _mel(
-    frames, lambda block: block * window, FFT, _sparse(mel_filters, num_mels, FFT)
+  emphasized = np.append(audio[:1], audio[1:] - PREEMPHASIS * audio[:-1])
+  frames = _sliding_frames(np.pad(emphasized, FFT // 2), FFT)[: len(audio) // HOP]
+  padding = (FFT - WINDOW) // 2
+  window = np.pad(np.hanning(WINDOW).astype(np.float32), padding)
+  mel = _mel_power(
+    frames,
+    lambda block: block * window,
+    FFT,
+    _sparse_filters(mel_filters, num_mels, FFT),
   )
   log_mel = np.log(mel + PARAKEET_FLOOR)
   deviation = log_mel.std(axis=0, ddof=1)
@@ -81,29 +86,30 @@ def parakeet_log_mel(
 def kaldi_log_mel(
   audio: Float[np.ndarray, ' samples'], num_mels: int = 80
 ) -> Float[np.ndarray, 't m']:
-  """Kaldi's log-mel filter banks without dither: 1 + (samples - 400) // 160 frames.
+  """Return Kaldi's log-mel filter banks: 1 + (samples - 400) // 160 frames.
 
-  Definition: Kaldi's `feature-window.cc` and `mel-computations.cc`, defaults but for
-  the number of bins. Kaldi itself scales audio to 16 bits, which adds a constant.
+  Source: Kaldi's `feature-window.cc` and `mel-computations.cc`, with defaults except
+  for dither and the number of bins. Kaldi scales audio to 16 bits, which adds a
+  constant.
   """
   _check_length(audio)
-  frames = _frames(audio.astype(np.float32), WINDOW)
+  frames = _sliding_frames(audio.astype(np.float32), WINDOW)
   window = (np.hanning(WINDOW) ** 0.85).astype(np.float32)  # Povey's
 
-  def shape(block: np.ndarray) -> np.ndarray:
+  def apply_window(block: np.ndarray) -> np.ndarray:
     block = block - block.mean(axis=1, keepdims=True)
     block[:, 1:] -= PREEMPHASIS * block[:, :-1]
-    block[:, 0] *= 1 - PREEMPHASIS  # the sample before a frame is its first
+    block[:, 0] *= 1 - PREEMPHASIS  # as if the first sample were repeated before it
     block *= window
     return block
 
-  mel = _mel(frames, shape, FFT, _sparse(kaldi_filters, num_mels))
+  mel = _mel_power(frames, apply_window, FFT, _sparse_filters(kaldi_filters, num_mels))
   return np.log(np.maximum(mel, KALDI_FLOOR))
 
 
 @functools.cache
 def kaldi_filters(num_mels: int) -> Float[np.ndarray, 'f m']:
-  """Kaldi's triangles, on the mel scale itself and with no area norm."""
+  """Return Kaldi's filters: triangular on the mel scale, without an area norm."""
   mel = lambda hertz: 1127.0 * np.log1p(np.asarray(hertz) / 700.0)  # noqa: E731
   corners = np.linspace(mel(KALDI_LOWEST), mel(SAMPLE_RATE / 2), num_mels + 2)
   left, centre, right = corners[:-2], corners[1:-1], corners[2:]
@@ -117,45 +123,47 @@ def _check_length(audio: np.ndarray) -> None:
     raise ValueError(f'audio has {len(audio)} samples; one frame needs {WINDOW}')
 
 
-def _frames(audio: np.ndarray, width: int) -> np.ndarray:
+def _sliding_frames(audio: np.ndarray, width: int) -> np.ndarray:
   return np.lib.stride_tricks.sliding_window_view(audio, width)[::HOP]
 
 
-def _mel(
+def _mel_power(
   frames: np.ndarray,
-  shape: Callable[[np.ndarray], np.ndarray],
+  apply_window: Callable[[np.ndarray], np.ndarray],
   fft: int,
   filters: scipy.sparse.csr_array,
 ) -> Float[np.ndarray, 't m']:
-  """The power of frames, windowed and so on by `shape`, in every mel bin."""
+  """Return the power of every frame in every mel bin."""
   mel = np.empty((len(frames), filters.shape[0]), np.float32)
-  for start in range(0, len(frames), CACHED):
-    # float32: the analysis keeps 1e-4 of the definition at twice float64's speed.
-    spectrum = scipy.fft.rfft(shape(frames[start : start + CACHED]), fft)
+  for start in range(0, len(frames), BLOCK_FRAMES):
+    # float32 is twice as fast as float64 and within 1e-4 of the definition.
+    spectrum = scipy.fft.rfft(apply_window(frames[start : start + BLOCK_FRAMES]), fft)
     power = spectrum.real**2 + spectrum.imag**2  # no square root, unlike `abs`
-    mel[start : start + CACHED] = (filters @ power.T).T
+    mel[start : start + BLOCK_FRAMES] = (filters @ power.T).T
   return mel
 
 
 @functools.cache
-def _sparse(make: Callable[..., np.ndarray], *sizes: int) -> scipy.sparse.csr_array:
-  """Filters as [m f], without their zeros, of which there are 40 to every number.
+def _sparse_filters(
+  make_filters: Callable[..., np.ndarray], *sizes: int
+) -> scipy.sparse.csr_array:
+  """Return filters as a sparse [m f] matrix: 40 of 41 elements are zero.
 
-  A dense product would be slower, and run in threads of its own: these fight with the
-  loader's, and their number may decide the last bit.
+  A dense product is slower and multithreaded: its threads compete with the loader's,
+  and the last bit of the result may depend on their number.
   """
-  return scipy.sparse.csr_array(make(*sizes).T)
+  return scipy.sparse.csr_array(make_filters(*sizes).T)
 
 
 class Features(NamedTuple):
-  """One family's definition: the spectrogram, and how many frames samples make."""
+  """A family's log-mel spectrogram, and its number of frames given the samples."""
 
   log_mel: Callable[..., np.ndarray]
-  count: Callable[[int], int]
+  num_frames: Callable[[int], int]
 
 
-def features(name: str) -> Features:
-  """Those called `name`, a key of `FEATURES`."""
+def get_features(name: str) -> Features:
+  """Return an entry of `FEATURES`; ValueError if the name is unknown."""
   if name not in FEATURES:
     raise ValueError(f'features is {name!r}; known: {", ".join(sorted(FEATURES))}')
   return FEATURES[name]

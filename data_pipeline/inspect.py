@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Program: what is inside a prepared folder of speech, and whether it is whole.
+"""Program: show what a prepared folder holds, and check that it is intact.
 
 python -m data_pipeline.inspect prepared
 python -m data_pipeline.inspect prepared --check
@@ -23,160 +23,161 @@ from acl_jax.runtime.progress import progress
 from acl_jax.runtime.terminal import print_fields, print_histogram, printable
 from data_pipeline import records, single_record
 
-SAMPLE = 300  # records that are read to count speakers and languages
-BINS = 12  # of the histogram, at most
-BATCH = 8  # records that are held at a time
-BLOCK = 1 << 20  # bytes
-NAMED = 8  # speakers or languages
+SAMPLE_SIZE = 300  # records read at most to count speakers and languages
+MAX_BINS = 12  # of the histogram
+READ_BATCH = 8  # records in memory at a time
+BLOCK_BYTES = 1 << 20
+MAX_NAMES = 8  # of speakers or languages
 
 
 class Shard(NamedTuple):
-  """A shard as `dataset.json` has it."""
+  """A shard as listed in `dataset.json`."""
 
   path: Path
   sha256: str
 
 
-def shards(folder: Path) -> list[Shard]:
-  """The shards that `dataset.json` names; RecordError if it does not."""
+def list_shards(folder: Path) -> list[Shard]:
+  """Return the shards in `dataset.json`; RecordError if it cannot be read."""
   path = folder / 'dataset.json'
   try:
     entries = json.loads(path.read_text())['shards']
-    found = [Shard(folder / Path(e['file']).name, str(e['sha256'])) for e in entries]
+    return [Shard(folder / Path(e['file']).name, str(e['sha256'])) for e in entries]
   except FileNotFoundError:
     raise FileNotFoundError(f'{path}: not found; is this a prepared folder?') from None
   except (ValueError, KeyError, TypeError) as error:
     raise records.RecordError(f'{path}: cannot be read ({error!r})') from None
-  return found
 
 
-def facts(folder: Path, dataset: records.Dataset) -> dict[str, str]:
-  """What a prepared folder holds, each fact with its name."""
+def summarize(folder: Path, dataset: records.Dataset) -> dict[str, str]:
+  """Return statistics of a prepared folder, each by its name."""
   seconds, texts = dataset.seconds, dataset.texts
   total = max(float(seconds.sum(dtype=np.float64)), 1e-9)
   characters, words = sum(map(len, texts)), sum(len(text.split()) for text in texts)
-  sizes = [shard.path.stat().st_size / 1e6 for shard in shards(folder)]
+  sizes = [shard.path.stat().st_size / 1e6 for shard in list_shards(folder)]
   skipped = dataset.info.get('skipped_by_field') or {}
   reasons = ''.join(f', {count} by {field}' for field, count in skipped.items())
+  speakers, languages = _count_speakers_and_languages(dataset)
   return {
     'utterances': f'{len(dataset):,}',
     'hours': f'{total / 3600:,.2f}',
     'seconds': f'{np.mean(seconds):.1f} on average, {np.min(seconds):.1f} to '
-    f'{np.max(seconds):.1f}, the median {np.median(seconds):.1f}',
+    f'{np.max(seconds):.1f}, median {np.median(seconds):.1f}',
     'characters': f'{characters:,}, {characters / total:.1f} per second',
     'words': f'{words:,}, {words / total:.1f} per second',
-    **_who(dataset),
+    'speakers': speakers,
+    'languages': languages,
     'skipped': f'{sum(skipped.values()):,}{reasons}',
     'shards': f'{len(sizes):,} of {min(sizes):,.1f} to {max(sizes):,.1f} MB, '
-    f'{sum(sizes):,.1f} MB together',
+    f'{sum(sizes):,.1f} MB in total',
   }
 
 
-def _who(dataset: records.Dataset) -> dict[str, str]:
-  """Speakers and languages: of all records if they are few, else of a sample."""
-  size = min(len(dataset), SAMPLE)
-  chosen = np.linspace(0, len(dataset) - 1, size).astype(int).tolist()
-  counts = {'speaker': collections.Counter(), 'lang': collections.Counter()}
-  for start in range(0, size, BATCH):
-    for utterance in dataset.__getitems__(chosen[start : start + BATCH]):
-      for field, count in counts.items():
-        count[utterance[field] or 'not said'] += 1
-  told = '' if size == len(dataset) else f' (in a sample of {size})'
-  return {
-    'speakers': _most_common(counts['speaker']) + told,
-    'languages': _most_common(counts['lang']) + told,
-  }
+def _count_speakers_and_languages(dataset: records.Dataset) -> tuple[str, str]:
+  """Count speakers and languages in at most SAMPLE_SIZE records."""
+  size = min(len(dataset), SAMPLE_SIZE)
+  indices = np.linspace(0, len(dataset) - 1, size).astype(int).tolist()
+  speakers, languages = collections.Counter(), collections.Counter()
+  for start in range(0, size, READ_BATCH):
+    for utterance in dataset.__getitems__(indices[start : start + READ_BATCH]):
+      speakers[utterance['speaker'] or 'unknown'] += 1
+      languages[utterance['lang'] or 'unknown'] += 1
+  note = '' if size == len(dataset) else f' (in a sample of {size})'
+  return _most_common(speakers) + note, _most_common(languages) + note
 
 
 def _most_common(counts: collections.Counter[str]) -> str:
-  named = ', '.join(f'{name} {count}' for name, count in counts.most_common(NAMED))
-  others = len(counts) - NAMED
-  return named + (f' and {others} others' if others > 0 else '')
+  common = counts.most_common(MAX_NAMES)
+  text = ', '.join(f'{name} {count}' for name, count in common)
+  others = len(counts) - MAX_NAMES
+  return text + (f' and {others} others' if others > 0 else '')
 
 
 def histogram(seconds: np.ndarray) -> list[tuple[str, int]]:
-  """(range, count) of lengths, in at most BINS ranges of a round width."""
+  """Return (range, count) of lengths, in at most MAX_BINS ranges of a round width."""
   longest = float(seconds.max())
   widths = (base * 10.0**power for power in range(-2, 9) for base in (1, 2, 5))
-  width = next(width for width in widths if width * BINS >= longest)
-  bins = np.minimum(seconds // width, BINS - 1).astype(int)
+  width = next(width for width in widths if width * MAX_BINS >= longest)
+  bins = np.minimum(seconds // width, MAX_BINS - 1).astype(int)
   names = [f'{i * width:g} to {(i + 1) * width:g} s' for i in range(bins.max() + 1)]
   return list(zip(names, np.bincount(bins).tolist(), strict=True))
 
 
-def check(folder: Path) -> Iterator[str]:
-  """Yields what is wrong: each shard that changed, each record that cannot be read."""
-  named = shards(folder)
-  sizes = [s.path.stat().st_size if s.path.is_file() else 0 for s in named]
-  with progress('checksums, MB', sum(sizes) // BLOCK + 1) as advance:
-    for shard in named:
+def find_faults(folder: Path) -> Iterator[str]:
+  """Yield a message for each shard that has changed and each unreadable record."""
+  shards = list_shards(folder)
+  sizes = [s.path.stat().st_size if s.path.is_file() else 0 for s in shards]
+  with progress('checksums, MB', sum(sizes) // BLOCK_BYTES + 1) as advance:
+    for shard in shards:
       try:
-        found = _sha256(shard.path, advance)
+        sha256 = _sha256(shard.path, advance)
       except OSError as error:
         yield f'{shard.path}: cannot be read ({error.strerror})'
         continue
-      if found != shard.sha256:
-        yield f'{shard.path}: sha256 is {found}, {shard.sha256} in dataset.json'
+      if sha256 != shard.sha256:
+        yield f'{shard.path}: sha256 is {sha256}, but {shard.sha256} in dataset.json'
   dataset = records.Dataset(folder)
   with progress('records', len(dataset)) as advance:
-    for start in range(0, len(dataset), BATCH):
-      places = range(start, min(start + BATCH, len(dataset)))
-      yield from _broken(dataset, places)
-      advance(len(places))
+    for start in range(0, len(dataset), READ_BATCH):
+      indices = range(start, min(start + READ_BATCH, len(dataset)))
+      yield from _record_faults(dataset, indices)
+      advance(len(indices))
 
 
 def _sha256(path: Path, advance: Callable[[int], None]) -> str:
+  """Return the checksum of a large file, reporting progress in blocks."""
   digest = hashlib.sha256()
   with path.open('rb') as file:
-    while block := file.read(BLOCK):
+    while block := file.read(BLOCK_BYTES):
       digest.update(block)
-      advance(len(block) // BLOCK)
+      advance(len(block) // BLOCK_BYTES)
   return digest.hexdigest()
 
 
-def _broken(dataset: records.Dataset, places: Sequence[int]) -> Iterator[str]:
+def _record_faults(dataset: records.Dataset, indices: Sequence[int]) -> Iterator[str]:
+  """Yield a message for each record that cannot be read or contradicts the index."""
   try:
-    utterances = dataset.__getitems__(places)
+    utterances = dataset.__getitems__(indices)
   except records.RecordError as error:
-    if len(places) == 1:
+    if len(indices) == 1:
       yield str(error)
-    else:  # one by one, to name each that is broken
-      for place in places:
-        yield from _broken(dataset, [place])
+    else:  # read one by one to find each broken record
+      for index in indices:
+        yield from _record_faults(dataset, [index])
     return
-  for place, utterance in zip(places, utterances, strict=True):
-    if utterance['text'] != dataset.texts[place]:
-      yield f'number {place}, id {utterance["id"]!r}: text is not that of index.jsonl'
+  for index, utterance in zip(indices, utterances, strict=True):
+    if utterance['text'] != dataset.texts[index]:
+      yield f'number {index}, id {utterance["id"]!r}: text differs from index.jsonl'
 
 
 def main(argv: Sequence[str]) -> None:
-  """Prints what the flags ask for."""
-  folder, given = Path(argv[1]), flags.FLAGS
+  """Print what the flags ask for."""
+  folder, args = Path(argv[1]), flags.FLAGS
   console = Console(highlight=False)
-  if given.record is None and (given.wav or given.play or given.plot):
-    raise ValueError('--wav, --play and --plot need a --record=ID_OR_NUMBER')
-  if given.check:
-    faults = 0
-    for fault in check(folder):
-      faults += 1
+  if args.record is None and (args.wav or args.play or args.plot):
+    raise ValueError('--wav, --play and --plot require --record=ID_OR_NUMBER')
+  if args.check:
+    num_faults = 0
+    for fault in find_faults(folder):
+      num_faults += 1
       console.print(Text(printable(f'broken: {fault}')), soft_wrap=True)
-    if faults:
-      raise ValueError(f'{folder}: {faults} faults, listed above')
-    console.print('check: every checksum and every record is right')
+    if num_faults:
+      raise ValueError(f'{folder}: {num_faults} faults, listed above')
+    console.print('check: all checksums and records are correct')
   dataset = records.Dataset(folder)
-  if given.record is not None:
-    utterance = single_record.find(dataset, given.record)
-    print_fields(console, single_record.facts(utterance))
-    single_record.render(utterance['audio'], given.wav, given.play, given.plot)
-  elif not given.check:
-    print_fields(console, facts(folder, dataset))
+  if args.record is not None:
+    utterance = single_record.find_utterance(dataset, args.record)
+    print_fields(console, single_record.describe(utterance))
+    single_record.render(utterance['audio'], args.wav, args.play, args.plot)
+  elif not args.check:
+    print_fields(console, summarize(folder, dataset))
     print_histogram(console, histogram(dataset.seconds))
 
 
 if __name__ == '__main__':
-  flags.DEFINE_bool('check', False, 'verify every checksum and every record')
+  flags.DEFINE_bool('check', False, 'verify all checksums and records')
   flags.DEFINE_string('record', None, 'id or number of one record to show')
   flags.DEFINE_string('wav', None, 'write the audio of --record to this file')
-  flags.DEFINE_bool('play', False, 'play --record')
-  flags.DEFINE_string('plot', None, 'draw waveform and log-mel of --record as a PNG')
+  flags.DEFINE_bool('play', False, 'play the audio of --record')
+  flags.DEFINE_string('plot', None, 'plot waveform and log-mel of --record to this PNG')
   program.run(main, 'DIR')

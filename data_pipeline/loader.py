@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batch number `step`, read and assembled ahead of time by Grain's threads."""
+"""Batches, read and assembled ahead of time by Grain's threads."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -8,8 +8,8 @@ import grain
 
 from data_pipeline.batches import BatchPlan
 
-THREADS = 2  # threads, not processes: those lose on records of audio size
-AHEAD = 8  # batches
+NUM_THREADS = 2  # threads: processes are slower for records as large as audio
+PREFETCH_BATCHES = 8  # batches
 
 
 def load_batches(
@@ -19,14 +19,20 @@ def load_batches(
   *,
   parts: Sequence[int] = (0,),
   total: int = 1,
-  threads: int = THREADS,
+  threads: int = NUM_THREADS,
 ) -> Iterator[Any]:
-  """This host's rows of the batches of `steps`, in order: some of `total` parts.
+  """Iterate over this host's parts of the batches of `steps`, in order.
 
-  What a step has depends on nothing else: neither on the number of threads, nor on
-  where a run was stopped, and a restart reads no batch before its own.
+  parts: which of `total` equal parts of every batch this host loads.
+
+  A batch depends on its step alone, not on the number of threads or on restarts; a
+  restarted run reads no earlier batch.
   """
   dataset = grain.MapDataset.range(steps.start, steps.stop)
-  dataset = dataset.map(lambda step: assemble(order[int(step)].share(parts, total)))
-  options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=AHEAD)
+  dataset = dataset.map(
+    lambda step: assemble(order[int(step)].take_parts(parts, total))
+  )
+  options = grain.ReadOptions(
+    num_threads=threads, prefetch_buffer_size=PREFETCH_BATCHES
+  )
   return iter(dataset.to_iter_dataset(options))

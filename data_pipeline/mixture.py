@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several corpora as one, each with its share of the batches."""
+"""Several corpora as one, each with its weight in batches."""
 
 import bisect
 import itertools
@@ -17,7 +17,7 @@ from data_pipeline.records import Dataset
 
 
 class Corpora(Sequence[dict[str, Any]]):
-  """Prepared folders, one behind the other: as one `Dataset`."""
+  """Prepared folders, concatenated into one `Dataset`; ids must be unique."""
 
   def __init__(self, folders: Sequence[str | Path]):
     self._datasets = [Dataset(folder) for folder in folders]
@@ -30,12 +30,12 @@ class Corpora(Sequence[dict[str, Any]]):
       for id in dataset.ids:
         if (other := self._corpus_of.setdefault(id, number)) != number:
           raise ValueError(
-            f'{folders[number]}: id {id!r} is also in {folders[other]}; responses are'
-            ' joined by id'
+            f'{folders[number]}: id {id!r} is also in {folders[other]}; ids must be'
+            ' unique, because responses are joined by id'
           )
 
-  def corpus_of(self, ids: Sequence[str]) -> Int[np.ndarray, ' n']:
-    """The number of the folder that each utterance is in."""
+  def corpus_indices(self, ids: Sequence[str]) -> Int[np.ndarray, ' n']:
+    """Return the index of the folder of each utterance."""
     return np.asarray([self._corpus_of[id] for id in ids])
 
   def __len__(self) -> int:
@@ -45,28 +45,28 @@ class Corpora(Sequence[dict[str, Any]]):
     return self.__getitems__([index])[0]
 
   def __getitems__(self, indices: Collection[SupportsIndex]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = [{}] * len(indices)
-    wanted: dict[int, list[tuple[int, int]]] = {}
-    for place, index in enumerate(map(operator.index, indices)):
+    utterances: list[dict[str, Any]] = [{}] * len(indices)
+    by_corpus: dict[int, list[tuple[int, int]]] = {}  # (position in result, index)
+    for position, index in enumerate(map(operator.index, indices)):
       corpus = bisect.bisect_right(self._starts, index) - 1
-      wanted.setdefault(corpus, []).append((place, index - self._starts[corpus]))
-    for corpus, members in wanted.items():
+      by_corpus.setdefault(corpus, []).append((position, index - self._starts[corpus]))
+    for corpus, members in by_corpus.items():
       records = self._datasets[corpus].__getitems__([index for _, index in members])
-      for (place, _), record in zip(members, records, strict=True):
-        found[place] = record
-    return found
+      for (position, _), record in zip(members, records, strict=True):
+        utterances[position] = record
+    return utterances
 
 
 class Mixture(Sequence[BatchPlan]):
-  """An endless order of batches, each of one corpus, in shares as exact as can be.
+  """An endless order of batches, each of one corpus, interleaved by weight.
 
-  Every corpus' own batches come in their own order, none left out and none twice.
-  weights: of the corpora, in batches.
+  The batches of a corpus keep their order; none is skipped or repeated.
+  weights: of the corpora, in batches. Their fractions are met as exactly as possible.
   """
 
   def __init__(self, orders: Sequence[Sequence[BatchPlan]], weights: Sequence[float]):
     if min(weights) <= 0:
-      raise ValueError(f'the weights {list(weights)} of corpora are not all above 0')
+      raise ValueError(f'weights of corpora must be above 0; they are {list(weights)}')
     sources = [grain.MapDataset.source(order) for order in orders]
     self._mixed = grain.MapDataset.mix(sources, weights)
 

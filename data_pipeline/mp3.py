@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much sound an MP3 file holds, counted over its frame headers.
+"""The number of samples in an MP3 file, counted over its frame headers.
 
-Without a Xing or VBRI header the decoding library guesses the length from the first
-frame's bit rate, and drops without a word what lies beyond it.
+Without a Xing or VBRI header the decoding library estimates the length from the bit
+rate of the first frame, and silently drops everything after it.
 """
 
 _MPEG_1 = 3  # version 1; 2 is MPEG 2, 0 is MPEG 2.5
@@ -16,13 +16,13 @@ _KILOBITS_MPEG_2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160
 _LAYER_3 = 1
 
 
-def states_its_length(data: bytes) -> bool:
-  """Whether the first frame is one that describes the others."""
+def has_length_header(data: bytes) -> bool:
+  """Return whether the first frame is a header that states the length."""
   return any(tag in data[:200] for tag in (b'Xing', b'Info', b'VBRI'))
 
 
 def count_samples(data: bytes) -> int:
-  """Samples per channel in the whole frames from the start of `data`."""
+  """Return the samples per channel of the complete frames at the start of `data`."""
   samples = offset = 0
   while offset + 4 <= len(data):
     header = int.from_bytes(data[offset : offset + 4], 'big')

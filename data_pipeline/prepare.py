@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A corpus as its publisher ships it -> ArrayRecord shards of 16 kHz speech.
+r"""Program: convert a published corpus to ArrayRecord shards of 16 kHz speech.
 
   python -m data_pipeline.prepare --input=speech/manifest.jsonl --output=prepared
 
-Shard i holds the i-th `--shard_size` utterances: the same input gives the same bytes,
-wherever and however often it is run. A finished shard is noted in `OUTPUT/progress`,
-where a run that was stopped goes on. Utterances that cannot be used are skipped,
-counted in `dataset.json` and listed in `skipped.jsonl`.
+Shard i holds the i-th `--shard_size` utterances, so the same input gives the same bytes
+in every run. Finished shards are recorded in `OUTPUT/progress`, from which a stopped
+run resumes. Utterances that cannot be used are skipped, counted in `dataset.json` and
+listed in `skipped.jsonl`.
 
-The shards are made by Apache Beam: in this process, with a thread per core, or where
-`--runner` says (Flink, Spark, Dataflow), with what `--beam_options` says to Beam:
+Apache Beam makes the shards: in this process, with one thread per core, or on any
+`--runner` (Flink, Spark, Dataflow) with its `--beam_options`:
 
   python -m data_pipeline.prepare --corpus=mls --input=/gcs/mls --output=/gcs/prepared \
       --runner=DataflowRunner --beam_options='--project=speech --region=us-central1
       --temp_location=gs://speech/tmp --setup_file=./setup.py'
 
-The workers need this package, and the input and the output as folders at these same
-paths: a shared file system, or a bucket that is mounted. The corpus is listed here.
-More than a dozen cores of one machine keep busy with
+The workers need this package, and the input and the output at the same paths: on a
+shared file system or a mounted bucket. The corpus is listed in this process. To use
+more than a dozen cores of one machine, set
 `--beam_options='--direct_running_mode=multi_processing --direct_num_workers=8'`.
 """
 
@@ -52,116 +52,121 @@ def prepare(
   runner: str = pipeline.DIRECT,
   beam_options: Sequence[str] = (),
 ) -> dict[str, Any]:
-  """Writes the shards that are not there yet; returns the content of `dataset.json`.
+  """Write the shards that are not complete; returns the content of `dataset.json`.
 
-  ValueError if `output` holds something else, or if more than the share `max_skipped`
-  of the utterances had to be skipped (the finished shards stay for the next run).
+  max_skipped: fraction of utterances that may be skipped. threads: that decode.
+
+  ValueError if `output` holds another corpus or was written with other settings, or if
+  too many utterances were skipped; finished shards are kept for the next run.
   """
   settings = settings or Settings()
-  output = Path(output).absolute()  # a worker may run in another folder
-  items = open_corpus(corpus, Path(input).absolute())
-  listed = plan.plan_shards(items, output / 'plan', settings.shard_size)
-  if not listed.parts:
-    raise ValueError(f'{input}: no utterances in the layout of --corpus={corpus}')
-  # Other runners have the cores busy with other parts.
+  output = Path(output).absolute()  # workers may have another working directory
+  utterances = open_corpus(corpus, Path(input).absolute())
+  shard_plan = plan.plan_shards(utterances, output / 'plan', settings.shard_size)
+  if not shard_plan.parts:
+    raise ValueError(f'{input}: has no utterances in the layout --corpus={corpus}')
+  # Other runners use the cores for other parts.
   threads = threads or (os.cpu_count() if runner == pipeline.DIRECT else 1) or 1
-  job = Job(output, listed, settings, threads)
+  job = Job(output, shard_plan, settings, threads)
   try:
     _check_output(job, input)
   except ValueError:
-    shutil.rmtree(listed.folder)
+    shutil.rmtree(shard_plan.folder)
     raise
   if not (output / 'dataset.json').exists():
-    _begin(job)
+    _write_settings(job)
     pipeline.run(job, runner, beam_options)
-  shutil.rmtree(listed.folder)
-  return summary.write(job, max_skipped)
+  shutil.rmtree(shard_plan.folder)
+  return summary.write_summary(job, max_skipped)
 
 
 def _check_output(job: Job, input: str | Path) -> None:
-  """Raises ValueError if the folder holds anything but what this job makes."""
-  mend = f'delete {job.output} or choose another --output'
-  now = _flat(job.settings)
-  for name, before in _begun_with(job).items():
-    if now.get(name) != before:
+  """Raise ValueError if the output folder does not belong to this job."""
+  advice = f'delete {job.output} or choose another --output'
+  settings = _settings_json(job.settings)
+  for name, previous in _read_settings(job).items():
+    if settings.get(name) != previous:
       raise ValueError(
-        f'{job.output}: was begun with {name}={before!r}, not {now.get(name)!r}; {mend}'
+        f'{job.output}: was written with {name}={previous!r}, not'
+        f' {settings.get(name)!r}; {advice}'
       )
-  names = {job.shard(part).name for part in range(job.plan.parts)}
-  strangers = {path.name for path in job.output.glob('data-*.array_record')} - names
-  if strangers:
+  names = {job.shard_path(part).name for part in range(job.plan.parts)}
+  unexpected = {path.name for path in job.output.glob('data-*.array_record')} - names
+  if unexpected:
     raise ValueError(
-      f'{job.output / min(strangers)}: is not one of the {len(names)} shards that '
-      f'{input} makes; {mend}'
+      f'{job.output / min(unexpected)}: is not one of the {len(names)} shards of'
+      f' {input}; {advice}'
     )
   if not (job.output / 'dataset.json').exists():
-    return  # what has changed since is made again
-  parts, is_done = range(job.plan.parts), functools.partial(shard.is_done, job=job)
-  for part, done in enumerate(shard.in_order(is_done, parts, job.threads)):
-    if not done:
+    return  # outdated shards are made again
+  is_complete = functools.partial(shard.is_complete, job=job)
+  complete = shard.map_in_order(is_complete, range(job.plan.parts), job.threads)
+  for part, part_is_complete in enumerate(complete):
+    if not part_is_complete:
       raise ValueError(
-        f'{job.shard(part)}: was made from other utterances or files than {input} '
-        f'has now; {mend}'
+        f'{job.shard_path(part)}: was made from other utterances or files than {input}'
+        f' has now; {advice}'
       )
 
 
-def _settings_file(job: Job) -> Path:
+def _settings_path(job: Job) -> Path:
   return job.output / 'progress' / 'settings.json'
 
 
-def _flat(settings: Settings) -> dict[str, Any]:
-  """Names and values, as JSON has them."""
+def _settings_json(settings: Settings) -> dict[str, Any]:
+  """Return the settings, limits and schema version as JSON values by name."""
   content = dataclasses.asdict(settings)
   content |= content.pop('limits') | {'schema_version': records.SCHEMA_VERSION}
   return json.loads(json.dumps(content))
 
 
-def _begun_with(job: Job) -> dict[str, Any]:
+def _read_settings(job: Job) -> dict[str, Any]:
+  """Return the settings of an earlier run, {} if there are none."""
   try:
-    return dict(json.loads(_settings_file(job).read_text()))
+    return dict(json.loads(_settings_path(job).read_text()))
   except (OSError, ValueError, TypeError):
     return {}
 
 
-def _begin(job: Job) -> None:
-  _settings_file(job).parent.mkdir(exist_ok=True)
-  with open_atomically(_settings_file(job)) as file:
-    json.dump(_flat(job.settings), file)
+def _write_settings(job: Job) -> None:
+  _settings_path(job).parent.mkdir(exist_ok=True)
+  with open_atomically(_settings_path(job)) as file:
+    json.dump(_settings_json(job.settings), file)
 
 
 def main(argv: Sequence[str]) -> None:
-  """Runs `prepare` with the flags."""
+  """Run `prepare` with the flags."""
   del argv
-  given = flags.FLAGS
-  limits = audio.Limits(seconds=given.max_seconds)
+  args = flags.FLAGS
+  limits = audio.Limits(seconds=args.max_seconds)
   info = prepare(
-    given.corpus,
-    given.input,
-    given.output,
-    settings=Settings(given.shard_size, given.max_characters, given.encoding, limits),
-    max_skipped=given.max_skipped,
-    threads=given.threads,
-    runner=given.runner,
-    beam_options=shlex.split(given.beam_options),
+    args.corpus,
+    args.input,
+    args.output,
+    settings=Settings(args.shard_size, args.max_characters, args.encoding, limits),
+    max_skipped=args.max_skipped,
+    threads=args.threads,
+    runner=args.runner,
+    beam_options=shlex.split(args.beam_options),
   )
   print(
     f'prepare: {info["examples"]} utterances, {info["hours"]:.2f} hours, '
-    f'{sum(info["skipped_by_field"].values())} skipped, in {given.output}'
+    f'{sum(info["skipped_by_field"].values())} skipped, in {args.output}'
   )
 
 
 if __name__ == '__main__':
   # Defined here: other programs of this package have flags of the same names.
   flags.DEFINE_enum('corpus', 'manifest', sorted(CORPORA), 'layout of the corpus')
-  flags.DEFINE_string('input', None, 'the manifest, or the folder of the corpus')
+  flags.DEFINE_string('input', None, 'manifest or folder of the corpus')
   flags.DEFINE_string('output', None, 'folder to write')
   flags.DEFINE_enum('encoding', 'flac', records.ENCODINGS, 'of the audio in the shards')
   flags.DEFINE_integer('shard_size', 1_000, 'utterances per shard', lower_bound=1)
-  flags.DEFINE_float('max_skipped', 0.01, 'share that may be unusable', 0, 1)
+  flags.DEFINE_float('max_skipped', 0.01, 'fraction that may be unusable', 0, 1)
   flags.DEFINE_integer('max_characters', 2_000, 'of a transcript', lower_bound=1)
   flags.DEFINE_float('max_seconds', 600, 'of an utterance', 0.025, records.MAX_SECONDS)
   flags.DEFINE_integer('threads', None, 'that decode; one per core on the DirectRunner')
   flags.DEFINE_string('runner', pipeline.DIRECT, 'any runner of Apache Beam')
-  flags.DEFINE_string('beam_options', '', "Beam's own, separated by spaces")
+  flags.DEFINE_string('beam_options', '', "Beam's options, separated by spaces")
   flags.mark_flags_as_required(['input', 'output'])
   program.run(main)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Records on disk: containers in ArrayRecord shards, and prepared folders of speech.
 
-A folder of speech holds `data-00000-of-0000N.array_record`, `index.jsonl` (one line per
-record, in order: id, seconds, text) and `dataset.json` (counts, checksums, skips). The
-audio of a record is a FLAC file (array `flac`) or samples (array `audio`, int16).
+A prepared folder holds `data-00000-of-0000N.array_record`, `index.jsonl` (one line per
+record, in order: id, seconds, text) and `dataset.json` (counts, checksums, skipped
+utterances). The audio of a record is a FLAC file (array `flac`) or samples (array
+`audio`, int16).
 """
 
 import bisect
@@ -29,42 +30,43 @@ from data_pipeline.container import RecordError, pack, unpack
 SCHEMA_VERSION = 1
 MAX_SECONDS = 3_600.0  # of an utterance
 ENCODINGS = ('flac', 'int16')  # of the audio in a record
-UTTERANCE = ('id', 'text', 'speaker', 'lang', 'response')
+UTTERANCE_FIELDS = ('id', 'text', 'speaker', 'lang', 'response')
 
 _DIGITS = '[0-9]' * 5
-_CLOSE = 0.001  # seconds that a length may be off, as float32
+_SECONDS_TOLERANCE = 0.001  # lengths are float32
 
 
 def shard_name(name: str, index: int, total: int) -> str:
-  """The file name of one shard of `total`."""
+  """Return the file name of one shard of `total`."""
   return f'{name}-{index:05d}-of-{total:05d}.array_record'
 
 
 @contextlib.contextmanager
-def _writing(path: pathlib.Path):
+def _translate_write_errors(path: pathlib.Path):
+  """Raise OSError in place of the writer's RuntimeError, such as for a full disk."""
   try:
     yield
-  except RuntimeError as error:  # what the writer raises, a full disk included
+  except RuntimeError as error:
     raise OSError(f'{path}: cannot be written ({error})') from None
 
 
 def write_shard(path: str | pathlib.Path, records: Iterable[bytes]) -> int:
-  """Writes one shard, whole or not at all; returns the number of records."""
+  """Write one shard atomically; returns the number of records."""
   path = pathlib.Path(path)
   with replace_atomically(path) as temporary:
-    return _write(temporary, records)
+    return _write_records(temporary, records)
 
 
-def _write(path: pathlib.Path, records: Iterable[bytes]) -> int:
-  # Group size 1: any record can be read alone. Audio hardly compresses further.
+def _write_records(path: pathlib.Path, records: Iterable[bytes]) -> int:
+  # A group size of 1 lets any record be read alone. Audio hardly compresses further.
   options, count = 'group_size:1,uncompressed', 0
-  with _writing(path):
+  with _translate_write_errors(path):
     writer = array_record_module.ArrayRecordWriter(str(path), options)
   for record in records:
-    with _writing(path):
+    with _translate_write_errors(path):
       writer.write(record)
     count += 1
-  with _writing(path):
+  with _translate_write_errors(path):
     writer.close()
   return count
 
@@ -88,11 +90,10 @@ class Shards(Sequence[bytes]):
 
   @staticmethod
   def _open(path: pathlib.Path) -> array_record_module.ArrayRecordReader:
-    # Without read-ahead: neighbours of a record read at random are not wanted.
-    options = 'readahead_buffer_size:0'
+    options = 'readahead_buffer_size:0'  # useless for random access
     reader = array_record_module.ArrayRecordReader(str(path), options=options)
     if not reader.ok():  # it does not raise
-      raise RecordError(f'{path}: not an ArrayRecord file, or a truncated one')
+      raise RecordError(f'{path}: is not an ArrayRecord file, or truncated')
     return reader
 
   def __len__(self) -> int:
@@ -102,35 +103,35 @@ class Shards(Sequence[bytes]):
     return self.__getitems__([index])[0]
 
   def __getitems__(self, indices: Collection[SupportsIndex]) -> list[bytes]:
-    """Many records at once: much faster than one by one."""
-    wanted: dict[int, dict[int, int]] = {}  # shard -> place in the answer -> row
-    for place, index in enumerate(indices):
-      shard, row = self._find(operator.index(index))
-      wanted.setdefault(shard, {})[place] = row
+    """Read many records at once, which is much faster than one by one."""
+    by_shard: dict[int, dict[int, int]] = {}  # shard -> position in result -> row
+    for position, index in enumerate(indices):
+      shard, row = self._split_index(operator.index(index))
+      by_shard.setdefault(shard, {})[position] = row
     records = [b''] * len(indices)
-    for shard, rows in wanted.items():
-      found = self._read(shard, list(rows.values()))
-      for place, record in zip(rows, found, strict=True):
-        records[place] = record
+    for shard, rows in by_shard.items():
+      contents = self._read(shard, list(rows.values()))
+      for position, record in zip(rows, contents, strict=True):
+        records[position] = record
     return records
 
-  def _find(self, index: int) -> tuple[int, int]:
-    """Which shard holds the record, and in which row."""
+  def _split_index(self, index: int) -> tuple[int, int]:
+    """Return the shard of a record and its row there."""
     if not 0 <= index < len(self):
-      raise IndexError(f'record {index} of {len(self)}')
+      raise IndexError(f'record {index} is out of range; there are {len(self)}')
     shard = bisect.bisect_right(self._starts, index) - 1
     return shard, index - self._starts[shard]
 
   def locate(self, index: SupportsIndex) -> str:
-    """The shard and record of an index, for messages."""
-    shard, row = self._find(operator.index(index))
+    """Return the path and row of a record, for messages."""
+    shard, row = self._split_index(operator.index(index))
     return f'{self._paths[shard]}: record {row}'
 
   def _read(self, shard: int, rows: list[int]) -> list[bytes]:
     try:
       return self._readers[shard].read(rows)
     except (RuntimeError, IndexError) as error:
-      if len(rows) > 1:  # one by one, to name the one that is broken
+      if len(rows) > 1:  # read one by one to find the broken record
         return [self._read(shard, [row])[0] for row in rows]
       reason = str(error).split(' (')[0]
       raise RecordError(f'{self._paths[shard]}: record {rows[0]}: {reason}') from None
@@ -139,13 +140,13 @@ class Shards(Sequence[bytes]):
     return self._paths, self._starts
 
   def __setstate__(self, state):
-    # Readers are not picklable: a worker process opens its own.
+    # Readers cannot be pickled, so a worker process opens its own.
     self._paths, self._starts = state
     self._readers = [self._open(path) for path in self._paths]
 
 
 class Dataset(Sequence[dict[str, Any]]):
-  """A prepared folder: `.ids .seconds .texts` of all, and each utterance by index."""
+  """A prepared folder: utterances by index, and `ids`, `seconds`, `texts` of all."""
 
   def __init__(self, folder: str | pathlib.Path):
     folder = pathlib.Path(folder)
@@ -161,31 +162,31 @@ class Dataset(Sequence[dict[str, Any]]):
     self._shards = Shards(folder)
     if not len(self._shards) == len(lines) == self.info['examples']:
       raise RecordError(
-        f'{folder}: {len(self._shards)} records, {len(lines)} lines of index.jsonl and '
-        f'{self.info["examples"]} examples of dataset.json should be the same number'
+        f'{folder}: counts differ: {len(self._shards)} records, {len(lines)} lines in '
+        f'index.jsonl, {self.info["examples"]} examples in dataset.json'
       )
 
   def __len__(self) -> int:
     return len(self.ids)
 
   def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
-    """id, text, speaker, lang, response, and audio: float32 [samples] at 16 kHz."""
+    """Return id, text, speaker, lang, response, and audio [samples] float32, 16 kHz."""
     return self.__getitems__([index])[0]
 
   def __getitems__(self, indices: Collection[SupportsIndex]) -> list[dict[str, Any]]:
     records = self._shards.__getitems__(indices)
-    places = map(operator.index, indices)
-    return [self._decode(i, record) for i, record in zip(places, records, strict=True)]
+    pairs = zip(map(operator.index, indices), records, strict=True)
+    return [self._decode(index, record) for index, record in pairs]
 
   def _decode(self, index: int, record: bytes) -> dict[str, Any]:
     try:
       header, arrays = unpack(record)
-      if (name := header.get('id')) != self.ids[index]:
-        raise RecordError(f'id is {name!r}, but {self.ids[index]!r} in index.jsonl')
+      if (id := header.get('id')) != self.ids[index]:
+        raise RecordError(f'id is {id!r}, but {self.ids[index]!r} in index.jsonl')
       samples = _unpack_audio(arrays, float(self.seconds[index]))
     except (RecordError, audio.AudioError) as error:
       raise RecordError(f'{self._shards.locate(index)}: {error}') from None
-    return {key: header.get(key) for key in UTTERANCE} | {'audio': samples}
+    return {key: header.get(key) for key in UTTERANCE_FIELDS} | {'audio': samples}
 
 
 def pack_utterance(
@@ -193,9 +194,12 @@ def pack_utterance(
   samples: Float[np.ndarray, 'samples'],
   encoding: str = 'flac',
 ) -> bytes:
-  """The record of one utterance; `samples` in -1..1 at 16 kHz are kept as 16 bits."""
+  """Serialize an utterance; samples in [-1, 1] at 16 kHz are stored as 16 bits.
+
+  encoding: of the audio, one of ENCODINGS.
+  """
   pcm = np.clip(np.round(samples * 32768), -32768, 32767).astype(np.int16)
-  header = {key: utterance[key] for key in UTTERANCE if utterance[key] is not None}
+  header = {k: utterance[k] for k in UTTERANCE_FIELDS if utterance[k] is not None}
   if encoding == 'int16':
     return pack(header, {'audio': pcm})
   file = io.BytesIO()
@@ -206,14 +210,13 @@ def pack_utterance(
 def _unpack_audio(
   arrays: Mapping[str, np.ndarray], seconds: float
 ) -> Float32[np.ndarray, 'samples']:
-  """The samples, which should last as long as the index says."""
+  """Return the samples; RecordError or AudioError if their length is not `seconds`."""
   match arrays:
     case {'flac': flac}:
-      # A small file may hold hours of silence: no more is decoded than there should be,
-      # whatever its header says.
+      # Decoding stops at the length in the index: few bytes may be hours of silence.
       limits = audio.Limits(
         encoded_bytes=flac.nbytes,
-        seconds=min(MAX_SECONDS, seconds + _CLOSE),
+        seconds=min(MAX_SECONDS, seconds + _SECONDS_TOLERANCE),
         min_seconds=0.0,
         min_rate=SAMPLE_RATE,
         max_rate=SAMPLE_RATE,
@@ -223,15 +226,15 @@ def _unpack_audio(
     case {'audio': pcm} if pcm.dtype == np.int16 and pcm.ndim == 1:
       samples = pcm.astype(np.float32) / 32768
     case _:
-      raise RecordError('has neither an array flac nor int16 audio')
-  found = len(samples) / SAMPLE_RATE
-  if not abs(found - seconds) <= _CLOSE:
-    raise RecordError(f'audio lasts {found:g} s, but {seconds:g} s in index.jsonl')
+      raise RecordError('has neither an array `flac` nor an int16 array `audio`')
+  decoded = len(samples) / SAMPLE_RATE
+  if not abs(decoded - seconds) <= _SECONDS_TOLERANCE:
+    raise RecordError(f'audio has {decoded:g} s, but {seconds:g} s in index.jsonl')
   return samples
 
 
 def read_info(path: pathlib.Path) -> dict[str, Any]:
-  """What a `dataset.json` says; RecordError if it is none."""
+  """Read `dataset.json`; RecordError if it is damaged or of another schema version."""
   try:
     info = json.loads(path.read_text())
     version, info['examples'] = info['schema_version'], int(info['examples'])
@@ -241,6 +244,6 @@ def read_info(path: pathlib.Path) -> dict[str, Any]:
     raise RecordError(f'{path}: cannot be read ({error!r})') from None
   if version != SCHEMA_VERSION:
     raise RecordError(
-      f'{path}: schema_version is {version!r}, this program reads {SCHEMA_VERSION}'
+      f'{path}: schema_version is {version!r}; this program reads {SCHEMA_VERSION}'
     )
   return info

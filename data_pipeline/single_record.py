@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One record of a prepared folder, to be read, heard and looked at."""
+"""One record of a prepared folder: look it up, describe, export, plot and play it."""
 
 import shutil
 import subprocess
@@ -21,81 +21,86 @@ PLAYERS = (
 )
 
 
-def find(dataset: Dataset, which: str) -> dict[str, Any]:
-  """The utterance of this id or, where no id is so called, of this number."""
+def find_utterance(dataset: Dataset, key: str) -> dict[str, Any]:
+  """Return the utterance with id `key` or, if there is none, of number `key`."""
   try:
-    place = dataset.ids.index(which)
+    index = dataset.ids.index(key)
   except ValueError:
-    place = int(which) if which.isdecimal() else len(dataset)
-  if place >= len(dataset):
+    index = int(key) if key.isdecimal() else len(dataset)
+  if index >= len(dataset):
     raise ValueError(
-      f'--record={which} is neither an id (the first is {dataset.ids[0]!r}) nor a '
+      f'--record={key} is neither an id (the first is {dataset.ids[0]!r}) nor a '
       f'number from 0 to {len(dataset) - 1}'
     )
-  return {'number': place} | dataset[place]
+  return {'number': index} | dataset[index]
 
 
-def facts(utterance: dict[str, Any]) -> dict[str, str]:
-  """What is known of an utterance, each fact with its name."""
-  sound = utterance['audio']
-  said = {name: str(value) for name, value in utterance.items() if value is not None}
-  del said['audio']
-  return said | {
-    'seconds': f'{len(sound) / SAMPLE_RATE:.3f}',
-    'peak': f'{np.abs(sound).max():.3f}, root mean square '
-    f'{np.sqrt(np.mean(np.square(sound, dtype=np.float64))):.3f}',
+def describe(utterance: dict[str, Any]) -> dict[str, str]:
+  """Return the fields of an utterance and statistics of its audio, by name."""
+  audio = utterance['audio']
+  fields = {name: str(value) for name, value in utterance.items() if value is not None}
+  del fields['audio']
+  root_mean_square = np.sqrt(np.mean(np.square(audio, dtype=np.float64)))
+  return fields | {
+    'seconds': f'{len(audio) / SAMPLE_RATE:.3f}',
+    'peak': f'{np.abs(audio).max():.3f}, root mean square {root_mean_square:.3f}',
   }
 
 
 def render(
-  sound: Float[np.ndarray, ' samples'], wav: str | None, heard: bool, plot: str | None
+  audio: Float[np.ndarray, ' samples'],
+  wav: str | None,
+  play_audio: bool,
+  plot: str | None,
 ) -> None:
-  """Writes, draws and plays 16 kHz audio, as asked for."""
+  """Write 16 kHz audio to `wav`, plot it to `plot`, and play it, as requested."""
   if wav:
-    _write_wav(sound, Path(wav))
+    _write_wav(audio, Path(wav))
   if plot:
-    draw(sound, Path(plot))
-  if heard:
-    play(sound)
+    draw(audio, Path(plot))
+  if play_audio:
+    play(audio)
 
 
-def _write_wav(sound: Float[np.ndarray, ' samples'], path: Path) -> None:
-  with path.open('wb') as file:  # an OSError that names the file, if it cannot be
-    soundfile.write(file, sound, SAMPLE_RATE, 'PCM_16', format='WAV')
+def _write_wav(audio: Float[np.ndarray, ' samples'], path: Path) -> None:
+  with path.open('wb') as file:  # its OSError names the path; soundfile's does not
+    soundfile.write(file, audio, SAMPLE_RATE, 'PCM_16', format='WAV')
 
 
-def play(sound: Float[np.ndarray, ' samples']) -> None:
-  """Plays 16 kHz audio through the first player that is installed; OSError if none."""
-  found = [player for player in PLAYERS if shutil.which(player[0])]
-  if not found:
+def play(audio: Float[np.ndarray, ' samples']) -> None:
+  """Play 16 kHz audio with the first installed player; OSError if there is none."""
+  installed = [player for player in PLAYERS if shutil.which(player[0])]
+  if not installed:
     names = ', '.join(player[0] for player in PLAYERS)
-    raise OSError(f'--play needs one of {names}, and none is installed; try --wav')
+    raise OSError(f'--play needs one of {names}; none is installed. Use --wav instead')
   with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / 'record.wav'
-    _write_wav(sound, path)
-    done = subprocess.run([*found[0], str(path)], capture_output=True, text=True)
-  if done.returncode:
-    raise OSError(f'{found[0][0]} cannot play the record: {done.stderr.strip()[:200]}')
+    _write_wav(audio, path)
+    command = [*installed[0], str(path)]
+    process = subprocess.run(command, capture_output=True, text=True)
+  if process.returncode:
+    reason = process.stderr.strip()[:200]
+    raise OSError(f'{installed[0][0]} cannot play the record: {reason}')
 
 
-def draw(sound: Float[np.ndarray, ' samples'], path: Path) -> None:
-  """A PNG of the waveform above the log-mel spectrogram, low notes at the bottom."""
+def draw(audio: Float[np.ndarray, ' samples'], path: Path) -> None:
+  """Write a PNG of the waveform above the log-mel spectrogram."""
   from matplotlib.figure import Figure  # slow to import
 
   figure = Figure(figsize=(10, 4.5), layout='constrained')
-  above, below = figure.subplots(2, sharex=True, height_ratios=(1, 2))
-  time = np.arange(len(sound)) / SAMPLE_RATE
-  above.plot(time, sound, color='#35618f', linewidth=0.5)
-  above.set(ylabel='amplitude')
-  log_mel = whisper_log_mel(sound)
+  top, bottom = figure.subplots(2, sharex=True, height_ratios=(1, 2))
+  time = np.arange(len(audio)) / SAMPLE_RATE
+  top.plot(time, audio, color='#35618f', linewidth=0.5)
+  top.set(ylabel='amplitude')
+  log_mel = whisper_log_mel(audio)
   seconds = len(log_mel) * HOP / SAMPLE_RATE
-  below.imshow(
+  bottom.imshow(
     log_mel.T,
     aspect='auto',
     origin='lower',
     cmap='magma',
     extent=(0, seconds, 0, log_mel.shape[1]),
   )
-  below.set(xlabel='seconds', ylabel='mel bin', xlim=(0, len(sound) / SAMPLE_RATE))
+  bottom.set(xlabel='seconds', ylabel='mel bin', xlim=(0, len(audio) / SAMPLE_RATE))
   with path.open('wb') as file:
     figure.savefig(file, format='png', dpi=120)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which sound file it is, by its first bytes, before any library parses them."""
+"""Audio formats recognised by their first bytes, before any library parses a file."""
 
 import struct
 
@@ -7,19 +7,23 @@ import struct
 _WAV_CODECS = {(1, 8), (1, 16), (1, 24), (1, 32), (3, 32), (3, 64)}
 _EXTENSIBLE = 0xFFFE
 _EXTENSIBLE_GUID = bytes.fromhex('00000000001000800000aa00389b71')[1:]
-_UNKNOWN_LENGTH = 0x7FFF_0000  # writers to a pipe put a size from here up
+_UNKNOWN_LENGTH = 0x7FFF_0000  # writers to a pipe state this size or a larger one
 
 
 class AudioError(ValueError):
-  """Audio that cannot be used: `name: field is ..., limit ...`."""
+  """Audio that cannot be used: `NAME: FIELD is …, limit …`."""
 
   def __init__(self, name: str, field: str, problem: str):
     super().__init__(f'{name}: {field} {problem}')
     self.field = field
 
 
-def sniff(data: bytes, name: str) -> bytes:
-  """Lets four containers through, freed of what could disguise another."""
+def sanitize(data: bytes, name: str) -> bytes:
+  """Accept WAV, FLAC, Ogg and MP3 only; returns the bytes to decode.
+
+  ID3 tags and unknown WAV chunks, which can hide another format, are removed.
+  AudioError if the format is another or the data is truncated.
+  """
   if not data:
     raise AudioError(name, 'content', 'is empty (0 bytes)')
   if data[:3] == b'ID3' and len(data) > 10:
@@ -36,7 +40,7 @@ def sniff(data: bytes, name: str) -> bytes:
 
 
 def _canonical_wav(data: bytes, name: str) -> bytes:
-  """The same WAV with only the two chunks checked here: nothing else gets parsed."""
+  """Return the same WAV file with its format and data chunks only."""
   chunks, offset = {}, 12
   while offset + 8 <= len(data) and b'data' not in chunks:
     kind, size = struct.unpack_from('<4sI', data, offset)
@@ -46,7 +50,7 @@ def _canonical_wav(data: bytes, name: str) -> bytes:
     chunks.setdefault(kind, body)
     offset += 8 + size + size % 2
   if b'fmt ' not in chunks or b'data' not in chunks or len(chunks[b'fmt ']) < 16:
-    raise AudioError(name, 'content', 'is truncated: no samples in the WAV file')
+    raise AudioError(name, 'content', 'is truncated: the WAV file has no samples')
   format_chunk, samples = chunks[b'fmt '], chunks[b'data']
   tag, channels, rate, _, _, bits = struct.unpack_from('<HHIIHH', format_chunk)
   if tag == _EXTENSIBLE and format_chunk[26:40] == _EXTENSIBLE_GUID:
@@ -55,16 +59,18 @@ def _canonical_wav(data: bytes, name: str) -> bytes:
     raise AudioError(
       name, 'codec', f'is WAV format {tag:#06x} of {bits} bits, limit PCM or float'
     )
-  frame = channels * bits // 8 % 2**16  # channels are checked once it is open
-  speed = rate * frame % 2**32
-  header = struct.pack('<HHIIHH', tag, channels, rate, speed, frame, bits)
+  frame_bytes = channels * bits // 8 % 2**16  # `audio` checks the channels later
+  bytes_per_second = rate * frame_bytes % 2**32
+  header = struct.pack(
+    '<HHIIHH', tag, channels, rate, bytes_per_second, frame_bytes, bits
+  )
   body = b'WAVEfmt ' + struct.pack('<I', 16) + header
   body += b'data' + struct.pack('<I', len(samples)) + samples
   return b'RIFF' + struct.pack('<I', len(body)) + body
 
 
 def _complete_ogg(data: bytes, name: str) -> bytes:
-  """An Ogg stream says on its last page that it ends there."""
+  """Return an Ogg stream unchanged; AudioError if its last page is not marked so."""
   last = data.rfind(b'OggS')
   segments = data[last + 26] if last + 27 <= len(data) else 0
   size = 27 + segments + sum(data[last + 27 : last + 27 + segments])

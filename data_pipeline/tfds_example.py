@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records of TFDS in ArrayRecord shards, decoded without TensorFlow.
+"""TFDS records in ArrayRecord shards, decoded without TensorFlow.
 
-Each is a `tf.train.Example`: lists of bytes, floats or integers by name.
+Each record is a `tf.train.Example`: lists of bytes, floats or integers by name.
 """
 
 import pathlib
@@ -19,7 +19,7 @@ ENCODINGS = ('none', 'bytes', 'zlib')  # of a tfds.features.Tensor
 
 
 class Shard:
-  """The examples of one shard, by number: features by name."""
+  """The examples of one shard by number, each a mapping of names to features."""
 
   def __init__(self, path: pathlib.Path):
     if not path.is_file():
@@ -27,15 +27,14 @@ class Shard:
     options = 'readahead_buffer_size:0'
     self._reader = array_record_module.ArrayRecordReader(str(path), options=options)
     if not self._reader.ok():  # it does not raise
-      raise ValueError(f'{path}: not an ArrayRecord file, or a truncated one')
+      raise ValueError(f'{path}: is not an ArrayRecord file, or truncated')
 
   def __len__(self) -> int:
     return self._reader.num_records()
 
   def __getitem__(self, number: int) -> Mapping[str, Any]:
-    """ValueError if the record cannot be read, or is no example."""
-    # Slow to import; a parser of our own would be one more to keep right.
-    from tensorflow_datasets.proto import tf_example_pb2
+    """Return an example; ValueError if the record cannot be read or parsed."""
+    from tensorflow_datasets.proto import tf_example_pb2  # slow to import
 
     try:
       (record,) = self._reader.read([number])
@@ -43,15 +42,15 @@ class Shard:
       raise ValueError(str(error).split(' (')[0]) from None
     try:
       return tf_example_pb2.Example.FromString(record).features.feature
-    except Exception:  # protobuf's DecodeError, of a package that is not ours
+    except Exception:  # protobuf's DecodeError; protobuf is not our dependency
       raise ValueError('is not a tf.train.Example') from None
 
 
-def string(features: Mapping[str, Any], name: str) -> str:
-  """A scalar string, or a scalar integer in digits; '' if there is none."""
-  values = _values(features, name)
+def read_string(features: Mapping[str, Any], name: str) -> str:
+  """Return a scalar string or integer feature as a string; '' if it is missing."""
+  values = _feature_values(features, name)
   if len(values) > 1:
-    raise ValueError(f'{name} has {len(values)} values, not one')
+    raise ValueError(f'{name} has {len(values)} values instead of one')
   if not values or isinstance(values[0], int):
     return str(*values)
   try:
@@ -62,8 +61,8 @@ def string(features: Mapping[str, Any], name: str) -> str:
     raise ValueError(f'{name} is {values[0]!r}, not a string') from None
 
 
-def _values(features: Mapping[str, Any], name: str) -> Sequence[Any]:
-  """What a feature lists; the map would make a feature that is not there."""
+def _feature_values(features: Mapping[str, Any], name: str) -> Sequence[Any]:
+  """Return the values of a feature; indexing the map would create a missing one."""
   if name not in features:
     return ()
   kind = features[name].WhichOneof('kind')
@@ -73,25 +72,25 @@ def _values(features: Mapping[str, Any], name: str) -> Sequence[Any]:
 def read_audio(
   path: pathlib.Path, number: int, rate: int, encoding: str, *, limits: audio.Limits
 ) -> Float32[np.ndarray, 'samples']:
-  """The feature `audio` of one example at 16 kHz; AudioError says what is wrong.
+  """Return the feature `audio` of one example at 16 kHz; AudioError if it is unusable.
 
   Args:
     path: the shard.
-    number: of the example within it.
-    rate: of the samples, per second.
-    encoding: one of ENCODINGS.
-    limits: what the recording may cost.
+    number: index of the example in the shard.
+    rate: samples per second.
+    encoding: of the samples, one of ENCODINGS.
+    limits: on the size and content of the audio.
   """
   name = f'{path} record {number}'
   try:
     features = Shard(path)[number]
   except (OSError, ValueError) as error:
     raise audio.AudioError(name, 'content', f'cannot be read ({error})') from None
-  samples = _samples(_values(features, 'audio'), encoding, name, limits)
+  samples = _decode_samples(_feature_values(features, 'audio'), encoding, name, limits)
   return audio.from_pcm(samples, rate, name, limits)
 
 
-def _samples(
+def _decode_samples(
   values: Sequence[Any], encoding: str, name: str, limits: audio.Limits
 ) -> Int16[np.ndarray, 'n']:
   if encoding == 'none':
@@ -112,13 +111,13 @@ def _samples(
 def _inflate(data: bytes, name: str, limit: int) -> bytes:
   inflater = zlib.decompressobj()
   try:
-    found = inflater.decompress(data, limit + 1)
+    inflated = inflater.decompress(data, limit + 1)
   except zlib.error as error:
     problem = f'cannot be decompressed ({error})'
     raise audio.AudioError(name, 'content', problem) from None
-  if len(found) > limit:
+  if len(inflated) > limit:
     problem = f'is over the limit of {limit} bytes'
     raise audio.AudioError(name, 'decoded size', problem)
   if not inflater.eof:
     raise audio.AudioError(name, 'content', 'is truncated')
-  return found
+  return inflated

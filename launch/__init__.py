@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts the programs elsewhere: on this machine, on TPU VMs, on Kubernetes."""
+"""Launch the programs on this machine, on TPU VMs or on Kubernetes."""

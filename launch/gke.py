@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A work unit as a JobSet of Kubernetes, and as the xpk command that makes the same.
+"""Render a work unit as a Kubernetes JobSet, and as the equivalent xpk command.
 
-A slice is a Job with a pod a host, on one node pool; the JobSet holds the slices and
-restarts all of them together. Sources: jobset.sigs.k8s.io (v1alpha2); xpk 1.16;
+Each slice is a Job with one pod per host, on a node pool of its own; the JobSet
+restarts all slices together. Sources: jobset.sigs.k8s.io (v1alpha2); xpk 1.16;
 docs.cloud.google.com/kubernetes-engine/docs/how-to/tpu-multislice.
 """
 
@@ -14,16 +14,16 @@ import yaml
 
 from acl_jax.tpu.slices import Slice
 from launch import quoting
-from launch.tpus import chips_per_host, hosts, machine_type, offer
-from launch.work_units import RESTART_CODES, STALE, WorkUnit
+from launch.tpus import chips_per_host, cloud_names, machine_type, num_hosts
+from launch.work_units import MULTISLICE_VARIABLES, RESTART_CODES, WorkUnit
 
-GRACE_SECONDS = 300  # to save in; Spot machines are gone sooner, whatever is asked
-_CONTAINER = 'main'
+GRACE_SECONDS = 300  # to save a checkpoint; Spot machines get less
+_CONTAINER_NAME = 'main'
 
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-  """What the nodes are and what they run. The image's folder is the repository."""
+  """The nodes to use, and the image they run; its working folder is the repository."""
 
   tpu: Slice
   num_slices: int
@@ -32,38 +32,38 @@ class Cluster:
   max_restarts: int
 
 
-def check(cluster: Cluster) -> None:
-  """Refuses what no node pool offers."""
+def check_cluster(cluster: Cluster) -> None:
+  """Raise ValueError if no node pool offers such slices."""
   tpu = cluster.tpu
-  if offer(tpu).machine is None:
-    raise ValueError(f'--tpu: Kubernetes Engine has no {tpu.generation.name}')
-  if cluster.num_slices > 1 and hosts(tpu) == 1:
+  if cloud_names(tpu).machine is None:
+    raise ValueError(f'--tpu: Kubernetes Engine does not offer {tpu.generation.name}')
+  if cluster.num_slices > 1 and num_hosts(tpu) == 1:
     raise ValueError(
-      f'--num_slices={cluster.num_slices}: a slice of one host, {tpu.topology}, cannot'
-      ' be one of several'
+      f'--num_slices={cluster.num_slices}: {tpu.topology} is a single-host slice, which'
+      ' cannot be combined with others; use a larger --tpu'
     )
 
 
-def manifests(units: Sequence[WorkUnit], cluster: Cluster) -> str:
-  """YAML for `kubectl apply`; its comments say what the cluster must have."""
-  check(cluster)
+def render_manifests(units: Sequence[WorkUnit], cluster: Cluster) -> str:
+  """Return YAML for `kubectl apply`; comments list what the cluster must have."""
+  check_cluster(cluster)
   return ''.join(
-    f'---\n{_comment(unit, cluster)}'
+    f'---\n{_manifest_comment(unit, cluster)}'
     + yaml.safe_dump(jobset(unit, cluster), sort_keys=False, width=4096)
     for unit in units
   )
 
 
 def jobset(unit: WorkUnit, cluster: Cluster) -> dict[str, Any]:
-  """The JobSet. An error fails it at once; whatever else ends a pod restarts it."""
+  """Return the JobSet; an error fails it, any other end of a pod restarts it."""
   job = {
-    'parallelism': hosts(cluster.tpu),
-    'completions': hosts(cluster.tpu),
+    'parallelism': num_hosts(cluster.tpu),
+    'completions': num_hosts(cluster.tpu),
     'completionMode': 'Indexed',
     'backoffLimit': 0,
     'podFailurePolicy': {
       'rules': [
-        # A pod that had to go may end in any way: that is no error.
+        # The exit code of an evicted pod does not matter.
         {
           'action': 'Count',
           'onPodConditions': [{'type': 'DisruptionTarget', 'status': 'True'}],
@@ -71,14 +71,14 @@ def jobset(unit: WorkUnit, cluster: Cluster) -> dict[str, Any]:
         {
           'action': 'FailJob',
           'onExitCodes': {
-            'containerName': _CONTAINER,
+            'containerName': _CONTAINER_NAME,
             'operator': 'NotIn',
             'values': sorted(RESTART_CODES),
           },
         },
       ]
     },
-    'template': _pod(unit, cluster),
+    'template': _pod_template(unit, cluster),
   }
   return {
     'apiVersion': 'jobset.x-k8s.io/v1alpha2',
@@ -111,10 +111,10 @@ def jobset(unit: WorkUnit, cluster: Cluster) -> dict[str, Any]:
   }
 
 
-def _pod(unit: WorkUnit, cluster: Cluster) -> dict[str, Any]:
-  tpu = cluster.tpu
+def _pod_template(unit: WorkUnit, cluster: Cluster) -> dict[str, Any]:
+  tpu, command = cluster.tpu, container_command(unit, cluster)
   selector = {
-    'cloud.google.com/gke-tpu-accelerator': offer(tpu).accelerator,
+    'cloud.google.com/gke-tpu-accelerator': cloud_names(tpu).accelerator,
     'cloud.google.com/gke-tpu-topology': tpu.topology,
   }
   tolerations = [{'key': 'google.com/tpu', 'operator': 'Exists'}]
@@ -125,16 +125,16 @@ def _pod(unit: WorkUnit, cluster: Cluster) -> dict[str, Any]:
     'metadata': {'annotations': {'gke-gcsfuse/volumes': 'true'}},
     'spec': {
       'restartPolicy': 'Never',
-      'hostNetwork': True,  # slices talk to each other at the speed of the machine
+      'hostNetwork': True,  # full bandwidth between slices
       'dnsPolicy': 'ClusterFirstWithHostNet',
       'terminationGracePeriodSeconds': GRACE_SECONDS,
       'nodeSelector': selector,
       'tolerations': tolerations,
       'containers': [
         {
-          'name': _CONTAINER,
+          'name': _CONTAINER_NAME,
           'image': cluster.image,
-          'command': [quoting.kubernetes(word) for word in command(unit, cluster)],
+          'command': list(map(quoting.escape_kubernetes, command)),
           'resources': {'limits': {'google.com/tpu': chips_per_host(tpu)}},
           'volumeMounts': [
             {'name': f'bucket-{number}', 'mountPath': f'/gcs/{bucket}'}
@@ -160,26 +160,33 @@ def _pod(unit: WorkUnit, cluster: Cluster) -> dict[str, Any]:
   }
 
 
-def command(unit: WorkUnit, cluster: Cluster) -> list[str]:
-  """No shell: the program gets SIGTERM and its exit code is the container's.
+def container_command(unit: WorkUnit, cluster: Cluster) -> list[str]:
+  """Return the container's command.
 
-  Kubernetes Engine tells the pods of several slices of each other, afresh at each
-  restart; where there is one slice, what an image may have kept is taken away.
+  There is no shell, so the program gets SIGTERM and its exit code is the container's.
+  With several slices, Kubernetes Engine sets the multislice variables at every restart;
+  with one slice, any left in the image are unset.
   """
-  scrubbed = [f'--unset={name}' for name in STALE] if cluster.num_slices == 1 else []
+  unset = []
+  if cluster.num_slices == 1:
+    unset = [f'--unset={name}' for name in MULTISLICE_VARIABLES]
   variables = [f'{name}={value}' for name, value in unit.env.items()]
-  return ['env', *scrubbed, *variables, 'python', *unit.argv]
+  return ['env', *unset, *variables, 'python', *unit.argv]
 
 
-def xpk(unit: WorkUnit, cluster: Cluster) -> str:
-  """The command for a cluster that xpk made; it fills in the cluster's name.
+def xpk_command(unit: WorkUnit, cluster: Cluster) -> str:
+  """Return the command for a cluster created by xpk, whose name is in $CLUSTER.
 
-  xpk restarts on exit codes 42 and 127 to 255 by itself.
+  xpk itself restarts on exit codes 42 and 127 to 255.
   """
   tpu = cluster.tpu
   device = tpu.accelerator_type or f'{tpu.generation.prefix}-{tpu.topology}'
+  # exec: SIGTERM must reach the program, not the shell.
+  command = 'exec ' + quoting.command_line(container_command(unit, cluster))
   argv = [
-    *('xpk', 'workload', 'create'),
+    'xpk',
+    'workload',
+    'create',
     f'--workload={unit.name}',
     f'--tpu-type={device}',
     f'--num-slices={cluster.num_slices}',
@@ -188,21 +195,21 @@ def xpk(unit: WorkUnit, cluster: Cluster) -> str:
     f'--termination-grace-period-seconds={GRACE_SECONDS}',
     *(f'--storage={bucket}' for bucket in unit.buckets),
     *(['--spot'] if cluster.spot else []),
-    # exec, so that SIGTERM reaches the program and not a shell around it.
-    '--command=' + quoting.kubernetes('exec ' + quoting.line(command(unit, cluster))),
+    f'--command={quoting.escape_kubernetes(command)}',
   ]
-  return quoting.line(argv) + ' --cluster="$CLUSTER"'
+  return quoting.command_line(argv) + ' --cluster="$CLUSTER"'
 
 
-def _comment(unit: WorkUnit, cluster: Cluster) -> str:
+def _manifest_comment(unit: WorkUnit, cluster: Cluster) -> str:
   tpu = cluster.tpu
-  pools = (
-    'a node pool' if cluster.num_slices == 1 else f'{cluster.num_slices} node pools'
-  )
+  pools = '1 node pool'
+  if cluster.num_slices > 1:
+    pools = f'{cluster.num_slices} node pools'
+  machines = f'{num_hosts(tpu)} x {machine_type(tpu)}'
   lines = [
-    f'Needs JobSet and {pools}: {hosts(tpu)} x {machine_type(tpu)}, {tpu.topology}.',
-    'Buckets need the Cloud Storage FUSE CSI driver, and access by the pods.',
-    'The same through xpk, with each bucket attached as a storage of its name:',
-    f'  {xpk(unit, cluster)}',
+    f'Requires JobSet and {pools} of {machines}, topology {tpu.topology}.',
+    'Buckets require the Cloud Storage FUSE CSI driver, and access for the pods.',
+    'Equivalent xpk command; attach each bucket as a storage of the same name:',
+    f'  {xpk_command(unit, cluster)}',
   ]
   return ''.join(f'# {line}\n' for line in lines)

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Program: a command, or several processes of it that JAX joins, on this machine; again
-when they were preempted.
+"""Program: run a command on this machine, in one or more JAX processes.
+
+Preempted processes are started again.
 
   python -m launch.local --processes=2 -- python -m acl_jax.train --config=configs/x.py
 
-SIGTERM, SIGINT and SIGHUP ask the processes to save and end; then this ends, with 42.
+On SIGTERM, SIGINT or SIGHUP the processes save and exit; the launcher
+then exits with 42.
 """
 
 import sys
@@ -18,15 +20,15 @@ from launch.supervisor import Supervisor
 
 
 def main(argv: Sequence[str]) -> None:
-  """Runs the command after `--`."""
+  """Run the command after `--`."""
   del argv
   if not COMMAND:
-    raise ValueError('the command is missing: write it after --')
+    raise ValueError('no command; write it after --')
   Supervisor(COMMAND, flags.FLAGS.processes, flags.FLAGS.max_restarts).run()
 
 
 if __name__ == '__main__':
-  flags.DEFINE_integer('processes', 1, 'processes that JAX joins', lower_bound=1)
-  flags.DEFINE_integer('max_restarts', 100, 'restarts when preempted', lower_bound=0)
-  sys.argv, COMMAND = quoting.split(sys.argv)
+  flags.DEFINE_integer('processes', 1, 'JAX processes', lower_bound=1)
+  flags.DEFINE_integer('max_restarts', 100, 'restarts after preemption', lower_bound=0)
+  sys.argv, COMMAND = quoting.split_at_dashes(sys.argv)
   program.run(main)

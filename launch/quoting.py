@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments as bash and Kubernetes read them back, unchanged."""
+"""Quote arguments so that bash and Kubernetes pass them on unchanged."""
 
 import os
 import re
@@ -8,31 +8,31 @@ from collections.abc import Iterable, Sequence
 
 
 def quote(text: str) -> str:
-  r"""One word of bash, printable ASCII on one line whatever it holds.
+  r"""Quote `text` as one word of bash, in printable ASCII on one line.
 
-  So it may also stand in YAML and in the command of another shell. What is not
-  printable is written as bytes: \u would depend on the reader's locale.
+  It may therefore stand in YAML and in the command of another shell. Unprintable
+  characters are escaped as bytes, as \u would depend on the reader's locale.
   """
   if '\0' in text:
-    raise ValueError(f'{text!r}: an argument cannot hold the character NUL')
+    raise ValueError(f'{text!r}: an argument cannot contain NUL')
   if text.isascii() and text.isprintable():
     return shlex.quote(text)
-  return "$'" + ''.join(map(_escape, os.fsencode(text))) + "'"
+  return "$'" + ''.join(map(_escape_byte, os.fsencode(text))) + "'"
 
 
-def _escape(byte: int) -> str:
+def _escape_byte(byte: int) -> str:
   if byte in b"'\\" or not 32 <= byte < 127:
     return f'\\x{byte:02x}'
   return chr(byte)
 
 
-def line(argv: Iterable[str]) -> str:
-  """A command of bash."""
+def command_line(argv: Iterable[str]) -> str:
+  """Return a bash command."""
   return ' '.join(map(quote, argv))
 
 
-def lines(argv: Iterable[str], indent: str = '') -> str:
-  """The same, a flag a line."""
+def command_lines(argv: Iterable[str], indent: str = '') -> str:
+  """Return a bash command with every flag on a line of its own."""
   first, *rest = map(quote, argv)
   text = first
   for word in rest:
@@ -41,12 +41,12 @@ def lines(argv: Iterable[str], indent: str = '') -> str:
   return indent + text
 
 
-def kubernetes(text: str) -> str:
-  """What Kubernetes turns into `text` when it replaces $(VARIABLE) in a command."""
+def escape_kubernetes(text: str) -> str:
+  """Escape $(VARIABLE), which Kubernetes would replace in a command."""
   return re.sub(r'\$(?=[$(])', '$$', text)
 
 
-def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-  """What is before the first `--`, and what is after it."""
+def split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+  """Return the arguments before the first `--`, and those after it."""
   end = argv.index('--') if '--' in argv else len(argv)
   return list(argv[:end]), list(argv[end + 1 :])

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several processes of one command on this machine, which JAX joins: together or not at
-all, and again when they were preempted.
+"""Run a command in one or more JAX processes on this machine.
+
+If one of the processes fails, all are stopped; if one was preempted, all are started
+again.
 """
 
 import ctypes
@@ -15,18 +17,19 @@ from types import FrameType
 
 from acl_jax.runtime import program
 from launch import quoting
-from launch.work_units import RESTART_CODES, STALE
+from launch.work_units import MULTISLICE_VARIABLES, RESTART_CODES
 
-SAVING_SECONDS = 300  # that processes may take to save and end
-DYING_SECONDS = 10  # that they may take to end when there is nothing to save
+SAVE_SECONDS = 300  # limit for processes to save a checkpoint and exit
+EXIT_SECONDS = 10  # limit for processes to exit without saving
 _POLL_SECONDS = 0.05
-_PR_SET_PDEATHSIG = 1  # of Linux
+_PR_SET_PDEATHSIG = 1  # from Linux's sys/prctl.h
 
 
 class Supervisor:
-  """Runs a command until it is done.
+  """Runs a command to its end, through preemptions.
 
-  SIGTERM, SIGINT and SIGHUP go to the processes, once, as SIGTERM: they save and end.
+  SIGTERM, SIGINT and SIGHUP are passed on to the processes as SIGTERM: they save and
+  exit.
   """
 
   def __init__(self, argv: Sequence[str], processes: int, max_restarts: int) -> None:
@@ -34,61 +37,67 @@ class Supervisor:
     self.processes = processes
     self.max_restarts = max_restarts
     self._running: list[subprocess.Popen] = []
-    self._stop_by = float('inf')  # when patience with being told to stop ends
+    self._kill_time = float('inf')  # set by a signal to stop
 
   def run(self) -> None:
-    """Returns when the command is done; raises Preempted, or ValueError if it fails."""
+    """Run until the command succeeds; raise Preempted, or ValueError if it fails."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-      if signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants it
-        signal.signal(number, self._stop)
+      if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
+        signal.signal(number, self._handle_stop_signal)
     for restart in range(self.max_restarts + 1):
       code = self._run_once()
       if code == 0:
         return
       if code not in RESTART_CODES:
-        raise ValueError(f'exit code {code} of {quoting.line(self.argv)}')
-      if self._stop_by < float('inf'):
+        raise ValueError(f'exit code {code} from {quoting.command_line(self.argv)}')
+      if self._is_stopping():
         raise program.Preempted
       if restart < self.max_restarts:
         print(f'launch: exit code {code}, restart {restart + 1}', flush=True)
-    raise ValueError(f'exit code {code} after {self.max_restarts} restarts, the limit')
+    raise ValueError(
+      f'exit code {code} after {self.max_restarts} restarts, the limit; raise'
+      ' --max_restarts'
+    )
 
   def _run_once(self) -> int:
-    """The exit code of the process that first ends with another than 0; else 0."""
+    """Run all processes once; return the exit code of the first that fails, or 0."""
     self._running = []
     try:
-      for environment in environments(self.processes):
-        self._running.append(_start(self.argv, environment))
-      if self._stop_by < float('inf'):  # told while they were being started
+      for environment in process_environments(self.processes):
+        self._running.append(_start_process(self.argv, environment))
+      if self._is_stopping():  # signalled while processes were being started
         self._signal_all(signal.SIGTERM)
       while True:
         codes = [process.poll() for process in self._running]
-        if failed := [_exit_code(code) for code in codes if code]:
-          # Of two that ended at once: what no restart mends.
+        if failed := [_shell_exit_code(code) for code in codes if code]:
+          # Of several failures at once, an error takes precedence over a preemption.
           code = min(failed, key=lambda code: code in RESTART_CODES)
-          self._end(SAVING_SECONDS if code == program.PREEMPTED else 0)
+          self._stop_all(SAVE_SECONDS if code == program.PREEMPTED else 0)
           return code
         if None not in codes:
           return 0
-        if time.monotonic() > self._stop_by:
+        if time.monotonic() > self._kill_time:
           self._signal_all(signal.SIGKILL)
         time.sleep(_POLL_SECONDS)
     finally:
-      self._kill()
+      self._kill_groups()
 
-  def _end(self, patience: float) -> None:
-    """Lets all end by themselves for `patience` seconds, then asks them to."""
-    self._wait(patience)
+  def _is_stopping(self) -> bool:
+    return self._kill_time < float('inf')
+
+  def _stop_all(self, seconds: float) -> None:
+    """Wait `seconds` for all processes to exit, then send SIGTERM."""
+    self._wait_for_exit(seconds)
     self._signal_all(signal.SIGTERM)
-    self._wait(DYING_SECONDS)
+    self._wait_for_exit(EXIT_SECONDS)
 
-  def _wait(self, seconds: float) -> None:
-    limit = time.monotonic() + seconds
-    while time.monotonic() < limit and any(p.poll() is None for p in self._running):
+  def _wait_for_exit(self, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and any(p.poll() is None for p in self._running):
       time.sleep(_POLL_SECONDS)
 
-  def _kill(self) -> None:
-    """Also what they have started themselves: each leads a group."""
+  def _kill_groups(self) -> None:
+    """Kill the processes and their own children: each process leads a group."""
     for process in self._running:
       try:
         os.killpg(process.pid, signal.SIGKILL)
@@ -96,44 +105,53 @@ class Supervisor:
         pass
       process.wait()
 
-  def _stop(self, number: int, frame: FrameType | None) -> None:
+  def _handle_stop_signal(self, number: int, frame: FrameType | None) -> None:
     del number, frame
-    self._stop_by = min(self._stop_by, time.monotonic() + SAVING_SECONDS)
+    self._kill_time = min(self._kill_time, time.monotonic() + SAVE_SECONDS)
     self._signal_all(signal.SIGTERM)
 
   def _signal_all(self, number: signal.Signals) -> None:
     for process in self._running:
-      process.send_signal(number)  # does nothing if it has ended
+      process.send_signal(number)  # no effect once it has exited
 
 
-def environments(processes: int) -> list[dict[str, str]]:
-  """Of each process. One alone is told nothing: it makes a cluster of its own."""
-  clean = {name: value for name, value in os.environ.items() if name not in STALE}
+def process_environments(processes: int) -> list[dict[str, str]]:
+  """Return the environment of each process.
+
+  A single process gets no variables of JAX: it forms a cluster by itself.
+  """
+  inherited = {
+    name: value
+    for name, value in os.environ.items()
+    if name not in MULTISLICE_VARIABLES
+  }
   if processes == 1:
-    return [clean]
-  with socket.socket() as free:
-    free.bind(('127.0.0.1', 0))
-    address = f'127.0.0.1:{free.getsockname()[1]}'
-  shared = clean | {
+    return [inherited]
+  with socket.socket() as server:
+    server.bind(('127.0.0.1', 0))
+    address = f'127.0.0.1:{server.getsockname()[1]}'
+  shared = inherited | {
     'JAX_COORDINATOR_ADDRESS': address,
     'JAX_NUM_PROCESSES': str(processes),
   }
   return [shared | {'JAX_PROCESS_ID': str(number)} for number in range(processes)]
 
 
-def _start(argv: Sequence[str], environment: dict[str, str]) -> subprocess.Popen:
-  # A session of its own, so that Ctrl-C reaches it through us alone.
+def _start_process(
+  argv: Sequence[str], environment: dict[str, str]
+) -> subprocess.Popen:
+  # In a new session, so that Ctrl-C reaches it only through the supervisor.
   return subprocess.Popen(
     argv, env=environment, start_new_session=True, preexec_fn=_die_with_parent
   )
 
 
 def _die_with_parent() -> None:
-  """Even if that is killed: else the accelerator would stay taken."""
+  """Get SIGTERM when the supervisor dies, even by SIGKILL, to free the accelerator."""
   if sys.platform == 'linux':
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _exit_code(code: int) -> int:
-  """As a shell says it: 128 and the number of the signal."""
+def _shell_exit_code(code: int) -> int:
+  """Return the exit code as a shell does: 128 plus the number of a signal."""
   return code if code >= 0 else 128 - code

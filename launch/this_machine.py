@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work units on this machine, one after the other, as an experiment of XManager.
+"""Run work units on this machine, one after the other, as an XManager experiment.
 
-Each is a job of xm_local: a supervisor with the unit's processes, no container.
+Each is an xm_local job: a supervisor with the unit's processes, without a container.
 """
 
 import asyncio
@@ -14,28 +14,37 @@ from acl_jax.runtime import program
 from launch import quoting
 from launch.work_units import WorkUnit
 
-SUPERVISOR = 'launch.local'  # the module that is run
+SUPERVISOR = 'launch.local'  # the module that jobs run
 
 
 def command(unit: WorkUnit, processes: int, max_restarts: int) -> list[str]:
-  """What a job runs, with `python -m launch.local` around the program."""
+  """Return a job's command: the program under `python -m launch.local`."""
   return [
-    *('/usr/bin/env', *(f'{name}={value}' for name, value in unit.env.items())),
-    *(sys.executable, '-m', SUPERVISOR, f'--processes={processes}'),
-    *(f'--max_restarts={max_restarts}', '--', sys.executable, *unit.argv),
+    '/usr/bin/env',
+    *(f'{name}={value}' for name, value in unit.env.items()),
+    sys.executable,
+    '-m',
+    SUPERVISOR,
+    f'--processes={processes}',
+    f'--max_restarts={max_restarts}',
+    '--',
+    sys.executable,
+    *unit.argv,
   ]
 
 
 def run(units: Sequence[WorkUnit], processes: int, max_restarts: int) -> None:
-  """Runs them; raises ValueError that names those which failed, Preempted if told to
-  stop, once they have saved.
+  """Run the units.
+
+  Raises ValueError with the folders of failed units. After a signal to stop, raises
+  Preempted once the processes have saved.
   """
   try:
     import xmanager.xm_local  # noqa: F401  # pyright: ignore[reportMissingImports]
   except ImportError as error:
-    line = quoting.line(command(units[0], processes, max_restarts))
+    line = quoting.command_line(command(units[0], processes, max_restarts))
     raise ValueError(
-      f"XManager is missing: pip install 'acl_jax[launch]', or run {line}"
+      f"XManager is not installed: pip install 'acl_jax[launch]', or run {line}"
     ) from error
   asyncio.run(_run(units, [command(u, processes, max_restarts) for u in units]))
 
@@ -44,35 +53,35 @@ async def _run(units: Sequence[WorkUnit], commands: Sequence[Sequence[str]]) -> 
   import psutil
   from xmanager import xm, xm_local  # pyright: ignore[reportMissingImports]
 
-  stopped, failed = False, []
+  is_stopping, failed_folders = False, []
 
   def stop() -> None:
-    nonlocal stopped
-    stopped = True
+    nonlocal is_stopping
+    is_stopping = True
     for process in psutil.Process().children(recursive=True):
-      with contextlib.suppress(psutil.Error):  # it may just have ended
-        # Not the shell around it, which XManager waits for.
+      with contextlib.suppress(psutil.Error):  # it may just have exited
+        # Not the shell around the supervisor: XManager waits for the shell.
         if SUPERVISOR in process.cmdline():
           process.terminate()
 
   loop = asyncio.get_running_loop()
   for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-    if signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants it
+    if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
       loop.add_signal_handler(number, stop)
   async with xm_local.create_experiment(experiment_title=units[0].name) as experiment:
-    # XManager does not quote the path of a binary, so it is one without need.
+    # XManager does not quote the path of the binary; /usr/bin/env needs no quoting.
     binary = xm.binary(path=commands[0][0], executor_spec=xm_local.Local.Spec())
     [executable] = experiment.package([binary])
-    # Not piped: a terminal stays a terminal.
+    # Without a pipe, the program's stdout stays a terminal.
     local = xm_local.Local(experimental_stream_output=False)
     for unit, (_, *args) in zip(units, commands, strict=True):
       job = xm.Job(executable, local, args=args)
       try:
         await (await experiment.add(job)).wait_until_complete()
       except xm.ExperimentUnitFailedError:
-        failed.append(unit.workdir)
-      if stopped:
+        failed_folders.append(unit.workdir)
+      if is_stopping:
         raise program.Preempted
-    if failed:
-      folders = ', '.join(failed)
-      raise ValueError(f'{len(failed)} of {len(units)} work units failed: {folders}')
+    if failed_folders:
+      count = f'{len(failed_folders)} of {len(units)}'
+      raise ValueError(f'{count} work units failed: {", ".join(failed_folders)}')

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A work unit on TPU VMs, as one bash script that copies the code, asks for the slice,
-runs on all workers, and again when the slice was taken away.
+"""Render a work unit as one bash script for TPU VMs.
 
-The Cloud TPU API is frozen and serves v2 to v6e; later generations are rented through
-Kubernetes Engine or Compute Engine. Sources: docs.cloud.google.com/tpu/docs and
+The script copies the code, requests the slice and runs the program on all workers; run
+again after a preemption, it requests the slice again. The Cloud TPU API is frozen and
+serves v2 to v6e; later generations are available through Kubernetes Engine or Compute
+Engine. Sources: docs.cloud.google.com/tpu/docs and
 docs.cloud.google.com/sdk/gcloud/reference/compute/tpus/queued-resources.
 """
 
@@ -11,15 +12,17 @@ import dataclasses
 
 from acl_jax.tpu.slices import Slice
 from launch import quoting
-from launch.tpus import OFFERS, offer
-from launch.work_units import STALE, WorkUnit
+from launch.tpus import CLOUD_NAMES, cloud_names
+from launch.work_units import MULTISLICE_VARIABLES, WorkUnit
 
-SERVED = ', '.join(name for name, offered in OFFERS.items() if offered.runtime)
+SERVED_GENERATIONS = ', '.join(
+  generation for generation, names in CLOUD_NAMES.items() if names.runtime
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Slices:
-  """What is asked for."""
+class SliceRequest:
+  """The slices to request."""
 
   tpu: Slice
   num_slices: int
@@ -28,18 +31,18 @@ class Slices:
   max_restarts: int
 
 
-def check(slices: Slices) -> None:
-  """Refuses what the Cloud TPU API does not serve."""
-  generation = slices.tpu.generation
-  if offer(slices.tpu).runtime is None:
+def check_request(request: SliceRequest) -> None:
+  """Raise ValueError if the Cloud TPU API does not serve such slices."""
+  generation = request.tpu.generation
+  if cloud_names(request.tpu).runtime is None:
     raise ValueError(
-      f'--tpu: the Cloud TPU API serves {SERVED}; {generation.name} is to be had from'
-      ' Kubernetes Engine (--platform=gke) and Compute Engine'
+      f'--tpu: the Cloud TPU API serves {SERVED_GENERATIONS}; {generation.name} is'
+      ' available from Kubernetes Engine (--platform=gke) and Compute Engine'
     )
 
 
-# What follows the functions of a script.
-STEPS = """
+# Follows the functions in every script.
+_DISPATCH = """
 start() {
   copy
   local state
@@ -48,7 +51,7 @@ start() {
     NONE) create ;;
     ACTIVE) run ;;
     SUSPENDING | SUSPENDED | FAILED) delete && create ;;
-    *) echo "$state: nothing to do but to wait" ;;
+    *) echo "the slice is $state: wait, then run this again" ;;
   esac
 }
 
@@ -63,7 +66,7 @@ for step in "${@:-start}"; do
     run) run ;;
     delete) delete ;;
     *)
-      echo "error: no step is called $step" >&2
+      echo "error: unknown step $step" >&2
       exit 1
       ;;
   esac
@@ -71,61 +74,61 @@ done
 """
 
 
-def script(unit: WorkUnit, slices: Slices) -> str:
-  """The script for the launching machine, run where the repository is."""
-  check(slices)
-  tpu = slices.tpu
-  what = f'{slices.num_slices} x {tpu.accelerator_type or tpu.topology}'
+def render_script(unit: WorkUnit, request: SliceRequest) -> str:
+  """Return the script for the launching machine, to be run in the repository."""
+  check_request(request)
+  tpu = request.tpu
+  size = f'{request.num_slices} x {tpu.accelerator_type or tpu.topology}'
   header = f"""\
 #!/bin/bash
-# {unit.name}: {what} ({tpu.generation.name}, {tpu.topology}) in {slices.zone}.
-# Without arguments it starts, or goes on where a slice was taken away. Or by step:
-#   copy      the committed code and the workers' script, to the bucket
-#   create    ask for the slice; it trains as soon as it is there
-#   run       run on all workers again, and follow
-#   delete    give the slice back: it costs until then, also when training is done
-# The Cloud TPU API is frozen; it serves {SERVED}.
+# {unit.name}: {size} ({tpu.generation.name}, {tpu.topology}) in {request.zone}.
+# Without arguments it starts the run, or resumes it after a preemption. Single steps:
+#   copy      copy the committed code and the workers' script to the bucket
+#   create    request the slice; the program starts once the slice is available
+#   run       start the program on all workers again and follow its output
+#   delete    release the slice, which is billed until then, even after the run ends
+# The Cloud TPU API is frozen; it serves {SERVED_GENERATIONS}.
 set -euo pipefail
 """
-  functions = _functions(unit, slices)
+  functions = _bash_functions(unit, request)
   bodies = [f'\n{name}() {{\n{body}\n}}\n' for name, body in functions.items()]
-  return ''.join([header, *bodies, STEPS])
+  return ''.join([header, *bodies, _DISPATCH])
 
 
-def _functions(unit: WorkUnit, slices: Slices) -> dict[str, str]:
-  """The body of each by its name."""
+def _bash_functions(unit: WorkUnit, request: SliceRequest) -> dict[str, str]:
+  """Return the body of each bash function by its name."""
 
-  def resources(verb: str, *flags: str) -> str:
+  def queued_resources(verb: str, *flags: str) -> str:
     command = ('gcloud', 'compute', 'tpus', 'queued-resources', verb, unit.name)
-    return quoting.lines([*command, f'--zone={slices.zone}', *flags], '  ')
+    return quoting.command_lines([*command, f'--zone={request.zone}', *flags], '  ')
 
-  config = unit.config.partition(':')[0]  # a variant of the config follows
+  config = unit.config.partition(':')[0]  # without the name of a variant
   folder = f'gs://{unit.workdir.removeprefix("/gcs/").rstrip("/")}/launch/'
-  fetch = quoting.line(
+  fetch = quoting.command_line(
     ['gcloud', 'storage', 'cp', f'{folder}startup.sh', '/tmp/startup.sh']
   )
   on_worker = f'--command={fetch} && sudo bash /tmp/startup.sh'
   end = 'END_OF_STARTUP_SCRIPT'
   return {
-    'startup_script': f"  cat << '{end}'\n{startup_script(unit, slices)}{end}",
+    'startup_script': f"  cat << '{end}'\n{startup_script(unit, request)}{end}",
     'copy': f"""\
-  {quoting.line(['git', 'cat-file', '-e', f'HEAD:{config}'])}
+  {quoting.command_line(['git', 'cat-file', '-e', f'HEAD:{config}'])}
   git archive --format=tar.gz --output="$folder/code.tar.gz" HEAD
   gcloud storage cp "$folder/code.tar.gz" "$folder/startup.sh" \\
     {quoting.quote(folder)}""",
     'create': f"""\
-{resources('create', *_request(unit, slices))} \\
+{queued_resources('create', *_create_flags(unit, request))} \\
     --metadata-from-file="startup-script=$folder/startup.sh\"""",
-    'run': resources('ssh', '--node=all', '--worker=all', on_worker),
-    'delete': resources('delete', '--force', '--quiet'),
+    'run': queued_resources('ssh', '--node=all', '--worker=all', on_worker),
+    'delete': queued_resources('delete', '--force', '--quiet'),
     'state': f"""\
-{resources('describe', '--format=value(state.state)')} \\
+{queued_resources('describe', '--format=value(state.state)')} \\
     2> /dev/null || echo NONE""",
   }
 
 
-def startup_script(unit: WorkUnit, slices: Slices) -> str:
-  """Runs on every worker, as root, whenever it starts; twice does no harm."""
+def startup_script(unit: WorkUnit, request: SliceRequest) -> str:
+  """Return the script that every worker runs as root at start-up; it is idempotent."""
   mounts = ''.join(
     f'mkdir -p /gcs/{bucket}\n'
     f'mountpoint -q /gcs/{bucket}'
@@ -136,34 +139,39 @@ def startup_script(unit: WorkUnit, slices: Slices) -> str:
     f'export {name}={quoting.quote(value)}\n' for name, value in unit.env.items()
   )
   supervisor = (
-    *('.venv/bin/python', '-m', 'launch.local'),
-    *(f'--max_restarts={slices.max_restarts}', '--', '.venv/bin/python', *unit.argv),
+    '.venv/bin/python',
+    '-m',
+    'launch.local',
+    f'--max_restarts={request.max_restarts}',
+    '--',
+    '.venv/bin/python',
+    *unit.argv,
   )
   return f"""#!/bin/bash
 set -euo pipefail
 export HOME="${{HOME:-/root}}"
-{exports}# What an earlier slice has left would make JAX wait for it for ever.
-unset {' '.join(STALE)}
+{exports}# Variables of an earlier slice would make JAX wait for it forever.
+unset {' '.join(MULTISLICE_VARIABLES)}
 exec 9> /run/acl_jax.lock
-flock -n 9 || {{ echo 'error: it runs already' >&2; exit 1; }}
+flock -n 9 || {{ echo 'error: the program is already running' >&2; exit 1; }}
 {mounts}mkdir -p /opt/acl_jax
 cd /opt/acl_jax
 tar -xzf {quoting.quote(unit.workdir.rstrip('/') + '/launch/code.tar.gz')}
 python3 -m pip install --quiet uv
 test -x .venv/bin/python || python3 -m uv venv --python 3.12 .venv
 python3 -m uv pip install --quiet --python .venv/bin/python -e '.[tpu]'
-exec {quoting.line(supervisor)}
+exec {quoting.command_line(supervisor)}
 """
 
 
-def _request(unit: WorkUnit, slices: Slices) -> list[str]:
-  tpu = slices.tpu
+def _create_flags(unit: WorkUnit, request: SliceRequest) -> list[str]:
+  tpu = request.tpu
   size = [f'--accelerator-type={tpu.accelerator_type}']
   if tpu.accelerator_type is None:
     size = [f'--type={tpu.generation.prefix}', f'--topology={tpu.topology}']
   nodes = [f'--node-id={unit.name}']
-  if slices.num_slices > 1:
-    nodes = [f'--node-count={slices.num_slices}', f'--node-prefix={unit.name}']
-  spot = ['--spot'] if slices.spot else []
-  runtime = f'--runtime-version={offer(tpu).runtime}'
+  if request.num_slices > 1:
+    nodes = [f'--node-count={request.num_slices}', f'--node-prefix={unit.name}']
+  spot = ['--spot'] if request.spot else []
+  runtime = f'--runtime-version={cloud_names(tpu).runtime}'
   return [*size, runtime, *nodes, *spot]

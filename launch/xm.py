@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Program: starts training, or a sweep of it, on this machine or on slices of TPUs.
+r"""Program: launch a run, or a sweep, on this machine or on TPU slices.
 
   python launch/xm.py --config=configs/smol.py --workdir=runs/smol
   python launch/xm.py --platform=gke --tpu=v5litepod-16 --image=gcr.io/mine/acl_jax \
@@ -7,8 +7,8 @@ r"""Program: starts training, or a sweep of it, on this machine or on slices of 
       --sweep=response.peak_lr=1e-4,3e-4 -- --config.data.train=/gcs/speech/mls/prepared
   python launch/xm.py --platform=tpu_vm --tpu=v6e:4x4 --zone=us-east5-b ...
 
-What follows `--` goes to the program. --dry_run prints what would be run or applied.
-Run it again to continue. Exit code 42: preempted after saving.
+Arguments after `--` are passed to the program. --dry_run prints what would be run or
+applied. Run it again to resume. Exit code 42 means preempted after saving.
 """
 
 import os
@@ -24,9 +24,9 @@ from absl import flags
 from acl_jax.runtime import program
 from acl_jax.tpu import slices
 from launch import gke, quoting, this_machine, tpu_vm
-from launch.work_units import PROGRAMS, WorkUnit, work_units
+from launch.work_units import OUTPUT_FLAGS, WorkUnit, work_units
 
-# Flags that mean something on some platforms only.
+# Flags that only some platforms have.
 PLATFORMS = {
   'local': {'processes'},
   'gke': {'tpu', 'num_slices', 'spot', 'image'},
@@ -35,7 +35,7 @@ PLATFORMS = {
 
 
 def main(argv: Sequence[str]) -> None:
-  """Renders the work units for the platform and runs what was rendered."""
+  """Render the work units for the platform and launch them."""
   del argv
   f = flags.FLAGS
   check_flags(f.platform)
@@ -49,55 +49,56 @@ def main(argv: Sequence[str]) -> None:
     launch_gke(units, gke.Cluster(tpu, f.num_slices, f.image, f.spot, f.max_restarts))
   else:
     launch_tpu_vm(
-      units, tpu_vm.Slices(tpu, f.num_slices, f.zone, f.spot, f.max_restarts)
+      units, tpu_vm.SliceRequest(tpu, f.num_slices, f.zone, f.spot, f.max_restarts)
     )
 
 
 def check_flags(platform: str) -> None:
-  """Refuses flags of another platform, and asks for those without a default."""
+  """Raise ValueError for flags of another platform, and for missing flags."""
   known = set().union(*PLATFORMS.values())
   for name in sorted(known - PLATFORMS[platform]):
     if flags.FLAGS[name].present:
-      raise ValueError(f'--{name} means nothing with --platform={platform}')
+      raise ValueError(f'--{name} does not apply to --platform={platform}')
   for name in sorted(PLATFORMS[platform]):
     if flags.FLAGS[name].value is None:
-      raise ValueError(f'--{name} is missing: --platform={platform} needs it')
+      raise ValueError(f'--{name} is required by --platform={platform}')
 
 
 def check_remote(units: Sequence[WorkUnit]) -> None:
-  """Refuses what another machine would not find."""
+  """Raise ValueError for paths that another machine would not find."""
   config, workdir = units[0].config, units[0].workdir
   if os.path.isabs(config) or '..' in Path(config).parts:
-    raise ValueError(f'--config={config}: name it from the root of the repository')
+    raise ValueError(f'--config={config}: must be relative to the repository root')
   if not workdir.startswith('/gcs/') or not units[0].buckets:
     raise ValueError(
-      f'--workdir={workdir}: all machines must see it, so write /gcs/BUCKET/folder: the'
-      ' bucket is mounted there'
+      f'--workdir={workdir}: must be /gcs/BUCKET/folder, where all machines mount the'
+      ' bucket'
     )
 
 
 def launch_local(units: Sequence[WorkUnit]) -> None:
-  """Here, with XManager."""
-  how = flags.FLAGS.processes, flags.FLAGS.max_restarts
+  """Launch on this machine, with XManager."""
+  processes, max_restarts = flags.FLAGS.processes, flags.FLAGS.max_restarts
   if flags.FLAGS.dry_run:
     for unit in units:
-      print(quoting.line(this_machine.command(unit, *how)))
+      command = this_machine.command(unit, processes, max_restarts)
+      print(quoting.command_line(command))
   else:
-    this_machine.run(units, *how)
+    this_machine.run(units, processes, max_restarts)
 
 
 def launch_gke(units: Sequence[WorkUnit], cluster: gke.Cluster) -> None:
-  """With kubectl, to the cluster that it is set to."""
-  manifests = gke.manifests(units, cluster)
+  """Launch with kubectl, on its current cluster."""
+  manifests = gke.render_manifests(units, cluster)
   if flags.FLAGS.dry_run:
     print(manifests, end='')
   else:
     run_tool(['kubectl', 'apply', '--filename=-'], manifests)
 
 
-def launch_tpu_vm(units: Sequence[WorkUnit], slices: tpu_vm.Slices) -> None:
-  """With gcloud, in the project that it is set to."""
-  scripts = [tpu_vm.script(unit, slices) for unit in units]
+def launch_tpu_vm(units: Sequence[WorkUnit], request: tpu_vm.SliceRequest) -> None:
+  """Launch with gcloud, in its current project."""
+  scripts = [tpu_vm.render_script(unit, request) for unit in units]
   if flags.FLAGS.dry_run:
     print('\n'.join(scripts), end='')
     return
@@ -105,37 +106,49 @@ def launch_tpu_vm(units: Sequence[WorkUnit], slices: tpu_vm.Slices) -> None:
     with tempfile.NamedTemporaryFile('w', suffix='.sh') as file:
       file.write(script)
       file.flush()
-      run_tool(['bash', file.name], needs='gcloud')
+      run_tool(['bash', file.name], required='gcloud')
 
 
-def run_tool(argv: Sequence[str], text: str | None = None, needs: str = '') -> None:
-  """Runs a program of the cloud's; what it says of its errors stays above ours."""
-  tool = needs or argv[0]
+def run_tool(argv: Sequence[str], text: str | None = None, required: str = '') -> None:
+  """Run a tool of the Cloud, whose own error messages come before ours.
+
+  Args:
+    argv: The command.
+    text: Its standard input.
+    required: The tool that must be installed, if it is not `argv[0]`.
+  """
+  tool = required or argv[0]
   if shutil.which(tool) is None:
     raise ValueError(
-      f'{tool} is not installed: --dry_run prints what it would be given'
+      f'{tool} is not installed; --dry_run prints what would be passed to it'
     )
   code = subprocess.run(argv, input=text, text=True).returncode
   if code:
-    raise ValueError(f'{tool} ended with exit code {code}')
+    raise ValueError(f'{tool} failed with exit code {code}')
 
 
 if __name__ == '__main__':
-  flags.DEFINE_enum('platform', 'local', list(PLATFORMS), 'where to run')
-  flags.DEFINE_enum('program', 'train', list(PROGRAMS), 'what to run')
-  flags.DEFINE_string('config', None, 'the config file, as the program takes it')
-  flags.DEFINE_string('workdir', None, 'folder for all that the program makes')
+  flags.DEFINE_enum('platform', 'local', list(PLATFORMS), 'where to launch')
+  flags.DEFINE_enum('program', 'train', list(OUTPUT_FLAGS), 'program to run')
+  flags.DEFINE_string('config', None, 'config file, as for the program')
+  flags.DEFINE_string('workdir', None, 'folder that the program writes to')
   flags.DEFINE_multi_string(
     'sweep', [], 'config key and its values, like optim.peak_lr=1e-4,3e-4'
   )
-  flags.DEFINE_integer('processes', 1, 'on this machine, for one run', lower_bound=1)
-  flags.DEFINE_string('tpu', None, 'a slice, like v5litepod-16 or v6e:4x4')
-  flags.DEFINE_integer('num_slices', 1, 'slices of one run', lower_bound=1)
-  flags.DEFINE_bool('spot', False, 'machines that may be taken away, for less')
-  flags.DEFINE_string('image', None, 'container whose folder is this repository')
-  flags.DEFINE_string('zone', None, 'of TPU VMs, like us-east5-b')
-  flags.DEFINE_integer('max_restarts', 100, 'restarts of a run', lower_bound=0)
-  flags.DEFINE_bool('dry_run', False, 'print what would be done')
+  flags.DEFINE_integer(
+    'processes', 1, 'JAX processes of a run on this machine', lower_bound=1
+  )
+  flags.DEFINE_string('tpu', None, 'TPU slice, like v5litepod-16 or v6e:4x4')
+  flags.DEFINE_integer('num_slices', 1, 'slices of a run', lower_bound=1)
+  flags.DEFINE_bool('spot', False, 'use Spot machines: cheaper, but preemptible')
+  flags.DEFINE_string(
+    'image', None, 'container image whose working folder is this repository'
+  )
+  flags.DEFINE_string('zone', None, 'zone of TPU VMs, like us-east5-b')
+  flags.DEFINE_integer(
+    'max_restarts', 100, 'restarts of a run after preemption', lower_bound=0
+  )
+  flags.DEFINE_bool('dry_run', False, 'print what would be run or applied')
   flags.mark_flags_as_required(['config', 'workdir'])
-  sys.argv, ARGUMENTS = quoting.split(sys.argv)
+  sys.argv, ARGUMENTS = quoting.split_at_dashes(sys.argv)
   program.run(main)

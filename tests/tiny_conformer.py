@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tiny Conformer of Transformers, nothing in it at its initial value."""
+"""A tiny Conformer of Transformers with no parameter at its initial value."""
 
 import numpy as np
 import torch
 from transformers import ParakeetCTCConfig, ParakeetEncoderConfig, ParakeetForCTC
 
-MELS, VOCABULARY = 16, 13  # pieces and the blank
+MELS, VOCABULARY = 16, 13  # blank included
 SIZES = dict(
   hidden_size=24,
   num_hidden_layers=3,
@@ -17,7 +17,7 @@ SIZES = dict(
 )
 
 
-def oracle(**changes):
+def build_reference(**changes):
   torch.manual_seed(0)
   encoder = ParakeetEncoderConfig(**(SIZES | changes), initializer_range=0.2)
   config = ParakeetCTCConfig(
@@ -33,8 +33,8 @@ def oracle(**changes):
 
 
 def log_mel(lengths, seed=0):
-  """Noise, zero behind each length, and which frames are signal."""
+  """Return noise, zero after each length, and its frame mask."""
   shape = (len(lengths), max(lengths), MELS)
-  valid = np.arange(shape[1]) < np.asarray(lengths)[:, None]
+  frame_mask = np.arange(shape[1]) < np.asarray(lengths)[:, None]
   x = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-  return x * valid[..., None], valid
+  return x * frame_mask[..., None], frame_mask

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Llama of toy size, every dimension of it different, here and in Transformers."""
+"""A tiny Llama, in JAX and in Transformers; its sizes all differ."""
 
 import dataclasses
 
@@ -34,7 +34,7 @@ VARIANTS = {
 
 
 def build(config=CONFIG):
-  """Ours, with random norms and weights large enough to matter."""
+  """Build the JAX model with random norms and weights large enough to matter."""
   shapes = jax.eval_shape(lambda: llama.Llama(config, rngs=nnx.Rngs(0)))
   random = np.random.default_rng(1)
   fill = lambda x: jnp.asarray(random.normal(0.1, 0.3, x.shape), x.dtype)  # noqa: E731
@@ -42,11 +42,11 @@ def build(config=CONFIG):
 
 
 def build_reference(config=CONFIG):
-  """Theirs, likewise."""
+  """Build the model of Transformers, likewise."""
   fields = dataclasses.asdict(config)
   rope = {'rope_type': 'default', 'rope_theta': fields.pop('rope_theta')}
-  theirs = transformers.LlamaConfig(**fields, rope_parameters=rope)
-  model = transformers.LlamaForCausalLM(theirs).eval()
+  reference_config = transformers.LlamaConfig(**fields, rope_parameters=rope)
+  model = transformers.LlamaForCausalLM(reference_config).eval()
   generator = torch.Generator().manual_seed(0)
   for parameter in model.parameters():
     parameter.data.normal_(0.1, 0.3, generator=generator)
@@ -74,6 +74,6 @@ def reference_logits(model, tokens):
 
 
 def assert_equal(a, b):
-  """The same configuration and, to the bit, the same parameters."""
+  """Assert equal configs and bit-identical parameters."""
   assert a.config == b.config
   jax.tree.map(np.testing.assert_array_equal, nnx.state(a), nnx.state(b))

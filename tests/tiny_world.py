@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All that `acl_jax.train` reads, of toy size: models, a corpus, targets, a config."""
+"""Tiny inputs of `acl_jax.train`: models, a corpus, targets and a config."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -20,9 +21,10 @@ def get_config():
 
 @pytest.fixture(scope='session')
 def tiny_world(tmp_path_factory) -> Path:
-  """A folder with llama/ whisper/ prepared/ targets/ and config.py, which names them.
+  """A folder with llama/ whisper/ prepared/ targets/ and a config.py of them.
 
-  Everything is as published or as our programs write it; it is not to be written to.
+  The models have published formats, the other files are from our programs. Tests must
+  not write to the folder.
   """
   folder = tmp_path_factory.mktemp('tiny_world')
   size = write_tokenizer(folder / 'llama')
@@ -34,12 +36,29 @@ def tiny_world(tmp_path_factory) -> Path:
 
 
 def load_config(tiny_world, **changes):
-  """The config, with changes such as `{'ctc.steps': 3}`, unlocked."""
-  from ml_collections import ConfigDict
+  """Return the parsed config with changes such as `{'ctc.steps': 3}`."""
+  from acl_jax.config.experiment import parse_train
 
-  config = ConfigDict(config_of(tiny_world))
-  config.update_from_flattened_dict(changes)
-  return config
+  return parse_train(with_changes(config_of(tiny_world), changes))
+
+
+def change(config, **changes):
+  """Return a parsed config with changes such as `{'llama.dtype': 'int8'}`."""
+  from acl_jax.config.experiment import parse_experiment, to_json
+
+  return parse_experiment(with_changes(to_json(config), changes))
+
+
+def with_changes(values: dict, changes: dict) -> dict:
+  values = copy.deepcopy(values)
+  for path, value in changes.items():
+    *sections, key = path.split('.')
+    section = values
+    for name in sections:
+      section = section[name]
+    assert key in section, path
+    section[key] = value
+  return values
 
 
 def config_of(folder: Path) -> dict:
@@ -51,6 +70,7 @@ def config_of(folder: Path) -> dict:
     clip_norm=1.0,
     log_every=1,
     save_every=3,
+    skip_spikes=False,
   )
   response = dict(kl_weight=0.5, kl_temperature=1.0, ctc_weight=0.3, remat='full')
   return dict(
@@ -58,10 +78,16 @@ def config_of(folder: Path) -> dict:
     init_from='',
     shipped_adapter='none',
     mesh=dict(data=-1, fsdp=1, tensor=1),
-    llama=dict(path=str(folder / 'llama'), dtype='float32', sharding='fsdp'),
+    llama=dict(
+      path=str(folder / 'llama'), dtype='float32', sharding='fsdp', sizes=None
+    ),
     template='chatml',
     encoder=dict(
-      kind='whisper', path=str(folder / 'whisper'), trains=False, lr_scale=0.5
+      kind='whisper',
+      path=str(folder / 'whisper'),
+      trains=False,
+      lr_scale=0.5,
+      sizes=None,
     ),
     adapter=dict(
       kind='ctc',
@@ -80,13 +106,23 @@ def config_of(folder: Path) -> dict:
       leave_out=('empty',),
       copies=1,
       row_frames=None,
-      buckets=(40,),  # one shape, one compilation
+      row_tokens=None,
+      buckets=(40,),  # one shape: one compilation
     ),
     augmentation=dict(
       speed=0.1, noise_share=0.5, noise_snr=(5.0, 30.0), telephone_share=0.25
     ),
+    masking=None,
     targets=dict(
-      max_prompt_tokens=200, max_new_tokens=MAX_NEW_TOKENS, batch_size=2, top_k=TOP_K
+      max_prompt_tokens=200,
+      max_new_tokens=MAX_NEW_TOKENS,
+      batch_size=2,
+      top_k=TOP_K,
+      sampling=dict(temperature=0.0, top_k=0, top_p=1.0),
+      repeats=0,
+      refusals=(),
+      instructions=(('{}', 1.0),),
+      cache_dtype='',
     ),
     ctc=dict(steps=10, sampled_classes=10, **stage),
     response=dict(steps=8, **stage, **response),
@@ -94,7 +130,7 @@ def config_of(folder: Path) -> dict:
 
 
 def write_tokenizer(folder: Path) -> int:
-  """A `tokenizer.json` of SmolLM2's kind; returns how many tokens it has."""
+  """Write a `tokenizer.json` like SmolLM2's; returns the size of its vocabulary."""
   import tokenizers
   from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -155,7 +191,7 @@ def write_models(folder: Path, vocab_size: int) -> None:
 
 
 def write_corpus(folder: Path) -> list[str]:
-  """A tone for each text, 0.3 to 0.7 s long, prepared by the program's own function."""
+  """Write and prepare a tone of 0.3 to 0.7 s for each text; returns the ids."""
   from data_pipeline.prepare import prepare
 
   lines = []
@@ -172,16 +208,15 @@ def write_corpus(folder: Path) -> list[str]:
 
 
 def write_targets(folder: Path, ids: list[str], vocab_size: int) -> None:
-  """Responses such as `decode_targets` writes; the last recording has none."""
-  from ml_collections import ConfigDict
-
+  """Write targets in the format of `decode_targets`; the last utterance has none."""
   from acl_jax import build
+  from acl_jax.config.experiment import parse_train
   from acl_jax.targets import provenance, store
   from acl_jax.weights.fingerprint import describe
 
   rng = np.random.default_rng(0)
   folder.mkdir()
-  made = []
+  targets = []
   for i, id in enumerate(ids[:-1]):
     u = 2 + i % (MAX_NEW_TOKENS - 1)
     arrays = {
@@ -200,17 +235,18 @@ def write_targets(folder: Path, ids: list[str], vocab_size: int) -> None:
       flag='',
       prompt_fingerprint='',
     )
-    made.append(store.Target(header, arrays, instruction=0))
-  store.write_targets(folder / 'targets-00000-of-00001.array_record', made, [])
+    targets.append(store.Target(header, arrays, instruction=0))
+  store.write_targets(folder / 'targets-00000-of-00001.array_record', targets, [])
   decoding = dict(
     max_new_tokens=MAX_NEW_TOKENS, top_k=TOP_K, instructions=[['{}', 1.0]]
   )
-  config = ConfigDict(config_of(folder.parent))
-  made_by = {
+  config = parse_train(config_of(folder.parent))
+  text = build.load_text_frontend(config.llama, config.template)
+  expected = {
     'schema_version': provenance.SCHEMA_VERSION,
     'decoding': decoding,
-    'llm': describe(build.load_frozen_llama(config)),
-    'template': provenance.describe_template(build.load_text_frontend(config)),
+    'llm': describe(build.load_frozen_llama(config.llama)),
+    'template': provenance.describe_template(text),
     'shards': 1,
   }
-  provenance.claim_folder(folder, made_by)
+  provenance.claim_folder(folder, expected)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arrays of a batch, as each training step takes them."""
+"""The arrays of a batch, as the training steps take them."""
 
 from typing import NamedTuple
 
@@ -9,12 +9,15 @@ from acl_jax.models.speech_llm import Prompt
 
 
 class AudioBatch(NamedTuple):
-  """Recordings of a batch: log-mel frames, or what a frozen encoder made of them.
+  """Utterances of a batch and their CTC labels.
 
-  frame_index: where in its row the encoder frames of each recording are; -1 is nowhere.
-  candidates: the entries of the vocabulary that this batch's softmax ranges over, and
-  correction: what to add to their logits, for one that stands for several. `labels` are
-    indices into blank and these. letters: the transcript as `spelling.sounded` has it.
+  frames: log-mel frames, or encoder frames from a frozen encoder. segment_ids: 1, 2, …
+  for the utterances of a row; 0 is padding. frame_index: positions in the row of each
+  utterance's encoder frames, padded with -1. labels: indices into the blank followed by
+  `candidates`, which are the vocabulary entries of this batch's sampled softmax.
+  logit_correction: added to the logits of the blank and the candidates, because a
+  sampled candidate stands for several entries. letters: transcripts from
+  `spelling.encode_letters`.
   """
 
   frames: Float[Array, 'b t d']
@@ -29,13 +32,13 @@ class AudioBatch(NamedTuple):
 class ResponseBatch(NamedTuple):
   """Prompts of a batch and the responses to imitate.
 
-  prefix: the text that every prompt begins with; `prompt` has what comes after it.
-  targets: of every prompt of the row, one for each recording. index: the position in
-  the row whose hidden state predicts each target.
-  top_ids, top_log_probs: the teacher's n likeliest tokens at each target; n may be 0.
+  prefix: tokens that all prompts share; `prompt` holds the rest of each. targets:
+  response tokens of each utterance in a row. index: position in the row whose hidden
+  state predicts each target. weight: 1 for a target, 0 for padding. top_ids,
+  top_log_probs: the teacher's n likeliest tokens at each target; n may be 0.
   """
 
-  prefix: Int[Array, ' p']
+  shared_prefix: Int[Array, ' p']
   prompt: Prompt
   targets: Int[Array, 'b k r']
   index: Int[Array, 'b k r']
@@ -45,10 +48,11 @@ class ResponseBatch(NamedTuple):
 
 
 class PretrainBatch(NamedTuple):
-  """Rows of recordings, and their transcripts as CTC classes, `BLANK` behind.
+  """Packed utterances and their transcripts as CTC classes, padded with `BLANK`.
 
-  frame_index: where in its row the encoder frames of each recording are; -1 is nowhere.
-  letters: of the transcripts; r is as many for each frame as `LetterHead` reads, or 0.
+  frame_index: positions in the row of each utterance's encoder frames, padded with -1.
+  letters: transcripts from `spelling.encode_letters`; r is u times the letter frames
+  per encoder frame of `LetterHead`, which may be 0.
   """
 
   log_mel: Float[Array, 'b t m']

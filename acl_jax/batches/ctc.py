@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CTC stage's batches: recordings with their transcripts."""
+"""Batches of the CTC stage: utterances with their transcripts."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from acl_jax.batches.arrays import AudioBatch
 from acl_jax.batches.log_mels import load_packed
 from acl_jax.batches.orders import TOO_LONG
+from acl_jax.batches.source import SpeechSource
 from acl_jax.models.ctc import BLANK
 from acl_jax.models.spelling import encode_letters
 from data_pipeline.batches import BatchPlan, PackedFrames, pad_per_utterance
@@ -21,11 +23,19 @@ class CTCLabels:
     self._class = {token: i + 1 for i, token in enumerate(self.vocabulary)}
 
   @classmethod
-  def of_corpus(cls, texts: Sequence[str], encode: Callable[[str], list[int]]):
+  def of_corpus(
+    cls, texts: Sequence[str], encode: Callable[[str], list[int]]
+  ) -> 'CTCLabels':
+    """Return the labels of the tokens that occur in `texts`."""
     return cls(sorted({token for text in texts for token in encode(text)}))
 
-  def log_prior(self, texts: Sequence[str], encode) -> np.ndarray:
-    """The logarithm of each class's share of frames, were half of them blank."""
+  def log_prior(
+    self, texts: Sequence[str], encode: Callable[[str], list[int]]
+  ) -> Float[np.ndarray, ' c']:
+    """Return the log-frequency of each class, with add-one smoothing.
+
+    The blank has probability 1/2.
+    """
     counts = np.ones(len(self.vocabulary) + 1)
     for text in texts:
       np.add.at(counts, self(encode(text)), 1)
@@ -33,91 +43,108 @@ class CTCLabels:
     return np.log(counts / counts.sum()).astype(np.float32)
 
   def __call__(self, tokens: Sequence[int]) -> list[int]:
-    """The classes of a transcript; a token that the vocabulary lacks is left out."""
+    """Return the classes of a transcript; unknown tokens are dropped."""
     return [self._class[token] for token in tokens if token in self._class]
 
 
 def min_frames(labels: Sequence[int]) -> int:
-  """The fewest frames that CTC can write labels in: a repeat needs a blank between."""
+  """Return the fewest frames for which CTC has an alignment of the labels.
+
+  A repeated label needs a blank in between.
+  """
   return len(labels) + sum(a == b for a, b in zip(labels, labels[1:], strict=False))
 
 
-class CTCBatches:
-  """Assembles the CTC stage's batches.
+class CTCBatchAssembler:
+  """Assembles the batches of the CTC stage.
 
-  source: `frames.Frames`, or `log_mels.LogMels` for an encoder that trains.
-  sampled_classes: how wide a batch's softmax is; at most the vocabulary.
-  spelt: whether the adapter recognises letters, too.
+  encode: tokenizes a transcript. stack: encoder frames per adapter frame.
+  sampled_classes: number of classes in a batch's softmax, besides the blank.
+  with_letters: whether the adapter also recognises letters.
   """
 
   def __init__(
     self,
-    source,
+    source: SpeechSource,
     labels: CTCLabels,
     encode: Callable[[str], list[int]],
     stack: int,
     sampled_classes: int,
-    spelt: bool,
+    with_letters: bool,
   ):
     self.source, self.stack = source, stack
     self.labels = [labels(encode(text)) for text in source.texts]
-    self.letters = [encode_letters(text) if spelt else [] for text in source.texts]
+    self.letters = [
+      encode_letters(text) if with_letters else [] for text in source.texts
+    ]
     self.vocabulary_size = len(labels.vocabulary)
     self.sampled_classes = min(sampled_classes, self.vocabulary_size)
 
-  def lengths(self) -> np.ndarray:
-    """Frames of every recording; `NO_PLACE` where its transcript needs more."""
+  def lengths(self) -> Int[np.ndarray, ' n']:
+    """Return every utterance's encoder frames; `TOO_LONG` if CTC needs more."""
     lengths = self.source.lengths
     fits = np.ones(len(lengths), bool)
     for labels, stack in (
       (self.labels, self.stack),
       (self.letters, max(self.stack // 2, 1)),
     ):
-      needed = np.asarray([min_frames(row) for row in labels])
-      fits &= needed <= -(-lengths // stack)
+      required = np.asarray([min_frames(sequence) for sequence in labels])
+      fits &= required <= -(-lengths // stack)
     return np.where(fits, lengths, TOO_LONG)
 
-  def __call__(self, batch: BatchPlan) -> AudioBatch:
-    return self.sound(*load_packed(self.source, batch))
+  def __call__(self, plan: BatchPlan) -> AudioBatch:
+    """Load and assemble a batch, without the utterances that cannot be read."""
+    return self.assemble(*load_packed(self.source, plan))
 
-  def sound(self, batch: BatchPlan, laid: PackedFrames) -> AudioBatch:
-    """The recordings of a batch, already read, and their labels."""
-    whole = batch.all_utterances or batch.indices  # all hosts draw the same
-    labels = [self.labels[i] for i in whole]
-    candidates, correction = self._sample(labels, np.random.default_rng(whole))
-    class_of = {int(entry) + 1: i + 1 for i, entry in enumerate(candidates)}
-    slots = self.slots(batch.longest)
-    labels, letters = (
-      pad_per_utterance(
-        [[of(i) for i in row] for row in batch.utterances],
-        *(batch, width, BLANK, np.int32),
-      )
-      for of, width in (
-        (lambda i: [class_of[label] for label in self.labels[i]], slots),
-        (lambda i: self.letters[i], 2 * slots),
-      )
+  def assemble(self, plan: BatchPlan, packed: PackedFrames) -> AudioBatch:
+    """Add the labels to the packed frames of a batch."""
+    everyone = plan.all_utterances or plan.indices  # the same on every host
+    candidates, correction = self._sample_classes(
+      [self.labels[i] for i in everyone], np.random.default_rng(everyone)
     )
-    return AudioBatch._make((*laid, labels, letters, candidates, correction))
+    class_of = {int(entry) + 1: i + 1 for i, entry in enumerate(candidates)}
+    width = self.num_embeddings(plan.max_frames)
+    labels = pad_per_utterance(
+      [[[class_of[c] for c in self.labels[i]] for i in row] for row in plan.utterances],
+      plan,
+      width,
+      BLANK,
+      np.int32,
+    )
+    letters = pad_per_utterance(
+      [[self.letters[i] for i in row] for row in plan.utterances],
+      plan,
+      2 * width,
+      BLANK,
+      np.int32,
+    )
+    return AudioBatch._make((*packed, labels, letters, candidates, correction))
 
-  def slots(self, frames: int) -> int:
-    """The adapter's embeddings of so many encoder frames."""
-    return -(-frames // self.stack)
+  def num_embeddings(self, num_frames: int) -> int:
+    """Return the number of adapter embeddings of `num_frames` encoder frames."""
+    return -(-num_frames // self.stack)
 
-  def _sample(self, labels: Sequence[Sequence[int]], rng: np.random.Generator):
-    """The batch's own tokens and others drawn blindly, each standing for several.
+  def _sample_classes(
+    self, labels: Sequence[Sequence[int]], rng: np.random.Generator
+  ) -> tuple[Int[np.ndarray, ' w'], Float[np.ndarray, ' c']]:
+    """Return the classes of the batch's softmax and the correction of their logits.
 
-    So the sum over the drawn ones estimates that over all without bias.
+    They are the batch's own tokens and a uniform sample of the others. Each sampled one
+    stands for several, so that the sum over the sample is an unbiased estimate of the
+    sum over all.
     """
-    own = np.unique([label - 1 for row in labels for label in row])
-    others = np.setdiff1d(np.arange(self.vocabulary_size), own)
-    drawn = max(self.sampled_classes - len(own), 0)
-    candidates = np.concatenate([own, rng.permutation(others)[:drawn]]).astype(np.int32)
-    if len(candidates) > self.sampled_classes:
+    own = np.unique([label - 1 for sequence in labels for label in sequence])
+    if len(own) > self.sampled_classes:
       raise ValueError(
-        f'a batch holds {len(own)} different tokens; config.ctc.sampled_classes is'
-        f' {self.sampled_classes}'
+        f'a batch has {len(own)} different tokens; the limit is'
+        f' config.ctc.sampled_classes = {self.sampled_classes}. Raise it or reduce'
+        ' frames_per_batch'
       )
+    others = np.setdiff1d(np.arange(self.vocabulary_size), own)
+    num_sampled = self.sampled_classes - len(own)
+    sampled = rng.permutation(others)[:num_sampled]
+    candidates = np.concatenate([own, sampled]).astype(np.int32)
     correction = np.zeros(len(candidates) + 1, np.float32)
-    if drawn:
-      correction[len(own) + 1 :] = np.log(len(others) / drawn)
+    if num_sampled:
+      correction[len(own) + 1 :] = np.log(len(others) / num_sampled)
     return candidates, correction

@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a frozen encoder makes of a corpus, computed once and kept.
+"""A corpus as encoder frames, which a frozen encoder computes once, before training.
 
-Training then reads frames and never runs the encoder. A stopped run keeps its finished
-shards.
+An interrupted run keeps its complete shards.
 """
 
 import dataclasses
 import functools
-import hashlib
 import json
 import operator
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -19,33 +17,29 @@ from typing import Any, SupportsIndex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
+from jaxtyping import Float
 
-from acl_jax.batches.log_mels import AugmentationConfig, LogMelCorpus, read_or_skip
-from acl_jax.models.speech_llm import Encoder
+from acl_jax.batches.log_mels import LogMelCorpus, read_or_skip
+from acl_jax.batches.padded import group_by_length, pad_to_step
+from acl_jax.config.sections import AugmentationConfig
+from acl_jax.models.protocols import Encoder
 from acl_jax.runtime import barriers, preemption
 from acl_jax.runtime.files import write_atomically
 from acl_jax.runtime.program import Preempted
-from acl_jax.runtime.rounding import round_up
 from acl_jax.sharding.arrays import to_host
-from data_pipeline.batches import pad_frames
+from acl_jax.weights.fingerprint import fingerprint, parameters_sha256
 from data_pipeline.container import pack, unpack
 from data_pipeline.mixture import Corpora
 from data_pipeline.records import Dataset, Shards, write_shard
 
-SHARD_SIZE = 1_000  # recordings
-BARRIER_MINUTES = (
-  120.0  # to wait for the other processes, who may have one more to encode
-)
-LENGTH_STEP = (
-  64  # log-mel frames; a batch is padded to a multiple, to compile few shapes
-)
+SHARD_SIZE = 1_000  # utterances
+BARRIER_MINUTES = 120.0  # other processes may have to encode one more shard
 
 
 class EncodedCorpus(Sequence[dict[str, Any]]):
-  """Encoded recordings: `.ids .texts .lengths` (frames) of all, and each by index."""
+  """Encoded utterances by index; a `SpeechSource` of encoder frames."""
 
-  subsampling = 1  # they are encoder frames already
+  subsampling = 1  # stored frames are encoder frames
 
   def __init__(self, folder: str | Path):
     folder = Path(folder)
@@ -58,150 +52,142 @@ class EncodedCorpus(Sequence[dict[str, Any]]):
     self.lengths = np.asarray([line['frames'] for line in index], np.int32)
     self._shards = Shards(folder, 'frames')
     self.width = self[0]['frames'].shape[1] if index else 0
-    self.broken: set[int] = set()  # what could not be read so far
+    self.broken: set[int] = set()
 
   def __len__(self) -> int:
     return len(self.ids)
 
   def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
-    """id, text, and frames: float16 [t d]."""
+    """Return id, text and frames, float16 [u d]."""
     return self.read([operator.index(index)])[0]
 
   def read(
     self, indices: Collection[SupportsIndex], epoch: int = 0
   ) -> list[dict[str, Any]]:
-    """Many at once; they were computed once, so every epoch has the same."""
+    """Return id, text and frames [u d] of each utterance, the same in every epoch."""
     del epoch
-    found = (unpack(record) for record in self._shards.__getitems__(indices))
-    return [header | arrays for header, arrays in found]
+    records = self._shards.__getitems__(indices)
+    return [header | arrays for header, arrays in map(unpack, records)]
 
 
 def encode_corpus(
   encoder: Encoder,
   dataset: Dataset | Corpora,
   output: str | Path,
-  how: AugmentationConfig,
+  augmentation: AugmentationConfig,
   batch_seconds: float = 16.0,
 ) -> EncodedCorpus:
-  """Encodes every recording that is not encoded yet; returns all of them.
+  """Encode the shards that are missing in `output`; returns the whole corpus.
 
-  See `LogMels` for changes and for what is left out. Raises `Preempted` after a shard,
-  if the machine is taken away. Every process encodes shards of its own.
+  Every process encodes shards of its own. See `LogMelCorpus` for the augmentation and
+  for the utterances that are left out.
+
+  batch_seconds: audio per batch, padding included.
+
+  Raises `Preempted` after a complete shard if the machine is taken away, and ValueError
+  if `output` was encoded from other data, with another encoder or other augmentation.
   """
   output, encoder = Path(output), to_host(encoder)
   output.mkdir(parents=True, exist_ok=True)
   info = {
-    'source': hashlib.sha256('\n'.join(dataset.ids).encode()).hexdigest(),
+    'source': fingerprint(['\n'.join(dataset.ids).encode()]),
     'encoder': parameters_sha256(encoder),
     'frame_seconds': encoder.config.subsampling * LogMelCorpus.frame_seconds,
-    **dataclasses.asdict(how),
+    **dataclasses.asdict(augmentation),
   }
   info = json.loads(json.dumps(info))
   _check_or_write_info(output / 'frames.json', info)
-  log_mels = LogMelCorpus(dataset, encoder.config, how)
-  shards = -(-len(log_mels) // SHARD_SIZE)
+  log_mels = LogMelCorpus(dataset, encoder.config, augmentation)
+  frames_per_batch = round(batch_seconds / log_mels.frame_seconds)
+  num_shards = -(-len(log_mels) // SHARD_SIZE)
   paths = [
-    output / f'frames-{i:05d}-of-{shards:05d}.array_record' for i in range(shards)
+    output / f'frames-{i:05d}-of-{num_shards:05d}.array_record'
+    for i in range(num_shards)
   ]
   missing = [i for i, p in enumerate(paths) if not p.with_suffix('.jsonl').exists()]
   barriers.wait('shards to encode', BARRIER_MINUTES)
   hosts, host = jax.process_count(), jax.process_index()
-  for first in range(0, len(missing), hosts):
+  for first in range(0, len(missing), hosts):  # one shard per host, then a check
     for shard in missing[first + host : first + host + 1]:
       start = shard * SHARD_SIZE
-      mine = range(start, min(start + SHARD_SIZE, len(log_mels)))
-      done = _encode(encoder, log_mels, mine, int(100 * batch_seconds))
-      _write_shard(paths[shard], done)
-      print(f'encode: shard {shard + 1} of {shards}', flush=True)
+      indices = range(start, min(start + SHARD_SIZE, len(log_mels)))
+      utterances = _encode_shard(encoder, log_mels, indices, frames_per_batch)
+      _write_shard(paths[shard], utterances)
+      print(f'encode: shard {shard + 1} of {num_shards}', flush=True)
     if preemption.is_requested():
       raise Preempted(f'encoding after shard {missing[first] + 1}')
   barriers.wait('encoded shards', BARRIER_MINUTES)
   if host == 0:
-    notes = sorted(output.glob('frames-*.jsonl'))
+    indexes = sorted(output.glob('frames-*.jsonl'))
     write_atomically(
-      output / 'index.jsonl', ''.join(note.read_text() for note in notes)
+      output / 'index.jsonl', ''.join(path.read_text() for path in indexes)
     )
   barriers.wait('index of encoded shards', BARRIER_MINUTES)
   return EncodedCorpus(output)
 
 
-def _write_shard(path: Path, found: Sequence[dict[str, Any]]) -> None:
-  """Recordings, and then what says that they are there."""
-  write_shard(
-    path,
-    [pack({'id': r['id'], 'text': r['text']}, {'frames': r['frames']}) for r in found],
-  )
-  lines = (
-    json.dumps({'id': r['id'], 'text': r['text'], 'frames': len(r['frames'])})
-    for r in found
-  )
+def _write_shard(path: Path, utterances: Sequence[dict[str, Any]]) -> None:
+  """Write a shard, then its index, which marks it as complete."""
+  records, lines = [], []
+  for utterance in utterances:
+    header = {'id': utterance['id'], 'text': utterance['text']}
+    frames = utterance['frames']
+    records.append(pack(header, {'frames': frames}))
+    lines.append(json.dumps(header | {'frames': len(frames)}))
+  write_shard(path, records)
   write_atomically(path.with_suffix('.jsonl'), ''.join(line + '\n' for line in lines))
 
 
-def parameters_sha256(module: nnx.Module) -> str:
-  """The sha256 of a module's parameters."""
-  digest = hashlib.sha256()
-  for leaf in jax.tree.leaves(nnx.state(module)):
-    digest.update(np.ascontiguousarray(leaf).tobytes())
-  return digest.hexdigest()
-
-
-def _encode(
-  encoder: Encoder, log_mels: LogMelCorpus, indices: range, budget: int
+def _encode_shard(
+  encoder: Encoder, log_mels: LogMelCorpus, indices: range, frames_per_batch: int
 ) -> list[dict[str, Any]]:
-  """The recordings of one shard, their log-mel frames replaced by the encoder's."""
+  """Return id, text and encoder frames of the utterances that can be read."""
 
-  def run(batch: tuple[int, list[int]]) -> None:
+  def encode(batch: tuple[int, list[dict[str, Any]]]) -> None:
     rows, members = batch
-    frames = run_encoder(encoder, [found[i]['frames'] for i in members], rows)
-    for i, mine in zip(members, frames, strict=True):
-      found[i]['frames'] = mine.astype(np.float16)
+    frames = run_encoder(encoder, [u['frames'] for u in members], rows)
+    for utterance, encoded in zip(members, frames, strict=True):
+      utterance['frames'] = encoded.astype(np.float16)
 
-  # Threads, as much of this is the work of one core at a time, the encoder's too.
+  # Both features and encoder use a single core for much of their time.
   with ThreadPoolExecutor(os.cpu_count()) as pool:
-    read = pool.map(functools.partial(read_or_skip, log_mels), indices)
-    found = [recording for recording in read if recording]
-    lengths = [len(recording['frames']) for recording in found]
-    list(pool.map(run, length_batches(lengths, budget)))
-  return found
+    records = pool.map(functools.partial(read_or_skip, log_mels), indices)
+    utterances = [record for record in records if record]
+    by_length = sorted(utterances, key=_num_frames)
+    batches = group_by_length(by_length, _num_frames, frames_per_batch)
+    list(pool.map(encode, [*batches]))  # all batches first: `encode` changes lengths
+  return utterances
+
+
+def _num_frames(utterance: dict[str, Any]) -> int:
+  return len(utterance['frames'])
 
 
 def run_encoder(
-  encoder: Encoder, mels: Sequence[np.ndarray], rows: int
-) -> list[np.ndarray]:
-  """The frames of each log-mel spectrogram, no padding; computed as `rows` rows."""
-  length = round_up(max(map(len, mels)), LENGTH_STEP)
-  length = min(length, encoder.config.max_frames)
-  hidden, valid = _forward(encoder, *pad_frames(mels, rows, length))
-  counts = np.asarray(valid).sum(axis=1)[: len(mels)]
-  return [row[:count] for row, count in zip(np.asarray(hidden), counts, strict=False)]
+  encoder: Encoder, log_mels: Sequence[Float[np.ndarray, '_ m']], rows: int
+) -> list[Float[np.ndarray, '_ d']]:
+  """Encode spectrograms as one batch of `rows` rows; returns frames without padding."""
+  padded = pad_to_step(log_mels, rows, encoder.config.max_frames)
+  frames, frame_mask = jax.device_get(_encode(encoder, *padded))
+  lengths = frame_mask.sum(axis=1)[: len(log_mels)]
+  return [row[:length] for row, length in zip(frames, lengths, strict=False)]
 
 
-_forward = jax.jit(lambda encoder, log_mel, valid: encoder(jnp.asarray(log_mel), valid))
-
-
-def length_batches(
-  lengths: Sequence[int] | np.ndarray, budget: int
-) -> Iterator[tuple[int, list[int]]]:
-  """Recordings of like length together: how many rows `budget` frames hold; which."""
-  buckets: dict[int, list[int]] = {}
-  for i in np.argsort(lengths, kind='stable').tolist():
-    buckets.setdefault(round_up(int(lengths[i]), LENGTH_STEP), []).append(i)
-  for length, members in buckets.items():
-    rows = max(1, budget // length)
-    yield from ((rows, members[i : i + rows]) for i in range(0, len(members), rows))
+@jax.jit
+def _encode(encoder, log_mel, frame_mask):
+  return encoder(jnp.asarray(log_mel), frame_mask)
 
 
 def _check_or_write_info(path: Path, info: dict[str, Any]) -> None:
+  """Write what determines the frames; ValueError if the file has other values."""
   if not path.exists():
-    return (
+    if jax.process_index() == 0:
       write_atomically(path, json.dumps(info, indent=1))
-      if jax.process_index() == 0
-      else None
-    )
-  before = json.loads(path.read_text())
+    return
+  stored = json.loads(path.read_text())
   for key, value in info.items():
-    if before.get(key) != value:
+    if stored.get(key) != value:
       raise ValueError(
-        f'{path.parent} was made with {key} {before.get(key)!r}, not {value!r}'
+        f'{path.parent} was encoded with {key} {stored.get(key)!r}, not {value!r}.'
+        ' Choose another folder, or delete this one'
       )

@@ -1,46 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A corpus as log-mel frames, each recording `copies` times, augmented differently.
+"""A corpus as log-mel frames, with several augmented copies of each utterance.
 
-An encoder that trains hears them in every step; a frozen one once, see `frames`.
+An encoder that trains reads them at every step; a frozen one reads them once, see
+`acl_jax.batches.encoded`.
 """
 
-import dataclasses
 import operator
 from collections.abc import Collection, Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
 from absl import logging
+from jaxtyping import Float
 
+from acl_jax.batches.source import SpeechSource
+from acl_jax.config.sections import AugmentationConfig
 from acl_jax.models.conformer import ConformerConfig
 from acl_jax.models.whisper import WhisperConfig
-from data_pipeline.augment import Augmentation, Masking, augment, augmented_length, mask
+from data_pipeline.augment import augment, augmented_length, mask_spectrogram
 from data_pipeline.batches import BatchPlan, PackedFrames, pack_rows
 from data_pipeline.container import RecordError
-from data_pipeline.features import HOP, SAMPLE_RATE, WINDOW, features
+from data_pipeline.features import HOP, SAMPLE_RATE, WINDOW, get_features
 from data_pipeline.mixture import Corpora
 from data_pipeline.records import Dataset
 
-MAX_BROKEN = 10  # records that may be unreadable in any corpus
-
-
-@dataclasses.dataclass(frozen=True)
-class AugmentationConfig:
-  """What is done to recordings, and to how many copies of each."""
-
-  augmentation: Augmentation | None = None
-  masking: Masking | None = None
-  copies: int = 1
-  seed: int = 0
+MAX_BROKEN = 10  # unreadable records that a corpus of any size may have
 
 
 class LogMelCorpus(Sequence[dict[str, Any]]):
-  """Log-mel frames: `.ids .texts .lengths` (encoder frames) of all, each by index.
+  """Log-mel frames of every copy of every utterance; a `SpeechSource`.
 
-  Copy 0 is the recording itself; the others are augmented, or all are if `copies` is 1.
-  The tempo of a copy is its own, so that lengths are known; all other changes depend on
-  (seed, copy, recording, epoch).
-  What is shorter than a frame or longer than the encoder hears is left out, and said.
+  Of several copies the first is not augmented; a single copy is. The tempo of a copy is
+  the same in every epoch, so that lengths are known in advance; all other augmentation
+  is a function of (seed, copy, utterance, epoch).
+  Utterances shorter than a window or longer than the encoder's limit are left out and
+  logged.
   """
 
   frame_seconds = HOP / SAMPLE_RATE
@@ -49,96 +43,116 @@ class LogMelCorpus(Sequence[dict[str, Any]]):
     self,
     dataset: Dataset | Corpora,
     encoder: ConformerConfig | WhisperConfig,
-    how: AugmentationConfig,
+    augmentation: AugmentationConfig,
   ):
-    self.encoder, self.how, self.subsampling = encoder, how, encoder.subsampling
-    self.width = encoder.num_mel_bins
-    self.broken: set[int] = set()  # what could not be read so far
-    self._dataset, self._features = dataset, features(encoder.features)
-    self._jobs, self._samples, lengths = [], [], []
-    limit = encoder.max_frames
-    for copy in range(how.copies):
+    self.encoder, self.augmentation = encoder, augmentation
+    self.subsampling, self.width = encoder.subsampling, encoder.num_mel_bins
+    self.broken: set[int] = set()
+    self._dataset, self._features = dataset, get_features(encoder.features)
+    self._copies: list[tuple[int, int]] = []  # number of the copy, index in the dataset
+    self._num_samples: list[int] = []
+    lengths = []
+    for copy in range(augmentation.copies):
       for index, seconds in enumerate(dataset.seconds):
-        samples = self._changed(copy, index, round(float(seconds) * SAMPLE_RATE))
-        if samples < WINDOW or self._features.count(samples) > limit:
+        samples = round(float(seconds) * SAMPLE_RATE)
+        samples = self._augmented_length(copy, index, samples)
+        num_frames = self._features.num_frames(samples)
+        if samples < WINDOW or num_frames > encoder.max_frames:
           logging.warning(
-            '%s is left out: %.3f s, at least %.3f and at most %g',
-            *(dataset.ids[index], samples / SAMPLE_RATE),
-            *(WINDOW / SAMPLE_RATE, limit * HOP / SAMPLE_RATE),
+            '%s is left out: it has %.3f s; the limits are %.3f and %g s',
+            dataset.ids[index],
+            samples / SAMPLE_RATE,
+            WINDOW / SAMPLE_RATE,
+            encoder.max_frames * HOP / SAMPLE_RATE,
           )
           continue
-        self._jobs.append((copy, index))
-        self._samples.append(samples)
-        lengths.append(-(-self._features.count(samples) // self.subsampling))
-    self.ids = [dataset.ids[index] for _, index in self._jobs]
-    self.texts = [dataset.texts[index] for _, index in self._jobs]
+        self._copies.append((copy, index))
+        self._num_samples.append(samples)
+        lengths.append(-(-num_frames // self.subsampling))
+    self.ids = [dataset.ids[index] for _, index in self._copies]
+    self.texts = [dataset.texts[index] for _, index in self._copies]
     self.lengths = np.asarray(lengths, np.int32)
 
   def __len__(self) -> int:
-    return len(self._jobs)
+    return len(self._copies)
 
   def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
-    """id, text, and frames: float32 [t m]."""
+    """Return id, text and frames, float32 [t m], of the first epoch."""
     return self.read([operator.index(index)])[0]
 
   def read(
     self, indices: Collection[SupportsIndex], epoch: int = 0
   ) -> list[dict[str, Any]]:
-    """Many at once, as they are in an epoch."""
-    places = [operator.index(index) for index in indices]
-    found = self._dataset.__getitems__([self._jobs[place][1] for place in places])
+    """Return id, text and frames [t m] of each utterance, as augmented in an epoch."""
+    positions = [operator.index(index) for index in indices]
+    records = self._dataset.__getitems__([self._copies[i][1] for i in positions])
     return [
-      {'id': u['id'], 'text': u['text'], 'frames': self._hear(place, u['audio'], epoch)}
-      for place, u in zip(places, found, strict=True)
+      {
+        'id': record['id'],
+        'text': record['text'],
+        'frames': self._compute_frames(position, record['audio'], epoch),
+      }
+      for position, record in zip(positions, records, strict=True)
     ]
 
-  def _hear(self, place: int, sound: np.ndarray, epoch: int) -> np.ndarray:
-    copy, index = self._jobs[place]
-    rng = np.random.default_rng([self.how.seed, copy, index, epoch])
-    changes = copy > 0 or self.how.copies == 1
-    if changes and self.how.augmentation is not None:
-      sound = augment(sound, self.how.augmentation, rng, self._samples[place])
-    log_mel = self._features.log_mel(sound, self.encoder.num_mel_bins)
-    if changes and self.how.masking is not None:
-      log_mel = mask(log_mel, self.how.masking, rng)
+  def _compute_frames(
+    self, position: int, waveform: Float[np.ndarray, ' samples'], epoch: int
+  ) -> Float[np.ndarray, 't m']:
+    config = self.augmentation
+    copy, index = self._copies[position]
+    rng = np.random.default_rng([config.seed, copy, index, epoch])
+    augmented = copy > 0 or config.copies == 1
+    if augmented and config.augmentation is not None:
+      samples = self._num_samples[position]
+      waveform = augment(waveform, config.augmentation, rng, samples)
+    log_mel = self._features.log_mel(waveform, self.encoder.num_mel_bins)
+    if augmented and config.masking is not None:
+      log_mel = mask_spectrogram(log_mel, config.masking, rng)
     return log_mel
 
-  def _changed(self, copy: int, index: int, samples: int) -> int:
-    """How many samples a copy has."""
-    how = self.how
-    if how.augmentation is None or (copy == 0 and how.copies > 1):
+  def _augmented_length(self, copy: int, index: int, samples: int) -> int:
+    """Return the samples of a copy of an utterance of `samples` samples."""
+    config = self.augmentation
+    if config.augmentation is None or (copy == 0 and config.copies > 1):
       return samples
-    rng = np.random.default_rng([how.seed, copy, index])
-    return augmented_length(samples, how.augmentation, rng)
+    rng = np.random.default_rng([config.seed, copy, index])
+    return augmented_length(samples, config.augmentation, rng)
 
 
-def load_packed(source, batch: BatchPlan) -> tuple[BatchPlan, PackedFrames]:
-  """A batch and its recordings in rows; source: `LogMels`, or `frames.Frames`.
+def load_packed(
+  source: SpeechSource, plan: BatchPlan
+) -> tuple[BatchPlan, PackedFrames]:
+  """Read and pack the utterances of a batch; returns the plan of those that were read.
 
-  What cannot be read is left out of it, and said. RecordError if that is too much.
+  Unreadable utterances are left out and logged; RecordError if there are too many.
   """
   try:
-    found = source.read(batch.indices, batch.epoch)
+    records = source.read(plan.indices, plan.epoch)
   except RecordError:
-    batch, found = _load_readable(source, batch)
-  frames = iter(record['frames'] for record in found)
-  rows = [[next(frames) for _ in row] for row in batch.utterances]
-  return batch, pack_rows(rows, batch, source.width, source.subsampling)
+    plan, records = _load_readable(source, plan)
+  frames = iter(record['frames'] for record in records)
+  rows = [[next(frames) for _ in row] for row in plan.utterances]
+  return plan, pack_rows(rows, plan, source.width, source.subsampling)
 
 
-def _load_readable(source, batch: BatchPlan) -> tuple[BatchPlan, list[dict[str, Any]]]:
-  found = {i: read_or_skip(source, i, batch.epoch) for i in batch.indices}
-  sound = {i: record for i, record in found.items() if record}
-  if found and not sound:
-    raise RecordError(f'none of the {len(found)} recordings of a batch can be read')
-  rows = (tuple(i for i in row if i in sound) for row in batch.utterances)
-  return batch._replace(utterances=tuple(rows)), list(sound.values())
+def _load_readable(
+  source: SpeechSource, plan: BatchPlan
+) -> tuple[BatchPlan, list[dict[str, Any]]]:
+  records = {i: read_or_skip(source, i, plan.epoch) for i in plan.indices}
+  readable = {i: record for i, record in records.items() if record}
+  if records and not readable:
+    raise RecordError(f'none of the {len(records)} utterances of a batch can be read')
+  rows = (tuple(i for i in row if i in readable) for row in plan.utterances)
+  return plan._replace(utterances=tuple(rows)), list(readable.values())
 
 
-def read_or_skip(source, index: int, epoch: int = 0) -> dict[str, Any] | None:
-  """A recording, or None if it cannot be read, which is said and counted.
+def read_or_skip(
+  source: SpeechSource, index: int, epoch: int = 0
+) -> dict[str, Any] | None:
+  """Return an utterance; None if it cannot be read, which is logged and counted.
 
-  RecordError if there are more of these than one in a thousand, and more than `BROKEN`.
+  RecordError if more than `MAX_BROKEN` of them and more than one in a thousand are
+  unreadable.
   """
   try:
     return source.read([index], epoch)[0]
@@ -146,6 +160,8 @@ def read_or_skip(source, index: int, epoch: int = 0) -> dict[str, Any] | None:
     source.broken.add(index)
     count, limit = len(source.broken), max(MAX_BROKEN, len(source) // 1_000)
     if count > limit:
-      raise RecordError(f'{error}; {count} are broken, the limit is {limit}') from None
-    logging.warning('%s; it is left out, as are %d others', error, count - 1)
+      raise RecordError(
+        f'{error}; {count} records cannot be read, the limit is {limit}'
+      ) from None
+    logging.warning('%s; left out, like %d others', error, count - 1)
     return None

@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The response stage's batches: recordings, and prompts with their responses."""
+"""Batches of the response stage: utterances, and prompts with their responses."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from acl_jax.batches.arrays import AudioBatch, ResponseBatch
-from acl_jax.batches.ctc import CTCBatches
+from acl_jax.batches.ctc import CTCBatchAssembler
 from acl_jax.batches.log_mels import load_packed
 from acl_jax.batches.orders import TOO_LONG
+from acl_jax.config.sections import DataConfig
 from acl_jax.models.speech_llm import Prompt
 from acl_jax.runtime.rounding import round_up
+from acl_jax.targets.filters import check_flags
 from acl_jax.targets.store import Targets
 from acl_jax.text.frontend import TextFrontend
 from acl_jax.text.instructions import fill_audio
@@ -20,115 +23,174 @@ from acl_jax.text.layout import NO_AUDIO, Segment, layout_prompt
 from acl_jax.text.templates import Audio
 from data_pipeline.batches import BatchPlan
 
-LENGTH_STEP = 8  # a row's length is a multiple of it
-PADDING_LOG_PROB = -30.0  # log-probability of what the teacher does not name
+LENGTH_STEP = 8  # LLM tokens; the length of a row is a multiple
+PADDING_LOG_PROB = -30.0  # where the teacher has no token
 
 
 def split_shared_prefix(
   prompts: Sequence[Sequence[Segment]],
 ) -> tuple[tuple[int, ...], list[list[Segment]]]:
-  """The tokens that all prompts begin with, and the rest of each."""
+  """Return the tokens that all prompts start with, and the rest of each prompt."""
   openings = [() if isinstance(first, int) else tuple(first) for first, *_ in prompts]
-  prefix = os.path.commonprefix(openings)  # of any sequences, paths or not
+  prefix = os.path.commonprefix(openings)  # works for any sequences
   rests = []
   for opening, prompt in zip(openings, prompts, strict=True):
-    left = opening[len(prefix) :]
-    rests.append([*([left] if left else []), *prompt[len(opening) > 0 :]])
+    rest = list(prompt[1:] if opening else prompt)
+    if len(opening) > len(prefix):
+      rest.insert(0, opening[len(prefix) :])
+    rests.append(rest)
   return tuple(prefix), rests
 
 
-class ResponseBatches:
-  """Assembles the response stage's batches: recordings, prompts and their responses.
+def open_targets(
+  data: DataConfig, llm: Mapping[str, Any], text: TextFrontend, ids: Collection[str]
+) -> Targets:
+  """Open the targets of a corpus.
 
-  top_k: how many of the teacher's likeliest tokens to read at each target; 0 is none.
-  row_tokens: of a row of packed prompts; without it a row is as long as it must be.
+  llm: description of the LLM by `fingerprint.describe`. ids: of the corpus' utterances.
+  ValueError if the targets are of another LLM, template or corpus.
+  """
+  check_flags(data.leave_out)
+  targets = Targets(data.targets, data.leave_out)
+  targets.check_provenance(llm, text)
+  if not any(id in targets for id in ids):
+    raise ValueError(
+      f'{data.targets}: no response to any of the {len(ids)} utterances in'
+      ' config.data.train. Run decode_targets on them'
+    )
+  return targets
+
+
+class ResponseBatchAssembler:
+  """Assembles the batches of the response stage.
+
+  ctc_batches: assembles the audio. top_k: number of the teacher's likeliest tokens to
+  load at each target; 0: none. row_tokens: LLM tokens of a row of packed prompts;
+  without it a row has the length of the longest prompt and response.
   """
 
   def __init__(
     self,
-    sounds: CTCBatches,
+    ctc_batches: CTCBatchAssembler,
     text: TextFrontend,
     targets: Targets,
     top_k: int,
     row_tokens: int | None = None,
   ):
-    self.sounds, self.targets, self.top_k = sounds, targets, top_k
+    self.ctc_batches, self.targets, self.top_k = ctc_batches, targets, top_k
     if (stored := targets.provenance['decoding']['top_k']) < top_k:
-      raise ValueError(f'the targets hold {stored} tokens of the teacher, not {top_k}')
-    asked = targets.instructions
-    prompts = [text.prompt(fill_audio(instruction, Audio(0))) for instruction in asked]
-    self.prefix, rests = split_shared_prefix(prompts)
-    self.prompts = dict(zip(asked, rests, strict=True))
+      raise ValueError(
+        f'the targets have the top {stored} tokens; config.targets.top_k is {top_k}.'
+        ' Lower it, or run decode_targets again'
+      )
+    instructions = targets.instructions
+    self.shared_prefix, rests = split_shared_prefix(
+      [text.prompt(fill_audio(instruction, Audio(0))) for instruction in instructions]
+    )
+    self.prompts = dict(zip(instructions, rests, strict=True))
     self.max_response, self.row_tokens = targets.max_new_tokens, row_tokens
 
   def lengths(self) -> Int[np.ndarray, 'n 2']:
-    """Encoder frames and LLM tokens of every recording; `NO_PLACE` without response."""
-    source, frames = self.sounds.source, self.sounds.lengths()
-    said, asked = self.targets.lengths(source.ids)
-    written = {
-      key: len(layout_prompt(rest, [()]).tokens) for key, rest in self.prompts.items()
-    }
-    text = np.asarray([written[instruction] for instruction in asked])
-    tokens = -(-source.lengths // self.sounds.stack) + text + np.maximum(said - 1, 0)
-    lengths = np.stack([frames, tokens], axis=1)
-    return np.where((said > 0)[:, None], lengths, TOO_LONG)
+    """Return encoder frames and LLM tokens of each utterance.
 
-  def row_length(self, batch: BatchPlan) -> int:
-    """The positions of a batch's rows; the prefix is in no row."""
+    They are `TOO_LONG` for an utterance without a response.
+    """
+    source = self.ctc_batches.source
+    response_lengths, instructions = self.targets.lengths_and_instructions(source.ids)
+    text_lengths = {
+      instruction: len(layout_prompt(rest, [()]).tokens)
+      for instruction, rest in self.prompts.items()
+    }
+    audio = -(-source.lengths // self.ctc_batches.stack)
+    text = np.asarray([text_lengths[instruction] for instruction in instructions])
+    response = np.maximum(response_lengths - 1, 0)  # the last token is no input
+    lengths = np.stack([self.ctc_batches.lengths(), audio + text + response], axis=1)
+    return np.where((response_lengths > 0)[:, None], lengths, TOO_LONG)
+
+  def check_context_length(self, lengths: Int[np.ndarray, 'n 2'], limit: int) -> None:
+    """Raise ValueError if a prompt with its response exceeds the LLM's context.
+
+    lengths: from the method `lengths`.
+    """
+    tokens = lengths[lengths[:, 1] < TOO_LONG, 1]
+    longest = len(self.shared_prefix) + int(tokens.max())
+    if longest > limit:
+      raise ValueError(
+        f'a prompt with its response has up to {longest} tokens; the limit of the LLM'
+        f' is {limit}. Shorten the utterances by config.data.row_frames or buckets'
+      )
+
+  def row_length(self, plan: BatchPlan) -> int:
+    """Return the length of a batch's rows, without the shared prefix."""
     if self.row_tokens is not None:
       return self.row_tokens
-    slots = range(self.sounds.slots(batch.longest))
+    clip = range(self.ctc_batches.num_embeddings(plan.max_frames))
     longest = max(
-      len(layout_prompt(rest, [slots]).tokens) for rest in self.prompts.values()
+      len(layout_prompt(rest, [clip]).tokens) for rest in self.prompts.values()
     )
     return round_up(longest + self.max_response, LENGTH_STEP)
 
-  def __call__(self, batch: BatchPlan) -> tuple[AudioBatch, ResponseBatch]:
-    batch, laid = load_packed(self.sounds.source, batch)
-    shape = batch.rows, self.row_length(batch)
-    said = batch.rows, batch.per_row, self.max_response
-    prompt = Prompt._make(np.full(shape, fill, np.int32) for fill in (0, NO_AUDIO, 0))
-    response = ResponseBatch._make(
-      (
-        np.asarray(self.prefix, np.int32),
-        prompt,
-        np.zeros(said, np.int32),
-        np.zeros(said, np.int32),
-        np.zeros(said, np.float32),
-        np.zeros((*said, self.top_k), np.int32),
-        np.full((*said, self.top_k), PADDING_LOG_PROB, np.float16),
-      )
+  def __call__(self, plan: BatchPlan) -> tuple[AudioBatch, ResponseBatch]:
+    """Load and assemble a batch, without the utterances that cannot be read."""
+    plan, packed = load_packed(self.ctc_batches.source, plan)
+    rows = plan.rows, self.row_length(plan)
+    shape = plan.rows, plan.max_per_row, self.max_response
+    shared_prefix: Any = np.asarray(self.shared_prefix, np.int32)
+    response = ResponseBatch(
+      shared_prefix=shared_prefix,
+      prompt=Prompt(
+        tokens=_full(rows, 0, np.int32),
+        audio_index=_full(rows, NO_AUDIO, np.int32),
+        segment_ids=_full(rows, 0, np.int32),
+      ),
+      targets=_full(shape, 0, np.int32),
+      index=_full(shape, 0, np.int32),
+      weight=_full(shape, 0, np.float32),
+      top_ids=_full((*shape, self.top_k), 0, np.int32),
+      top_log_probs=_full((*shape, self.top_k), PADDING_LOG_PROB, np.float16),
     )
-    slots = self.sounds.slots(batch.longest)
-    for b, row in enumerate(batch.utterances):
+    num_embeddings = self.ctc_batches.num_embeddings(plan.max_frames)
+    for b, row in enumerate(plan.utterances):
       start = 0
       for k, i in enumerate(row):
-        start = self._lay_out(response, (b, k), start, i, slots)
-    return self.sounds.sound(batch, laid), response
+        start = self._write_prompt(response, b, k, start, i, k * num_embeddings)
+    return self.ctc_batches.assemble(plan, packed), response
 
-  def _lay_out(
-    self, response: ResponseBatch, at: tuple[int, int], start: int, i: int, slots: int
+  def _write_prompt(
+    self,
+    response: ResponseBatch,
+    b: int,
+    k: int,
+    start: int,
+    utterance: int,
+    first_embedding: int,
   ) -> int:
-    """Writes recording i's prompt and response from `start` of a row; returns its end.
+    """Write the k-th prompt and response of row b, from `start` on; returns its end.
 
-    at: the row, and which of its recordings. slots: of a recording at most.
+    first_embedding: index within the row of the utterance's first audio embedding.
     """
-    (b, k), source = at, self.sounds.source
-    target = self.targets.read(source.ids[i], source.texts[i])
-    answer = target['response']
-    first = k * slots
-    clip = range(first, first + self.sounds.slots(int(source.lengths[i])))
-    row = layout_prompt(self.prompts[target['instruction']], [clip])
-    stop = start + len(row.tokens) + len(answer) - 1
-    tokens, place, segment_ids = response.prompt
-    tokens[b, start:stop] = [*row.tokens, *answer[:-1]]
-    place[b, start : start + len(row.tokens)] = row.audio_index
-    segment_ids[b, start:stop] = k + 1
-    u = len(answer)
-    response.targets[b, k, :u] = answer
-    response.index[b, k, :u] = start + len(row.tokens) - 1 + np.arange(u)
-    response.weight[b, k, :u] = 1
+    source = self.ctc_batches.source
+    target = self.targets.read_response(source.ids[utterance], source.texts[utterance])
+    tokens = target['response']
+    num_frames = int(source.lengths[utterance])
+    stop_embedding = first_embedding + self.ctc_batches.num_embeddings(num_frames)
+    clip = range(first_embedding, stop_embedding)
+    layout = layout_prompt(self.prompts[target['instruction']], [clip])
+    prompt, prompt_end = response.prompt, start + len(layout.tokens)
+    stop = prompt_end + len(tokens) - 1
+    prompt.tokens[b, start:stop] = [*layout.tokens, *tokens[:-1]]
+    prompt.audio_index[b, start:prompt_end] = layout.audio_index
+    prompt.segment_ids[b, start:stop] = k + 1
+    r = len(tokens)
+    response.targets[b, k, :r] = tokens
+    response.index[b, k, :r] = prompt_end - 1 + np.arange(r)
+    response.weight[b, k, :r] = 1
     if self.top_k:
-      response.top_ids[b, k, :u] = target['top_ids'][:, : self.top_k]
-      response.top_log_probs[b, k, :u] = target['top_log_probs'][:, : self.top_k]
+      response.top_ids[b, k, :r] = target['top_ids'][:, : self.top_k]
+      response.top_log_probs[b, k, :r] = target['top_log_probs'][:, : self.top_k]
     return stop
+
+
+def _full(shape: tuple[int, ...], fill: int | float, dtype: Any) -> Any:
+  """`np.full` as Any, because the fields of a batch are typed as arrays on a device."""
+  return np.full(shape, fill, dtype)

@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What batches are read from: a corpus of log-mel frames or of encoder frames."""
+"""The interface of the corpora that batches are read from."""
 
-from collections.abc import Collection, Sequence
-from typing import Any, Protocol, SupportsIndex
+from collections.abc import Collection
+from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
 
 
+@runtime_checkable
 class SpeechSource(Protocol):
-  """Utterances by index: `LogMelCorpus`, or `EncodedCorpus` behind a frozen encoder.
+  """Utterances by index: a `LogMelCorpus`, or an `EncodedCorpus` for a frozen encoder.
 
-  lengths: encoder frames of every utterance. subsampling: stored frames per encoder
-  frame. width: of a stored frame. frame_seconds: of a stored frame.
+  lengths: encoder frames of each utterance. subsampling: stored frames per encoder
+  frame. width: features of a stored frame. frame_seconds: duration of a stored frame.
   broken: indices of the records that could not be read so far.
   """
 
-  ids: Sequence[str]
-  texts: Sequence[str]
+  ids: list[str]
+  texts: list[str]
   lengths: Int[np.ndarray, ' n']
   subsampling: int
   width: int
@@ -29,5 +30,8 @@ class SpeechSource(Protocol):
   def read(
     self, indices: Collection[SupportsIndex], epoch: int = 0
   ) -> list[dict[str, Any]]:
-    """Return id, text and frames [t d] of each utterance; RecordError if unreadable."""
+    """Return id, text and frames [t d] of each utterance.
+
+    RecordError if one cannot be read.
+    """
     ...

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well speech stands in for its transcript: what is measured, and the report."""
+"""Evaluate a speech LLM against its own responses to transcripts; write the report."""

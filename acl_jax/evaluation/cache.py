@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results worth keeping when a run is interrupted, in a file of JSON lines."""
+"""Results that survive an interrupted run, in a file of JSON lines."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class ResultCache:
-  """A mapping that is on disk as soon as something is put into it."""
+  """A mapping from strings to JSON values; every assignment is written to disk."""
 
   def __init__(self, path: Path):
     self.path = path
@@ -17,7 +17,7 @@ class ResultCache:
     for line in lines:
       try:
         key, value = json.loads(line)
-      except ValueError:  # the line at which an earlier run was killed, or a blank one
+      except ValueError:  # blank, or truncated when an earlier run was killed
         continue
       self._entries[key] = value
 
@@ -30,5 +30,5 @@ class ResultCache:
   def __setitem__(self, key: str, value: Any) -> None:
     self._entries[key] = value
     with self.path.open('a') as file:
-      # The line break first: what a killed run left there must not spoil this line.
+      # Start a new line: a killed run may have left a truncated one.
       file.write(f'\n{json.dumps([key, value])}')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cascade to compare with: a strong recogniser writes, the LLM reads."""
+"""The cascade baseline: a strong recogniser transcribes, the LLM reads the text."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -14,28 +14,36 @@ from acl_jax.weights.fingerprint import fingerprint
 from data_pipeline import audio
 from data_pipeline.corpora.utterance import Utterance
 
-FILES = ('model.bin', 'config.json', 'tokenizer.json')  # else it would ask a hub
+# faster-whisper would download a missing tokenizer.json.
+REQUIRED_FILES = ('model.bin', 'config.json', 'tokenizer.json')
 BEAM_SIZE = 5
 
 
 class Recogniser:
-  """Whisper through faster-whisper, at its best: float32, beam search, as English."""
+  """Whisper through faster-whisper: float32, beam search, English.
+
+  Raises ValueError if faster-whisper is missing or cannot load `folder`, and
+  FileNotFoundError if a file of the folder is missing.
+
+  folder: Whisper in CTranslate2's format.
+  """
 
   def __init__(self, folder: str | Path):
     folder = Path(folder)
     try:
-      import faster_whisper  # an extra, so only where it is wanted
+      import faster_whisper  # an optional dependency
     except ImportError:
       raise ValueError(
-        'the cascade needs faster-whisper, which is not installed: '
-        "pip install 'acl_jax[demo]', or leave the cascade out with --cascade=none"
+        'the cascade requires faster-whisper, which is not installed. Run '
+        "pip install 'acl_jax[demo]', or skip the cascade with --cascade=none"
       ) from None
-    for name in FILES:
+    for name in REQUIRED_FILES:
       if not (folder / name).is_file():
         raise FileNotFoundError(
-          f'{folder}: no {name}; --cascade wants a CTranslate2 folder of Whisper'
+          f'{folder}: {name} is missing. Set --cascade to a folder with a '
+          'CTranslate2 Whisper model'
         )
-    # It samples where beam search fails; the threads that it starts take this seed.
+    # Whisper falls back to sampling if beam search fails; its threads use this seed.
     faster_whisper.transcribe.ctranslate2.set_random_seed(0)
     try:
       self.model = faster_whisper.WhisperModel(
@@ -46,13 +54,13 @@ class Recogniser:
         local_files_only=True,
       )
     except RuntimeError as error:
-      raise ValueError(f'{folder}: cannot be loaded as Whisper ({error})') from None
+      raise ValueError(f'{folder}: cannot load as a Whisper model: {error}') from None
     self.sha256 = sha256(folder / 'model.bin')
 
-  def __call__(self, sound: Float32[np.ndarray, ' samples']) -> str:
-    """What is said in 16 kHz mono audio."""
+  def __call__(self, waveform: Float32[np.ndarray, ' samples']) -> str:
+    """Transcribe 16 kHz mono audio."""
     segments, _ = self.model.transcribe(
-      sound,
+      waveform,
       language='en',
       beam_size=BEAM_SIZE,
       condition_on_previous_text=False,
@@ -61,25 +69,32 @@ class Recogniser:
 
 
 def _count_cores() -> int:
-  """Those that this process may use: a thread too many would make all of them wait."""
+  """Number of cores this process may use; more threads than cores stall each other."""
   if hasattr(os, 'sched_getaffinity'):  # Linux
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
 
 
-def transcribe(
+def transcribe_utterances(
   recogniser: Recogniser,
   utterances: Sequence[Utterance],
   cache: ResultCache,
   advance: Callable[[int], None],
 ) -> list[str]:
-  """The transcripts of recordings; `cache` is this recogniser's, by audio."""
+  """Transcribe utterances, in order.
+
+  Args:
+    recogniser: Applied to utterances that are not in the cache.
+    utterances: Their audio must be readable.
+    cache: This recogniser's transcripts, keyed by a fingerprint of the waveform.
+    advance: Called with 1 after each utterance.
+  """
   transcripts = []
   for utterance in utterances:
-    sound = utterance.read(audio.Limits())
-    key = fingerprint([sound.tobytes()])
+    waveform = utterance.read(audio.Limits())
+    key = fingerprint([waveform.tobytes()])
     if key not in cache:
-      cache[key] = recogniser(sound)
+      cache[key] = recogniser(waveform)
     transcripts.append(cache[key])
     advance(1)
   return transcripts

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From recordings to what the model's own ears make of them."""
+"""Encode utterances in batches: clips for the LLM, and CTC transcripts."""
 
-import collections
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,19 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int
 
+from acl_jax.batches.padded import group_by_length, pad_to_step
 from acl_jax.models.speech_llm import SpeechLLM
-from acl_jax.runtime.rounding import round_up
 from data_pipeline import audio
-from data_pipeline.batches import pad_frames
 from data_pipeline.corpora.utterance import BadUtterance, Utterance
-from data_pipeline.features import HOP, SAMPLE_RATE, features
+from data_pipeline.features import HOP, SAMPLE_RATE, get_features
 
-LENGTH_STEP = 400  # log-mel frames; a batch is padded to a multiple
+LENGTH_MULTIPLE = 400  # log-mel frames
 FRAMES_PER_BATCH = 3_200
 
 
 class EncodedUtterance(NamedTuple):
-  """A recording: what the LLM reads in its place, and CTC's hard decision, if any."""
+  """Adapter output for one utterance.
+
+  clip: Embeddings in the LLM's space. transcript: Greedy CTC decoding, if any.
+  """
 
   clip: Float[np.ndarray, 'n e']
   transcript: str | None
@@ -31,18 +32,18 @@ class EncodedUtterance(NamedTuple):
 def read_audio(
   model: SpeechLLM, utterance: Utterance
 ) -> Float32[np.ndarray, ' samples']:
-  """Audio of no more than the encoder can hear; AudioError says what is wrong."""
+  """Read the waveform; AudioError if it is unreadable or too long for the encoder."""
   frames = model.encoder.config.max_frames
   return utterance.read(audio.Limits(seconds=frames * HOP / SAMPLE_RATE))
 
 
-def log_mel(
-  model: SpeechLLM, sound: Float32[np.ndarray, ' samples']
+def compute_log_mel(
+  model: SpeechLLM, waveform: Float32[np.ndarray, ' samples']
 ) -> Float[np.ndarray, 't m']:
-  """What the encoder is given, at most as many frames as it takes."""
+  """Return the encoder's input features, truncated to its maximum length."""
   encoder = model.encoder.config
-  made = features(encoder.features).log_mel(sound, encoder.num_mel_bins)
-  return made[: encoder.max_frames]
+  log_mel = get_features(encoder.features).log_mel(waveform, encoder.num_mel_bins)
+  return log_mel[: encoder.max_frames]
 
 
 def encode_utterances(
@@ -51,68 +52,65 @@ def encode_utterances(
   utterances: Sequence[Utterance],
   advance: Callable[[int], None],
 ) -> tuple[dict[str, EncodedUtterance], list[BadUtterance]]:
-  """What is heard by id, and the recordings that cannot be.
+  """Encode utterances in batches of similar length.
 
-  decode: writes out what `model.greedy` finds.
+  Args:
+    model: Encodes the audio.
+    decode: Converts the token ids of `model.greedy` to text; None for no transcripts.
+    utterances: Their ids must be unique.
+    advance: Called with the number of utterances that were encoded or skipped.
+
+  Returns:
+    Encoded utterances by id, and the utterances whose audio cannot be used.
   """
-  heard: dict[str, EncodedUtterance] = {}
+  encoded: dict[str, EncodedUtterance] = {}
   bad: list[BadUtterance] = []
-  # Recordings wait until there is a batch of like length, so few of them are in memory.
-  waiting: dict[int, list[tuple[str, np.ndarray]]] = collections.defaultdict(list)
-  limit = model.encoder.config.max_frames
 
-  def flush(length: int) -> None:
-    found = waiting.pop(length)
-    mels = [mel for _, mel in found]
-    results = _hear_batch(model, decode, mels, min(length, limit))
-    heard.update(zip((id for id, _ in found), results, strict=True))
-    advance(len(found))
+  def read_log_mels() -> Iterator[tuple[str, np.ndarray]]:
+    for utterance in utterances:
+      try:
+        log_mel = compute_log_mel(model, read_audio(model, utterance))
+      except ValueError as error:
+        bad.append(BadUtterance(utterance.id, 'audio', str(error)))
+        advance(1)
+        continue
+      yield utterance.id, log_mel
 
-  for utterance in utterances:
-    try:
-      mel = log_mel(model, read_audio(model, utterance))
-    except ValueError as error:
-      bad.append(BadUtterance(utterance.id, 'audio', str(error)))
-      advance(1)
-      continue
-    length = round_up(len(mel), LENGTH_STEP)
-    waiting[length].append((utterance.id, mel))
-    if len(waiting[length]) == _rows(length):
-      flush(length)
-  for length in list(waiting):
-    flush(length)
-  return heard, bad
+  batches = group_by_length(
+    read_log_mels(), lambda item: len(item[1]), FRAMES_PER_BATCH, LENGTH_MULTIPLE
+  )
+  for rows, batch in batches:
+    ids, log_mels = zip(*batch, strict=True)
+    results = _encode_batch(model, decode, log_mels, rows)
+    encoded.update(zip(ids, results, strict=True))
+    advance(len(batch))
+  return encoded, bad
 
 
-def _rows(length: int) -> int:
-  return max(1, FRAMES_PER_BATCH // length)
-
-
-def _hear_batch(
+def _encode_batch(
   model: SpeechLLM,
   decode: Callable[[list[int]], str] | None,
-  mels: Sequence[np.ndarray],
-  length: int,
+  log_mels: Sequence[np.ndarray],
+  rows: int,
 ) -> list[EncodedUtterance]:
-  rows = _rows(length)
-  clips, seen, tokens = jax.device_get(_hear(model, *pad_frames(mels, rows, length)))
-  return [
-    EncodedUtterance(
-      clips[row][seen[row]],
-      None
-      if tokens is None or decode is None
-      else decode(tokens[row][tokens[row] >= 0].tolist()).strip(),
-    )
-    for row in range(len(mels))
-  ]
+  limit = model.encoder.config.max_frames
+  padded = pad_to_step(log_mels, rows, limit, LENGTH_MULTIPLE)
+  clips, clip_mask, tokens = jax.device_get(_encode(model, *padded))
+  encoded = []
+  for row in range(len(log_mels)):
+    transcript = None
+    if tokens is not None and decode is not None:
+      transcript = decode(tokens[row][tokens[row] >= 0].tolist()).strip()
+    encoded.append(EncodedUtterance(clips[row][clip_mask[row]], transcript))
+  return encoded
 
 
 @jax.jit
-def _hear(
+def _encode(
   model: SpeechLLM,
   log_mel: Float[Array, 'a t m'] | np.ndarray,
-  valid: Bool[Array, 'a t'] | np.ndarray,
+  frame_mask: Bool[Array, 'a t'] | np.ndarray,
 ) -> tuple[Float[Array, 'a s e'], Bool[Array, 'a s'], Int[Array, 'a r'] | None]:
-  frames, valid = model.encoder(jnp.asarray(log_mel), jnp.asarray(valid))
-  clips, seen = model.adapt(frames, valid)
-  return clips, seen, model.greedy(frames, valid)
+  frames, frame_mask = model.encoder(jnp.asarray(log_mel), jnp.asarray(frame_mask))
+  clips, clip_mask = model.adapt(frames, frame_mask)
+  return clips, clip_mask, model.greedy(frames, frame_mask)

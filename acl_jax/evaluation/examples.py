@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is evaluated: utterances, and the six ways in which the LLM is given each."""
+"""Evaluated utterances, and the prompt of each under six conditions."""
 
 import dataclasses
 import itertools
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from acl_jax.evaluation.rows import Case, row_length
+from acl_jax.evaluation.prompt_batches import PromptCase, row_length
 from acl_jax.text.frontend import TextFrontend
 from acl_jax.text.layout import Segment
 from data_pipeline import corpora
@@ -27,34 +27,41 @@ CONDITIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """An utterance and everything that was made of it.
+  """An utterance, its encodings and transcripts, and its reference response.
 
-  heard: CTC's hard decision. cascade: the strong recogniser's transcript. Either may be
-  missing, then for all examples.
+  clip: Embeddings of the audio in the LLM's space.
+  ctc_transcript: Greedy CTC decoding; None for all examples without CTC.
+  cascade_transcript: The strong recogniser's; None for all examples without a cascade.
+  response: Reference response, as token ids.
   """
 
   utterance: Utterance
   clip: Float[np.ndarray, 'n e']
-  heard: str | None = None
-  cascade: str | None = None
+  ctc_transcript: str | None = None
+  cascade_transcript: str | None = None
   response: tuple[int, ...] = ()
 
   def prompts(self, text: TextFrontend) -> dict[str, list[Segment]]:
-    """The prompt of each condition; without those that there are not."""
-    words = {
+    """Return the prompt of each available condition."""
+    transcripts = {
       'text': self.utterance.text,
-      'cascade': self.cascade,
-      'cascade_ctc': self.heard,
+      'cascade': self.cascade_transcript,
+      'cascade_ctc': self.ctc_transcript,
       'no_prompt': '',
     }
-    written = {k: text.prompt(v) for k, v in words.items() if v is not None}
-    return written | {'audio': text.spoken(), 'shuffled_audio': text.spoken()}
+    prompts = {
+      name: text.prompt(transcript)
+      for name, transcript in transcripts.items()
+      if transcript is not None
+    }
+    audio_prompt = text.audio_prompt()
+    return prompts | {'audio': audio_prompt, 'shuffled_audio': audio_prompt}
 
 
 def read_manifest(
   manifest: str | Path, limit: int | None
 ) -> tuple[list[Utterance], list[BadUtterance]]:
-  """The first `limit` entries of a manifest: those to use, and those that cannot be."""
+  """Read at most `limit` entries of a manifest; return usable and unusable ones."""
   usable, bad = [], []
   for item in itertools.islice(corpora.open_corpus('manifest', manifest), limit):
     if isinstance(item, BadUtterance):
@@ -71,56 +78,63 @@ def read_manifest(
 def check_context_length(
   example: Example,
   text: TextFrontend,
-  longest: np.ndarray,
+  longest_clip: np.ndarray,
   context: int,
   max_new_tokens: int,
 ) -> None:
-  """ValueError if a prompt of the example cannot be made, or leaves no room to answer.
+  """Raise ValueError if a prompt of the example leaves no space for the response.
 
-  longest: the longest clip of all, as any may be shuffled to this example.
+  Args:
+    example: May be without a reference response so far.
+    text: Tokenizes the prompts.
+    longest_clip: Of all examples, as shuffling may assign it to this example.
+    context: Context length of the LLM, in tokens.
+    max_new_tokens: Positions reserved for a generated response.
   """
-  given = example.utterance.response
-  most = 0 if given is None else len(text.tokenizer.encode(given)) + 1
-  room = context - max(max_new_tokens, most)
+  given_response = example.utterance.response
+  given_length = 0
+  if given_response is not None:
+    given_length = len(text.tokenizer.encode(given_response)) + 1
+  limit = context - max(max_new_tokens, given_length)
   for name, prompt in example.prompts(text).items():
-    spoken = any(isinstance(segment, int) for segment in prompt)
-    needed = row_length(Case(prompt, longest if spoken else None))
-    if needed > room:
+    has_audio = any(isinstance(segment, int) for segment in prompt)
+    length = row_length(PromptCase(prompt, longest_clip if has_audio else None))
+    if length > limit:
       raise ValueError(
-        f'{name} makes a prompt of {needed} tokens; the context of {context} and the '
-        f'response leave {room}'
+        f'the `{name}` prompt is {length} tokens; the limit is {limit}: a context of '
+        f'{context} minus the response. Shorten the utterance'
       )
 
 
-def derange(count: int, seed: int = 0) -> list[int] | None:
-  """Another number for each of `count` numbers, all different: one random cycle.
+def random_derangement(count: int, seed: int = 0) -> list[int] | None:
+  """Return a random permutation without fixed points: one cycle over `range(count)`.
 
-  None where there is only one.
+  None if `count` < 2, where none exists.
   """
   if count < 2:
     return None
   order = np.random.default_rng(seed).permutation(count)
-  partners = np.empty(count, int)
-  partners[order] = np.roll(order, 1)
-  return partners.tolist()
+  derangement = np.empty(count, int)
+  derangement[order] = np.roll(order, 1)
+  return derangement.tolist()
 
 
-def make_cases(
+def make_prompt_cases(
   text: TextFrontend, examples: Sequence[Example]
-) -> dict[str, list[Case]]:
-  """The cases of each condition that there is, in the order of the examples."""
+) -> dict[str, list[PromptCase]]:
+  """Return the cases of each available condition, in the order of the examples."""
   prompts = [example.prompts(text) for example in examples]
-  partners = derange(len(examples))
+  derangement = random_derangement(len(examples))
   clips = {'audio': [example.clip for example in examples]}
-  if partners is not None:
-    clips['shuffled_audio'] = [examples[partner].clip for partner in partners]
+  if derangement is not None:
+    clips['shuffled_audio'] = [examples[index].clip for index in derangement]
   cases = {}
   for name in CONDITIONS:
-    if name not in prompts[0] or (name == 'shuffled_audio' and partners is None):
+    if name not in prompts[0] or (name == 'shuffled_audio' and derangement is None):
       continue
-    heard = clips.get(name, [None] * len(examples))
+    condition_clips = clips.get(name, [None] * len(examples))
     cases[name] = [
-      Case(prompt[name], clip, example.response)
-      for prompt, clip, example in zip(prompts, heard, examples, strict=True)
+      PromptCase(prompt[name], clip, example.response)
+      for prompt, clip, example in zip(prompts, condition_clips, examples, strict=True)
     ]
   return cases

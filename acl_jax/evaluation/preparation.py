@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From utterances to examples: hearing them, recognising them, answering them."""
+"""From utterances to examples: encoding, the cascade, reference responses."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -7,20 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
-from acl_jax.evaluation.answers import reference_responses
 from acl_jax.evaluation.cache import ResultCache
-from acl_jax.evaluation.cascade import Recogniser, transcribe
+from acl_jax.evaluation.cascade import Recogniser, transcribe_utterances
+from acl_jax.evaluation.encoding import encode_utterances
 from acl_jax.evaluation.examples import Example, check_context_length
-from acl_jax.evaluation.hearing import encode_utterances
+from acl_jax.evaluation.responses import generate_reference_responses
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.runtime.progress import progress
 from acl_jax.text.frontend import TextFrontend
 from data_pipeline.corpora.utterance import BadUtterance, Utterance
 
-NOTHING = np.zeros((0, 1), np.float32)  # a clip
+EMPTY_CLIP = np.zeros((0, 1), np.float32)
 
 
-def collect_examples(
+def prepare_examples(
   model: SpeechLLM,
   text: TextFrontend,
   decode: Callable[[list[int]], str] | None,
@@ -29,43 +29,58 @@ def collect_examples(
   cache: Path,
   max_new_tokens: int,
 ) -> tuple[list[Example], list[BadUtterance]]:
-  """What the model and the recogniser hear in the recordings, and what to skip."""
-  with progress('hear', len(utterances)) as advance:
-    heard, bad = encode_utterances(model, decode, utterances, advance)
-  utterances = [utterance for utterance in utterances if utterance.id in heard]
-  written: list[str | None] = [None] * len(utterances)
+  """Encode and transcribe utterances.
+
+  Args:
+    model: Encodes the audio.
+    text: Tokenizes the prompts, to check their lengths.
+    decode: Converts the token ids of `model.greedy` to text; None without CTC.
+    utterances: Their ids must be unique.
+    recogniser: The cascade's; None to leave the cascade out.
+    cache: Folder of the recogniser's transcripts.
+    max_new_tokens: Positions that every prompt must leave for the response.
+
+  Returns:
+    Examples without reference responses, and the utterances to skip, with reasons.
+  """
+  with progress('encode', len(utterances)) as advance:
+    encoded, bad = encode_utterances(model, decode, utterances, advance)
+  utterances = [utterance for utterance in utterances if utterance.id in encoded]
+  cascade_transcripts: list[str | None] = [None] * len(utterances)
   if recogniser is not None:
-    known = ResultCache(cache / f'cascade-{recogniser.sha256[:16]}.jsonl')
+    transcript_cache = ResultCache(cache / f'cascade-{recogniser.sha256[:16]}.jsonl')
     with progress('cascade', len(utterances)) as advance:
-      written = [*transcribe(recogniser, utterances, known, advance)]
-  found = []
-  longest = max((clip for clip, _ in heard.values()), key=len, default=NOTHING)
+      cascade_transcripts = [
+        *transcribe_utterances(recogniser, utterances, transcript_cache, advance)
+      ]
+  examples = []
+  clips = (clip for clip, _ in encoded.values())
+  longest_clip = max(clips, key=len, default=EMPTY_CLIP)
   context = model.llama.config.max_position_embeddings
-  for utterance, words in zip(utterances, written, strict=True):
-    example = Example(utterance, *heard[utterance.id], words)
+  for utterance, transcript in zip(utterances, cascade_transcripts, strict=True):
+    example = Example(utterance, *encoded[utterance.id], transcript)
     try:
-      check_context_length(example, text, longest, context, max_new_tokens)
-      found.append(example)
+      check_context_length(example, text, longest_clip, context, max_new_tokens)
+      examples.append(example)
     except ValueError as error:
       bad.append(BadUtterance(utterance.id, 'text', str(error)))
-  return found, bad
+  return examples, bad
 
 
-def answer_transcripts(
+def add_reference_responses(
   model: SpeechLLM,
   text: TextFrontend,
-  found: Sequence[Example],
+  examples: Sequence[Example],
   max_new_tokens: int,
   cache: Path,
 ) -> list[Example]:
-  """The examples with their reference responses; `cache` is a file of this LLM's."""
-  known = ResultCache(cache)
-  utterances = [example.utterance for example in found]
-  with progress('answer', len(found)) as advance:
-    responses = reference_responses(
-      model, text, utterances, max_new_tokens, known, advance
+  """Return the examples with reference responses; `cache` is a file of this LLM's."""
+  utterances = [example.utterance for example in examples]
+  with progress('respond', len(examples)) as advance:
+    responses = generate_reference_responses(
+      model, text, utterances, max_new_tokens, ResultCache(cache), advance
     )
   return [
     dataclasses.replace(example, response=response)
-    for example, response in zip(found, responses, strict=True)
+    for example, response in zip(examples, responses, strict=True)
   ]

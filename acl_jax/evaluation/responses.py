@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The LLM's greedy answers: to transcripts, as the reference, and to recordings."""
+"""Greedy responses of the LLM, to transcripts (the references) and to audio."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from acl_jax.evaluation.cache import ResultCache
-from acl_jax.evaluation.rows import Case, layout_rows, row_length
+from acl_jax.evaluation.prompt_batches import PromptCase, layout_batch, row_length
 from acl_jax.generation.engine import Engine, EngineConfig, Request
 from acl_jax.generation.slots import DecodeRules
 from acl_jax.models.speech_llm import SpeechLLM
@@ -17,63 +17,68 @@ from acl_jax.text.frontend import TextFrontend
 from acl_jax.weights.fingerprint import fingerprint
 from data_pipeline.corpora.utterance import Utterance
 
-MAX_SLOTS = 32  # every step reads all weights, however many slots there are
+MAX_SLOTS = 32  # a decode step reads all weights, whatever the number of slots
 
 
 def generate_responses(
   model: SpeechLLM,
-  cases: Sequence[Case],
+  cases: Sequence[PromptCase],
   *,
   max_new_tokens: int,
   stop_ids: tuple[int, ...],
 ) -> Iterator[tuple[int, tuple[int, ...]]]:
-  """Number and response of every case, as they get done; the stop token included."""
+  """Generate the response to every case, with continuous batching.
+
+  Yields:
+    The index of a case and its response, stop token included, in order of completion.
+  """
   if not cases:
     return
-  start = common_prefix_length([_opening(case) for case in cases])
-  prefix = _opening(cases[0])[:start]
+  prefix_length = common_prefix_length([_leading_text(case) for case in cases])
+  shared_prefix = _leading_text(cases[0])[:prefix_length]
   config = EngineConfig(
     slots=min(MAX_SLOTS, len(cases)),
-    prompt_length=max(map(row_length, cases)) - start,
+    prompt_length=max(map(row_length, cases)) - prefix_length,
     max_new_tokens=max_new_tokens,
     rules=DecodeRules(stop_ids),
   )
-  asked = (
-    Request(str(number), _embed(model, case, start))
-    for number, case in enumerate(cases)
+  requests = (
+    Request(str(index), _engine_prompt(model, case, prefix_length))
+    for index, case in enumerate(cases)
   )
-  for response in Engine(model.llama, config, prefix=prefix).run(asked):
+  engine = Engine(model.llama, config, shared_prefix=shared_prefix)
+  for response in engine.run(requests):
     yield int(response.request.id), tuple(response.tokens.tolist())
 
 
-def _opening(case: Case) -> tuple[int, ...]:
-  """The text that a prompt begins with."""
+def _leading_text(case: PromptCase) -> tuple[int, ...]:
+  """Token ids before the first audio clip of the prompt."""
   first = case.prompt[0]
   return () if isinstance(first, int) else first
 
 
-def _embed(model: SpeechLLM, case: Case, start: int):
-  """A prompt from `start` on: its tokens or, if there is audio in it, embeddings."""
+def _engine_prompt(model: SpeechLLM, case: PromptCase, prefix_length: int):
+  """The prompt after the shared prefix: token ids or, with audio, embeddings."""
   if len(case.prompt) == 1 and case.clip is None:
-    return _opening(case)[start:]
-  rows = layout_rows([case], 1, model.llama.config.hidden_size)
-  x, ids = _splice(model, rows)
-  return np.asarray(x[0][ids[0] > 0][start:])
+    return _leading_text(case)[prefix_length:]
+  batch = layout_batch([case], 1, model.llama.config.hidden_size)
+  embeddings, segment_ids = _splice(model, batch)
+  return np.asarray(embeddings[0][segment_ids[0] > 0][prefix_length:])
 
 
 _splice = jax.jit(
-  lambda model, rows: model.splice(rows.prompt, rows.audio, rows.audio_mask)
+  lambda model, batch: model.splice(batch.prompt, batch.audio, batch.audio_mask)
 )
 
 
-def given_response(text: TextFrontend, response: str) -> tuple[int, ...]:
-  """A response that somebody wrote, as the LLM would have said it."""
+def encode_response(text: TextFrontend, response: str) -> tuple[int, ...]:
+  """Tokenize a given response and append the end token; ValueError if it is blank."""
   if not response.strip():
     raise ValueError('response is empty')
   return (*text.tokenizer.encode(response.strip()), text.tokenizer.eos_id)
 
 
-def reference_responses(
+def generate_reference_responses(
   model: SpeechLLM,
   text: TextFrontend,
   utterances: Sequence[Utterance],
@@ -81,32 +86,38 @@ def reference_responses(
   cache: ResultCache,
   advance: Callable[[int], None],
 ) -> list[tuple[int, ...]]:
-  """The response to each transcript: the manifest's, or else the LLM's own.
+  """Return the response to each transcript: the manifest's if given, or the LLM's.
 
-  cache: this LLM's answers, by prompt.
+  Args:
+    model: Its LLM generates the responses, greedily.
+    text: The LLM's tokenizer and chat template.
+    utterances: Their order is that of the result.
+    max_new_tokens: Limit for the generated responses, not for given ones.
+    cache: This LLM's responses, keyed by a fingerprint of prompt and settings.
+    advance: Called with the number of responses that became available.
   """
   responses: dict[int, tuple[int, ...]] = {}
-  asked: list[tuple[int, str, Case]] = []
-  for number, utterance in enumerate(utterances):
+  pending: list[tuple[int, str, PromptCase]] = []
+  for index, utterance in enumerate(utterances):
     if utterance.response is not None:
-      responses[number] = given_response(text, utterance.response)
+      responses[index] = encode_response(text, utterance.response)
       continue
     prompt = text.prompt(utterance.text)
-    question = [prompt, max_new_tokens, text.tokenizer.stop_ids]
-    key = fingerprint([json.dumps(question).encode()])
+    settings = [prompt, max_new_tokens, text.tokenizer.stop_ids]
+    key = fingerprint([json.dumps(settings).encode()])
     if key in cache:
-      responses[number] = tuple(cache[key])
+      responses[index] = tuple(cache[key])
     else:
-      asked.append((number, key, Case(prompt)))
+      pending.append((index, key, PromptCase(prompt)))
   advance(len(responses))
-  made = generate_responses(
+  generated = generate_responses(
     model,
-    [case for _, _, case in asked],
+    [case for _, _, case in pending],
     max_new_tokens=max_new_tokens,
     stop_ids=text.tokenizer.stop_ids,
   )
-  for place, response in made:
-    number, key, _ = asked[place]
-    responses[number] = cache[key] = response
+  for pending_index, response in generated:
+    index, key, _ = pending[pending_index]
+    responses[index] = cache[key] = response
     advance(1)
-  return [responses[number] for number in range(len(utterances))]
+  return [responses[index] for index in range(len(utterances))]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How likely a response is after a prompt, token by token, the response being given."""
+"""Teacher-forced scores of responses: negative log-likelihood and greedy tokens."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from acl_jax.evaluation.rows import Case, Rows, make_batches
+from acl_jax.evaluation.prompt_batches import PromptBatch, PromptCase, batch_cases
 from acl_jax.models.speech_llm import SpeechLLM
 
 TOKENS_PER_BATCH = 1_024
@@ -18,38 +18,43 @@ MAX_ROWS = 8
 
 
 class Score(NamedTuple):
-  """Of one response: what each token costs, and the token the LLM would have taken."""
+  """Per token of one response: its negative log-likelihood, and the greedy token."""
 
   nll: Float[np.ndarray, ' u']  # nats
-  best: Int[np.ndarray, ' u']
+  greedy_tokens: Int[np.ndarray, ' u']
 
 
-def score(
+def score_cases(
   model: SpeechLLM,
-  cases: Sequence[Case],
+  cases: Sequence[PromptCase],
   advance: Callable[[int], None] = lambda count: None,
 ) -> list[Score]:
-  """The scores of the responses, in the order of the cases; batching changes nothing.
+  """Score the response of each case, in order; batching does not change the scores.
 
-  advance: told how many cases a batch has done.
+  Args:
+    model: The speech LLM.
+    cases: Prompts with responses of at least one token.
+    advance: Called with the number of cases of each finished batch.
   """
   scores: dict[int, Score] = {}
   width = model.llama.config.hidden_size
-  for numbers, rows in make_batches(cases, width, TOKENS_PER_BATCH, MAX_ROWS):
-    nll, best = jax.device_get(_score(model, rows))
-    for row, number in enumerate(numbers):
-      count = len(cases[number].response)
-      scores[number] = Score(nll[row, :count], best[row, :count])
-    advance(len(numbers))
-  return [scores[number] for number in range(len(cases))]
+  for indices, batch in batch_cases(cases, width, TOKENS_PER_BATCH, MAX_ROWS):
+    nll, greedy_tokens = jax.device_get(_score_batch(model, batch))
+    for row, index in enumerate(indices):
+      length = len(cases[index].response)
+      scores[index] = Score(nll[row, :length], greedy_tokens[row, :length])
+    advance(len(indices))
+  return [scores[index] for index in range(len(cases))]
 
 
 @jax.jit
-def _score(
-  model: SpeechLLM, rows: Rows
+def _score_batch(
+  model: SpeechLLM, batch: PromptBatch
 ) -> tuple[Float[Array, 'b u'], Int[Array, 'b u']]:
-  hidden = model.read(*model.splice(rows.prompt, rows.audio, rows.audio_mask))
-  at_targets = jnp.take_along_axis(hidden, rows.index[..., None], axis=1)
+  hidden = model.hidden_states(
+    *model.splice(batch.prompt, batch.audio, batch.audio_mask)
+  )
+  at_targets = jnp.take_along_axis(hidden, batch.target_positions[..., None], axis=1)
   logits = model.llama.logits(at_targets)
-  nll = optax.softmax_cross_entropy_with_integer_labels(logits, rows.targets)
+  nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
   return nll, jnp.argmax(logits, axis=-1)

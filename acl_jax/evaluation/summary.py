@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The numbers of `report.json`, each pooled over everything that it counts."""
+"""The metrics of `report.json`, pooled over all tokens or words."""
 
 import math
 import warnings
@@ -14,37 +14,43 @@ from acl_jax.evaluation.scores import Score
 
 
 def mean_nll(scores: Sequence[Score]) -> float:
-  """Nats per token over all tokens of all responses."""
+  """Return the mean nats per token over all responses; ValueError if not finite."""
   nll = np.concatenate([score.nll for score in scores]).astype(np.float64)
   if not np.isfinite(nll).all():
-    raise ValueError('the model gives probabilities that are no numbers')
+    raise ValueError('response NLL is NaN or infinite; check the checkpoint')
   return float(nll.mean())
 
 
-def agreement(scores: Sequence[Score], to: Sequence[Score]) -> float:
-  """The share of response tokens where both would have taken the same token."""
-  same = [a.best == b.best for a, b in zip(scores, to, strict=True)]
+def greedy_agreement(scores: Sequence[Score], reference: Sequence[Score]) -> float:
+  """Return the share of response tokens with equal greedy predictions."""
+  same = [
+    a.greedy_tokens == b.greedy_tokens for a, b in zip(scores, reference, strict=True)
+  ]
   return float(np.concatenate(same).mean())
 
 
 def word_error_rate(
   references: Sequence[str], hypotheses: Sequence[str | None]
 ) -> float | None:
-  """Errors per word of all references, both as Whisper's authors normalise English.
+  """Return errors per reference word, pooled, after Whisper's English normalisation.
 
-  None without words to count, or without hypotheses.
+  None if no reference has words, or if hypotheses are missing.
   """
-  normalise = _normaliser()
-  said = [normalise(reference) for reference in references]
-  heard = [normalise(words) for words in hypotheses if words is not None]
-  if len(heard) < len(said) or not any(said):
+  normalise = _english_normaliser()
+  normalised_references = [normalise(reference) for reference in references]
+  normalised_hypotheses = [
+    normalise(hypothesis) for hypothesis in hypotheses if hypothesis is not None
+  ]
+  if len(normalised_hypotheses) < len(normalised_references):
     return None
-  return jiwer.wer(said, heard)
+  if not any(normalised_references):
+    return None
+  return jiwer.wer(normalised_references, normalised_hypotheses)
 
 
-def _normaliser() -> Callable[[str], str]:
+def _english_normaliser() -> Callable[[str], str]:
   with warnings.catch_warnings():
-    # Python complains of an escape sequence in it when it compiles it.
+    # Its source has an invalid escape sequence, a SyntaxWarning when compiled.
     warnings.simplefilter('ignore')
     from whisper_normalizer.english import EnglishTextNormalizer
 
@@ -52,11 +58,14 @@ def _normaliser() -> Callable[[str], str]:
 
 
 def gap_closed(nll: Mapping[str, float | None], name: str) -> float | None:
-  """How far a condition is on the way from another's audio (0) to the text (1)."""
-  floor, here, top = nll['shuffled_audio'], nll[name], nll['text']
-  if floor is None or here is None or top is None or floor <= top:
+  """Return the share of the NLL gap from shuffled audio (0) to text (1) closed.
+
+  None if an NLL is missing, or if shuffled audio is no worse than text.
+  """
+  shuffled, condition, text = nll['shuffled_audio'], nll[name], nll['text']
+  if shuffled is None or condition is None or text is None or shuffled <= text:
     return None
-  return (floor - here) / (floor - top)
+  return (shuffled - condition) / (shuffled - text)
 
 
 def summarise(
@@ -65,11 +74,11 @@ def summarise(
   model: Mapping[str, Any],
   skipped: Sequence[Mapping[str, str]],
 ) -> dict[str, Any]:
-  """All of `report.json`; what was not measured is None."""
+  """Return the content of `report.json`; metrics that were not measured are None."""
   nll = {
     name: mean_nll(scores[name]) if name in scores else None for name in CONDITIONS
   }
-  said = [example.utterance.text for example in examples]
+  references = [example.utterance.text for example in examples]
   return {
     'examples': len(examples),
     'response_nll': nll,
@@ -77,12 +86,16 @@ def summarise(
       name: None if value is None else math.exp(value) for name, value in nll.items()
     },
     'greedy_agreement': {
-      name: agreement(scores[name], scores['text']) if name in scores else None
+      name: greedy_agreement(scores[name], scores['text']) if name in scores else None
       for name in ('audio', 'cascade')
     },
     'wer': {
-      'cascade': word_error_rate(said, [example.cascade for example in examples]),
-      'ctc': word_error_rate(said, [example.heard for example in examples]),
+      'cascade': word_error_rate(
+        references, [example.cascade_transcript for example in examples]
+      ),
+      'ctc': word_error_rate(
+        references, [example.ctc_transcript for example in examples]
+      ),
     },
     'model': dict(model),
     'skipped': list(skipped),

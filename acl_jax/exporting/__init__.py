@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a trained model to a folder that PyTorch and Transformers load, and back."""
+"""Exported folders: trained models that PyTorch and Transformers load."""

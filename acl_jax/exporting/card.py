@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model card: what it is, how to use it, what it was made of."""
+"""The model card: what the model is, how to use it, and what it was made from."""
 
 import ast
 import json
@@ -7,76 +7,80 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
-
 from acl_jax.build import SHIPPED
+from acl_jax.config.experiment import TrainConfig
+from acl_jax.config.sections import format_mixture
 
-TEMPLATES = Path(__file__).parent / 'templates'
+TEMPLATE_FOLDER = Path(__file__).parent / 'templates'
 LICENCES = {
   'asset:smollm2-135m-instruct': 'Apache-2.0',
   'asset:whisper-base': 'MIT',
 }
-OURS, UNKNOWN = 'Apache-2.0', 'see where it comes from'
-OF_LLMS = ('LICENSE*', 'LICENCE*', 'NOTICE*', 'USE_POLICY*')  # files to go with weights
+OUR_LICENCE, UNKNOWN_LICENCE = 'Apache-2.0', 'see its source'
+LICENCE_FILES = ('LICENSE*', 'LICENCE*', 'NOTICE*', 'USE_POLICY*')  # kept with an LLM
 
 
-class Facts(NamedTuple):
-  """What the card tells."""
+class CardInfo(NamedTuple):
+  """What the card reports.
 
-  config: ConfigDict
-  described: dict[str, Any]  # config.json
+  model_config: the content of config.json. about: data and training, in prose.
+  """
+
+  config: TrainConfig
+  model_config: dict[str, Any]
   adapter: Path
   adapter_sha256: str
   about: str
 
 
-def docstring(config_file: Path) -> str:
-  """What a config says of its data, its training and its results."""
+def config_docstring(config_file: Path) -> str:
+  """Return what a config file documents: its data, training and results."""
   return ast.get_docstring(ast.parse(config_file.read_text())) or ''
 
 
 def copy_licences(llm: Path, folder: Path) -> None:
-  """What must go where the LLM's weights go."""
-  where = llm if llm.is_dir() else llm.parent
-  for pattern in OF_LLMS:
-    for path in sorted(where.glob(pattern)):
+  """Copy the licence files that must accompany the weights of the LLM."""
+  source = llm if llm.is_dir() else llm.parent
+  for pattern in LICENCE_FILES:
+    for path in sorted(source.glob(pattern)):
       if path.is_file():
         shutil.copyfile(path, folder / path.name)
 
 
-def write(folder: Path, facts: Facts, report: dict[str, Any] | None) -> None:
-  """`README.md`."""
-  config, described = facts.config, facts.described
-  files = described['text_model_sha256']
-  llm = described.get('text_model_id')
-  rows = {
+def write_card(folder: Path, info: CardInfo, report: dict[str, Any] | None) -> None:
+  """Write `README.md`; `report` is the report.json of `acl_jax.evaluate`, if any."""
+  config, model_config = info.config, info.model_config
+  llm_files = model_config['text_model_sha256'].items()
+  llm_id = model_config.get('text_model_id')
+  is_shipped = info.adapter.parent == SHIPPED
+  values = {
     'llm': config.llama.path,
-    'llm_licence': LICENCES.get(config.llama.path, UNKNOWN),
-    'llm_files': '\n'.join(f'  `{name}` {sha256}' for name, sha256 in files.items()),
-    'llm_place': f'elsewhere: `{llm}`' if llm else 'included',
+    'llm_licence': LICENCES.get(config.llama.path, UNKNOWN_LICENCE),
+    'llm_files': '\n'.join(f'  `{name}` {sha256}' for name, sha256 in llm_files),
+    'llm_location': f'not included: `{llm_id}`' if llm_id else 'included',
     'encoder': config.encoder.path,
-    'encoder_licence': LICENCES.get(config.encoder.path, UNKNOWN),
-    'adapter_kind': 'ctc' if described.get('ctc') else 'stride',
-    'adapter': facts.adapter.name,
-    'adapter_licence': OURS if facts.adapter.parent == SHIPPED else UNKNOWN,
-    'adapter_sha256': facts.adapter_sha256,
-    'data': config.get('data', {}).get('train', 'not recorded'),
-    'about': facts.about or 'The config says nothing.',
-    'figures': _figures(report),
+    'encoder_licence': LICENCES.get(config.encoder.path, UNKNOWN_LICENCE),
+    'adapter_kind': 'ctc' if model_config.get('ctc') else 'stride',
+    'adapter': info.adapter.name,
+    'adapter_licence': OUR_LICENCE if is_shipped else UNKNOWN_LICENCE,
+    'adapter_sha256': info.adapter_sha256,
+    'data': format_mixture(config.data.train),
+    'about': info.about or 'The config has no description.',
+    'results': _format_report(report),
   }
-  text = (TEMPLATES / 'card.md').read_text()
-  for name, value in rows.items():
+  text = (TEMPLATE_FOLDER / 'card.md').read_text()
+  for name, value in values.items():
     text = text.replace(f'{{{{{name}}}}}', str(value))
   (folder / 'README.md').write_text(text)
 
 
-def _figures(report: dict[str, Any] | None) -> str:
+def _format_report(report: dict[str, Any] | None) -> str:
   if report is None:
-    return 'No report was given when this was exported.'
-  lines = ['| the LLM is given | nats per response token |', '|---|---:|']
+    return 'The model was exported without an evaluation report.'
+  lines = ['| input of the LLM | nats per response token |', '|---|---:|']
   for name, value in report['response_nll'].items():
     if value is not None:
       lines.append(f'| {name.replace("_", " ")} | {value:.3f} |')
   rates = {name: value for name, value in report.get('wer', {}).items() if value}
-  told = f'{report.get("examples")} examples; word error rates: {json.dumps(rates)}.'
-  return '\n'.join([*lines, '', told])
+  summary = f'{report.get("examples")} examples; word error rates: {json.dumps(rates)}.'
+  return '\n'.join([*lines, '', summary])

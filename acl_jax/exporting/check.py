@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An exported folder beside the JAX model: the numbers for the same recordings."""
+"""Compare an exported folder with the JAX model on the same utterances."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import torch
 from jaxtyping import Array, Float
@@ -15,25 +14,28 @@ from transformers import AutoModel, AutoProcessor
 
 import data_pipeline
 from acl_jax import build
-from acl_jax.evaluation import examples, hearing
-from acl_jax.evaluation.answers import generate_responses
-from acl_jax.evaluation.rows import Case, Rows, make_batches
+from acl_jax.config.experiment import TrainConfig
+from acl_jax.evaluation import encoding, examples
+from acl_jax.evaluation.prompt_batches import PromptBatch, PromptCase, batch_cases
+from acl_jax.evaluation.responses import generate_responses
 from acl_jax.evaluation.scores import MAX_ROWS, TOKENS_PER_BATCH
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.runtime.progress import progress
 from acl_jax.text.frontend import TextFrontend
 from data_pipeline.corpora.utterance import BadUtterance, Utterance
 
-SHIPPED = Path(data_pipeline.__file__).parent / 'recordings' / 'manifest.jsonl'
-SHOWN = 8  # shipped recordings, if none are named
+SHIPPED_MANIFEST = Path(data_pipeline.__file__).parent / 'recordings' / 'manifest.jsonl'
+DEFAULT_COUNT = 8  # shipped utterances, if --audio is empty
 MAX_NEW_TOKENS = 32
-AUDIO = '<|audio|>'
+AUDIO_TOKEN = '<|audio|>'
 
 
 class Difference(NamedTuple):
-  """Of one recording, ours and theirs; logits where the answer's tokens are predicted.
+  """Differences between the JAX model and the exported one for one utterance.
 
-  kl: nats, the mean over tokens. agreement: share of tokens that both like best.
+  log_mel, embeddings, logits: largest absolute difference; logits are those that
+  predict the tokens of the JAX model's response. kl: mean KL divergence per token, in
+  nats. agreement: fraction of tokens with the same argmax.
   """
 
   log_mel: float
@@ -41,133 +43,155 @@ class Difference(NamedTuple):
   logits: float
   kl: float
   agreement: float
-  same_answer: bool
+  same_response: bool
 
 
-def check(
-  config: ml_collections.ConfigDict,
+def check_export(
+  config: TrainConfig,
   output: Path,
   checkpoint: str | None,
-  recordings: Sequence[str],
+  audio: Sequence[str],
 ) -> list[Difference]:
-  """Prints how far the folder is from the JAX model; a difference per recording."""
-  utterances, bad = _read(recordings)
-  text, model = build.load_text_frontend(config), build.load_model(config, checkpoint)
-  exported, processor = load(output)
+  """Print and return the differences between an exported folder and the JAX model.
+
+  checkpoint: as of `acl_jax.export`. audio: audio files and manifests; if empty, some
+  shipped utterances. ValueError if none can be used.
+  """
+  utterances, bad = _read_utterances(audio)
+  text = build.load_text_frontend(config.llama, config.template)
+  parts = build.find_checkpoint(checkpoint, config.shipped_adapter)
+  model = build.load_model(config, parts)
+  exported, processor = load_exported(output)
   differences = []
   with progress('check', 3 * len(utterances)) as advance:
-    heard, unheard = hearing.encode_utterances(model, None, utterances, advance)
-    bad += unheard
-    utterances = [u for u in utterances if u.id in heard]
+    encoded, failed = encoding.encode_utterances(model, None, utterances, advance)
+    bad += failed
+    utterances = [u for u in utterances if u.id in encoded]
     if not utterances:
       raise ValueError(f'--audio: none can be used; the first: {bad[0].reason}')
-    clips = [heard[utterance.id].clip for utterance in utterances]
-    cases = _answered(model, text, clips, advance)
-    for number, logits in _logits(model, cases):
-      sound = hearing.read_audio(model, utterances[number])
-      case, log_mel = cases[number], hearing.log_mel(model, sound)
-      theirs = run(exported, processor, sound, case.response)
-      differences.append(_compare(log_mel, case, logits, theirs))
+    clips = [encoded[utterance.id].clip for utterance in utterances]
+    cases = _generate_cases(model, text, clips, advance)
+    for index, logits in response_logits(model, cases):
+      waveform = encoding.read_audio(model, utterances[index])
+      log_mel = encoding.compute_log_mel(model, waveform)
+      theirs = run_exported(exported, processor, waveform, cases[index].response)
+      differences.append(compare_outputs(log_mel, cases[index], logits, theirs))
       advance(1)
-  print(table(differences), flush=True)
+  print(format_differences(differences), flush=True)
   if bad:
     print(f'skipped: {len(bad)}, the first: {bad[0].id}: {bad[0].reason}', flush=True)
   return differences
 
 
-def load(folder: Path, dtype: str = 'auto'):
-  """The exported model, in the type it was exported in, and its processor."""
-  how = {'trust_remote_code': True}
-  model = AutoModel.from_pretrained(folder, torch_dtype=dtype, **how)
-  return model.eval(), AutoProcessor.from_pretrained(folder, **how)
+def load_exported(folder: Path, dtype: str = 'auto'):
+  """Load an exported model and its processor; by default in the exported dtype."""
+  model = AutoModel.from_pretrained(folder, torch_dtype=dtype, trust_remote_code=True)
+  processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+  return model.eval(), processor
 
 
-def _read(recordings: Sequence[str]) -> tuple[list[Utterance], list[BadUtterance]]:
-  """What the flag names, or cannot be used; some that are shipped if it names none."""
-  if not recordings:
-    return examples.read_manifest(SHIPPED, SHOWN)
-  found, bad = [], []
-  for name in recordings:
+def _read_utterances(
+  audio: Sequence[str],
+) -> tuple[list[Utterance], list[BadUtterance]]:
+  """Return the usable and the unusable utterances of --audio."""
+  if not audio:
+    return examples.read_manifest(SHIPPED_MANIFEST, DEFAULT_COUNT)
+  usable, bad = [], []
+  for name in audio:
     if name.endswith(('.json', '.jsonl')):
-      usable, unusable = examples.read_manifest(name, None)
-      found, bad = found + usable, bad + unusable
+      listed, unusable = examples.read_manifest(name, None)
+      usable += listed
+      bad += unusable
     else:
-      found.append(Utterance(id=name, audio_filepath=Path(name), text=''))
-  return found, bad
+      usable.append(Utterance(id=name, audio_filepath=Path(name), text=''))
+  return usable, bad
 
 
-def _answered(
+def _generate_cases(
   model: SpeechLLM,
   text: TextFrontend,
   clips: Sequence[np.ndarray],
   advance: Callable[[int], None],
-) -> list[Case]:
-  """The recordings as prompts, with the JAX model's greedy answers."""
-  cases = [Case(text.spoken(), clip) for clip in clips]
-  stop_ids = text.tokenizer.stop_ids
-  made = generate_responses(
-    model, cases, max_new_tokens=MAX_NEW_TOKENS, stop_ids=stop_ids
+) -> list[PromptCase]:
+  """Return audio prompts with the JAX model's greedy responses."""
+  cases = [PromptCase(text.audio_prompt(), clip) for clip in clips]
+  responses = generate_responses(
+    model,
+    cases,
+    max_new_tokens=MAX_NEW_TOKENS,
+    stop_ids=text.tokenizer.stop_ids,
   )
-  for number, response in made:
-    cases[number] = cases[number]._replace(response=response)
+  for index, response in responses:
+    cases[index] = cases[index]._replace(response=response)
     advance(1)
   return cases
 
 
-def _logits(
-  model: SpeechLLM, cases: Sequence[Case]
+def response_logits(
+  model: SpeechLLM, cases: Sequence[PromptCase]
 ) -> Iterator[tuple[int, Float[np.ndarray, 'u v']]]:
-  """The number of each case, and from what each token of its response is chosen."""
+  """Yield the index of each case and the logits that predict its response tokens."""
   width = model.llama.config.hidden_size
-  for numbers, rows in make_batches(cases, width, TOKENS_PER_BATCH, MAX_ROWS):
-    made = np.asarray(_score(model, rows))
-    for row, number in enumerate(numbers):
-      yield number, made[row, : len(cases[number].response)]
+  for indices, batch in batch_cases(cases, width, TOKENS_PER_BATCH, MAX_ROWS):
+    logits = np.asarray(_compute_logits(model, batch))
+    for row, index in enumerate(indices):
+      yield index, logits[row, : len(cases[index].response)]
 
 
 @jax.jit
-def _score(model: SpeechLLM, rows: Rows) -> Float[Array, 'b u v']:
-  hidden = model.read(*model.splice(rows.prompt, rows.audio, rows.audio_mask))
-  at_targets = jnp.take_along_axis(hidden, rows.index[..., None], axis=1)
+def _compute_logits(model: SpeechLLM, batch: PromptBatch) -> Float[Array, 'b u v']:
+  x, segment_ids = model.splice(batch.prompt, batch.audio, batch.audio_mask)
+  hidden = model.hidden_states(x, segment_ids)
+  at_targets = jnp.take_along_axis(hidden, batch.target_positions[..., None], axis=1)
   return model.llama.logits(at_targets)
 
 
 @torch.no_grad()
-def run(
-  exported, processor, sound: np.ndarray, response: Sequence[int]
+def run_exported(
+  exported, processor, waveform: np.ndarray, response: Sequence[int]
 ) -> dict[str, Any]:
-  """What the exported model makes of a recording alone: by name, arrays and tokens."""
-  turns = [{'role': 'user', 'content': AUDIO}]
+  """Run an exported model on a prompt that is one audio clip.
+
+  Returns `log_mel` [t m], `clip` [n e] (audio embeddings), `logits` [u v] (that predict
+  the tokens of `response`) and `response` (its own greedy one).
+  """
+  turns = [{'role': 'user', 'content': AUDIO_TOKEN}]
   text = processor.apply_chat_template(turns, add_generation_prompt=True)
-  inputs = processor(text, audio=sound).to(exported.device)
-  embeddings, _, heard = exported.hear(inputs['audio_values'], inputs['audio_lens'])
+  inputs = processor(text, audio=waveform).to(exported.device)
+  embeddings, _, embedding_mask = exported.encode_audio(
+    inputs['audio_values'], inputs['audio_lens']
+  )
   start = inputs['input_ids'].shape[1]
-  answers = exported.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
-  said = torch.tensor([response[:-1]], device=exported.device, dtype=torch.long)
-  for name, behind in (('input_ids', said), ('attention_mask', said * 0 + 1)):
-    inputs[name] = torch.cat([inputs[name], behind], 1)
+  generated = exported.generate(
+    **inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False
+  )
+  forced = torch.tensor([response[:-1]], device=exported.device, dtype=torch.long)
+  extensions = {'input_ids': forced, 'attention_mask': torch.ones_like(forced)}
+  for name, extension in extensions.items():
+    inputs[name] = torch.cat([inputs[name], extension], 1)
   logits = exported(**inputs).logits[0, start - 1 :]
   return {
     'log_mel': inputs['audio_values'][0].T.cpu().numpy(),
-    'clip': embeddings[0][heard[0]].float().cpu().numpy(),
+    'clip': embeddings[0][embedding_mask[0]].float().cpu().numpy(),
     'logits': logits.float().cpu().numpy(),
-    'answer': answers[0, start:].tolist(),
+    'response': generated[0, start:].tolist(),
   }
 
 
-def _compare(
-  log_mel: np.ndarray, case: Case, logits: np.ndarray, theirs: dict[str, Any]
+def compare_outputs(
+  log_mel: np.ndarray, case: PromptCase, logits: np.ndarray, theirs: dict[str, Any]
 ) -> Difference:
-  ours_likely, likely = _log_softmax(logits), _log_softmax(theirs['logits'])
-  kl = np.sum(np.exp(ours_likely) * (ours_likely - likely), axis=-1)
-  same = logits.argmax(-1) == theirs['logits'].argmax(-1)
+  """Compare the JAX model's outputs for `case` with those of `run_exported`."""
+  log_probs, their_log_probs = _log_softmax(logits), _log_softmax(theirs['logits'])
+  kl = np.sum(np.exp(log_probs) * (log_probs - their_log_probs), axis=-1)
+  same_argmax = logits.argmax(-1) == theirs['logits'].argmax(-1)
   return Difference(
-    log_mel=_largest(log_mel, theirs['log_mel']),
-    embeddings=_largest(case.clip, theirs['clip']),
-    logits=_largest(logits, theirs['logits']),
+    log_mel=_max_difference(log_mel, theirs['log_mel']),
+    embeddings=_max_difference(case.clip, theirs['clip']),
+    logits=_max_difference(logits, theirs['logits']),
     kl=float(kl.mean()),
-    agreement=float(same.mean()),
-    same_answer=list(case.response) == theirs['answer'],
+    agreement=float(same_argmax.mean()),
+    same_response=list(case.response) == theirs['response'],
   )
 
 
@@ -176,23 +200,24 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
   return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
-def _largest(ours: np.ndarray | None, theirs: np.ndarray) -> float:
-  """The largest difference; infinite where even the shapes differ."""
+def _max_difference(ours: np.ndarray | None, theirs: np.ndarray) -> float:
+  """Largest absolute difference; infinite if the shapes differ."""
   if ours is None or ours.shape != theirs.shape:
     return float('inf')
   return float(np.abs(ours - theirs).max(initial=0))
 
 
-def table(found: Sequence[Difference]) -> str:
-  """The differences of all recordings, as a terminal shows them."""
+def format_differences(differences: Sequence[Difference]) -> str:
+  """Summarise the differences of all utterances as a text table."""
+  count = len(differences)
   rows = {
-    'log-mel, at most': max(d.log_mel for d in found),
-    'audio embeddings, at most': max(d.embeddings for d in found),
-    'logits, at most': max(d.logits for d in found),
-    'KL divergence, nats, on average': sum(d.kl for d in found) / len(found),
-    'KL divergence of a recording, at most': max(d.kl for d in found),
-    'tokens that both like best': sum(d.agreement for d in found) / len(found),
+    'log-mel, max difference': max(d.log_mel for d in differences),
+    'audio embeddings, max difference': max(d.embeddings for d in differences),
+    'logits, max difference': max(d.logits for d in differences),
+    'KL divergence, nats, mean': sum(d.kl for d in differences) / count,
+    'KL divergence, nats, max per utterance': max(d.kl for d in differences),
+    'tokens with the same argmax': sum(d.agreement for d in differences) / count,
   }
   lines = [f'{name:38}{value:12.3g}' for name, value in rows.items()]
-  same = sum(d.same_answer for d in found)
-  return '\n'.join([*lines, f'{"same greedy answers":38}{same:6} of {len(found)}'])
+  same = sum(d.same_response for d in differences)
+  return '\n'.join([*lines, f'{"same greedy responses":38}{same:6} of {count}'])

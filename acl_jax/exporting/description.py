@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The JSON files of an exported model, from which Transformers builds it."""
+"""The JSON files of an exported folder, from which Transformers builds the model."""
 
 import json
 import shutil
@@ -9,17 +9,15 @@ from typing import Any
 import numpy as np
 
 from acl_jax.exporting.weights import describe_tower
-from acl_jax.models.adapters import StrideAdapter
-from acl_jax.models.ctc import CTCAdapter
-from acl_jax.models.speech_llm import Encoder
+from acl_jax.models.protocols import Adapter, Encoder
 from acl_jax.text.tokenizer import Tokenizer
 from acl_jax.weights.exported import MODEL_TYPE
 from acl_jax.weights.huggingface import describe_llama
 from acl_jax.weights.llama import Source
 from acl_jax.weights.projector import describe_projector
 
-CODE = Path(__file__).parent / 'files'
-NEW_TOKENS = 128  # where an answer is cut, if `generate` is not told
+CODE_FOLDER = Path(__file__).parent / 'files'
+DEFAULT_MAX_NEW_TOKENS = 128  # of `generate`, unless the caller sets it
 _NAME = 'audio_chat_llama'
 _CLASSES = {
   'AutoConfig': f'configuration_{_NAME}.AudioChatLlamaConfig',
@@ -30,16 +28,16 @@ _CLASSES = {
 
 
 def copy_code(folder: Path) -> None:
-  """The modules that the folder brings."""
-  for path in sorted(CODE.glob('*.py')):
+  """Copy the model code into an exported folder."""
+  for path in sorted(CODE_FOLDER.glob('*.py')):
     if path.name != '__init__.py':
       shutil.copyfile(path, folder / path.name)
 
 
 def describe_model(
-  encoder: Encoder, adapter: CTCAdapter | StrideAdapter, source: Source, dtype: np.dtype
+  encoder: Encoder, adapter: Adapter, source: Source, dtype: np.dtype
 ) -> dict[str, Any]:
-  """`config.json`, but for what the tokenizer and the files of the LLM say."""
+  """Return `config.json`, except what depends on the tokenizer and the LLM's files."""
   return {
     'architectures': ['AudioChatLlamaModel'],
     'model_type': MODEL_TYPE,
@@ -52,30 +50,36 @@ def describe_model(
     },
     'audio_config': describe_tower(encoder),
     'text_config': describe_llama(source.config, str(dtype)),
-    'audio_model_id': None,  # it is here; to Ultravox it may be elsewhere
-    'num_projector_layers': 0,  # to Ultravox it may be a transformer
+    'audio_model_id': None,  # the weights are included; Ultravox may refer to them
+    'num_projector_layers': 0,  # Ultravox may have a transformer here
     **describe_projector(adapter),
     'torch_dtype': str(dtype),
   }
 
 
-def describe_ends(tokenizer: Tokenizer) -> dict[str, Any]:
-  """The tokens that a configuration names."""
-  ends = {'eos_token_id': tokenizer.eos_id, 'pad_token_id': tokenizer.eos_id}
-  return {'bos_token_id': tokenizer.bos_id, **ends}
+def describe_special_tokens(tokenizer: Tokenizer) -> dict[str, Any]:
+  """Return the ids of special tokens, as configurations of Transformers have them."""
+  return {
+    'bos_token_id': tokenizer.bos_id,
+    'eos_token_id': tokenizer.eos_id,
+    'pad_token_id': tokenizer.eos_id,
+  }
 
 
-def write_generation(folder: Path, tokenizer: Tokenizer) -> None:
-  """`generation_config.json`: greedy, as `acl_jax.chat` is."""
-  stop = {'eos_token_id': list(tokenizer.stop_ids)}
-  how = {'do_sample': False, 'max_new_tokens': NEW_TOKENS}
-  write_json(folder / 'generation_config.json', describe_ends(tokenizer) | stop | how)
+def write_generation_config(folder: Path, tokenizer: Tokenizer) -> None:
+  """Write `generation_config.json`: greedy decoding, like `acl_jax.chat`."""
+  settings = describe_special_tokens(tokenizer) | {
+    'eos_token_id': list(tokenizer.stop_ids),
+    'do_sample': False,
+    'max_new_tokens': DEFAULT_MAX_NEW_TOKENS,
+  }
+  write_json(folder / 'generation_config.json', settings)
 
 
-def write_processor(folder: Path, encoder: Encoder, stack: int) -> None:
-  """`processor_config.json`: from samples to what the encoder hears."""
+def write_processor_config(folder: Path, encoder: Encoder, stack: int) -> None:
+  """Write `processor_config.json`: from waveforms to the encoder's features."""
   config = encoder.config
-  described = {
+  settings = {
     'processor_class': 'AudioChatLlamaProcessor',
     'auto_map': {'AutoProcessor': _CLASSES['AutoProcessor']},
     'features': config.features,
@@ -85,9 +89,9 @@ def write_processor(folder: Path, encoder: Encoder, stack: int) -> None:
     'stack_factor': stack,
     'audio_token': '<|audio|>',
   }
-  write_json(folder / 'processor_config.json', described)
+  write_json(folder / 'processor_config.json', settings)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-  """Two spaces a level, as Transformers writes it."""
+  """Write JSON indented by two spaces, as Transformers does."""
   path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n')

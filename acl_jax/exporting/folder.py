@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An output folder that is there whole or not at all."""
+"""Output folders that appear complete or not at all."""
 
 import contextlib
 import shutil
@@ -8,38 +8,38 @@ from pathlib import Path
 
 
 def check_empty(output: Path) -> None:
-  """ValueError if there is something in it."""
+  """Raise ValueError if `output` is a file or a folder that is not empty."""
   if output.exists() and not output.is_dir():
     raise ValueError(f'{output}: is a file; --output is a folder')
-  if output.is_dir() and (found := sorted(output.iterdir())):
+  if output.is_dir() and (entries := sorted(output.iterdir())):
     raise ValueError(
-      f'{output}: is not empty ({found[0].name} is in it); name a new folder'
+      f'{output}: is not empty (it contains {entries[0].name}); name a new folder'
     )
 
 
-def check_space(output: Path, needed: int) -> None:
-  """OSError if the disk of `output` has fewer than `needed` bytes left."""
-  there = output.absolute()
-  while not there.is_dir():
-    there = there.parent
-  if (free := shutil.disk_usage(there).free) < needed:
+def check_disk_space(output: Path, needed: int) -> None:
+  """Raise OSError if the disk of `output` has fewer than `needed` bytes free."""
+  existing = output.absolute()
+  while not existing.is_dir():
+    existing = existing.parent
+  if (free := shutil.disk_usage(existing).free) < needed:
     raise OSError(
-      f'{output}: the export takes {needed / 1e9:.2f} GB, the disk has'
-      f' {free / 1e9:.2f} GB left'
+      f'{output}: the export needs {needed / 1e9:.2f} GB; the disk has'
+      f' {free / 1e9:.2f} GB free'
     )
 
 
 @contextlib.contextmanager
-def whole_folder(output: Path) -> Iterator[Path]:
-  """A folder that takes the place of `output` when the block ends without an error."""
+def atomic_folder(output: Path) -> Iterator[Path]:
+  """Yield a folder that is renamed to `output` when the block ends without an error."""
   output = output.absolute()
   unfinished = output.with_name(f'.{output.name}.unfinished')
-  shutil.rmtree(unfinished, ignore_errors=True)  # what a killed process left
+  shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed process
   unfinished.mkdir(parents=True)
   try:
     yield unfinished
     if output.is_dir():
-      output.rmdir()  # it is empty
+      output.rmdir()  # empty: see `check_empty`
     unfinished.rename(output)
   finally:
     shutil.rmtree(unfinished, ignore_errors=True)

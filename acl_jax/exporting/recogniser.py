@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pretrained Conformer as Transformers' own `ParakeetForCTC`, no code beside it."""
+"""Pretrained Conformers as Transformers' own `ParakeetForCTC`, without custom code."""
 
 from pathlib import Path
 from typing import Any
 
-import ml_collections
 import sentencepiece
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from acl_jax.build import ENCODER_FOLDER
+from acl_jax.config.experiment import PretrainConfig
 from acl_jax.exporting.description import write_json
-from acl_jax.exporting.folder import check_space, whole_folder
-from acl_jax.models.conformer_ctc import ConformerCTC
+from acl_jax.exporting.folder import atomic_folder, check_disk_space
 from acl_jax.text.ctc_vocabulary import FILES, Vocabulary, normalise
 from acl_jax.weights import safetensors
 from acl_jax.weights.parakeet import (
@@ -22,49 +21,56 @@ from acl_jax.weights.parakeet import (
   load_conformer,
 )
 
-BLANK = '<pad>'
+BLANK_TOKEN = '<pad>'
 
 
 def export(
-  config: ml_collections.ConfigDict, output: Path, checkpoint: str | None, about: str
+  config: PretrainConfig, output: Path, checkpoint: str | None, about: str
 ) -> None:
-  """Writes weights, tokenizer and the front end's settings."""
-  origin = _find(config, checkpoint)
-  for path in safetensors.files(origin):
-    safetensors.check(path)
+  """Write the folder `output`: weights, tokenizer, feature extractor and model card.
+
+  checkpoint: a workdir of `pretrain` or an encoder folder. about: data and training.
+  ValueError if Transformers cannot represent the model.
+  """
+  origin = _find_encoder(config, checkpoint)
+  for path in safetensors.weight_files(origin):
+    safetensors.verify_checksum(path)
   model = load_conformer(origin)
-  if not isinstance(model, ConformerCTC):
-    raise ValueError(f'{origin}: has no CTC head; only with one does it recognise')
-  described, tensors = describe_conformer(model), [*export_conformer(model)]
+  if not model.recognises:
+    raise ValueError(f'{origin}: has no CTC head, which a recogniser needs')
   if (features := model.config.features) != 'parakeet':
-    raise ValueError(f'{origin}: hears {features}; Transformers has no such features')
-  check_space(output, sum(tensor.nbytes for _, tensor in tensors))
-  with whole_folder(output) as folder:
+    raise ValueError(
+      f'{origin}: has {features} features; Transformers supports parakeet only'
+    )
+  tensors = [*export_conformer(model)]
+  check_disk_space(output, sum(tensor.nbytes for _, tensor in tensors))
+  with atomic_folder(output) as folder:
     _write_tokenizer(folder, origin)
-    _write_front_end(folder, model.config.num_mel_bins)
+    _write_feature_extractor(folder, model.config.num_mel_bins)
     card = (
       f'# A speech recogniser\n\n`ParakeetForCTC` by `acl_jax.pretrain`.\n\n{about}\n'
     )
     (folder / 'README.md').write_text(card)
     safetensors.write(folder, tensors)
-    write_json(folder / CONFIG, described)
+    write_json(folder / CONFIG, describe_conformer(model))
 
 
-def _find(config: ml_collections.ConfigDict, checkpoint: str | None) -> Path:
+def _find_encoder(config: PretrainConfig, checkpoint: str | None) -> Path:
   if checkpoint is None:
     raise ValueError('--checkpoint is missing: no recogniser is shipped')
-  if (kind := config.encoder.kind) != 'conformer':
-    raise ValueError(f'config.encoder.kind is {kind!r}; known: conformer')
   folder = Path(checkpoint) / ENCODER_FOLDER
   return folder if folder.is_dir() else Path(checkpoint)
 
 
-def _write_front_end(folder: Path, num_mel_bins: int) -> None:
+def _write_feature_extractor(folder: Path, num_mel_bins: int) -> None:
   settings: dict[str, Any] = {
     'feature_extractor_type': 'ParakeetFeatureExtractor',
     'processor_class': 'ParakeetProcessor',
     'feature_size': num_mel_bins,
-    **{'sampling_rate': 16_000, 'n_fft': 512, 'win_length': 400, 'hop_length': 160},
+    'sampling_rate': 16_000,
+    'n_fft': 512,
+    'win_length': 400,
+    'hop_length': 160,
     'preemphasis': 0.97,
   }
   write_json(folder / 'preprocessor_config.json', settings)
@@ -72,31 +78,37 @@ def _write_front_end(folder: Path, num_mel_bins: int) -> None:
 
 
 def _write_tokenizer(folder: Path, origin: Path) -> None:
-  """The vocabulary in the tokenizers library, the blank added behind it."""
-  ours = Vocabulary(origin)
-  pieces, spec = (origin / name for name in FILES)
-  if pieces.is_file():
-    made = _of_pieces(pieces)
+  """Write the vocabulary for the tokenizers library, with the blank as last token."""
+  vocabulary = Vocabulary(origin)
+  sentencepiece_file, tokenizers_file = (origin / name for name in FILES)
+  if sentencepiece_file.is_file():
+    exported = _convert_unigram(sentencepiece_file)
   else:
-    made = tokenizers.Tokenizer.from_file(str(spec))
-  probe = normalise(ours.decode(range(1, len(ours))))  # the first is the unknown
-  if made.encode(probe).ids != ours.encode(probe):
+    exported = tokenizers.Tokenizer.from_file(str(tokenizers_file))
+  every_piece = vocabulary.decode(range(1, len(vocabulary)))  # 0 is the unknown piece
+  probe = normalise(every_piece)
+  if exported.encode(probe).ids != vocabulary.encode(probe):
     raise ValueError(f'{origin}: the vocabulary cannot be exported; ids would differ')
-  blank = made.id_to_token(len(ours)) or BLANK
-  made.add_special_tokens([AddedToken(blank, special=True, normalized=False)])
-  made.save(str(folder / 'tokenizer.json'))
-  settings = {'tokenizer_class': 'ParakeetTokenizerFast', 'pad_token': blank}
-  settings['processor_class'] = 'ParakeetProcessor'
+  blank = exported.id_to_token(len(vocabulary)) or BLANK_TOKEN
+  exported.add_special_tokens([AddedToken(blank, special=True, normalized=False)])
+  exported.save(str(folder / 'tokenizer.json'))
+  settings = {
+    'tokenizer_class': 'ParakeetTokenizerFast',
+    'pad_token': blank,
+    'processor_class': 'ParakeetProcessor',
+  }
   write_json(folder / 'tokenizer_config.json', settings)
 
 
-def _of_pieces(path: Path) -> tokenizers.Tokenizer:
-  """A unigram sentencepiece model; text is normalised by the caller."""
+def _convert_unigram(path: Path) -> tokenizers.Tokenizer:
+  """Convert a unigram sentencepiece model."""
   model = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
   ids = range(model.get_piece_size())
   pieces = [*zip(map(model.id_to_piece, ids), map(model.get_score, ids), strict=True)]
-  made = tokenizers.Tokenizer(models.Unigram(pieces, unk_id=model.unk_id()))
-  made.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-  made.pre_tokenizer = pre_tokenizers.Metaspace()
-  made.decoder = decoders.Metaspace()
-  return made
+  unigram = models.Unigram(pieces, unk_id=model.unk_id())
+  tokenizer = tokenizers.Tokenizer(unigram)
+  nfkc, lowercase = normalizers.NFKC(), normalizers.Lowercase()
+  tokenizer.normalizer = normalizers.Sequence([nfkc, lowercase])
+  tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+  tokenizer.decoder = decoders.Metaspace()
+  return tokenizer

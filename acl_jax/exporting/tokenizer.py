@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The LLM's tokenizer as files of the tokenizers library, `<|audio|>` added.
+"""The LLM's tokenizer for Transformers: files of the tokenizers library.
 
-Only what gives the same ids as ours is written: a probe is compared.
+`<|audio|>` is added as a special token. A conversion that does not give the same ids
+for some probe texts is refused.
 """
 
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers
 
-from acl_jax.text.tokenizer import Merges, Pieces, Tokenizer
+from acl_jax.exporting.description import write_json
+from acl_jax.text.tokenizer import SentencePieceBackend, Tokenizer, TokenizersBackend
 
-AUDIO = '<|audio|>'
-TEMPLATES = Path(__file__).parent / 'templates'
-SPACE = '\N{LOWER ONE EIGHTH BLOCK}'  # what sentencepiece writes for it
-PROBES = (
+AUDIO_TOKEN = '<|audio|>'
+TEMPLATE_FOLDER = Path(__file__).parent / 'templates'
+SPACE_SYMBOL = '\N{LOWER ONE EIGHTH BLOCK}'  # a space in sentencepiece's pieces
+PROBE_TEXTS = (
   'What is the capital of France?',
   "  It's 12345.67 or\n\n\tso…  they say: naïve café, 漢字 🙂 ",
   'def f(x):\n    return x**2 # ok',
@@ -26,19 +27,20 @@ PROBES = (
 
 
 def write_tokenizer(folder: Path, tokenizer: Tokenizer, template: str) -> int:
-  """Writes tokenizer and template; returns the id of `<|audio|>`.
+  """Write the tokenizer and its chat template; returns the id of `<|audio|>`.
 
   ValueError if the tokenizers library does not give the same ids.
   """
-  made = as_tokenizers(tokenizer)
-  compare(made, tokenizer)
-  made.add_special_tokens([AddedToken(AUDIO, special=True, normalized=False)])
-  audio = made.token_to_id(AUDIO)
-  assert audio is not None
-  made.save(str(folder / 'tokenizer.json'))
-  names = {number: name for name, number in tokenizer.controls.items()}
+  converted = convert_tokenizer(tokenizer)
+  check_equal(converted, tokenizer)
+  audio_token = AddedToken(AUDIO_TOKEN, special=True, normalized=False)
+  converted.add_special_tokens([audio_token])
+  audio_id = converted.token_to_id(AUDIO_TOKEN)
+  assert audio_id is not None
+  converted.save(str(folder / 'tokenizer.json'))
+  names = {id: name for name, id in tokenizer.control_tokens.items()}
   end = names[tokenizer.eos_id]
-  described: dict[str, Any] = {
+  settings: dict[str, Any] = {
     'tokenizer_class': 'PreTrainedTokenizerFast',
     'clean_up_tokenization_spaces': False,
     'eos_token': end,
@@ -47,43 +49,51 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, template: str) -> int:
     'model_input_names': ['input_ids', 'attention_mask'],
   }
   if tokenizer.bos_id is not None:
-    described['bos_token'] = names[tokenizer.bos_id]
-  text = json.dumps(described, indent=2, ensure_ascii=False)
-  (folder / 'tokenizer_config.json').write_text(text + '\n')
-  jinja = (TEMPLATES / f'{template}.jinja').read_text()
+    settings['bos_token'] = names[tokenizer.bos_id]
+  write_json(folder / 'tokenizer_config.json', settings)
+  jinja = (TEMPLATE_FOLDER / f'{template}.jinja').read_text()
   (folder / 'chat_template.jinja').write_text(jinja)
-  return audio
+  return audio_id
 
 
-def as_tokenizers(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
-  """Ours in the tokenizers library, control tokens included."""
+def convert_tokenizer(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
+  """Convert to the tokenizers library, control tokens included.
+
+  ValueError if a control token would get another id.
+  """
   backend = tokenizer.backends.nothing
-  if isinstance(backend, Merges):
-    made = tokenizers.Tokenizer.from_str(backend.tokenizer.to_str())
+  if isinstance(backend, TokenizersBackend):
+    converted = tokenizers.Tokenizer.from_str(backend.tokenizer.to_str())
   else:
-    made = _of_pieces(backend, tokenizer.opens_with_space)
-  by_number = sorted(tokenizer.controls, key=lambda name: tokenizer.controls[name])
-  made.add_special_tokens(
-    [AddedToken(name, special=True, normalized=False) for name in by_number]
+    converted = _convert_sentencepiece(backend, tokenizer.adds_prefix_space)
+  by_id = sorted(tokenizer.control_tokens.items(), key=lambda item: item[1])
+  converted.add_special_tokens(
+    [AddedToken(name, special=True, normalized=False) for name, _ in by_id]
   )
-  for name, number in tokenizer.controls.items():
-    if (given := made.token_to_id(name)) != number:
-      raise ValueError(f'the tokenizer cannot be exported: {name} would be {given}')
-  return made
-
-
-def compare(made: tokenizers.Tokenizer, ours: Tokenizer) -> None:
-  """ValueError unless both give the same ids, and the same text from them."""
-  for text in PROBES:
-    ids, wanted = made.encode(text, add_special_tokens=False).ids, ours.encode(text)
-    if ids != wanted or made.decode(ids) != ours.decode(wanted):
+  for name, expected in by_id:
+    if (actual := converted.token_to_id(name)) != expected:
       raise ValueError(
-        f'the tokenizer cannot be exported: {text!r} would be {ids}, not {wanted}'
+        f'the tokenizer cannot be exported: the id of {name} would be {actual}, not'
+        f' {expected}'
+      )
+  return converted
+
+
+def check_equal(converted: tokenizers.Tokenizer, original: Tokenizer) -> None:
+  """Raise ValueError unless both encode and decode the probe texts equally."""
+  for text in PROBE_TEXTS:
+    ids = converted.encode(text, add_special_tokens=False).ids
+    expected = original.encode(text)
+    if ids != expected or converted.decode(ids) != original.decode(expected):
+      raise ValueError(
+        f'the tokenizer cannot be exported: {text!r} would be {ids}, not {expected}'
       )
 
 
-def _of_pieces(backend: Pieces, opens_with_space: bool) -> tokenizers.Tokenizer:
-  """Llama-2's sentencepiece model as byte-pair merges."""
+def _convert_sentencepiece(
+  backend: SentencePieceBackend, adds_prefix_space: bool
+) -> tokenizers.Tokenizer:
+  """Convert Llama-2's sentencepiece model to byte-pair merges."""
   model = backend.processor
   pieces = [model.id_to_piece(i) for i in range(model.get_piece_size())]
   vocab = {piece: i for i, piece in enumerate(pieces)}
@@ -95,8 +105,8 @@ def _of_pieces(backend: Pieces, opens_with_space: bool) -> tokenizers.Tokenizer:
     pairs = [pair for pair in halves if pair[0] in vocab and pair[1] in vocab]
     pairs.sort(key=lambda pair: (vocab[pair[0]], vocab[pair[1]]))
     merges += zip(itertools.repeat(-model.get_score(i)), pairs)
-  merges.sort(key=lambda scored: scored[0])  # the likeliest piece is made first
-  made = tokenizers.Tokenizer(
+  merges.sort(key=lambda scored: scored[0])  # likely pieces are merged first
+  converted = tokenizers.Tokenizer(
     models.BPE(
       vocab=vocab,
       merges=[pair for _, pair in merges],
@@ -105,10 +115,16 @@ def _of_pieces(backend: Pieces, opens_with_space: bool) -> tokenizers.Tokenizer:
       byte_fallback=True,
     )
   )
-  spaces = normalizers.Replace(' ', SPACE)
-  back = [decoders.Replace(SPACE, ' '), decoders.ByteFallback(), decoders.Fuse()]
-  made.normalizer, made.decoder = spaces, decoders.Sequence(back)
-  if opens_with_space:
-    made.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), spaces])
-    made.decoder = decoders.Sequence([*back, decoders.Strip(' ', 1, 0)])
-  return made
+  replace_spaces = normalizers.Replace(' ', SPACE_SYMBOL)
+  decode_steps = [
+    decoders.Replace(SPACE_SYMBOL, ' '),
+    decoders.ByteFallback(),
+    decoders.Fuse(),
+  ]
+  converted.normalizer = replace_spaces
+  if adds_prefix_space:
+    prepend_space = normalizers.Prepend(SPACE_SYMBOL)
+    converted.normalizer = normalizers.Sequence([prepend_space, replace_spaces])
+    decode_steps.append(decoders.Strip(' ', 1, 0))
+  converted.decoder = decoders.Sequence(decode_steps)
+  return converted

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The batch engine: a stream of prompts in, their responses out as they get done.
+"""The batch engine: a stream of requests in, their responses out as they complete.
 
-What happens on the device is in `waiting_room` and `slots`. Here prompts of like length
-are grouped and sent ahead, and what the device says is sorted by request. The host
-always looks at what was said a call ago, so the device never waits for it.
+The device side is in `prefill_queue` and `slots`. The host side, here, groups prompts
+of similar length, sends them ahead, and assigns the outputs to their requests. The host
+always reads the output of the previous call, so the device never waits for it.
 """
 
 import collections
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -23,52 +23,62 @@ from acl_jax.models.llama import Llama
 from acl_jax.runtime.rounding import round_up
 from acl_jax.sharding.mesh import batch_parts
 
-ENDINGS = {slots.STOP: 'stop', slots.LENGTH: 'length', slots.REPETITION: 'repetition'}
-CACHE_LENGTH_STEP = 32  # the cache is a multiple as long: few lengths, few compilations
+FINISH_REASONS = {
+  slots.STOP: 'stop',
+  slots.LENGTH: 'length',
+  slots.REPETITION: 'repetition',
+}
+CACHE_LENGTH_STEP = 32  # cache lengths are multiples: few shapes, few compilations
 MIN_BUCKET = 16  # prompts are padded to 16, 24, 32, 48, 64, 96... tokens
-PREFILL_ROWS = 4  # prompts that are read at once
-LOOK_AHEAD = 32  # requests among which those of like length are looked for
+PREFILL_ROWS = 4  # prompts prefilled at once
+LOOK_AHEAD = 32  # pending requests searched for prompts of similar length
 
 
 @dataclasses.dataclass(frozen=True)
 class EngineConfig:
-  """Sizes, which decide the shapes, and rules.
+  """Sizes, which determine all shapes but a prompt's bucket, and decoding rules.
 
-  prompt_length: tokens of a prompt at most, without the prefix.
+  prompt_length: the limit in tokens, without the shared prefix; it sizes the caches,
+  while prefill pads a prompt to its bucket only. prefill_rows: prompts prefilled at
+  once; the queue holds at least twice as many.
   """
 
   slots: int
   prompt_length: int
   max_new_tokens: int
   rules: DecodeRules = DecodeRules()  # noqa: RUF009
+  prefill_rows: int = PREFILL_ROWS
 
   def __post_init__(self):
-    for name in ('slots', 'prompt_length', 'max_new_tokens'):
+    for name in ('slots', 'prompt_length', 'max_new_tokens', 'prefill_rows'):
       if getattr(self, name) < 1:
-        raise ValueError(f'{name} is {getattr(self, name)}, should be at least 1')
+        raise ValueError(f'{name} is {getattr(self, name)}; it must be at least 1')
 
 
 @dataclasses.dataclass
 class Statistics:
-  """What an engine has done; `full_` is while more requests were to come."""
+  """Totals of an engine; `full_*` count only calls with more requests to come."""
 
   steps: int = 0
   tokens: int = 0
   full_steps: int = 0
   full_tokens: int = 0
 
-  def add(self, steps: int, tokens: int, more: bool) -> None:
-    """Counts a call."""
+  def add(self, steps: int, tokens: int, more_requests: bool) -> None:
+    """Add the totals of one call."""
     self.steps, self.tokens = self.steps + steps, self.tokens + tokens
-    self.full_steps += steps * more
-    self.full_tokens += tokens * more
+    self.full_steps += steps * more_requests
+    self.full_tokens += tokens * more_requests
 
 
 class Engine:
-  """Decodes with as many slots as its config says; a free one is refilled at once.
+  """Continuous batching over a fixed number of slots; free slots are refilled at once.
 
-  A response depends on its request alone: not on its neighbours, nor on its slot.
-  prefix: the tokens that all prompts begin with; they are read but once.
+  A response depends on its request alone, not on its neighbours or its slot. One engine
+  serves any number of calls of `run` and `stream`; after the first, only a prompt whose
+  bucket is new compiles anything.
+
+  shared_prefix: tokens that all prompts begin with; prefilled once.
   """
 
   def __init__(
@@ -76,148 +86,159 @@ class Engine:
     llama: Llama,
     config: EngineConfig,
     *,
-    prefix: Sequence[int] = (),
+    shared_prefix: Sequence[int] = (),
     seed: int = 0,
   ):
     self.llama, self.config, self.statistics = llama, config, Statistics()
     self.key = jax.random.key(seed)
+    # Every device of a mesh gets as many rows; padding rows change no response.
     _, parts = batch_parts(jax.sharding.get_mesh())
-    # What a mesh cuts has equal parts; no response depends on how many there are.
-    self.group, self.slots = (
-      round_up(PREFILL_ROWS, parts),
-      round_up(config.slots, parts),
-    )
-    self.longest_row = len(prefix) + config.prompt_length
-    needed = self.longest_row + config.max_new_tokens
+    self.prefill_rows = round_up(config.prefill_rows, parts)
+    self.num_slots = round_up(config.slots, parts)
+    self.max_row_length = len(shared_prefix) + config.prompt_length
+    needed = self.max_row_length + config.max_new_tokens
     if needed > (context := llama.config.max_position_embeddings):
       raise ValueError(
-        f'a prompt of {self.longest_row} and {config.max_new_tokens} new tokens exceed'
-        f' the context of {context}'
+        f'prompts of up to {self.max_row_length} tokens and {config.max_new_tokens} new'
+        f' tokens exceed the context of {context}'
       )
-    self.places = min(round_up(needed, CACHE_LENGTH_STEP), context)
-    self.prefix = prefill_queue.prefill_prefix(llama, jnp.asarray(prefix, jnp.int32))
+    self.cache_length = min(round_up(needed, CACHE_LENGTH_STEP), context)
+    prefix = jnp.asarray(shared_prefix, jnp.int32)
+    self.shared_prefix = prefill_queue.prefill_prefix(llama, prefix)
 
   def run(self, requests: Iterable[Request]) -> Iterator[Response]:
-    """The responses, as they get done; ValueError for a request that cannot be met."""
-    growing = collections.defaultdict(list)
+    """Yield the responses as they complete; ValueError for an invalid request."""
+    partial = collections.defaultdict(list)
     for token in self.stream(requests):
-      growing[token.request].append(token)
+      partial[token.request].append(token)
       if token.finish_reason:
-        yield join_tokens(growing.pop(token.request))
+        yield join_tokens(partial.pop(token.request))
 
   def stream(self, requests: Iterable[Request]) -> Iterator[Token]:
-    """The tokens of all responses, as they come; those of one are in order."""
-    config = self.config
-    size = max(2 * self.group, self.slots)
-    queue = _RequestQueue(requests, self)
-    room = prefill_queue.empty_queue(self.llama, size, self.longest_row, self.prefix)
-    state = slots.empty_state(self.llama, self.slots, self.places, config.rules)
+    """Yield the tokens of all responses as they come; each response's in order."""
+    rules, size = self.config.rules, max(2 * self.prefill_rows, self.num_slots)
+    pending = _PendingRequests(requests, self)
+    queue = prefill_queue.empty_queue(
+      self.llama, size, self.max_row_length, self.shared_prefix
+    )
+    state = slots.empty_state(self.llama, self.num_slots, self.cache_length, rules)
     numbered: dict[int, Request] = {}
-    arrived = started = 0
+    num_prefilled = num_admitted = 0
     calls: collections.deque[tuple[DecodeLog, bool]] = collections.deque()
-    while queue or numbered:
-      while queue and arrived - started + self.group <= size:
-        group = queue.take(self.group)
-        numbered |= zip(range(arrived, arrived + len(group)), group, strict=False)
-        room, arrived = self._prefill(room, group), arrived + len(group)
-      more = bool(queue)
-      state, log = slots.decode_steps(self.llama, state, room, more, config.rules)
+    while pending or numbered:
+      while pending and num_prefilled - num_admitted + self.prefill_rows <= size:
+        group = pending.take_group(self.prefill_rows)
+        numbered |= enumerate(group, start=num_prefilled)
+        queue = self._prefill(queue, group)
+        num_prefilled += len(group)
+      more_requests = bool(pending)
+      state, log = slots.decode_steps(self.llama, state, queue, more_requests, rules)
       jax.tree.map(lambda x: x.copy_to_host_async(), log)
-      calls.append((log, more))
+      calls.append((log, more_requests))
       if len(calls) > 1:
-        started = yield from self._read(*calls.popleft(), numbered)
+        num_admitted = yield from self._read_log(*calls.popleft(), numbered)
 
-  def _prefill(self, room: PrefillQueue, group: Sequence[Request]) -> PrefillQueue:
-    """Sends prompts of one bucket, padded to a group."""
-    shape = (self.group, self.bucket(len(group[0].prompt)))
+  def _prefill(self, queue: PrefillQueue, group: Sequence[Request]) -> PrefillQueue:
+    """Prefill prompts of one bucket; padding prompts complete the group."""
+    shape = (self.prefill_rows, self.bucket_length(len(group[0].prompt)))
     first = np.asarray(group[0].prompt)
     prompts = np.zeros((*shape, *first.shape[1:]), first.dtype)
-    length, limit, seed = np.zeros((3, self.group), np.uint32)
+    lengths, max_new_tokens = np.zeros((2, self.prefill_rows), np.int32)
+    seeds = np.zeros(self.prefill_rows, np.uint32)
     for row, request in enumerate(group):
       prompts[row, : len(request.prompt)] = request.prompt
-      length[row], seed[row] = len(request.prompt), request.seed
-      limit[row] = request.max_new_tokens or self.config.max_new_tokens
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(self.key, jnp.asarray(seed))
-    lengths = (x.astype(np.int32) for x in (length, limit))
-    return prefill_queue.prefill(self.llama, self.prefix, room, prompts, *lengths, keys)
+      lengths[row], seeds[row] = len(request.prompt), request.seed
+      max_new_tokens[row] = request.max_new_tokens or self.config.max_new_tokens
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(self.key, jnp.asarray(seeds))
+    return prefill_queue.prefill(
+      self.llama, self.shared_prefix, queue, prompts, lengths, max_new_tokens, keys
+    )
 
-  def _read(self, log: DecodeLog, more: bool, numbered: dict[int, Request]):
-    """The tokens of a call; returns how many requests had started by its end."""
+  def _read_log(
+    self, log: DecodeLog, more_requests: bool, numbered: dict[int, Request]
+  ) -> Generator[Token, None, int]:
+    """Yield the tokens of one call; return how many requests were admitted by its end.
+
+    numbered: the unfinished requests; finished ones are removed.
+    """
     log = jax.tree.map(np.asarray, log)
-    steps, said = int(log.steps), log.said
-    spoken = said.request[:steps] != slots.FREE
-    self.statistics.add(steps, int(spoken.sum()), more)
-    for place in zip(*np.nonzero(spoken), strict=True):  # step by step
-      number, ending = int(said.request[place]), int(said.ending[place])
-      request = numbered[number] if ending == slots.CONTINUE else numbered.pop(number)
+    num_steps, outputs = int(log.num_steps), log.outputs
+    occupied = outputs.request[:num_steps] != slots.FREE
+    self.statistics.add(num_steps, int(occupied.sum()), more_requests)
+    for index in zip(*np.nonzero(occupied), strict=True):  # (step, slot), by step
+      number, reason = int(outputs.request[index]), int(outputs.finish_reason[index])
+      finished = reason != slots.CONTINUE
       yield Token(
-        request=request,
-        id=int(said.token[place]),
-        finish_reason=ENDINGS.get(ending, ''),
-        log_prob=np.float32(said.log_prob[place]),
-        top_ids=np.asarray(said.top_ids[place]),
-        top_log_probs=np.asarray(said.top_log_probs[place]),
+        request=numbered.pop(number) if finished else numbered[number],
+        id=int(outputs.token[index]),
+        finish_reason=FINISH_REASONS.get(reason, ''),
+        log_prob=np.float32(outputs.log_prob[index]),
+        top_ids=np.asarray(outputs.top_ids[index]),
+        top_log_probs=np.asarray(outputs.top_log_probs[index]),
       )
-    return int(log.started)
+    return int(log.num_admitted)
 
-  def bucket(self, length: int) -> int:
-    """The length that a prompt is padded to; it depends on nothing but its own."""
+  def bucket_length(self, length: int) -> int:
+    """Return the length a prompt is padded to; depends on its own length alone."""
     bucket = MIN_BUCKET
     while bucket < length:  # 16, 24, 32, 48, 64...
       bucket += bucket // 2 if bucket & (bucket - 1) == 0 else bucket // 3
     return min(bucket, self.config.prompt_length)
 
-  def check(self, request: Request) -> None:
-    """ValueError unless the request can be met."""
+  def check_request(self, request: Request) -> None:
+    """Raise ValueError if the request is invalid or exceeds a limit."""
     limit, prompt = self.config.prompt_length, np.asarray(request.prompt)
     if not 0 < len(prompt) <= limit:
       raise ValueError(
-        f'request {request.id!r}: a prompt of {len(prompt)} tokens; it takes 1 to'
-        f' {limit}'
+        f'request {request.id!r}: the prompt has {len(prompt)} tokens; it must have 1'
+        f' to {limit}'
       )
     if not 0 < (request.max_new_tokens or 1) <= self.config.max_new_tokens:
       raise ValueError(
-        f'request {request.id!r}: max_new_tokens is {request.max_new_tokens}, should be'
-        f' 1 to {self.config.max_new_tokens}'
+        f'request {request.id!r}: max_new_tokens is {request.max_new_tokens}; it must'
+        f' be 1 to {self.config.max_new_tokens}'
       )
     if prompt.ndim == 1:
-      size = self.llama.config.vocab_size
-      if prompt.min() < 0 or prompt.max() >= size:
-        raise ValueError(f'request {request.id!r}: tokens should be below {size}')
+      vocab_size = self.llama.config.vocab_size
+      if prompt.min() < 0 or prompt.max() >= vocab_size:
+        raise ValueError(
+          f'request {request.id!r}: prompt has tokens from {prompt.min()} to'
+          f' {prompt.max()}; they must be at least 0 and below {vocab_size}'
+        )
     elif prompt.shape[1:] != (width := self.llama.config.hidden_size,):
       raise ValueError(
-        f'request {request.id!r}: embeddings of shape {prompt.shape}, their width'
-        f' should be {width}'
+        f'request {request.id!r}: prompt embeddings have shape {prompt.shape}; their'
+        f' width must be {width}'
       )
     elif not np.isfinite(prompt).all():  # it would stay in the cache
-      raise ValueError(f'request {request.id!r}: embeddings should be finite')
+      raise ValueError(f'request {request.id!r}: prompt embeddings must be finite')
 
 
-class _RequestQueue:
-  """Requests in their order, but that some of like length are taken together."""
+class _PendingRequests:
+  """Requests in their order, except that similar lengths are taken together."""
 
   def __init__(self, requests: Iterable[Request], engine: Engine):
     self.requests, self.engine = iter(requests), engine
-    self.next: list[Request] = []
+    self.pending: list[Request] = []
     self._look_ahead()
 
   def __bool__(self) -> bool:
-    return bool(self.next)
+    return bool(self.pending)
 
-  def take(self, most: int) -> list[Request]:
-    """The first, and others of the same bucket that come soon after it."""
-    kind = self._kind(self.next[0])
-    group = [request for request in self.next if self._kind(request) == kind][:most]
-    self.next = [request for request in self.next if request not in group]
+  def take_group(self, max_size: int) -> list[Request]:
+    """Remove and return the first request and others of the same shape soon after."""
+    shape = self._prompt_shape(self.pending[0])
+    group = [x for x in self.pending if self._prompt_shape(x) == shape][:max_size]
+    self.pending = [request for request in self.pending if request not in group]
     self._look_ahead()
     return group
 
   def _look_ahead(self) -> None:
-    missing = LOOK_AHEAD - len(self.next)
+    missing = LOOK_AHEAD - len(self.pending)
     for request in itertools.islice(self.requests, missing):
-      self.engine.check(request)
-      self.next.append(request)
+      self.engine.check_request(request)
+      self.pending.append(request)
 
-  def _kind(self, request: Request) -> tuple[int, bool]:
-    tokens = np.ndim(request.prompt[0]) == 0
-    return self.engine.bucket(len(request.prompt)), tokens
+  def _prompt_shape(self, request: Request) -> tuple[int, bool]:
+    is_tokens = np.ndim(request.prompt[0]) == 0
+    return self.engine.bucket_length(len(request.prompt)), is_tokens

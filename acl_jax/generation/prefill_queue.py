@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The waiting room: prompts that were read, on the device, until a slot is free.
+"""The prefill queue: prefilled prompts that wait, on the device, for a free slot.
 
-Requests are numbered as they come; number n waits in row n modulo the size of the room.
+Requests are numbered in order of arrival; request n is in row n modulo the queue size.
 """
 
 import functools
@@ -17,73 +17,82 @@ from acl_jax.models.speech_llm import causal_segment_mask
 
 
 class PrefillQueue(NamedTuple):
-  """Prompts that were read and wait for a slot."""
+  """Prefilled prompts that wait for a slot."""
 
-  cache: KVCache  # [l w k s h], in each row the prefix first
-  x: Float[Array, 'w d']  # the last embedding: the first that a slot will decode
-  position: Int[Array, ' w']  # of `x`
-  limit: Int[Array, ' w']  # how long the response may be
+  cache: KVCache  # [l w k s h], every row begins with the shared prefix
+  embedding: Float[Array, 'w d']  # of the last prompt token: a slot's first input
+  position: Int[Array, ' w']  # of `embedding`
+  max_new_tokens: Int[Array, ' w']
   key: Key[Array, ' w']
-  arrived: Int[Array, '']  # how many requests ever
+  num_prefilled: Int[Array, '']  # requests so far
 
 
 @jax.jit
 def prefill_prefix(llama: Llama, tokens: Int[Array, ' p']) -> KVCache:
-  """The keys and values of the tokens that all prompts begin with, if there are any."""
+  """Return the keys and values of the shared prefix, which may be empty."""
   x = llama.embed(tokens[None])
   if not tokens.size:
     return llama.empty_cache(1, 0, x.dtype)
   return llama(x, *causal_segment_mask(jnp.ones(x.shape[:2], jnp.int32)))[1]
 
 
-@functools.partial(jax.jit, donate_argnames='room')
+@functools.partial(jax.jit, donate_argnames='queue')
 def prefill(
   llama: Llama,
-  prefix: KVCache,
-  room: PrefillQueue,
+  shared_prefix: KVCache,
+  queue: PrefillQueue,
   prompts: Int[Array, 'g t'] | Float[Array, 'g t d'],
-  length: Int[Array, ' g'],
-  limit: Int[Array, ' g'],
-  key: Key[Array, ' g'],
+  lengths: Int[Array, ' g'],
+  max_new_tokens: Int[Array, ' g'],
+  keys: Key[Array, ' g'],
 ) -> PrefillQueue:
-  """Reads a group of prompts, what of them is behind the prefix, into the room.
+  """Prefill a group of prompts, without their shared prefix, into the queue.
 
-  Those come first that are any; the others have length 0. There must be room for them.
+  Real prompts come first; padding prompts have length 0. The queue must have space.
   """
-  x = llama.embed(prompts) if prompts.ndim == 2 else prompts.astype(room.x.dtype)
-  (g, t), start = x.shape[:2], prefix.places
+  x = (
+    llama.embed(prompts) if prompts.ndim == 2 else prompts.astype(queue.embedding.dtype)
+  )
+  (g, t), start = x.shape[:2], shared_prefix.length
   positions, mask = causal_segment_mask(
-    (jnp.arange(t)[None] < length[:, None]).astype(jnp.int32)
+    (jnp.arange(t)[None] < lengths[:, None]).astype(jnp.int32)
   )
   mask = jnp.pad(mask, ((0, 0), (0, 0), (start, 0)), constant_values=True)
-  _, own = llama(x, positions + start, mask, prefix=prefix)
-  size, last = len(room.position), jnp.maximum(length - 1, 0)
-  place = (room.arrived + jnp.arange(g)) % size
-  place = jnp.where(length > 0, place, size)  # beyond: written nowhere
+  _, prompt_cache = llama(x, positions + start, mask, prefix_cache=shared_prefix)
+  size, last = len(queue.position), jnp.maximum(lengths - 1, 0)
+  row = (queue.num_prefilled + jnp.arange(g)) % size
+  row = jnp.where(lengths > 0, row, size)  # out of bounds: padding is not written
   return PrefillQueue(
     cache=jax.tree.map(
-      lambda row, new: row.at[:, place, :, start : start + t].set(new), room.cache, own
-    ).cut(),
-    x=room.x.at[place].set(x[jnp.arange(g), last]),
-    position=room.position.at[place].set(start + last),
-    limit=room.limit.at[place].set(limit),
-    key=room.key.at[place].set(key),
-    arrived=room.arrived + jnp.sum(length > 0),
+      lambda rows, new: rows.at[:, row, :, start : start + t].set(new),
+      queue.cache,
+      prompt_cache,
+    ).constrain(),
+    embedding=queue.embedding.at[row].set(x[jnp.arange(g), last]),
+    position=queue.position.at[row].set(start + last),
+    max_new_tokens=queue.max_new_tokens.at[row].set(max_new_tokens),
+    key=queue.key.at[row].set(keys),
+    num_prefilled=queue.num_prefilled + jnp.sum(lengths > 0),
   )
 
 
 @functools.partial(jax.jit, static_argnames=('size', 'length'))
-def empty_queue(llama: Llama, size: int, length: int, prefix: KVCache) -> PrefillQueue:
-  """Room for prompts that have `length` tokens at most, the prefix included."""
+def empty_queue(
+  llama: Llama, size: int, length: int, shared_prefix: KVCache
+) -> PrefillQueue:
+  """Return an empty queue of `size` rows.
+
+  length: of a row in tokens, the shared prefix included.
+  """
   return PrefillQueue(
     cache=jax.tree.map(
-      lambda row, start: row.at[:, :, :, : start.shape[3]].set(start),
+      lambda rows, prefix: rows.at[:, :, :, : prefix.shape[3]].set(prefix),
       llama.empty_cache(size, length, llama.dtype),
-      prefix,
-    ).cut(),
-    x=jnp.zeros((size, llama.config.hidden_size), llama.dtype),
+      shared_prefix,
+    ).constrain(),
+    embedding=jnp.zeros((size, llama.config.hidden_size), llama.dtype),
     position=jnp.zeros(size, jnp.int32),
-    limit=jnp.zeros(size, jnp.int32),
+    max_new_tokens=jnp.zeros(size, jnp.int32),
     key=jax.random.split(jax.random.key(0), size),
-    arrived=jnp.int32(0),
+    num_prefilled=jnp.int32(0),
   )

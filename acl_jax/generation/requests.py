@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the batch engine is asked, and what it says."""
+"""Requests to the batch engine, and its responses."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from jaxtyping import Float, Int
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Request:
-  """A prompt to continue, what of it is behind the engine's prefix.
+  """A prompt to continue, without the engine's shared prefix.
 
-  seed: with the engine's, it decides what is drawn. max_new_tokens: the engine's if
-  None.
+  seed: with the engine's seed, determines what is sampled. max_new_tokens: None for the
+  engine's limit.
   """
 
   id: str
@@ -24,10 +24,12 @@ class Request:
 
 
 class Token(NamedTuple):
-  """A token of a response; `finish_reason` is that of the last, '' before.
+  """A token of a response.
 
-  log_prob: the model's own, whatever the temperature. top_ids, top_log_probs: of the
-  likeliest tokens at this step, `Rules.top` of them.
+  finish_reason: why the response ends with this token; '' if it does not.
+  log_prob: the model's own, before temperature and truncation.
+  top_ids, top_log_probs: the likeliest tokens at this step,
+  `DecodeRules.num_top_tokens` of them.
   """
 
   request: Request
@@ -54,7 +56,7 @@ class Response:
 
 
 def join_tokens(tokens: Sequence[Token]) -> Response:
-  """The response that these are the tokens of."""
+  """Return the response that consists of these tokens."""
   return Response(
     request=tokens[-1].request,
     finish_reason=tokens[-1].finish_reason,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the next token is chosen from its scores."""
+"""Sampling of the next token, and detection of repetitions."""
 
 import dataclasses
 
@@ -10,10 +10,11 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-  """Temperature 0 takes the likeliest token, another draws one.
+  """Sampling settings; temperature 0 is greedy.
 
-  top_k: draw from so many of the likeliest, 0 for all. top_p: and from no more of these
-  than it takes to have this share of their probability.
+  top_k: sample from the k likeliest tokens only; 0 for all. top_p: of these, keep the
+  smallest set of likeliest tokens whose probabilities sum to at least p (nucleus
+  sampling, Holtzman et al. 2020).
   """
 
   temperature: float = 0.0
@@ -22,43 +23,47 @@ class Sampling:
 
   def __post_init__(self):
     if not 0 <= self.temperature < float('inf'):
-      raise ValueError(f'temperature is {self.temperature}, should be at least 0')
+      raise ValueError(f'temperature is {self.temperature}; it must be at least 0')
     if self.top_k < 0:
-      raise ValueError(f'top_k is {self.top_k}, should be at least 0')
+      raise ValueError(f'top_k is {self.top_k}; it must be at least 0')
     if not 0 < self.top_p <= 1:
-      raise ValueError(f'top_p is {self.top_p}, should be above 0 and at most 1')
+      raise ValueError(f'top_p is {self.top_p}; it must be above 0 and at most 1')
 
 
 def sample(
-  logits: Float[Array, 'b v'], keys: Key[Array, ' b'], how: Sampling
+  logits: Float[Array, 'b v'], keys: Key[Array, ' b'], sampling: Sampling
 ) -> Int[Array, ' b']:
-  """The next token of each row, drawn with the row's own key."""
-  if how.temperature == 0:
+  """Return the next token of each row, sampled with the row's own key."""
+  if sampling.temperature == 0:
     return jnp.argmax(logits, axis=1).astype(jnp.int32)
-  logits = logits / how.temperature
-  if how.top_k or how.top_p < 1:
-    logits = jnp.where(logits >= _min_kept_logit(logits, how), logits, -jnp.inf)
+  logits = logits / sampling.temperature
+  if sampling.top_k or sampling.top_p < 1:
+    logits = jnp.where(logits >= _min_kept_logit(logits, sampling), logits, -jnp.inf)
   return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
 
 
-def _min_kept_logit(logits: Float[Array, 'b v'], how: Sampling) -> Float[Array, 'b 1']:
-  """The lowest score that may still be drawn."""
-  size = logits.shape[1]
-  likeliest, _ = jax.lax.top_k(logits, min(how.top_k or size, size))
-  shares = jax.nn.softmax(likeliest)
-  before = jnp.cumsum(shares, axis=1) - shares
+def _min_kept_logit(
+  logits: Float[Array, 'b v'], sampling: Sampling
+) -> Float[Array, 'b 1']:
+  """Return the lowest logit that top-k and top-p leave to sample from."""
+  vocab_size = logits.shape[1]
+  top_logits, _ = jax.lax.top_k(logits, min(sampling.top_k or vocab_size, vocab_size))
+  probs = jax.nn.softmax(top_logits)
+  preceding = jnp.cumsum(probs, axis=1) - probs  # probability of all likelier tokens
   return jnp.min(
-    jnp.where(before < how.top_p, likeliest, jnp.inf), axis=1, keepdims=True
+    jnp.where(preceding < sampling.top_p, top_logits, jnp.inf), axis=1, keepdims=True
   )
 
 
-def ends_in_repetition(recent: Int[Array, 'b r'], times: int) -> Bool[Array, ' b']:
-  """Whether the last tokens are one n-gram, `times` in a row; n is at most r / times.
+def ends_in_repetition(
+  recent_tokens: Int[Array, 'b r'], repeats: int
+) -> Bool[Array, ' b']:
+  """Return whether each row ends in one n-gram, `repeats` times in a row.
 
-  recent: the last tokens, the newest last; negative where there was none yet.
+  n is at most r / repeats. recent_tokens: oldest first; negative before the first.
   """
-  found = jnp.zeros(len(recent), bool)
-  for n in range(1, recent.shape[1] // times + 1):
-    last = recent[:, -n * times :]
-    found |= (last[:, n:] == last[:, :-n]).all(axis=1) & (last[:, 0] >= 0)
-  return found
+  repeated = jnp.zeros(len(recent_tokens), bool)
+  for n in range(1, recent_tokens.shape[1] // repeats + 1):
+    tail = recent_tokens[:, -n * repeats :]
+    repeated |= (tail[:, n:] == tail[:, :-n]).all(axis=1) & (tail[:, 0] >= 0)
+  return repeated

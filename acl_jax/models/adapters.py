@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From encoder frames to embeddings that the LLM reads, two ways behind one interface:
+"""Adapters from encoder frames to embeddings in the LLM's space:
 
-  adapter(frames, valid, table) -> (embeddings, valid)
+  adapter(frames, frame_mask, table) -> (embeddings, mask)
 
-`Stride`, here, stacks k frames and projects them: the paper's way. `ctc.CTC` recognises
-tokens of the LLM's own vocabulary and hands over one expected embedding per token.
+`StrideAdapter`, here, stacks k frames and projects them, as the paper does.
+`ctc.CTCAdapter` recognises tokens of the LLM's own vocabulary and returns one expected
+embedding per token.
 """
 
 import dataclasses
@@ -20,19 +21,19 @@ EPS = 1e-6
 
 
 def stack_frames(
-  frames: Float[Array, 'a t d'], valid: Bool[Array, 'a t'], k: int
+  frames: Float[Array, 'a t d'], frame_mask: Bool[Array, 'a t'], k: int
 ) -> tuple[Float[Array, 'a s e'], Bool[Array, 'a s']]:
-  """Every k frames side by side as one; the last is filled with zeros. e = k d."""
-  frames = jnp.where(valid[..., None], frames, 0)
+  """Concatenate every k frames; the last group is padded with zeros. e = k d."""
+  frames = jnp.where(frame_mask[..., None], frames, 0)
   a, t, d = frames.shape
-  extra = -t % k
-  frames = jnp.pad(frames, ((0, 0), (0, extra), (0, 0)))
-  return frames.reshape(a, (t + extra) // k, k * d), valid[:, ::k]
+  padding = -t % k
+  frames = jnp.pad(frames, ((0, 0), (0, padding), (0, 0)))
+  return frames.reshape(a, (t + padding) // k, k * d), frame_mask[:, ::k]
 
 
 @dataclasses.dataclass(frozen=True)
 class StrideAdapterConfig:
-  """Sizes of `Stride`; without a `hidden_size` it is one linear map."""
+  """Sizes of `StrideAdapter`; with `hidden_size` None it is one linear map."""
 
   stack: int
   encoder_size: int
@@ -41,10 +42,14 @@ class StrideAdapterConfig:
 
 
 class StrideAdapter(nnx.Module):
-  """k frames stacked, then a linear map, or the projector of Ultravox.
+  """Stacks k frames, then applies a linear map or the projector of Ultravox.
 
-  That projector is RMSNorm, linear, SwiGLU, RMSNorm, linear; its names are kept.
+  That projector is RMSNorm, linear, SwiGLU, RMSNorm, linear; parameter names are its.
   """
+
+  kind = 'stride'
+  recognises = False
+  letters = False
 
   def __init__(self, config: StrideAdapterConfig, *, rngs: nnx.Rngs):
     self.config = config
@@ -57,18 +62,31 @@ class StrideAdapter(nnx.Module):
     self.ln_mid = ones(hidden // 2)
     self.linear_2 = param(rngs, (hidden // 2, config.llm_size), ('mlp', 'llm'))
 
+  def token_ids(self) -> list[int]:
+    """Return no tokens: it does not recognise."""
+    return []
+
+  def greedy(
+    self,
+    frames: Float[Array, 'a t d'],
+    frame_mask: Bool[Array, 'a t'],
+    table: Float[Array, 'v e'],
+  ) -> None:
+    """Return nothing: it does not recognise."""
+    del frames, frame_mask, table
+
   def __call__(
     self,
     frames: Float[Array, 'a t d'],
-    valid: Bool[Array, 'a t'],
+    frame_mask: Bool[Array, 'a t'],
     table: Float[Array, 'v e'],
   ) -> tuple[Float[Array, 'a s e'], Bool[Array, 'a s']]:
-    """One embedding per k frames; `table` is not needed."""
+    """Return one embedding per k frames, and their mask; `table` is not used."""
     del table
-    x, valid = stack_frames(frames, valid, self.config.stack)
+    x, mask = stack_frames(frames, frame_mask, self.config.stack)
     if self.config.hidden_size is None:
-      return x @ self.linear[...], valid
+      return x @ self.linear[...], mask
     x = rms_norm(x, self.ln_pre[...], EPS) @ self.linear_1[...]
     x, gate = jnp.split(x, 2, axis=-1)
     x = rms_norm(x * jax.nn.silu(gate), self.ln_mid[...], EPS)
-    return x @ self.linear_2[...], valid
+    return x @ self.linear_2[...], mask

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The keys and values of what a decoder has read, in its numbers or in 8 bits.
+"""The KV cache of a decoder, in the decoder's dtype or in int8.
 
-They are read in blocks, as far as any row has written. A block of which a row sees
-nothing leaves its answer as it was, to the bit, so how far the others have come changes
-no response.
+Attention reads it in blocks, up to the last position that any row attends to. A block
+that is masked for a row leaves that row's output unchanged to the bit, so responses do
+not depend on the lengths of other rows.
 """
 
 from typing import NamedTuple
@@ -17,45 +17,49 @@ from acl_jax.models.layers import quantise_int8
 from acl_jax.sharding.rules import constrain
 
 AXES = 'layers', 'batch', 'kv_heads', 'time', 'head_dim'
-BLOCK = 64  # places that are read at once
+BLOCK = 64  # positions that are read at once
 LOWEST = jnp.finfo(jnp.float32).min
 
 
 class CacheMask(NamedTuple):
-  """Which places each query sees, and before which they all are."""
+  """An attention mask over the cache, and the end of what it covers.
+
+  end: one more than the last position that any query attends to.
+  """
 
   mask: Bool[Array, 'b t s']
-  until: Int[Array, '']
+  end: Int[Array, '']
 
   @classmethod
-  def of(cls, mask: Bool[Array, 'b t s']) -> 'CacheMask':
-    places = jnp.arange(1, mask.shape[2] + 1)
-    return cls(mask, jnp.max(jnp.where(mask, places[None, None], 0)))
+  def from_mask(cls, mask: Bool[Array, 'b t s']) -> 'CacheMask':
+    """Derive `end` from the mask."""
+    ends = jnp.arange(1, mask.shape[2] + 1)
+    return cls(mask, jnp.max(jnp.where(mask, ends[None, None], 0)))
 
 
 class Int8Values(NamedTuple):
-  """Keys or values in 8 bits; every one has a scale of its own."""
+  """Keys or values in int8, with one scale for each vector of a head."""
 
-  numbers: Int8[Array, 'l b k s h']
+  values: Int8[Array, 'l b k s h']
   scale: Float[Array, 'l b k s 1']
 
 
-Part = Float[Array, 'l b k s h'] | Int8Values
+CacheArray = Float[Array, 'l b k s h'] | Int8Values
 
 
 class KVCache(NamedTuple):
-  """The keys and values of every layer, the keys rotated already."""
+  """The keys and values of every layer, keys with their rotary embedding applied."""
 
-  key: Part
-  value: Part
+  key: CacheArray
+  value: CacheArray
 
   @property
-  def places(self) -> int:
-    """How many tokens each row has room for."""
+  def length(self) -> int:
+    """The number of tokens that each row has space for."""
     return jax.tree.leaves(self.key)[0].shape[3]
 
-  def cut(self) -> 'KVCache':
-    """Among the devices of a mesh: rows as those of a batch, and heads."""
+  def constrain(self) -> 'KVCache':
+    """Shard rows and heads over the mesh."""
     return jax.tree.map(lambda x: constrain(x, *AXES), self)
 
   def write(
@@ -65,66 +69,68 @@ class KVCache(NamedTuple):
     layer: Int[Array, ''],
     index: Int[Array, ' b'],
   ) -> 'KVCache':
-    """Puts t keys and values of one layer into each row's places from `index` on."""
+    """Write t keys and values of one layer at each row's positions from `index` on."""
     row = jnp.arange(len(index))[:, None]
-    place = index[:, None] + jnp.arange(key.shape[1])[None]
+    position = index[:, None] + jnp.arange(key.shape[1])[None]
     return jax.tree.map(
-      lambda all, new: all.at[layer, row, :, place].set(new),
+      lambda array, new: array.at[layer, row, :, position].set(new),
       self,
-      self.rounded(key, value),
+      self.quantise_like(key, value),
     )
 
-  def of_layer(self, layer: Int[Array, '']) -> tuple[Float[Array, 'b k s h'], ...]:
-    """The keys and the values of one layer."""
-    return self._block(layer, jnp.int32(0), self.places)
+  def read_layer(self, layer: Int[Array, '']) -> tuple[Float[Array, 'b k s h'], ...]:
+    """Return the keys and the values of one layer."""
+    return self._read_block(layer, jnp.int32(0), self.length)
 
-  def _block(
+  def _read_block(
     self, layer: Int[Array, ''], start: Int[Array, ''], size: int
   ) -> tuple[Float[Array, 'b k s h'], ...]:
-    """Those of `size` places."""
+    """Return one layer's keys and values at `size` positions from `start` on."""
 
-    def cut(x: Array) -> Array:
+    def read(x: Array) -> Array:
       sizes = (1, *x.shape[1:3], size, x.shape[4])
       return jax.lax.dynamic_slice(x, (layer, 0, 0, start, 0), sizes)[0]
 
-    return tuple(_dequantise(jax.tree.map(cut, part)) for part in self)
+    return tuple(_dequantise(jax.tree.map(read, array)) for array in self)
 
   def attend(
-    self, query: Float[Array, 'b t n h'], seen: CacheMask, layer: Int[Array, '']
+    self, query: Float[Array, 'b t n h'], cache_mask: CacheMask, layer: Int[Array, '']
   ) -> Float[Array, 'b t n h']:
-    """`layers.attention` over one layer; a query that sees nothing gets zeros."""
+    """`layers.attention` over one layer; zeros for a query whose mask is all False."""
     b, t, n, h = query.shape
-    k, size = jax.tree.leaves(self.key)[0].shape[2], min(BLOCK, self.places)
+    k, size = jax.tree.leaves(self.key)[0].shape[2], min(BLOCK, self.length)
     query = (query * h**-0.5).reshape(b, t, k, n // k, h).transpose(0, 2, 3, 1, 4)
 
-    def read(block, so_far: _RunningSoftmax) -> _RunningSoftmax:
-      # The last block begins early to end in time; what it repeats is not seen twice.
-      start = jnp.minimum(block * size, self.places - size)
-      mask = jax.lax.dynamic_slice_in_dim(seen.mask, start, size, axis=2)
+    def attend_to_block(block, softmax: _RunningSoftmax) -> _RunningSoftmax:
+      # The last block starts early to fit in the cache; positions that the block before
+      # has read are masked.
+      start = jnp.minimum(block * size, self.length - size)
+      mask = jax.lax.dynamic_slice_in_dim(cache_mask.mask, start, size, axis=2)
       mask &= (start + jnp.arange(size) >= block * size)[None, None]
-      key, value = self._block(layer, start, size)
+      key, value = self._read_block(layer, start, size)
       # float32: scores and softmax
       scores = jnp.einsum(
         'bkgth,bksh->bkgts', query, key, preferred_element_type=jnp.float32
       )
-      return so_far.add(scores, mask[:, None, None], value)
+      return softmax.update(scores, mask[:, None, None], value)
 
-    blocks = -(-seen.until // size)
-    y = jax.lax.fori_loop(0, blocks, read, _RunningSoftmax.none(query)).mean()
+    num_blocks = -(-cache_mask.end // size)
+    softmax = _RunningSoftmax.empty(query)
+    y = jax.lax.fori_loop(0, num_blocks, attend_to_block, softmax).mean()
     return y.transpose(0, 3, 1, 2, 4).reshape(b, t, n, h).astype(query.dtype)
 
-  def rounded(self, key: Array, value: Array) -> 'KVCache':
-    """Others, in the kind of numbers that are kept here."""
-    new = zip(self, (key, value), strict=True)
-    return KVCache(
-      *(_quantise(x) if isinstance(part, Int8Values) else x for part, x in new)
-    )
+  def quantise_like(self, key: Array, value: Array) -> 'KVCache':
+    """Return other keys and values, quantised if this cache is in int8."""
+    if isinstance(self.key, Int8Values):
+      return KVCache(_quantise(key), _quantise(value))
+    return KVCache(key, value)
 
 
 class _RunningSoftmax(NamedTuple):
-  """A mean of values by the softmax of their scores, of what has been read so far.
+  """The softmax-weighted sum of values over the blocks so far.
 
-  `total` and `y` are as if the largest score were 0 (Milakov and Gimelshein 2018).
+  largest: the largest score. total, y: sums of weights and of weighted values, both
+  relative to the largest score (online softmax, Milakov and Gimelshein 2018).
   """
 
   largest: Float[Array, 'b k g t 1']
@@ -132,19 +138,19 @@ class _RunningSoftmax(NamedTuple):
   y: Float[Array, 'b k g t h']
 
   @classmethod
-  def none(cls, query: Float[Array, 'b k g t h']) -> '_RunningSoftmax':
-    """Of nothing read yet."""
+  def empty(cls, query: Float[Array, 'b k g t h']) -> '_RunningSoftmax':
+    """Start before the first block."""
     total = jnp.zeros((*query.shape[:-1], 1), jnp.float32)
     y = jnp.zeros(query.shape, jnp.float32)
     return cls(jnp.full_like(total, LOWEST), total, y)
 
-  def add(
+  def update(
     self,
     scores: Float[Array, 'b k g t s'],
     mask: Bool[Array, 'b 1 1 t s'],
     value: Float[Array, 'b k s h'],
   ) -> '_RunningSoftmax':
-    """With more values; those that are masked change no bit."""
+    """Add a block of values; masked values change no bit."""
     mask = jnp.broadcast_to(mask, scores.shape)
     scores = jnp.where(mask, scores, LOWEST)
     largest = jnp.maximum(self.largest, jnp.max(scores, axis=-1, keepdims=True))
@@ -160,25 +166,29 @@ class _RunningSoftmax(NamedTuple):
     return _RunningSoftmax(largest, self.total * shrink + total, self.y * shrink + y)
 
   def mean(self) -> Float[Array, 'b k g t h']:
-    """Zeros where all was masked."""
+    """Return the weighted mean; zeros where all values were masked."""
     return self.y / jnp.maximum(self.total, jnp.finfo(jnp.float32).tiny)
 
 
-def empty_cache(shape: tuple[int, ...], dtype: DTypeLike, kept: DTypeLike) -> KVCache:
-  """Zeros [l b k s h] in `kept`; of int8 what is read has `dtype`."""
-  if jnp.dtype(kept) == jnp.int8:
+def empty_cache(
+  shape: tuple[int, ...], dtype: DTypeLike, storage_dtype: DTypeLike
+) -> KVCache:
+  """Create a cache of zeros [l b k s h]; from int8 storage it is read as `dtype`."""
+
+  def create() -> CacheArray:
+    if jnp.dtype(storage_dtype) != jnp.int8:
+      return jnp.zeros(shape, storage_dtype)
     scale = jnp.zeros((*shape[:-1], 1), dtype)
-    part = lambda: Int8Values(jnp.zeros(shape, jnp.int8), scale)  # noqa: E731
-  else:
-    part = lambda: jnp.zeros(shape, kept)  # noqa: E731
-  return KVCache(part(), part())
+    return Int8Values(jnp.zeros(shape, jnp.int8), scale)
+
+  return KVCache(create(), create())
 
 
 def _quantise(x: Float[Array, '*b h']) -> Int8Values:
   return Int8Values(*quantise_int8(x, (-1,)))
 
 
-def _dequantise(part: Array | Int8Values) -> Float[Array, 'b k s h']:
-  if isinstance(part, Int8Values):
-    return part.numbers.astype(part.scale.dtype) * part.scale
-  return part
+def _dequantise(array: Array | Int8Values) -> Float[Array, 'b k s h']:
+  if isinstance(array, Int8Values):
+    return array.values.astype(array.scale.dtype) * array.scale
+  return array

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's encoder: a Conformer (Gulati et al. 2020) behind subsampling by eight.
+"""The paper's encoder: a Conformer (Gulati et al. 2020) after subsampling by eight.
 
-Its blocks are those of FastConformer (Rekesh et al. 2023), and its parameters are named
-as Transformers' `ParakeetEncoder` names them. Utterances may be packed: frames with
-different segment ids know nothing of each other, and 0 is padding.
+Its blocks are those of FastConformer (Rekesh et al. 2023); parameters are named as in
+Transformers' `ParakeetEncoder`. Utterances may be packed: frames with different segment
+ids do not affect each other, and 0 is padding.
 """
 
 import dataclasses
@@ -14,16 +14,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from acl_jax.models.batch_norm import BatchNorm, Moments
-from acl_jax.models.depthwise import depthwise
+from acl_jax.models.batch_norm import Moments
+from acl_jax.models.depthwise import Convolution
 from acl_jax.models.layers import (
   REMAT,
   Linear,
   Norm,
   dropout,
-  param,
   segment_mask,
-  zeros,
 )
 from acl_jax.models.relative_attention import RelativeAttention, sinusoids
 from acl_jax.models.subsampling import Subsampling
@@ -34,8 +32,8 @@ from acl_jax.sharding.rules import HIDDEN_AXES, constrain
 class ConformerConfig:
   """Sizes, named as Transformers' `ParakeetEncoderConfig` names them.
 
-  attention_context: how many frames before and after a frame it may see; None is all.
-  features: whose log-mel spectrogram it was trained with.
+  attention_context: frames before and after that a frame attends to; None is all.
+  features: the definition of log-mel spectrogram that it was trained with.
   """
 
   hidden_size: int
@@ -70,7 +68,7 @@ class ConformerConfig:
       raise ValueError(f'conv_kernel_size = {self.conv_kernel_size} is not odd')
     if self.subsampling_factor.bit_count() != 1 or self.subsampling_factor == 1:
       raise ValueError(
-        f'subsampling_factor = {self.subsampling_factor} is no power of two above one'
+        f'subsampling_factor = {self.subsampling_factor} is not a power of two above 1'
       )
 
   @property
@@ -80,26 +78,26 @@ class ConformerConfig:
 
   @property
   def subsampling(self) -> int:
-    """Log-mel frames in an encoder frame."""
+    """Log-mel frames per encoder frame."""
     return self.subsampling_factor
 
   @property
   def max_frames(self) -> int:
-    """Log-mel frames that it hears at most."""
+    """The limit on log-mel frames of an utterance."""
     return self.max_position_embeddings * self.subsampling_factor
 
 
 class Encoded(NamedTuple):
-  """Frames, which utterance each belongs to, and frames and moments of every layer."""
+  """Encoder frames, their segment ids, and moments and frames of every layer."""
 
   frames: Float[Array, 'b u d']
   segment_ids: Int[Array, 'b u']
   moments: Moments
-  of_layer: Float[Array, 'l b u d']
+  layer_frames: Float[Array, 'l b u d']
 
 
 class FeedForward(nnx.Module):
-  """Two dense maps with a SiLU between."""
+  """Two dense layers with a SiLU in between."""
 
   def __init__(self, config: ConformerConfig, *, rngs: nnx.Rngs):
     d, f, bias = config.hidden_size, config.intermediate_size, config.attention_bias
@@ -111,38 +109,8 @@ class FeedForward(nnx.Module):
     return self.linear2(dropout(jax.nn.silu(self.linear1(x)), self.dropout, key))
 
 
-class Convolution(nnx.Module):
-  """A gated map, a depthwise convolution over time, batch norm, SiLU, a map."""
-
-  def __init__(self, config: ConformerConfig, *, rngs: nnx.Rngs):
-    d, width = config.hidden_size, config.conv_kernel_size
-    bias = config.convolution_bias
-    how = dict(scale=d**-0.5, rngs=rngs)
-    self.pointwise_conv1 = Linear((d, 2 * d), ('embed', 'mlp'), bias, **how)
-    self.depthwise_conv = param(rngs, (width, d), ('conv', 'embed'), width**-0.5)
-    self.depthwise_bias = zeros(d) if bias else None
-    self.norm = BatchNorm(d)
-    self.pointwise_conv2 = Linear((d, d), ('mlp', 'embed'), bias, **how)
-
-  def __call__(
-    self, x: Float[Array, 'b t d'], segment_ids: Int[Array, 'b t'], train_norm: bool
-  ) -> tuple[Float[Array, 'b t d'], Moments]:
-    valid = segment_ids > 0
-    x, gate = jnp.split(self.pointwise_conv1(x), 2, axis=-1)
-    # What is not signal is zeroed before the convolution mixes time.
-    y = self._mix(jnp.where(valid[..., None], x * jax.nn.sigmoid(gate), 0), segment_ids)
-    y, moments = self.norm(y, valid, train_norm)
-    return self.pointwise_conv2(jax.nn.silu(y)), moments
-
-  def _mix(self, x, segment_ids):
-    y = depthwise(x, self.depthwise_conv[...].astype(x.dtype), segment_ids)
-    if self.depthwise_bias is None:
-      return y
-    return y + jnp.broadcast_to(self.depthwise_bias[...].astype(x.dtype), y.shape)
-
-
 class Block(nnx.Module):
-  """Half a feed-forward, attention, convolution, the other half; each normed before."""
+  """Half feed-forward, attention, convolution, half feed-forward; each is pre-norm."""
 
   def __init__(self, config: ConformerConfig, *, rngs: nnx.Rngs):
     d = config.hidden_size
@@ -150,11 +118,12 @@ class Block(nnx.Module):
     self.feed_forward1 = FeedForward(config, rngs=rngs)
     self.norm_self_att = Norm(d)
     self.self_attn = RelativeAttention(
-      *(d, config.num_attention_heads, config.attention_bias, config.dropout),
-      rngs=rngs,
+      d, config.num_attention_heads, config.attention_bias, config.dropout, rngs=rngs
     )
     self.norm_conv = Norm(d)
-    self.conv = Convolution(config, rngs=rngs)
+    self.conv = Convolution(
+      d, config.conv_kernel_size, config.convolution_bias, rngs=rngs
+    )
     self.norm_feed_forward2 = Norm(d)
     self.feed_forward2 = FeedForward(config, rngs=rngs)
     self.norm_out = Norm(d)
@@ -170,10 +139,18 @@ class Block(nnx.Module):
 
 
 class Conformer(nnx.Module):
-  """log-mel frames (10 ms) -> hidden frames (80 ms)."""
+  """Log-mel frames (10 ms) -> encoder frames (80 ms).
+
+  unroll: whether the loop over layers is unrolled; see `layers.unroll_layers`.
+  """
+
+  kind = 'conformer'
+  packs = True
+  recognises = False
 
   def __init__(self, config: ConformerConfig, *, rngs: nnx.Rngs):
     self.config = config
+    self.unroll = False
     self.subsampling = Subsampling(
       config.num_mel_bins,
       config.subsampling_conv_channels,
@@ -184,11 +161,31 @@ class Conformer(nnx.Module):
     keys = jax.random.split(rngs.params(), config.num_hidden_layers)
     self.layers = jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
 
+  @property
+  def tower(self) -> 'Conformer':
+    """The encoder itself: it has no CTC head."""
+    return self
+
+  def encode_rows(
+    self,
+    log_mel: Float[Array, 'b t m'],
+    segment_ids: Int[Array, 'b t'],
+    remat: str | None,
+  ) -> Float[Array, 'b u d']:
+    """Encode packed utterances without dropout; see `encode`."""
+    return self.encode(log_mel, segment_ids, remat=remat).frames
+
+  def greedy(
+    self, frames: Float[Array, 'b u d'], frame_mask: Bool[Array, 'b u']
+  ) -> None:
+    """Return nothing: it does not recognise."""
+    del frames, frame_mask
+
   def __call__(
-    self, log_mel: Float[Array, 'b t m'], valid: Bool[Array, 'b t']
+    self, log_mel: Float[Array, 'b t m'], frame_mask: Bool[Array, 'b t']
   ) -> tuple[Float[Array, 'b u d'], Bool[Array, 'b u']]:
-    """Hidden frames and which of them are signal, one utterance a row."""
-    encoded = self.encode(log_mel, valid.astype(jnp.int32))
+    """Encode one utterance a row; returns encoder frames and their mask."""
+    encoded = self.encode(log_mel, frame_mask.astype(jnp.int32))
     return encoded.frames, encoded.segment_ids > 0
 
   def encode(
@@ -199,15 +196,16 @@ class Conformer(nnx.Module):
     train_norm: bool = False,
     remat: str | None = None,
   ) -> Encoded:
-    """Hidden frames of packed utterances; each begins at a multiple of the subsampling.
+    """Encode packed utterances; each starts at a multiple of the subsampling factor.
 
-    key: for dropout, which happens if there is one. train_norm: see `BatchNorm`.
+    key: for dropout; None is no dropout. train_norm: see `BatchNorm`.
     remat: what to keep for the backward pass, a key of `REMAT`; None keeps everything.
     """
     c = self.config
     if log_mel.shape[1] > c.max_frames:
       raise ValueError(
-        f'audio has {log_mel.shape[1]} frames; the encoder hears {c.max_frames} at most'
+        f'audio has {log_mel.shape[1]} frames; the limit of the encoder is'
+        f' {c.max_frames}'
       )
     x, segment_ids = self.subsampling(log_mel, segment_ids)
     keys = None
@@ -223,10 +221,12 @@ class Conformer(nnx.Module):
       block, key = inputs
       x, moments = block(x, distances, segment_ids, mask, key, train_norm)
       x = constrain(x, *HIDDEN_AXES)
-      return x, (moments, x)  # XLA drops what nobody reads
+      return x, (moments, x)  # XLA removes outputs that are not used
 
     if remat is not None:
       layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=False)
     x = constrain(x, *HIDDEN_AXES)
-    x, (moments, of_layer) = jax.lax.scan(layer, x, (self.layers, keys))
-    return Encoded(x, segment_ids, moments, of_layer)
+    x, (moments, layer_frames) = jax.lax.scan(
+      layer, x, (self.layers, keys), unroll=self.unroll
+    )
+    return Encoded(x, segment_ids, moments, layer_frames)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Conformer that recognises by itself, as CTC pretraining leaves it."""
+"""A Conformer with a CTC head, as CTC pretraining trains it."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -12,7 +12,11 @@ from acl_jax.models.spelling import NUM_LETTERS
 
 
 class ConformerCTC(nnx.Module):
-  """An encoder and its head; the last class is CTC's blank, as Parakeet has it."""
+  """An encoder and its CTC head; the last class is the blank, as in Parakeet."""
+
+  kind = 'conformer'
+  packs = True
+  recognises = True
 
   def __init__(self, config: ConformerConfig, vocab_size: int, *, rngs: nnx.Rngs):
     self.encoder = Conformer(config, rngs=rngs)
@@ -21,12 +25,26 @@ class ConformerCTC(nnx.Module):
 
   @property
   def config(self) -> ConformerConfig:
-    """The encoder's."""
+    """The encoder's config."""
     return self.encoder.config
 
-  def __call__(self, log_mel: Float[Array, 'b t m'], valid: Bool[Array, 'b t']):
+  @property
+  def tower(self) -> Conformer:
+    """The encoder without its CTC head."""
+    return self.encoder
+
+  def encode_rows(
+    self,
+    log_mel: Float[Array, 'b t m'],
+    segment_ids: Int[Array, 'b t'],
+    remat: str | None,
+  ) -> Float[Array, 'b u d']:
+    """As `Conformer.encode_rows`."""
+    return self.encoder.encode_rows(log_mel, segment_ids, remat)
+
+  def __call__(self, log_mel: Float[Array, 'b t m'], frame_mask: Bool[Array, 'b t']):
     """As `Conformer.__call__`."""
-    return self.encoder(log_mel, valid)
+    return self.encoder(log_mel, frame_mask)
 
   def encode(
     self,
@@ -40,24 +58,24 @@ class ConformerCTC(nnx.Module):
     return self.encoder.encode(log_mel, segment_ids, key, train_norm, remat)
 
   def logits(self, frames: Float[Array, 'b u d']) -> Float[Array, 'b u v']:
-    """The scores of every frame, float32."""
+    """Return logits of every frame in float32."""
     return self.ctc_head(frames).astype(jnp.float32)
 
   def greedy(
-    self, frames: Float[Array, 'b u d'], valid: Bool[Array, 'b u']
+    self, frames: Float[Array, 'b u d'], frame_mask: Bool[Array, 'b u']
   ) -> Int[Array, 'b u']:
-    """The hard decision: a class where it starts, -1 elsewhere."""
+    """Decode greedily: the class of every CTC segment where it starts, -1 elsewhere."""
     logits = self.logits(frames)
-    start, _ = ctc_segments(blank_first(logits), valid)
+    start, _ = ctc_segments(blank_first(logits), frame_mask)
     return jnp.where(start, jnp.argmax(logits, axis=-1), -1)
 
 
 class LetterHead(nnx.Module):
-  """CTC's scores of letters from a middle layer, which only pretraining looks at.
+  """CTC logits of letters from an intermediate layer, used by pretraining only.
 
   Letters are few and frequent, so they are learnt long before the pieces that they
-  spell, and the layers above find them done (Sanabria and Metze 2018). More of them are
-  spoken than there are frames: a frame is read as `per_frame` shorter ones.
+  spell, and the layers above build on them (Sanabria and Metze 2018). Speech has more
+  letters than there are frames: each frame is split into `per_frame` shorter ones.
   """
 
   def __init__(self, hidden_size: int, per_frame: int, *, rngs: nnx.Rngs):
@@ -66,15 +84,15 @@ class LetterHead(nnx.Module):
     self.linear = Linear(shape, ('embed', 'classes'), scale=scale, rngs=rngs)
 
   def __call__(
-    self, frames: Float[Array, 'a u d'], valid: Bool[Array, 'a u']
+    self, frames: Float[Array, 'a u d'], frame_mask: Bool[Array, 'a u']
   ) -> tuple[Float[Array, 'a r p'], Bool[Array, 'a r']]:
-    """Scores of blank and letters, float32, and which shorter frames are signal."""
+    """Return float32 logits of blank and letters, and the shorter frames' mask."""
     logits = self.linear(frames).astype(jnp.float32)
-    a, u = valid.shape
+    a, u = frame_mask.shape
     logits = logits.reshape(a, u * self.per_frame, -1)
-    return logits, jnp.repeat(valid, self.per_frame, axis=1)
+    return logits, jnp.repeat(frame_mask, self.per_frame, axis=1)
 
 
 def blank_first(logits: Float[Array, 'b u v']) -> Float[Array, 'b u v']:
-  """Classes in the order of our losses, whose blank is the first."""
+  """Move the blank from the last class to the first, where the losses expect it."""
   return jnp.roll(logits, 1, axis=-1)

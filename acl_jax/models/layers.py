@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the towers share. The letters, here and in every einsum of the project:
+"""Layers that the towers share. Axis letters, here and in every einsum of the project:
 
 b batch, t query time, s key time, d model width, n query heads, k key/value heads,
 g query heads per key/value head, h head width, f feed-forward width, v vocabulary,
@@ -7,6 +7,7 @@ m mel bins, l layers, a audio clips.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Int8
 
 LAYER_NORM_EPS = 1e-5  # PyTorch's default, which both encoders use
-# What the backward pass may keep of a layer instead of computing it again.
+# What the backward pass may keep of a layer; the rest is recomputed.
 REMAT = {
   'full': jax.checkpoint_policies.nothing_saveable,
   'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -23,38 +24,39 @@ REMAT = {
 
 
 class Constant(nnx.Variable):
-  """An array that belongs to a model and is never trained."""
+  """An array of a model that is never trained."""
 
 
 def param(
   rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str, ...], scale: float = 0.02
 ) -> nnx.Param:
-  """A normal parameter of standard deviation `scale`, its axes named for sharding."""
+  """Draw a normal parameter of standard deviation `scale`; sharding uses `axes`."""
   return nnx.Param(rngs.params.normal(shape) * scale, axes=axes)
 
 
 def ones(size: int, axis: str = 'embed') -> nnx.Param:
-  """The scale of a norm."""
+  """Create the scale of a norm."""
   return nnx.Param(jnp.ones(size), axes=(axis,))
 
 
 def zeros(size: int, axis: str = 'embed') -> nnx.Param:
-  """A bias."""
+  """Create a bias."""
   return nnx.Param(jnp.zeros(size), axes=(axis,))
 
 
 class QuantisedMatrix(nnx.Module):
-  """A matrix in 8 bits; what is read of it has the dtype it was made from.
+  """A matrix in int8; indexing it dequantises to the dtype of the original.
 
-  Symmetric: value times scale, one scale for each index of the axes not `summed`.
+  Symmetric: value times scale, with one scale for each index of the axes that are not
+  in `reduced_axes`.
   """
 
-  def __init__(self, param: nnx.Variable, summed: tuple[int, ...]):
+  def __init__(self, param: nnx.Variable, reduced_axes: tuple[int, ...]):
     axes = param.get_metadata()['axes']
-    value, scale = quantise_int8(param[...], summed)
+    value, scale = quantise_int8(param[...], reduced_axes)
     self.value = nnx.Variable(value, axes=axes)
-    ones = [i % len(axes) for i in summed]
-    axes = tuple(None if i in ones else axis for i, axis in enumerate(axes))
+    size_one = [i % len(axes) for i in reduced_axes]
+    axes = tuple(None if i in size_one else axis for i, axis in enumerate(axes))
     self.scale = nnx.Variable(scale, axes=axes)
 
   def __getitem__(self, index) -> Float[Array, '...']:
@@ -62,13 +64,13 @@ class QuantisedMatrix(nnx.Module):
     return self.value[index].astype(scale.dtype) * scale
 
 
-@functools.partial(jax.jit, static_argnames='summed')  # nothing as wide as it computes
+@functools.partial(jax.jit, static_argnames='reduced_axes')  # no float32 copy in memory
 def quantise_int8(
-  weight: Float[Array, '...'], summed: tuple[int, ...]
+  weight: Float[Array, '...'], reduced_axes: tuple[int, ...]
 ) -> tuple[Int8[Array, '...'], Float[Array, '...']]:
-  """Numbers in 8 bits, and the scale of all that differ in the axes `summed` only."""
+  """Quantise to int8; returns values and scales, of size 1 in `reduced_axes`."""
   wide = weight.astype(jnp.float32)
-  largest = jnp.max(jnp.abs(wide), summed, keepdims=True)
+  largest = jnp.max(jnp.abs(wide), reduced_axes, keepdims=True)
   scale = jnp.where(largest > 0, largest / 127, 1)
   return jnp.round(wide / scale).astype(jnp.int8), scale.astype(weight.dtype)
 
@@ -85,7 +87,7 @@ class Norm(nnx.Module):
 
 
 class Linear(nnx.Module):
-  """A dense map, with a bias unless told otherwise; `axes` names input and output."""
+  """A dense layer, by default with a bias; `axes` names the input and output axes."""
 
   def __init__(self, shape, axes, bias=True, scale=0.02, *, rngs: nnx.Rngs):
     self.weight = param(rngs, shape, axes, scale)
@@ -98,10 +100,21 @@ class Linear(nnx.Module):
     return y + jnp.broadcast_to(self.bias[...].astype(x.dtype), y.shape)
 
 
+def unroll_layers(model: nnx.Module) -> None:
+  """Unroll the loops over layers in `model` wherever a module has the option `unroll`.
+
+  Slower to compile; XLA's count of operations then includes every layer.
+  """
+  modules: Any = nnx.iter_modules(model)
+  for _, module in modules:
+    if hasattr(module, 'unroll'):
+      module.unroll = True
+
+
 def dropout(
   x: Float[Array, '...'], rate: float, key: Array | None
 ) -> Float[Array, '...']:
-  """Dropout, where there is a key."""
+  """Dropout; the identity if `key` is None."""
   if key is None or rate == 0:
     return x
   keep = jax.random.bernoulli(key, 1 - rate, x.shape)
@@ -111,15 +124,15 @@ def dropout(
 def project(
   x: Float[Array, 'b t d'], w: nnx.Param | QuantisedMatrix
 ) -> Float[Array, 'b t n h']:
-  """A linear map from the model width to heads, in the dtype of `x`."""
+  """Project from the model width to heads, in the dtype of `x`."""
   return jnp.einsum('btd,dnh->btnh', x, w[...].astype(x.dtype))
 
 
 def rms_norm(
   x: Float[Array, '*b d'], scale: Float[Array, ' d'], eps: float
 ) -> Float[Array, '*b d']:
-  """Scales every vector to unit root mean square, then by `scale`."""
-  y = x.astype(jnp.float32)  # float32: squares overflow or vanish in less
+  """Scale every vector to unit root mean square, then by `scale`."""
+  y = x.astype(jnp.float32)  # float32: squares overflow or underflow in half precision
   y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
   return (y * jnp.broadcast_to(scale, y.shape)).astype(x.dtype)
 
@@ -130,8 +143,8 @@ def layer_norm(
   bias: Float[Array, ' d'],
   eps: float,
 ) -> Float[Array, '*b d']:
-  """Standardises every vector, then applies `scale` and `bias`."""
-  y = x.astype(jnp.float32)  # float32: differences of close numbers
+  """Standardise every vector, then apply `scale` and `bias`."""
+  y = x.astype(jnp.float32)  # float32: differences of nearly equal numbers
   y = y - jnp.mean(y, axis=-1, keepdims=True)
   y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
   y = y * jnp.broadcast_to(scale, y.shape) + jnp.broadcast_to(bias, y.shape)
@@ -141,11 +154,11 @@ def layer_norm(
 def rope(
   x: Float[Array, 'b t n h'], positions: Int[Array, 'b t'], theta: float
 ) -> Float[Array, 'b t n h']:
-  """Rotary position embedding; a pair is (i, i + h/2), as in Hugging Face's Llama."""
+  """Apply rotary position embeddings to pairs (i, i + h/2), as Hugging Face's Llama."""
   half = x.shape[-1] // 2
-  # Rounded as PyTorch rounds: a last bit of difference grows with the position.
+  # Rounded as PyTorch rounds: an error in the last bit grows with the position.
   frequency = 1 / (theta ** (np.arange(half) / half)).astype(np.float32)
-  # float32: an angle of thousands of radians has no fraction left in bfloat16
+  # float32: bfloat16 has no fractional bits for angles of thousands of radians
   angle = positions.astype(jnp.float32)[:, :, None, None] * frequency[None, None, None]
   cos, sin = jnp.cos(angle), jnp.sin(angle)
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
@@ -161,7 +174,7 @@ def attention(
 ) -> Float[Array, 'b t n h']:
   """Scaled dot-product attention; n/k query heads share each key/value head.
 
-  A query whose mask is all False gets an arbitrary finite answer, never NaN.
+  The output is arbitrary but finite, never NaN, for a query whose mask is all False.
   """
   b, t, n, h = query.shape
   k = key.shape[1]
@@ -177,26 +190,29 @@ def attention(
 
 
 def unpack_segments(
-  frames: Float[Array, 'b t d'], place: Int[Array, 'b k u']
+  frames: Float[Array, 'b t d'], frame_index: Int[Array, 'b k u']
 ) -> tuple[Float[Array, 'a u d'], Bool[Array, 'a u']]:
-  """Recordings that share rows, each on its own, and what of them is signal; a = b k.
+  """Unpack rows into utterances; returns their frames and frame mask. a = b k.
 
-  place: where in its row each one's frames are; -1 is nowhere.
+  frame_index: position in its row of every frame of an utterance; -1 for padding.
   """
-  b, k, u = place.shape
-  index = jnp.maximum(place, 0).reshape(b, k * u, 1)
-  alone = jnp.take_along_axis(frames, index, axis=1)
-  return alone.reshape(b * k, u, -1), place.reshape(b * k, u) >= 0
+  b, k, u = frame_index.shape
+  index = jnp.maximum(frame_index, 0).reshape(b, k * u, 1)
+  unpacked = jnp.take_along_axis(frames, index, axis=1)
+  return unpacked.reshape(b * k, u, -1), frame_index.reshape(b * k, u) >= 0
 
 
 def segment_mask(
   segment_ids: Int[Array, 'b t'], context: tuple[int, int] | None = None
 ) -> Bool[Array, 'b t t']:
-  """Which inputs one sees: its own segment's, and only so far before and after it."""
+  """Attention mask: positions of the same segment, at most `context` before and after.
+
+  Segment 0 is padding, which nothing attends to.
+  """
   mask = (segment_ids[:, :, None] == segment_ids[:, None]) & (segment_ids > 0)[:, None]
   if context is None:
     return mask
-  place = jnp.arange(segment_ids.shape[1])
-  ahead = place[None, :] - place[:, None]
-  near = (-context[0] <= ahead) & (ahead <= context[1])
-  return mask & near[None]
+  position = jnp.arange(segment_ids.shape[1])
+  offset = position[None, :] - position[:, None]
+  in_context = (-context[0] <= offset) & (offset <= context[1])
+  return mask & in_context[None]

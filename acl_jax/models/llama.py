@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Llama-2 and its relatives (7B, 13B, 70B, SmolLM2) over embeddings.
+"""Llama-2 and models of its architecture (7B, 13B, 70B, SmolLM2) over embeddings.
 
-Positions, mask and key/value cache are explicit, so that packing, mixed modalities and
-decoding are the caller's matter. Parameters are named as Hugging Face names them.
+Positions, mask and KV cache are explicit arguments; packing, mixed modalities and
+decoding are left to the caller. Parameters are named as Hugging Face names them.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from acl_jax.sharding.rules import HIDDEN_AXES, constrain
 
 @dataclasses.dataclass(frozen=True)
 class LlamaConfig:
-  """The numbers that define a model, by Hugging Face's names."""
+  """Sizes and constants of a model, by Hugging Face's names."""
 
   vocab_size: int
   hidden_size: int
@@ -40,7 +40,7 @@ class LlamaConfig:
   def __post_init__(self):
     for name, value in dataclasses.asdict(self).items():
       if name != 'tie_word_embeddings' and not 0 < value < math.inf:
-        raise ValueError(f'{name} = {value} is not positive')
+        raise ValueError(f'{name} = {value} is not a positive finite number')
     if self.num_attention_heads % self.num_key_value_heads:
       raise ValueError(
         f'num_attention_heads = {self.num_attention_heads} is not a multiple of'
@@ -62,7 +62,7 @@ class Attention(nnx.Module):
     self.v_proj = param(rngs, (d, k, h), ('embed', 'kv_heads', 'head_dim'))
     self.o_proj = param(rngs, (n, h, d), ('heads', 'head_dim', 'embed'))
 
-  def __call__(self, x, positions, mask, prefix, cache, layer, index):
+  def __call__(self, x, positions, mask, prefix_cache, cache, layer, index):
     query = rope(project(x, self.q_proj), positions, self.theta)
     key = rope(project(x, self.k_proj), positions, self.theta)
     value = project(x, self.v_proj)
@@ -72,10 +72,9 @@ class Attention(nnx.Module):
     else:
       key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
       cache = KVCache(key, value)
-      if prefix is not None:
-        key, value = (
-          _prepend_prefix(*pair) for pair in zip(prefix, (key, value), strict=True)
-        )
+      if prefix_cache is not None:
+        key = _prepend_prefix(prefix_cache.key, key)
+        value = _prepend_prefix(prefix_cache.value, value)
       if isinstance(mask, PackedCausalMask):
         y = packed_attention(query, key, value, mask)
       else:
@@ -84,15 +83,15 @@ class Attention(nnx.Module):
 
 
 def _prepend_prefix(
-  shared: Float[Array, '1 k p h'], own: Float[Array, 'b k t h']
+  prefix: Float[Array, '1 k p h'], x: Float[Array, 'b k t h']
 ) -> Float[Array, 'b k s h']:
-  """Every row's own keys or values behind those that all rows share."""
-  shared = jnp.broadcast_to(shared, (len(own), *shared.shape[1:]))
-  return jnp.concatenate([shared.astype(own.dtype), own], axis=2)
+  """Prepend the keys or values of the shared prefix to those of every row."""
+  prefix = jnp.broadcast_to(prefix, (len(x), *prefix.shape[1:]))
+  return jnp.concatenate([prefix.astype(x.dtype), x], axis=2)
 
 
 class MLP(nnx.Module):
-  """The gated feed-forward layer, SwiGLU."""
+  """Gated feed-forward layer, SwiGLU."""
 
   def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs):
     d, f = config.hidden_size, config.intermediate_size
@@ -110,7 +109,7 @@ class MLP(nnx.Module):
 
 
 class Block(nnx.Module):
-  """One layer: attention and feed-forward, each normed before and added after."""
+  """One layer: attention and feed-forward, pre-norm and residual."""
 
   def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs):
     self.eps = config.rms_norm_eps
@@ -119,20 +118,26 @@ class Block(nnx.Module):
     self.post_attention_layernorm = ones(config.hidden_size)
     self.mlp = MLP(config, rngs=rngs)
 
-  def __call__(self, x, positions, mask, prefix=None, cache=None, layer=0, index=None):
+  def __call__(
+    self, x, positions, mask, prefix_cache=None, cache=None, layer=0, index=None
+  ):
     y = rms_norm(x, self.input_layernorm[...], self.eps)
-    y, cache = self.self_attn(y, positions, mask, prefix, cache, layer, index)
+    y, cache = self.self_attn(y, positions, mask, prefix_cache, cache, layer, index)
     x = constrain(x + y, *HIDDEN_AXES)
     y = rms_norm(x, self.post_attention_layernorm[...], self.eps)
     return constrain(x + self.mlp(y), *HIDDEN_AXES), cache
 
 
 class Llama(nnx.Module):
-  """The transformer between `embed` and `logits`."""
+  """The transformer between `embed` and `logits`.
+
+  unroll: whether the loop over layers is unrolled; see `layers.unroll_layers`.
+  """
 
   def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs):
     d, v = config.hidden_size, config.vocab_size
     self.config = config
+    self.unroll = False
     self.embed_tokens = param(rngs, (v, d), ('vocab', 'embed'))
     keys = jax.random.split(rngs.params(), config.num_hidden_layers)
     self.layers = jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
@@ -142,22 +147,22 @@ class Llama(nnx.Module):
 
   @property
   def dtype(self) -> jnp.dtype:
-    """That of the embeddings."""
+    """The dtype of the embeddings."""
     return self.norm[...].dtype
 
   def embed(self, tokens: Int[Array, '*b']) -> Float[Array, '*b d']:
-    """The embedding of every token, in the dtype of the table."""
+    """Look up token embeddings, in the dtype of the table."""
     return self.embed_tokens[tokens]
 
   def logits(self, x: Float[Array, 'b t d']) -> Float[Array, 'b t v']:
-    """The next token's scores, float32."""
+    """Return logits of the next token in float32."""
     if self.config.tie_word_embeddings:
-      w, letters = self.embed_tokens, 'btd,vd->btv'
+      w, equation = self.embed_tokens, 'btd,vd->btv'
     else:
-      w, letters = self.lm_head, 'btd,dv->btv'
+      w, equation = self.lm_head, 'btd,dv->btv'
     w = w[...].astype(x.dtype)
     # float32: the loss subtracts large numbers
-    y = jnp.einsum(letters, x, w, preferred_element_type=jnp.float32)
+    y = jnp.einsum(equation, x, w, preferred_element_type=jnp.float32)
     return constrain(y, 'batch', 'time', 'vocab')
 
   def __call__(
@@ -168,48 +173,47 @@ class Llama(nnx.Module):
     cache: KVCache | None = None,
     index: Int[Array, ' b'] | None = None,
     remat: str | None = None,
-    prefix: KVCache | None = None,
+    prefix_cache: KVCache | None = None,
   ) -> tuple[Float[Array, 'b t d'], KVCache]:
-    """Embeddings -> (hidden states after the final norm, keys and values).
+    """Run all layers; returns hidden states after the final norm, and keys and values.
 
-    mask: which of the s keys a query sees; `Packed` says it of packed prompts, on TPUs
-      and not with `cache`. Without `cache` the keys are those of the t inputs, and are
-      returned. With it they are those in its places, of which the
-      inputs of a row take index..index+t (beyond the last, nothing is written); it is
-      returned with these.
-    prefix: keys and values of one row that stand before those of all b rows, and before
-      them in `mask`. Not with `cache`.
+    Computes in the dtype of `x`. Without `cache` the keys are those of the t inputs,
+    and they are returned. With `cache` the keys are its s positions: row i writes its
+    inputs at positions index[i]..index[i] + t - 1, drops those beyond the end, and the
+    updated cache is returned.
+
+    mask: the keys that each query attends to; on TPUs and without `cache` it may be a
+      `PackedCausalMask`.
+    prefix_cache: keys and values of the shared prefix, a single row. They precede the
+      keys of all b rows, also in `mask`. Not together with `cache`.
     remat: what to keep for the backward pass, a key of `REMAT`; None keeps everything.
-    Computes in the dtype of `x`.
     """
     if remat is not None and remat not in REMAT:
-      raise ValueError(f'remat = {remat!r} is none of {sorted(REMAT)}')
+      raise ValueError(f'remat = {remat!r} is not one of {sorted(REMAT)}')
 
     def layer(carry, inputs) -> tuple[Any, Any]:
       x, cache = carry
       block, number, prefix = inputs
       x = constrain(x, *HIDDEN_AXES)
-      x, new = block(x, positions, seen, prefix, cache, number, index)
-      # A cache is carried, not stacked: XLA then writes it in place.
+      x, new = block(x, positions, attention_mask, prefix, cache, number, index)
+      # The cache is carried, not stacked, so that XLA updates it in place.
       return ((x, None), new) if cache is None else ((x, new), None)
 
     if remat is not None:
       layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=False)
-    seen = (
-      mask
-      if cache is None or isinstance(mask, PackedCausalMask)
-      else CacheMask.of(mask)
-    )
+    attention_mask = mask
+    if cache is not None and not isinstance(mask, PackedCausalMask):
+      attention_mask = CacheMask.from_mask(mask)
     x = constrain(x, *HIDDEN_AXES)
     numbers = jnp.arange(self.config.num_hidden_layers)
     (x, carried), stacked = jax.lax.scan(
-      layer, (x, cache), (self.layers, numbers, prefix)
+      layer, (x, cache), (self.layers, numbers, prefix_cache), unroll=self.unroll
     )
     x = rms_norm(x, self.norm[...], self.config.rms_norm_eps)
     return x, stacked if carried is None else carried
 
   def empty_cache(self, batch: int, length: int, dtype: DTypeLike) -> KVCache:
-    """A cache of `length` places in each row, none of them written; int8 rounds."""
+    """Create an empty cache of `length` positions a row; `dtype` int8 quantises."""
     c = self.config
     shape = (c.num_hidden_layers, batch, c.num_key_value_heads, length, c.head_dim)
     return empty_cache(shape, self.dtype, dtype)

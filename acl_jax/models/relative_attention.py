@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Self-attention that knows how far apart frames are, not where they stand.
+"""Self-attention with relative positions: it depends on distances between frames.
 
-So an utterance hears itself alike alone and packed behind others.
+Therefore an utterance is encoded identically alone and packed after others.
 """
 
 import jax
@@ -11,11 +11,11 @@ from jaxtyping import Array, Bool, Float
 
 from acl_jax.models.layers import Linear, dropout, param
 
-THETA = 10_000.0  # of the sinusoids, as of Vaswani et al. 2017
+THETA = 10_000.0  # of the sinusoids, as in Vaswani et al. 2017
 
 
 class RelativeAttention(nnx.Module):
-  """Self-attention whose scores also depend on how far apart frames are.
+  """Self-attention whose scores also depend on the distance between frames.
 
   Dai et al. 2019, section 3.3: bias_u is their u, bias_v their v, relative_k_proj W_kR.
   """
@@ -46,16 +46,16 @@ class RelativeAttention(nnx.Module):
     query, keys, values = (f(x).reshape(*x.shape[:2], n, h) for f in projections)
     relative = (distances @ self.relative_k_proj[...].astype(x.dtype)).reshape(-1, n, h)
     u, v = (w[...].astype(x.dtype)[None, None] for w in (self.bias_u, self.bias_v))
-    # Heads first, so that not one of the products that follow has to move its result.
+    # Heads first, so that no product below has to transpose its result.
     heads_first = (2, 0, 1, 3)
-    of_content, of_distance = (
+    content_query, distance_query = (
       ((query + bias) * h**-0.5).transpose(heads_first) for bias in (u, v)
     )
-    scores = jnp.einsum('nbth,nbhs->nbts', of_content, keys.transpose(2, 0, 3, 1))
-    scores += distance_scores(of_distance, relative.transpose(1, 0, 2))
+    scores = jnp.einsum('nbth,nbhs->nbts', content_query, keys.transpose(2, 0, 3, 1))
+    scores += distance_scores(distance_query, relative.transpose(1, 0, 2))
     scores = scores.astype(jnp.float32)
     scores = jnp.where(mask[None], scores, jnp.finfo(jnp.float32).min)
-    # What is dropped is drawn rows first, so that further rows change nothing of it.
+    # Dropout masks are drawn rows first, so that they do not depend on later rows.
     weights = jax.nn.softmax(scores).swapaxes(0, 1)
     weights = dropout(weights, self.dropout, key).swapaxes(0, 1).astype(x.dtype)
     y = jnp.einsum('nbts,nbsh->nbth', weights, values.transpose(heads_first))
@@ -63,7 +63,7 @@ class RelativeAttention(nnx.Module):
 
 
 def sinusoids(length: int, size: int) -> Float[Array, 'p d']:
-  """What stands for each distance from length - 1 to -length; p = 2 length."""
+  """Return an embedding of each distance from length - 1 to -length; p = 2 length."""
   distance = jnp.arange(length - 1, -length - 1, -1, dtype=jnp.float32)
   frequency = THETA ** (-jnp.arange(0, size, 2, dtype=jnp.float32) / size)
   angle = distance[:, None] * frequency[None]
@@ -74,40 +74,41 @@ def sinusoids(length: int, size: int) -> Float[Array, 'p d']:
 def distance_scores(
   query: Float[Array, 'n b t h'], relative: Float[Array, 'n p h']
 ) -> Float[Array, 'n b t s']:
-  """Scores of every pair of frames by their distance, as `sinusoids` orders it.
+  """Score every pair of frames by its distance; `relative` is ordered as `sinusoids`.
 
-  Its gradient is written down: JAX's own moves the scores of all distances four times.
+  The gradient is explicit: JAX's own copies the scores of all distances four times.
   """
   return relative_shift(jnp.einsum('nbth,nph->nbtp', query, relative))
 
 
 def _backward(saved, scores: Float[Array, 'n b t s']):
   query, relative = saved
-  of_all = relative_shift_transpose(scores)
-  of_relative = jnp.einsum('nbth,nbtp->nhp', query, of_all).swapaxes(1, 2)
-  return jnp.einsum('nbtp,nph->nbth', of_all, relative), of_relative
+  by_distance = relative_shift_transpose(scores)
+  relative_gradient = jnp.einsum('nbth,nbtp->nhp', query, by_distance).swapaxes(1, 2)
+  return jnp.einsum('nbtp,nph->nbth', by_distance, relative), relative_gradient
 
 
 distance_scores.defvjp(lambda *saved: (distance_scores(*saved), saved), _backward)
 
 
-def relative_shift(of_all: Float[Array, 'n b t p']) -> Float[Array, 'n b t s']:
-  """Scores of all distances -> those of the distance that each pair of frames has.
+def relative_shift(by_distance: Float[Array, 'n b t p']) -> Float[Array, 'n b t s']:
+  """Select the score of every pair's distance among the scores of all distances.
 
-  Row t wants columns from length - 1 - t on: behind the first length - 1 numbers, the
-  same ones in rows one shorter begin there (after Dai et al. 2019, appendix B).
+  Row t needs the columns from length - 1 - t on. Without the first length - 1 numbers,
+  and reshaped to rows that are one shorter, every row starts there (after Dai et al.
+  2019, appendix B).
   """
-  n, b, t, p = of_all.shape
-  flat = of_all.reshape(n, b, t * p)[..., t - 1 : t * p - 1]
+  n, b, t, p = by_distance.shape
+  flat = by_distance.reshape(n, b, t * p)[..., t - 1 : t * p - 1]
   return flat.reshape(n, b, t, p - 1)[..., :t]
 
 
 def relative_shift_transpose(
   scores: Float[Array, 'n b t s'],
 ) -> Float[Array, 'n b t p']:
-  """The reverse of `shift`, with zeros for the distances that no pair of a row has."""
+  """Transpose `relative_shift`; zeros for distances that no pair of a row has."""
   n, b, t = scores.shape[:3]
-  # In rows one longer, row t begins t numbers earlier.
+  # In rows that are one longer, row t starts t numbers earlier.
   padded = jnp.pad(scores, ((0, 0), (0, 0), (0, 1), (t, 0)))
   flat = padded.reshape(n, b, -1)[..., : t * (2 * t + 1)]
   return flat.reshape(n, b, t, 2 * t + 1)[..., 1:]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole model: an encoder hears, an adapter translates, a frozen Llama answers.
+"""The whole model: audio encoder, adapter and frozen Llama.
 
-A prompt is tokens with places for audio. Whatever stands there, the LLM reads one
-sequence of embeddings and is not told where each came from.
+A prompt is a sequence of tokens with positions for audio. The LLM gets one sequence of
+embeddings, without any mark of which came from audio.
 """
 
 from typing import NamedTuple
@@ -12,15 +12,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from acl_jax.models import splash
-from acl_jax.models.adapters import StrideAdapter
-from acl_jax.models.conformer import Conformer
-from acl_jax.models.conformer_ctc import ConformerCTC
-from acl_jax.models.ctc import CTCAdapter
 from acl_jax.models.layers import segment_mask
 from acl_jax.models.llama import Llama
-from acl_jax.models.whisper import Whisper
-
-Encoder = Whisper | Conformer | ConformerCTC
+from acl_jax.models.protocols import Adapter, Encoder
 
 
 class Prompt(NamedTuple):
@@ -39,37 +33,33 @@ class Prompt(NamedTuple):
 class SpeechLLM(nnx.Module):
   """Encoder, adapter and LLM."""
 
-  def __init__(
-    self, encoder: Encoder, adapter: CTCAdapter | StrideAdapter, llama: Llama
-  ):
+  def __init__(self, encoder: Encoder, adapter: Adapter, llama: Llama):
     self.encoder = encoder
     self.adapter = adapter
     self.llama = llama
 
-  def hear(
-    self, log_mel: Float[Array, 'a t m'], valid: Bool[Array, 'a t']
+  def encode_audio(
+    self, log_mel: Float[Array, 'a t m'], frame_mask: Bool[Array, 'a t']
   ) -> tuple[Float[Array, 'a s e'], Bool[Array, 'a s']]:
-    """Log-mel frames -> embeddings in the LLM's space, and which of them are any."""
-    return self.adapt(*self.encoder(log_mel, valid))
+    """Encode log-mel frames; returns embeddings in the LLM's space, and their mask."""
+    return self.adapt(*self.encoder(log_mel, frame_mask))
 
   def adapt(
-    self, frames: Float[Array, 'a t d'], valid: Bool[Array, 'a t']
+    self, frames: Float[Array, 'a t d'], frame_mask: Bool[Array, 'a t']
   ) -> tuple[Float[Array, 'a s e'], Bool[Array, 'a s']]:
-    """Encoder frames -> embeddings in the LLM's space, and which of them are any."""
-    return self.adapter(frames, valid, self.llama.embed_tokens[...])
+    """Adapt encoder frames; returns embeddings in the LLM's space, and their mask."""
+    return self.adapter(frames, frame_mask, self.llama.embed_tokens[...])
 
   def greedy(
-    self, frames: Float[Array, 'a t d'], valid: Bool[Array, 'a t']
+    self, frames: Float[Array, 'a t d'], frame_mask: Bool[Array, 'a t']
   ) -> Int[Array, 'a r'] | None:
-    """The hard decision of whichever part recognises: class ids, -1 between them.
+    """Decode greedily: class ids, -1 between them; None if no part recognises.
 
-    Tokens of the LLM from a CTC adapter, or else pieces from the encoder's own head.
+    The classes are tokens of the LLM from a CTC adapter, otherwise pieces from the
+    encoder's own CTC head.
     """
-    if isinstance(self.adapter, CTCAdapter):
-      return self.adapter.greedy(frames, valid, self.llama.embed_tokens[...])
-    if isinstance(self.encoder, ConformerCTC):
-      return self.encoder.greedy(frames, valid)
-    return None
+    tokens = self.adapter.greedy(frames, frame_mask, self.llama.embed_tokens[...])
+    return self.encoder.greedy(frames, frame_mask) if tokens is None else tokens
 
   def splice(
     self,
@@ -77,51 +67,55 @@ class SpeechLLM(nnx.Module):
     audio: Float[Array, 'b s e'],
     audio_mask: Bool[Array, 'b s'],
   ) -> tuple[Float[Array, 'b t e'], Int[Array, 'b t']]:
-    """The prompt as embeddings, and its segment ids, 0 where no embedding came."""
+    """Insert audio embeddings into a prompt; returns its embeddings and segment ids.
+
+    Segment ids are 0 at audio positions whose embedding is masked.
+    """
     text = self.llama.embed(prompt.tokens)
-    heard = prompt.audio_index >= 0
-    if audio.shape[1] == 0:  # there is nothing to take from
-      ids = jnp.where(heard, 0, prompt.segment_ids)
+    is_audio = prompt.audio_index >= 0
+    if audio.shape[1] == 0:  # nothing to gather from
+      ids = jnp.where(is_audio, 0, prompt.segment_ids)
       return jnp.where(ids[..., None] > 0, text, 0), ids
-    place = jnp.maximum(prompt.audio_index, 0)
-    spoken = jnp.take_along_axis(audio, place[..., None], axis=1).astype(text.dtype)
-    missing = heard & ~jnp.take_along_axis(audio_mask, place, axis=1)
+    index = jnp.maximum(prompt.audio_index, 0)
+    gathered = jnp.take_along_axis(audio, index[..., None], axis=1).astype(text.dtype)
+    missing = is_audio & ~jnp.take_along_axis(audio_mask, index, axis=1)
     ids = jnp.where(missing, 0, prompt.segment_ids)
-    x = jnp.where(heard[..., None], spoken, text)
+    x = jnp.where(is_audio[..., None], gathered, text)
     return jnp.where(ids[..., None] > 0, x, 0), ids
 
-  def read(
+  def hidden_states(
     self,
     x: Float[Array, 'b t e'],
     segment_ids: Int[Array, 'b t'],
     remat: str | None = None,
-    prefix: Int[Array, ' p'] | None = None,
-    per_row: int = 1,
+    shared_prefix: Int[Array, ' p'] | None = None,
+    max_per_row: int = 1,
   ) -> Float[Array, 'b t e']:
-    """The LLM's hidden states: causal, and blind to padding and to other prompts.
+    """Return the LLM's hidden states of packed prompts.
 
-    prefix: text that every prompt begins with, and that is read but once.
-    per_row: prompts of a row at most.
+    Attention is causal, and ignores padding and other prompts of the row.
+
+    remat: see `Llama`. shared_prefix: tokens that precede every prompt; they are run
+    once. max_per_row: limit on the prompts of a row.
     """
     positions, mask = causal_segment_mask(segment_ids)
-    shared = None
-    if prefix is not None and prefix.size:
-      start = self.llama.embed(prefix[None]).astype(x.dtype)
-      _, shared = self.llama(
-        start, *causal_segment_mask(jnp.ones((1, prefix.size), int))
-      )
-      positions += prefix.size
-      mask = jnp.pad(mask, ((0, 0), (0, 0), (prefix.size, 0)), constant_values=True)
+    prefix_cache = None
+    if shared_prefix is not None and shared_prefix.size:
+      p = shared_prefix.size
+      prefix = self.llama.embed(shared_prefix[None]).astype(x.dtype)
+      _, prefix_cache = self.llama(prefix, *causal_segment_mask(jnp.ones((1, p), int)))
+      positions += p
+      mask = jnp.pad(mask, ((0, 0), (0, 0), (p, 0)), constant_values=True)
     if splash.is_available():
-      mask = splash.PackedCausalMask(segment_ids, per_row)
-    hidden, _ = self.llama(x, positions, mask, remat=remat, prefix=shared)
+      mask = splash.PackedCausalMask(segment_ids, max_per_row)
+    hidden, _ = self.llama(x, positions, mask, remat=remat, prefix_cache=prefix_cache)
     return hidden
 
 
 def causal_segment_mask(
   segment_ids: Int[Array, 'b t'],
 ) -> tuple[Int[Array, 'b t'], Bool[Array, 'b t t']]:
-  """Positions that count what is before in the same segment, and who may see whom."""
+  """Return positions within each segment, and the causal mask within segments."""
   t = segment_ids.shape[1]
   mask = jnp.tril(jnp.ones((t, t), bool))[None] & segment_mask(segment_ids)
   return jnp.maximum(jnp.sum(mask, axis=-1) - 1, 0), mask

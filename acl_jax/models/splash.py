@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention among packed prompts by the splash kernel, which only TPUs have: scores of
-what does not see each other are skipped, and no score leaves the chip's own memory.
+"""Attention within packed prompts by the splash kernel, for TPUs only.
+
+It skips blocks of scores that are masked, and no score is written to HBM.
 """
 
 from typing import NamedTuple
@@ -12,23 +13,23 @@ from jaxtyping import Array, Float, Int
 
 from acl_jax.sharding.rules import partition_spec
 
-LANES = 128  # lengths are multiples of it
-QUERIES, KEYS = 512, 1_024  # of a block, at most
-PADDING_SEGMENT = -1  # the segment of keys that are there to fill up
+LANES = 128  # the kernel's lengths are multiples of it
+MAX_QUERIES, MAX_KEYS = 512, 1_024  # of a block
+PADDING_SEGMENT = -1  # the segment of padding among the keys
 
 
 class PackedCausalMask(NamedTuple):
-  """Who sees whom: in its own segment, what is not behind; and what all rows share.
+  """A causal mask within segments, which also attend to the shared prefix.
 
-  Stands for a mask. per_row: segments of a row at most.
+  Used in place of an array. max_per_row: limit on the segments of a row.
   """
 
   segment_ids: Int[Array, 'b t']
-  per_row: int
+  max_per_row: int
 
 
 def is_available() -> bool:
-  """Whether what is being traced is for TPUs: those of the mesh, or else JAX's own."""
+  """Whether the code is being traced for TPUs: of the mesh, or else JAX's default."""
   device = jax.sharding.get_abstract_mesh().abstract_device
   return (device.platform if device else jax.default_backend()) == 'tpu'
 
@@ -40,34 +41,36 @@ def packed_attention(
   packed: PackedCausalMask,
   interpret: bool = False,
 ) -> Float[Array, 'b t n h']:
-  """As `layers.attention`; the first s - t keys stand before every segment.
+  """As `layers.attention`; the first s - t keys are the shared prefix.
 
-  A query in segment 0 gets an arbitrary finite answer.
+  The output is arbitrary but finite for a query in segment 0.
   """
   b, t, _, h = query.shape
-  shared, ids = key.shape[2] - t, packed.segment_ids
-  # Ids alone cannot say that all segments see a key, so each has its own copy of it.
-  copies = jnp.repeat(jnp.arange(1, packed.per_row + 1), shared)
-  fill = -(copies.size) % LANES
-  copies = jnp.pad(copies, (0, fill), constant_values=PADDING_SEGMENT).astype(ids.dtype)
-  behind = ((0, 0), (0, -t % LANES))
-  ids = jnp.pad(ids, behind)
-  seen = jnp.concatenate([jnp.broadcast_to(copies, (b, copies.size)), ids], axis=1)
+  prefix, ids = key.shape[2] - t, packed.segment_ids
+  # A key has one segment id, so every segment gets its own copy of the prefix.
+  prefix_ids = jnp.repeat(jnp.arange(1, packed.max_per_row + 1), prefix)
+  fill = -prefix_ids.size % LANES
+  prefix_ids = jnp.pad(prefix_ids, (0, fill), constant_values=PADDING_SEGMENT)
+  prefix_ids = prefix_ids.astype(ids.dtype)
+  time_padding = ((0, 0), (0, -t % LANES))
+  ids = jnp.pad(ids, time_padding)
+  prefix_ids = jnp.broadcast_to(prefix_ids, (b, prefix_ids.size))
+  key_ids = jnp.concatenate([prefix_ids, ids], axis=1)
 
-  def laid(x: Float[Array, 'b k s h']) -> Float[Array, 'b k s2 h']:
-    first = jnp.tile(x[:, :, :shared], (1, 1, packed.per_row, 1))
-    first = jnp.pad(first, ((0, 0), (0, 0), (0, fill), (0, 0)))
-    own = jnp.pad(x[:, :, shared:], ((0, 0), *behind, (0, 0)))
-    return jnp.concatenate([first, own], axis=2)
+  def copy_prefix(x: Float[Array, 'b k s h']) -> Float[Array, 'b k s2 h']:
+    copies = jnp.tile(x[:, :, :prefix], (1, 1, packed.max_per_row, 1))
+    copies = jnp.pad(copies, ((0, 0), (0, 0), (0, fill), (0, 0)))
+    rest = jnp.pad(x[:, :, prefix:], ((0, 0), *time_padding, (0, 0)))
+    return jnp.concatenate([copies, rest], axis=2)
 
-  query = jnp.pad((query * h**-0.5).swapaxes(1, 2), ((0, 0), *behind, (0, 0)))
+  query = jnp.pad((query * h**-0.5).swapaxes(1, 2), ((0, 0), *time_padding, (0, 0)))
 
-  def attend(query, key, value, ids, seen):
+  def attend(query, key, value, ids, key_ids):
     kernel = _kernel(query.shape[1], query.shape[2], key.shape[2], interpret)
-    return jax.vmap(kernel)(query, key, value, splash.SegmentIds(ids, seen))
+    return jax.vmap(kernel)(query, key, value, splash.SegmentIds(ids, key_ids))
 
   mesh = jax.sharding.get_abstract_mesh()
-  if not mesh.empty:  # a kernel is not cut by the compiler
+  if not mesh.empty:  # the compiler does not partition a kernel
     heads = partition_spec(query, 'batch', 'heads', 'time', 'head_dim')
     rows = partition_spec(ids, 'batch', 'time')
     attend = jax.shard_map(
@@ -76,12 +79,12 @@ def packed_attention(
       out_specs=heads,
       check_vma=False,
     )
-  y = jnp.asarray(attend(query, laid(key), laid(value), ids, seen))
+  y = jnp.asarray(attend(query, copy_prefix(key), copy_prefix(value), ids, key_ids))
   return y[:, :, :t].swapaxes(1, 2)
 
 
 def _kernel(heads: int, queries: int, keys: int, interpret: bool):
-  q, s = _block_size(queries, QUERIES), _block_size(keys, KEYS)
+  q, s = _block_size(queries, MAX_QUERIES), _block_size(keys, MAX_KEYS)
   blocks = splash.BlockSizes(
     block_q=q,
     block_kv=s,
@@ -102,6 +105,6 @@ def _kernel(heads: int, queries: int, keys: int, interpret: bool):
   )
 
 
-def _block_size(length: int, most: int) -> int:
-  """The longest block, in lanes, of which there is a whole number."""
-  return max(n for n in range(LANES, most + 1, LANES) if length % n == 0)
+def _block_size(length: int, limit: int) -> int:
+  """Return the largest multiple of `LANES` up to `limit` that divides `length`."""
+  return max(n for n in range(LANES, limit + 1, LANES) if length % n == 0)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convolutional subsampling: eight log-mel frames become one, packed or not.
+"""Convolutional subsampling of log-mel frames by a power of two, packed or not.
 
-A 3 x 3 convolution of stride 2, then pairs of a depthwise one and a pointwise map, as
-in FastConformer (Rekesh et al. 2023). An utterance sees nothing of its neighbours.
+A 3 x 3 convolution of stride 2, then pairs of a depthwise convolution and a pointwise
+map, as in FastConformer (Rekesh et al. 2023). Packed utterances do not mix.
 """
 
 import functools
@@ -19,9 +19,9 @@ KERNEL = 3
 
 
 class Depthwise(nnx.Module):
-  """A 3 x 3 convolution of stride 2 that keeps channels apart, padded by one.
+  """Depthwise 3 x 3 convolution of stride 2, padded by one.
 
-  From a single channel it makes as many as it has kernels.
+  A single input channel is convolved with every kernel.
   """
 
   def __init__(self, channels: int, *, rngs: nnx.Rngs):
@@ -36,7 +36,7 @@ class Depthwise(nnx.Module):
     rows = _mask_neighbours(x, segment_ids)
     taps = [tap for row in rows for tap in _three_taps(row, axis=2)]
     weights = jnp.reshape(weight, (KERNEL * KERNEL, -1))
-    if x.shape[-1] == 1:  # one matrix product, as there is nothing to keep apart
+    if x.shape[-1] == 1:  # a dense convolution: one matrix product
       y = jnp.concatenate(taps, axis=-1) @ weights
     else:
       y = functools.reduce(jnp.add, map(_scale, taps, weights))
@@ -44,7 +44,7 @@ class Depthwise(nnx.Module):
 
 
 class Subsampling(nnx.Module):
-  """log-mel -> hidden frames, one for every `factor`; parameters as Parakeet's."""
+  """Log-mel frames -> one hidden frame for every `factor`; parameters as Parakeet's."""
 
   def __init__(
     self, mels: int, channels: int, factor: int, hidden_size: int, *, rngs: nnx.Rngs
@@ -63,10 +63,9 @@ class Subsampling(nnx.Module):
   def __call__(
     self, log_mel: Float[Array, 'b t m'], segment_ids: Int[Array, 'b t']
   ) -> tuple[Float[Array, 'b u d'], Int[Array, 'b u']]:
-    """Hidden frames, and which utterance each belongs to; u is t / factor, rounded up.
+    """Return hidden frames and their segment ids; u = ceil(t / factor).
 
-    segment_ids: 0 where there is no signal. An utterance begins at a multiple of the
-    factor.
+    segment_ids: 0 is padding. Every utterance starts at a multiple of the factor.
     """
     x = jnp.where(segment_ids[..., None] > 0, log_mel, 0)[..., None]
     x = jax.nn.relu(self.conv(x, segment_ids))
@@ -80,32 +79,32 @@ class Subsampling(nnx.Module):
 
 
 def _scale(
-  x: Float[Array, 'b u p c'], by: Float[Array, ' c']
+  x: Float[Array, 'b u p c'], weight: Float[Array, ' c']
 ) -> Float[Array, 'b u p c']:
-  return x * by[None, None, None]
+  return x * weight[None, None, None]
 
 
 def _mask_neighbours(
   x: Float[Array, 'b t q c'], segment_ids: Int[Array, 'b t']
 ) -> list[Float[Array, 'b u q c']]:
-  """Every other frame with its neighbours in time, zero where they are not its own."""
-  rows, ids = _three_taps(x, axis=1), _three_taps(segment_ids, axis=1)
-  here = ids[1]
-  own = [(neighbour == here) & (here > 0) for neighbour in ids]
+  """Return `_three_taps` in time, zero where a neighbour is of another utterance."""
+  taps, ids = _three_taps(x, axis=1), _three_taps(segment_ids, axis=1)
+  centre = ids[1]
+  masks = [(neighbour == centre) & (centre > 0) for neighbour in ids]
   return [
-    jnp.where(mine[..., None, None], row, 0)
-    for row, mine in zip(rows, own, strict=True)
+    jnp.where(mask[..., None, None], tap, 0)
+    for tap, mask in zip(taps, masks, strict=True)
   ]
 
 
 def _three_taps(x: Array, axis: int) -> list[Array]:
-  """What lies before, at and after every other place of an axis; zeros beyond it.
+  """Return the values before, at and after every other position; zeros beyond the ends.
 
-  By reshaping, as a strided slice has a slow gradient.
+  Uses a reshape, because the gradient of a strided slice is slow.
   """
   x = jnp.moveaxis(x, axis, 0)
   x = jnp.pad(x, ((0, len(x) % STRIDE), *[(0, 0)] * (x.ndim - 1)))
   pairs = x.reshape(-1, STRIDE, *x.shape[1:])
-  here, after = pairs[:, 0], pairs[:, 1]
+  centre, after = pairs[:, 0], pairs[:, 1]
   before = jnp.pad(after, ((1, 0), *[(0, 0)] * (after.ndim - 1)))[:-1]
-  return [jnp.moveaxis(part, 0, axis) for part in (before, here, after)]
+  return [jnp.moveaxis(tap, 0, axis) for tap in (before, centre, after)]

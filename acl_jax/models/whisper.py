@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whisper's audio encoder (Radford et al. 2022): two convolutions, then a transformer.
 
-It runs on the true length of the audio or on audio padded to 30 s, as the caller likes.
+It accepts audio of its true length as well as audio padded to 30 s.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from acl_jax.models.layers import Linear, Norm, attention, param, zeros
 
@@ -43,34 +43,34 @@ class WhisperConfig:
 
   @property
   def subsampling(self) -> int:
-    """Log-mel frames in an encoder frame."""
+    """Log-mel frames per encoder frame."""
     return 2
 
   @property
   def max_frames(self) -> int:
-    """Log-mel frames that it hears at most."""
+    """The limit on log-mel frames of an utterance."""
     return 2 * self.max_source_positions
 
   @property
   def features(self) -> str:
-    """Whose log-mel spectrogram it was trained with."""
+    """The definition of log-mel spectrogram that it was trained with."""
     return 'whisper'
 
 
 class Block(nnx.Module):
-  """One layer: self-attention and feed-forward, each normed before and added after."""
+  """One layer: self-attention and feed-forward, pre-norm and residual."""
 
   def __init__(self, config: WhisperConfig, *, rngs: nnx.Rngs):
-    width, wide = config.d_model, config.encoder_ffn_dim
+    width, ffn_width = config.d_model, config.encoder_ffn_dim
     self.num_heads = config.encoder_attention_heads
     self.self_attn_layer_norm = Norm(width)
     self.q_proj = Linear((width, width), ('embed', 'heads'), rngs=rngs)
-    self.k_proj = param(rngs, (width, width), ('embed', 'heads'))  # no bias, alone
+    self.k_proj = param(rngs, (width, width), ('embed', 'heads'))  # without bias
     self.v_proj = Linear((width, width), ('embed', 'heads'), rngs=rngs)
     self.out_proj = Linear((width, width), ('heads', 'embed'), rngs=rngs)
     self.final_layer_norm = Norm(width)
-    self.fc1 = Linear((width, wide), ('embed', 'mlp'), rngs=rngs)
-    self.fc2 = Linear((wide, width), ('mlp', 'embed'), rngs=rngs)
+    self.fc1 = Linear((width, ffn_width), ('embed', 'mlp'), rngs=rngs)
+    self.fc2 = Linear((ffn_width, width), ('mlp', 'embed'), rngs=rngs)
 
   def __call__(
     self, x: Float[Array, 'b t d'], mask: Bool[Array, 'b t t']
@@ -86,7 +86,7 @@ class Block(nnx.Module):
 
 
 class Conv(nnx.Module):
-  """A convolution over time of width 3, zero-padded by one frame on either side."""
+  """A convolution over time of width 3, zero-padded by one frame on each side."""
 
   def __init__(self, inputs: int, outputs: int, stride: int, *, rngs: nnx.Rngs):
     self.stride = stride
@@ -105,10 +105,18 @@ class Conv(nnx.Module):
 
 
 class Whisper(nnx.Module):
-  """log-mel frames (10 ms) -> hidden frames (20 ms)."""
+  """Log-mel frames (10 ms) -> encoder frames (20 ms).
+
+  unroll: whether the loop over layers is unrolled; see `layers.unroll_layers`.
+  """
+
+  kind = 'whisper'
+  packs = False
+  recognises = False
 
   def __init__(self, config: WhisperConfig, *, rngs: nnx.Rngs):
     self.config = config
+    self.unroll = False
     self.conv1 = Conv(config.num_mel_bins, config.d_model, stride=1, rngs=rngs)
     self.conv2 = Conv(config.d_model, config.d_model, stride=2, rngs=rngs)
     shape = (config.max_source_positions, config.d_model)
@@ -117,21 +125,44 @@ class Whisper(nnx.Module):
     self.layers = jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
     self.layer_norm = Norm(config.d_model)
 
+  @property
+  def tower(self) -> 'Whisper':
+    """The encoder itself: it has no CTC head."""
+    return self
+
+  def encode_rows(
+    self,
+    log_mel: Float[Array, 'b t m'],
+    segment_ids: Int[Array, 'b t'],
+    remat: str | None,
+  ) -> Float[Array, 'b u d']:
+    """Encode one utterance a row; nothing is recomputed, whatever `remat`."""
+    del remat
+    return self(log_mel, segment_ids > 0)[0]
+
+  def greedy(
+    self, frames: Float[Array, 'b u d'], frame_mask: Bool[Array, 'b u']
+  ) -> None:
+    """Return nothing: it does not recognise."""
+    del frames, frame_mask
+
   def __call__(
-    self, log_mel: Float[Array, 'b t m'], valid: Bool[Array, 'b t']
+    self, log_mel: Float[Array, 'b t m'], frame_mask: Bool[Array, 'b t']
   ) -> tuple[Float[Array, 'b u d'], Bool[Array, 'b u']]:
-    """Hidden frames and which of them are signal; u is t / 2, rounded up."""
+    """Encode one utterance a row; returns frames and their mask. u = ceil(t / 2)."""
     limit = self.config.max_frames
     if log_mel.shape[1] > limit:
       raise ValueError(
-        f'audio has {log_mel.shape[1]} frames; Whisper hears {limit} at most'
+        f'audio has {log_mel.shape[1]} frames; the limit of Whisper is {limit}'
       )
-    # What is not signal is zeroed before each convolution mixes it into what is.
-    x = jax.nn.gelu(self.conv1(log_mel * valid[..., None]), approximate=False)
-    x = jax.nn.gelu(self.conv2(x * valid[..., None]), approximate=False)
-    valid = valid[:, ::2]
+    # Padding is zeroed before each convolution mixes time.
+    x = jax.nn.gelu(self.conv1(log_mel * frame_mask[..., None]), approximate=False)
+    x = jax.nn.gelu(self.conv2(x * frame_mask[..., None]), approximate=False)
+    frame_mask = frame_mask[:, ::2]
     positions = self.embed_positions[...][None, : x.shape[1]]
     x = x + jnp.broadcast_to(positions.astype(x.dtype), x.shape)
-    mask = jnp.broadcast_to(valid[:, None, :], (*x.shape[:2], x.shape[1]))
-    x, _ = jax.lax.scan(lambda x, block: (block(x, mask), None), x, self.layers)
-    return self.layer_norm(x), valid
+    mask = jnp.broadcast_to(frame_mask[:, None, :], (*x.shape[:2], x.shape[1]))
+    x, _ = jax.lax.scan(
+      lambda x, block: (block(x, mask), None), x, self.layers, unroll=self.unroll
+    )
+    return self.layer_norm(x), frame_mask

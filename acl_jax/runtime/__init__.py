@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes, files, progress and exit codes; imports nothing else of acl_jax."""
+"""Processes, files, progress bars and exit codes; imports nothing else from acl_jax."""

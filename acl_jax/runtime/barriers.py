@@ -1,86 +1,98 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the processes of a training meet. Every wait has a name and an end, and who did
-not come is named.
+"""Barriers and broadcasts between the processes of a job.
+
+Every wait has a name and a timeout. Errors list the processes that are missing.
 """
 
 import collections
 import re
 import socket
-from typing import Any
 
 import jax
 import numpy as np
-from jax._src import distributed  # the coordinator's client has no public name
 from jax.experimental import multihost_utils
-from jaxtyping import Num
+from jaxtyping import Int32, Num
+from orbax.checkpoint import multihost
 
-MINUTE = 60_000  # ms
+MS_PER_MINUTE = 60_000
+MAX_HOST_NAME_BYTES = 256
 
 _barrier_counts: collections.Counter[str] = collections.Counter()
+_host_names: list[str] = []  # by process; empty before the first barrier
 
 
 def wait(name: str, minutes: float) -> None:
-  """Waits until all processes are here; TimeoutError with the names of those missing.
+  """Wait until all processes are at the barrier `name`.
 
-  All must come to the same names in the same order.
+  All processes must use the same names in the same order; a name can be used again.
+  Raises TimeoutError that lists the missing processes.
   """
   if jax.process_count() == 1:
     return
-  client: Any = distributed.global_state.client
-  process = jax.process_index()
-  client.key_value_set(_host_key(process), socket.gethostname(), allow_overwrite=True)
+  _barrier_counts[name] += 1
+  key = f'acl_jax/{name}/{_barrier_counts[name]}'  # unique for JAX's coordinator
   try:
-    client.wait_at_barrier(_unique(name), int(minutes * MINUTE))
+    multihost.get_barrier_sync_fn()(key=key, timeout_ms=int(minutes * MS_PER_MINUTE))
   except jax.errors.JaxRuntimeError as error:
-    raise TimeoutError(_timeout_message(client, name, minutes, str(error))) from None
+    raise TimeoutError(_timeout_message(name, minutes, str(error))) from None
+  if not _host_names:
+    _host_names.extend(_gather_host_names())
 
 
 def broadcast(name: str, text: str, minutes: float) -> str:
-  """What process 0 says, heard by all; TimeoutError if it says nothing."""
+  """Return the `text` of process 0 in every process.
+
+  Raises TimeoutError, as in `wait`, if a process is missing.
+  """
   if jax.process_count() == 1:
     return text
-  client: Any = distributed.global_state.client
-  key = _unique(name)
-  if jax.process_index() == 0:
-    client.key_value_set(key, text)
-    return text
-  try:
-    return client.blocking_key_value_get(key, int(minutes * MINUTE))
-  except jax.errors.JaxRuntimeError:
-    host = _describe_process(client, 0)
-    raise TimeoutError(f'{name}: no word from {host} for {minutes:g} min') from None
+  wait(name, minutes)
+  content = _to_array(text)
+  (size,) = multihost_utils.broadcast_one_to_all(np.asarray([content.size], np.int32))
+  if jax.process_index() != 0:
+    content = np.zeros(size, np.int32)
+  return _to_text(multihost_utils.broadcast_one_to_all(content))
 
 
 def all_gather(values: Num[np.ndarray, ' n']) -> Num[np.ndarray, 'p n']:
-  """The values of every process."""
+  """Return the values of every process."""
   if jax.process_count() == 1:
     return values[None]
   return np.asarray(multihost_utils.process_allgather(values))
 
 
-def _unique(name: str) -> str:
-  """A name may be met at again; to the coordinator each time is another."""
-  _barrier_counts[name] += 1
-  return f'acl_jax/{name}/{_barrier_counts[name]}'
+def _gather_host_names() -> list[str]:
+  padded = np.zeros(MAX_HOST_NAME_BYTES, np.int32)
+  name = _to_array(socket.gethostname())[:MAX_HOST_NAME_BYTES]
+  padded[: name.size] = name
+  return [_to_text(row).rstrip('\0') for row in all_gather(padded)]
 
 
-def _host_key(process: int) -> str:
-  return f'acl_jax/hosts/{process}'
+def _to_array(text: str) -> Int32[np.ndarray, ' n']:
+  """Return the UTF-8 bytes, as int32 because every backend can sum and gather those."""
+  return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
 
 
-def _describe_process(client: Any, process: int) -> str:
-  """A process and, if it ever came to a barrier, its host."""
-  known = dict(client.key_value_dir_get('acl_jax/hosts'))
-  host = known.get(_host_key(process))
-  return f'process {process} on {host}' if host else f'process {process}'
+def _to_text(content: Int32[np.ndarray, ' n']) -> str:
+  return np.asarray(content).astype(np.uint8).tobytes().decode(errors='replace')
 
 
-def _timeout_message(client: Any, name: str, minutes: float, error: str) -> str:
-  """Who did not come, from what the coordinator says: it lists some of them."""
-  _, _, late = error.partition('timed out task names:')
-  late = late.partition('RPC:')[0]  # 0 1, or /job:x/replica:0/task:0 and so on
-  processes = sorted({int(n) for n in re.findall(r'(?:task:|\s|^)(\d+)\b', late)})
+def _describe_process(process: int) -> str:
+  """Return the process id and, if it has passed a barrier before, its host name."""
+  if not _host_names:
+    return f'process {process}'
+  return f'process {process} on {_host_names[process]}'
+
+
+def _timeout_message(name: str, minutes: float, error: str) -> str:
+  """Return which processes are missing, according to the coordinator's error.
+
+  The coordinator lists some of them, as '0 1' or '/job:x/replica:0/task:0'.
+  """
+  _, _, tasks = error.partition('timed out task names:')
+  tasks = tasks.partition('RPC:')[0]
+  processes = sorted({int(n) for n in re.findall(r'(?:task:|\s|^)(\d+)\b', tasks)})
   if not processes:
     return f'{name}: {" ".join(error.split())}'
-  who = ', '.join(_describe_process(client, process) for process in processes)
-  return f'{name}: {who} did not come within {minutes:g} min'
+  missing = ', '.join(map(_describe_process, processes))
+  return f'{name}: {missing} did not arrive within {minutes:g} min'

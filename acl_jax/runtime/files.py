@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files: written whole or not at all, checksummed, and read within bounds."""
+"""Atomic writes, checksums, and JSON files of limited size."""
 
 import contextlib
 import hashlib
@@ -21,7 +21,8 @@ def temporary_path(path: Path) -> Path:
 def replace_atomically(path: Path) -> Iterator[Path]:
   """Yield a temporary path; it replaces `path` if the block ends without an error.
 
-  Readers see the old file or the whole new one, and any number of writers may compete.
+  Readers see either the old file or the complete new one. Any number of processes may
+  write the same file.
   """
   temporary = temporary_path(path)
   try:
@@ -40,7 +41,7 @@ def open_atomically(path: Path) -> Iterator[TextIO]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-  """Write a whole file, text as UTF-8."""
+  """Write a file atomically; text as UTF-8."""
   with replace_atomically(path) as temporary:
     temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
@@ -54,19 +55,19 @@ def sha256(path: Path) -> str:
 def read_json(path: Path, missing_ok: bool = False) -> dict[str, Any]:
   """Read the object in a JSON file; {} for a missing file if `missing_ok`.
 
-  FileNotFoundError if it is missing otherwise; ValueError if it is larger than
-  `MAX_JSON_BYTES`, not JSON, or not an object.
+  Raises FileNotFoundError for a missing file otherwise, and ValueError if the file is
+  larger than `MAX_JSON_BYTES`, is not JSON, or is not an object.
   """
   if not path.is_file():
     if missing_ok:
       return {}
     raise FileNotFoundError(f'{path} is missing')
   if (size := path.stat().st_size) > MAX_JSON_BYTES:
-    raise ValueError(f'{path}: {size} bytes of JSON, more than {MAX_JSON_BYTES}')
+    raise ValueError(f'{path} has {size} bytes of JSON; the limit is {MAX_JSON_BYTES}')
   try:
     value = json.loads(path.read_bytes())
   except (ValueError, RecursionError) as error:
-    raise ValueError(f'{path}: not JSON ({error})') from error
+    raise ValueError(f'{path} is not JSON ({error})') from error
   if not isinstance(value, dict):
-    raise ValueError(f'{path}: not a JSON object but {type(value).__name__}')
+    raise ValueError(f'{path} must be a JSON object; it is a {type(value).__name__}')
   return value

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a training learns that its machine is taken away."""
+"""Preemption notices: SIGTERM, agreed on by all processes."""
 
 import itertools
 import signal
@@ -13,16 +13,16 @@ _sigterm_received = threading.Event()
 
 
 def install_handler() -> None:
-  """A process that is alone hears SIGTERM at once; JAX looks for it once a second."""
+  """Handle SIGTERM at once in a single-process job; JAX polls for it once a second."""
   if jax.process_count() == 1:
     signal.signal(signal.SIGTERM, lambda *_: _sigterm_received.set())
 
 
 def is_requested() -> bool:
-  """Whether this training was told to stop: every process hears it at the same time.
+  """Return whether to stop; the answer changes in all processes at the same call.
 
-  All must ask equally often. The count of questions, not the step, is what they agree
-  on: steps begin anew with each stage.
+  All processes must call this equally often. They agree on the number of calls, not on
+  the training step, because steps restart with each stage.
   """
   return _sigterm_received.is_set() or multihost_utils.reached_preemption_sync_point(
     next(_num_checks)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processes of a job find each other, or learn which of them are missing.
+"""A roll call before `jax.distributed` starts, so that missing processes are reported.
 
-JAX ends a process whose fellows do not come in an abort that names none of them. So
-process 0 calls the roll first, on the port that JAX's coordinator takes next.
+JAX aborts when a process is missing and does not report which. So process 0 first
+collects a message from every other process, on the port that JAX's coordinator uses
+afterwards.
 """
 
 import contextlib
@@ -11,104 +12,117 @@ import time
 from collections.abc import Iterable
 
 GO = 'go'
-MAX_MESSAGE_BYTES = 4_096  # bytes of a message; more is from a stranger
-MESSAGE_TIMEOUT = 5.0  # s for one message of a fellow that is there
+MAX_MESSAGE_BYTES = 4_096  # longer messages come from unrelated clients
+MESSAGE_TIMEOUT = 5.0  # s, for one message from a connected process
 RETRY_INTERVAL = 0.2  # s
+MAX_LISTED = 20  # process ids in an error message
 
 
-def wait_for_all(address: str, processes: int, process: int, timeout: float) -> None:
-  """Returns in every process once all are there.
+def wait_for_all(
+  address: str, num_processes: int, process_id: int, timeout: float
+) -> None:
+  """Wait until all processes have started.
 
-  address: host:port of process 0. timeout: in s. TimeoutError with the numbers of those
-  who did not come; ValueError if two have the same number.
+  address: host:port of process 0. timeout: in seconds. Raises TimeoutError with the ids
+  of the missing processes, and ValueError if two processes have the same id.
   """
   host, _, port = address.rpartition(':')
   if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
     raise ValueError(f'--coordinator_address={address} is not host:port')
-  end = time.monotonic() + timeout
-  if process == 0:
-    return _collect_reports(int(port), processes, timeout, end)
-  host = host.strip('[]')  # of an IPv6 address
-  while time.monotonic() < end:
-    answer = ''
-    with contextlib.suppress(OSError):  # it is not there yet, or went away
-      answer = _report_to_leader((host, int(port)), process, processes, end)
-    if answer == GO:
+  deadline = time.monotonic() + timeout
+  if process_id == 0:
+    return _collect_reports(int(port), num_processes, timeout, deadline)
+  server = host.strip('[]'), int(port)  # brackets enclose an IPv6 address
+  while time.monotonic() < deadline:
+    reply = ''
+    with contextlib.suppress(OSError):  # process 0 has not started, or has ended
+      reply = _report_to_leader(server, process_id, num_processes, deadline)
+    if reply == GO:
       return
-    if answer:
-      raise TimeoutError(answer)
+    if reply:
+      raise TimeoutError(reply)
     time.sleep(RETRY_INTERVAL)
   raise TimeoutError(
-    f'process {process} of {processes} did not reach process 0 at {address} within'
-    f' {timeout:g} s: start the same program on every host'
+    f'process {process_id} of {num_processes} did not reach process 0 at {address}'
+    f' within {timeout:g} s: start the same program on every host'
   )
 
 
 def _report_to_leader(
-  where: tuple[str, int], process: int, processes: int, end: float
+  server: tuple[str, int], process_id: int, num_processes: int, deadline: float
 ) -> str:
-  """What process 0 says to one of the others; empty if it hangs up."""
-  with socket.create_connection(where, MESSAGE_TIMEOUT) as line:
-    line.sendall(f'{process} of {processes}\n'.encode())
-    line.settimeout(max(end - time.monotonic(), 0) + MESSAGE_TIMEOUT)
-    return _read_line(line).decode(errors='replace')
+  """Report to process 0 and return its reply; empty if it closes the connection."""
+  with socket.create_connection(server, MESSAGE_TIMEOUT) as connection:
+    connection.sendall(f'{process_id} of {num_processes}\n'.encode())
+    connection.settimeout(max(deadline - time.monotonic(), 0) + MESSAGE_TIMEOUT)
+    return _read_line(connection).decode(errors='replace')
 
 
-def _collect_reports(port: int, processes: int, timeout: float, end: float) -> None:
-  lines: dict[int, socket.socket] = {}
+def _collect_reports(
+  port: int, num_processes: int, timeout: float, deadline: float
+) -> None:
+  """Wait for the reports of all other processes, then send `GO` or an error to all."""
+  connections: dict[int, socket.socket] = {}
   with contextlib.ExitStack() as stack:
-    family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
-    server = stack.enter_context(
-      socket.create_server(
-        ('', port), family=family, dualstack_ipv6=family == socket.AF_INET6
-      )
-    )
-    while len(lines) < processes - 1 and (left := end - time.monotonic()) > 0:
-      server.settimeout(left)
+    server = stack.enter_context(_listen(port))
+    while len(connections) < num_processes - 1:
+      if (remaining := deadline - time.monotonic()) <= 0:
+        break
+      server.settimeout(remaining)
       with contextlib.suppress(TimeoutError):
-        line = stack.enter_context(server.accept()[0])
-        if number := _read_process_id(line, processes):
-          if number in lines:
-            said = f'two processes say that they are number {number}'
-            _reply([*lines.values(), line], said)
-            raise ValueError(said)
-          lines[number] = line
-    if missing := sorted({*range(1, processes)} - lines.keys()):
-      who = ', '.join(map(str, missing[:20])) + ('...' if len(missing) > 20 else '')
-      said = (
-        f'{len(missing)} of {processes} processes did not come within {timeout:g} s:'
-        f' {who}; start the same program on every host'
+        connection = stack.enter_context(server.accept()[0])
+        if process_id := _read_process_id(connection, num_processes):
+          if process_id in connections:
+            message = f'two processes have --process_id={process_id}'
+            _reply([*connections.values(), connection], message)
+            raise ValueError(message)
+          connections[process_id] = connection
+    if missing := sorted({*range(1, num_processes)} - connections.keys()):
+      ids = ', '.join(map(str, missing[:MAX_LISTED]))
+      message = (
+        f'{len(missing)} of {num_processes} processes did not connect within'
+        f' {timeout:g} s: {ids}{"..." if len(missing) > MAX_LISTED else ""}; start the'
+        ' same program on every host'
       )
-      _reply(lines.values(), said)
-      raise TimeoutError(said)
-    _reply(lines.values(), GO)
+      _reply(connections.values(), message)
+      raise TimeoutError(message)
+    _reply(connections.values(), GO)
 
 
-def _read_process_id(line: socket.socket, processes: int) -> int | None:
-  """The number of the process that called, None for a stranger."""
-  line.settimeout(MESSAGE_TIMEOUT)
+def _listen(port: int) -> socket.socket:
+  """Open a server socket for IPv4 and, where the system has it, IPv6."""
+  dual_stack = socket.has_dualstack_ipv6()
+  family = socket.AF_INET6 if dual_stack else socket.AF_INET
+  return socket.create_server(('', port), family=family, dualstack_ipv6=dual_stack)
+
+
+def _read_process_id(connection: socket.socket, num_processes: int) -> int | None:
+  """Return the id of the process that has connected; None for unrelated clients."""
+  connection.settimeout(MESSAGE_TIMEOUT)
   try:
-    number, _, total = _read_line(line).decode('ascii').strip().partition(' of ')
+    message = _read_line(connection).decode('ascii')
   except (OSError, UnicodeDecodeError):
     return None
-  if total != str(processes) or not number.isdecimal():
+  process_id, _, total = message.strip().partition(' of ')
+  if total != str(num_processes) or not process_id.isdecimal():
     return None
-  return int(number) if 0 < int(number) < processes else None
+  return int(process_id) if 0 < int(process_id) < num_processes else None
 
 
-def _reply(lines: Iterable[socket.socket], answer: str) -> None:
-  for line in lines:
+def _reply(connections: Iterable[socket.socket], message: str) -> None:
+  for connection in connections:
     with contextlib.suppress(OSError):
-      line.sendall(answer.encode() + b'\n')
-      line.settimeout(MESSAGE_TIMEOUT)
-      line.recv(1)  # they hang up first, so that the port is free again at once
+      connection.sendall(message.encode() + b'\n')
+      connection.settimeout(MESSAGE_TIMEOUT)
+      # The other side closes first, so that the port is free again at once.
+      connection.recv(1)
 
 
-def _read_line(line: socket.socket) -> bytes:
-  """A message, without the end of its line."""
+def _read_line(connection: socket.socket) -> bytes:
+  """Return a message without the end of its line."""
   message = b''
   while not message.endswith(b'\n') and len(message) < MAX_MESSAGE_BYTES:
-    if not (more := line.recv(MAX_MESSAGE_BYTES)):
+    if not (received := connection.recv(MAX_MESSAGE_BYTES)):
       break
-    message += more
+    message += received
   return message.strip()

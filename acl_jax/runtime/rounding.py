@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rounding of sizes to the few shapes that are compiled."""
+"""Rounding of sizes, so that few shapes are compiled."""
 
 
 def round_up(number: int, step: int) -> int:

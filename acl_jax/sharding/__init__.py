@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The device mesh, and how every array is sharded over it."""
+"""The device mesh, and the sharding of every array over it."""

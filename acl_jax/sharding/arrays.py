@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arrays of this process become arrays of all devices, and back."""
+"""Conversion between arrays of this process and arrays sharded over all devices."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -16,63 +16,63 @@ Tree = TypeVar('Tree')
 
 
 def put_sharded(tree: Tree, shardings: Tree) -> Tree:
-  """Arrays that every process has, each process keeping what its devices hold."""
+  """Shard arrays that every process has in full; each keeps its devices' shards."""
 
-  def place(x, sharding):
-    there = getattr(x, 'sharding', None)
-    on_the_mesh = isinstance(there, NamedSharding) and there.mesh == sharding.mesh
-    if on_the_mesh or sharding.is_fully_addressable:
+  def put(x, sharding):
+    current = getattr(x, 'sharding', None)
+    on_mesh = isinstance(current, NamedSharding) and current.mesh == sharding.mesh
+    if on_mesh or sharding.is_fully_addressable:
       return jax.device_put(x, sharding)
     x = np.asarray(x)
     return jax.make_array_from_callback(x.shape, sharding, x.__getitem__)
 
-  return jax.tree.map(place, tree, shardings)
+  return jax.tree.map(put, tree, shardings)
 
 
 def shard(tree: Tree, rules: ShardingRules = PARAMETERS) -> Tree:
-  """Parameters over the devices of the mesh that is set, as the rules cut them."""
+  """Shard parameters over the current mesh by the rules; unchanged without a mesh."""
   mesh = jax.sharding.get_mesh()
   return tree if mesh.empty else put_sharded(tree, shardings(tree, mesh, rules))
 
 
 def make_sharded(function: Callable[..., Tree], *arguments: Any) -> Tree:
-  """What a function makes of nothing but sizes, each device making its own pieces."""
+  """Call a function that creates arrays, so that each device creates its own shards."""
   mesh = jax.sharding.get_mesh()
   if mesh.empty:
     return function(*arguments)
-  cut = shardings(jax.eval_shape(function, *arguments), mesh)
-  return jax.jit(function, out_shardings=cut)(*arguments)
+  out_shardings = shardings(jax.eval_shape(function, *arguments), mesh)
+  return jax.jit(function, out_shardings=out_shardings)(*arguments)
 
 
 def to_device(batch: Tree) -> Tree:
-  """A batch to the devices of the mesh that is set, its rows cut among them.
+  """Move a batch to the devices of the current mesh, sharded by rows.
 
-  Every process gives the rows of its `parts_of_batch`. A vector has no rows: every
-  process gives the same, and it is on every device.
+  Every process passes the rows of its `batch_parts`. Arrays of less than two axes have
+  no rows: every process passes the same values, and they are replicated.
   """
   mesh = jax.sharding.get_mesh()
   if mesh.empty:
     return jax.device_put(batch)
   parts, total = batch_parts(mesh)
 
-  def of(x: np.ndarray) -> jax.Array:
+  def put(x: np.ndarray) -> jax.Array:
     if x.ndim < 2:
-      whole = NamedSharding(mesh, P())
-      return jax.make_array_from_callback(x.shape, whole, x.__getitem__)
+      replicated = NamedSharding(mesh, P())
+      return jax.make_array_from_callback(x.shape, replicated, x.__getitem__)
     rows = len(x) // len(parts)
 
-    def part(index) -> np.ndarray:
-      place = parts.index((index[0].start or 0) // rows)
-      return x[place * rows : (place + 1) * rows]
+    def read_part(index) -> np.ndarray:
+      i = parts.index((index[0].start or 0) // rows)
+      return x[i * rows : (i + 1) * rows]
 
-    shape, cut = (total * rows, *x.shape[1:]), NamedSharding(mesh, P(BATCH_AXES))
-    return jax.make_array_from_callback(shape, cut, part)
+    shape, by_rows = (total * rows, *x.shape[1:]), NamedSharding(mesh, P(BATCH_AXES))
+    return jax.make_array_from_callback(shape, by_rows, read_part)
 
-  return jax.tree.map(of, batch)
+  return jax.tree.map(put, batch)
 
 
 def to_host(tree: Tree) -> Tree:
-  """The same arrays, whole on a device of this process; all processes must ask."""
+  """Gather arrays in full on a device of this process; all processes must call it."""
   mesh = jax.sharding.get_mesh()
   if mesh.empty:
     return tree

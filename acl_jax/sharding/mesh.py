@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mesh: all devices as a box of three axes.
+"""The device mesh, with three axes.
 
-`data` has copies of the model, `fsdp` cuts parameters, `tensor` cuts the computation.
-Rows of a batch are cut along `data` and `fsdp`.
+`data` replicates the model, `fsdp` shards parameters, `tensor` shards the computation
+of a layer. Rows of a batch are sharded over `data` and `fsdp`.
 """
 
 import math
@@ -18,54 +18,62 @@ REMAINING = -1
 
 
 def make_mesh(sizes: Mapping[str, int], devices: Sequence | None = None) -> Mesh:
-  """The mesh of `config.mesh` over `devices`, or over all there are.
+  """Create the mesh of `config.mesh` over `devices`, by default over all devices.
 
-  sizes: of each axis within a slice; one of them may be -1, the rest. Several slices
-    multiply `data`, whose traffic is the only one that a network between them can bear.
+  sizes: of each axis within a slice; one of them may be -1 and gets the remaining
+    devices. The number of slices multiplies `data`, because only its traffic is small
+    enough for the network between slices.
   """
   devices = jax.devices() if devices is None else devices
   slices = len({getattr(device, 'slice_index', 0) for device in devices})
-  within = _resolve_sizes(sizes, len(devices) // slices)
+  slice_shape = _resolve_sizes(sizes, len(devices) // slices)
   if slices == 1:
     grid = mesh_utils.create_device_mesh(
-      within, devices, allow_split_physical_axes=True
+      slice_shape, devices, allow_split_physical_axes=True
     )
   else:
     grid = mesh_utils.create_hybrid_device_mesh(
-      within, (slices, 1, 1), devices, allow_split_physical_axes=True
+      slice_shape, (slices, 1, 1), devices, allow_split_physical_axes=True
     )
   return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def _resolve_sizes(sizes: Mapping[str, int], devices: int) -> tuple[int, ...]:
-  """The sizes in the order of `AXES`, the rest found."""
+  """Return the sizes in the order of `AXES`, with -1 replaced."""
   if set(sizes) != set(AXES):
-    raise ValueError(f'config.mesh has the axes {sorted(sizes)}, not {sorted(AXES)}')
+    raise ValueError(
+      f'config.mesh has the axes {sorted(sizes)}; it must have {sorted(AXES)}'
+    )
   for axis, size in sizes.items():
     if type(size) is not int or (size < 1 and size != REMAINING):
       raise ValueError(
-        f'config.mesh.{axis} = {size!r} is neither positive nor {REMAINING}'
+        f'config.mesh.{axis} is {size!r}; it must be a positive integer, or'
+        f' {REMAINING} for the remaining devices'
       )
   known = math.prod(size for size in sizes.values() if size != REMAINING)
-  written = ' x '.join(f'{axis} {sizes[axis]}' for axis in AXES)
-  rests = list(sizes.values()).count(REMAINING)
-  if rests > 1:
-    raise ValueError(f'config.mesh is {written}; one axis at most can be the rest')
-  if devices % known or (not rests and known != devices):
-    raise ValueError(f'config.mesh is {written}; that does not fit {devices} devices')
+  description = ' x '.join(f'{axis} {sizes[axis]}' for axis in AXES)
+  num_remaining = list(sizes.values()).count(REMAINING)
+  if num_remaining > 1:
+    raise ValueError(
+      f'config.mesh is {description}; at most one axis can be {REMAINING}'
+    )
+  if devices % known or (not num_remaining and known != devices):
+    raise ValueError(
+      f'config.mesh is {description}, which does not fit {devices} devices'
+    )
   return tuple(
     devices // known if sizes[axis] == REMAINING else sizes[axis] for axis in AXES
   )
 
 
 def batch_parts(mesh: Mesh) -> tuple[tuple[int, ...], int]:
-  """Which equal parts of a batch's rows this process has, and how many parts there are.
+  """Return this process's parts of a batch's rows, and the number of (equal) parts.
 
-  Processes whose devices compute the same rows together have the same parts. All is one
-  part where no mesh is set, which is the empty one.
+  Processes whose devices share the computation of rows have the same parts. The empty
+  mesh has one part.
   """
   if mesh.empty:
     return (0,), 1
   processes = np.vectorize(lambda device: device.process_index)(mesh.devices)
-  mine = (processes == jax.process_index()).reshape(-1, mesh.shape['tensor'])
-  return tuple(np.flatnonzero(mine.any(axis=1)).tolist()), len(mine)
+  is_local = (processes == jax.process_index()).reshape(-1, mesh.shape['tensor'])
+  return tuple(np.flatnonzero(is_local.any(axis=1)).tolist()), len(is_local)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who holds what of every array: from the names of its axes to the axes of the mesh.
+"""Sharding rules: the mesh axes of every logical axis.
 
-Parameters name their axes where they are made (`models.layers.param`), activations
-where they are constrained. Two tables say along which mesh axis each name is cut.
+Parameters name their logical axes where they are created (`models.layers.param`),
+activations where they are constrained. Two tables map the names to mesh axes.
 """
 
 import math
@@ -31,8 +31,8 @@ PARAMETERS: ShardingRules = {
   'mels': None,
   'positions': None,
 }
-# `config.llama.sharding`: the frozen LLM in pieces that are gathered layer by layer, or
-# whole on every device (but for `tensor`), so that none of its weights ever travel.
+# `config.llama.sharding`: the frozen LLM is sharded over `fsdp` and gathered layer by
+# layer, or replicated over it, so that its weights are never communicated.
 SHARDING_RULES: Mapping[str, ShardingRules] = {
   'fsdp': PARAMETERS,
   'replicated': {**PARAMETERS, 'embed': None},
@@ -49,14 +49,15 @@ ACTIVATIONS: Mapping[str, str | tuple[str, ...] | None] = {
   'vocab': 'tensor',
   'layers': None,
 }
-HIDDEN_AXES = ('batch', 'time', 'embed')  # of the activations between a tower's layers
+HIDDEN_AXES = ('batch', 'time', 'embed')  # of activations between layers
 
 
 def sharding_rules(name: str) -> ShardingRules:
-  """The rules of `config.llama.sharding`."""
+  """Return the rules of `config.llama.sharding`."""
   if name not in SHARDING_RULES:
     raise ValueError(
-      f'config.llama.sharding is {name!r}; known: {", ".join(sorted(SHARDING_RULES))}'
+      f'config.llama.sharding is {name!r}; choose from'
+      f' {", ".join(sorted(SHARDING_RULES))}'
     )
   return SHARDING_RULES[name]
 
@@ -64,21 +65,22 @@ def sharding_rules(name: str) -> ShardingRules:
 def shardings(
   tree: Tree, mesh: Mesh | AbstractMesh, rules: ShardingRules = PARAMETERS
 ) -> Tree:
-  """The sharding of every array: of a model, abstract or not, of its optimizer's state.
+  """Return the sharding of every array of a model or an optimizer state.
 
-  ValueError for a parameter with an axis that the mesh does not divide.
+  The tree may be abstract. Raises ValueError for an axis of a parameter that the mesh
+  does not divide.
   """
 
-  def of(path, leaf):
+  def sharding_of(path, leaf):
     spec = _parameter_spec(path, leaf, mesh, rules)
     sharding = NamedSharding(mesh, spec)
     return leaf.replace(sharding) if isinstance(leaf, nnx.Variable) else sharding
 
-  return jax.tree_util.tree_map_with_path(of, tree, is_leaf=_is_variable)
+  return jax.tree_util.tree_map_with_path(sharding_of, tree, is_leaf=_is_variable)
 
 
 def constrain_like_parameters(tree: Tree) -> Tree:
-  """Within a jit: `tree`, an update of parameters, sharded as they are."""
+  """Within jit, shard `tree`, gradients or updated parameters, as parameters."""
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
     return tree
@@ -86,10 +88,7 @@ def constrain_like_parameters(tree: Tree) -> Tree:
 
 
 def constrain(x: jax.Array, *axes: str) -> jax.Array:
-  """Within a jit: an activation, cut along the mesh axes of its logical ones.
-
-  Nothing, where no mesh is set.
-  """
+  """Within jit, shard an activation by its logical axes; unchanged without a mesh."""
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
     return x
@@ -99,18 +98,17 @@ def constrain(x: jax.Array, *axes: str) -> jax.Array:
 
 
 def partition_spec(x: jax.Array, *axes: str) -> P:
-  """The mesh axes of an activation with these logical ones, in the mesh that is set.
+  """Return the mesh axes of an activation with these logical axes in the current mesh.
 
-  What they do not divide, such as the one row of a prefix, is on every device.
+  An axis that the mesh does not divide, such as the one row of a prefix, is replicated.
   """
   mesh = jax.sharding.get_abstract_mesh()
-  found = [ACTIVATIONS[axis] for axis in axes]
-  return P(
-    *(
-      names if names and size % _axis_size(mesh, names) == 0 else None
-      for names, size in zip(found, x.shape, strict=True)
-    )
-  )
+  mesh_axes = []
+  for axis, size in zip(axes, x.shape, strict=True):
+    names = ACTIVATIONS[axis]
+    divides = names and size % _axis_size(mesh, names) == 0
+    mesh_axes.append(names if divides else None)
+  return P(*mesh_axes)
 
 
 def _parameter_spec(
@@ -118,31 +116,31 @@ def _parameter_spec(
 ) -> P:
   axes = leaf.get_metadata().get('axes', ()) if _is_variable(leaf) else ()
   if len(axes) < 2:
-    return P()  # a vector weighs less than it costs to gather it
+    return P()  # a vector is too small to be worth gathering
   name = jax.tree_util.keystr(path, simple=True, separator='/')
-  stacked = len(leaf.shape) - len(axes)  # layers stand in front
+  stacked = len(leaf.shape) - len(axes)  # leading axes of stacked layers
   for axis, size in zip(axes, leaf.shape[stacked:], strict=True):
-    along = rules[axis] if axis else None
-    if along and size % mesh.shape[along]:
+    mesh_axis = rules[axis] if axis else None
+    if mesh_axis and size % mesh.shape[mesh_axis]:
       raise ValueError(
-        f'{name}: its axis {axis!r} of {size} is no multiple of {mesh.shape[along]},'
-        f' the size of {along!r} in config.mesh'
+        f'{name}: axis {axis!r} has size {size}, which is not a multiple of'
+        f' {mesh.shape[mesh_axis]}, the size of {mesh_axis!r} in config.mesh'
       )
-  cut = [None] * stacked + [_mesh_axis(axis, mesh, rules) for axis in axes]
-  while cut and cut[-1] is None:  # as XLA would write it: else a step compiles twice
-    cut.pop()
-  return P(*cut)
+  spec = [None] * stacked + [_mesh_axis(axis, mesh, rules) for axis in axes]
+  while spec and spec[-1] is None:  # XLA's normal form; otherwise a step compiles twice
+    spec.pop()
+  return P(*spec)
 
 
 def _mesh_axis(
   axis: str | None, mesh: Mesh | AbstractMesh, rules: ShardingRules
 ) -> str | None:
-  along = rules[axis] if axis else None
-  return along if along and mesh.shape[along] > 1 else None
+  mesh_axis = rules[axis] if axis else None
+  return mesh_axis if mesh_axis and mesh.shape[mesh_axis] > 1 else None
 
 
-def _axis_size(mesh: Mesh | AbstractMesh, along: str | tuple[str, ...]) -> int:
-  names = (along,) if isinstance(along, str) else along
+def _axis_size(mesh: Mesh | AbstractMesh, mesh_axes: str | tuple[str, ...]) -> int:
+  names = (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes
   return math.prod(mesh.shape[name] for name in names)
 
 

@@ -1,34 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Responses that one may not want to imitate: each is kept, with a flag."""
+"""Flags of responses not worth imitating; flagged responses are stored all the same."""
 
 from collections.abc import Sequence
 
 FLAGS = ('empty', 'repetition', 'refusal', 'cut')
 
 
-def flag(text: str, finish_reason: str, refusals: Sequence[str]) -> str:
-  """The first of `FLAGS` that holds of a response, '' where none does.
+def flag_response(text: str, finish_reason: str, refusals: Sequence[str]) -> str:
+  """Return the first of `FLAGS` that applies to a response, or ''.
 
-  refusals: what refusals begin with, in any case.
+  refusals: openings of refusals, in any case.
   """
-  said = _plain(text)
-  if not said:
+  normalised = _normalise(text)
+  if not normalised:
     return 'empty'
   if finish_reason == 'repetition':
     return 'repetition'
-  if said.startswith(tuple(map(_plain, refusals))):
+  if normalised.startswith(tuple(map(_normalise, refusals))):
     return 'refusal'
   return 'cut' if finish_reason == 'length' else ''
 
 
 def check_flags(names: Sequence[str]) -> None:
-  """ValueError unless all of them are flags."""
+  """Raise ValueError for a name that is not a flag."""
   for name in names:
     if name not in FLAGS:
       raise ValueError(
-        f'config.data.leave_out: {name!r} is no flag; known: {", ".join(FLAGS)}'
+        f'config.data.leave_out: {name!r} is not a flag; known: {", ".join(FLAGS)}'
       )
 
 
-def _plain(text: str) -> str:
+def _normalise(text: str) -> str:
   return text.strip().casefold().replace('\N{RIGHT SINGLE QUOTATION MARK}', "'")

@@ -1,190 +1,171 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From transcripts to prompts, and by the batch engine to their responses."""
+"""Prompts for transcripts, and their responses from the batch engine."""
 
 import dataclasses
+import json
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from acl_jax.config.stages import TargetsConfig
 from acl_jax.generation.engine import Engine, EngineConfig, Request, Response
-from acl_jax.generation.sampling import Sampling
 from acl_jax.generation.slots import DecodeRules
 from acl_jax.models.llama import Llama
-from acl_jax.targets.filters import flag
+from acl_jax.targets.filters import flag_response
 from acl_jax.targets.store import Target
 from acl_jax.text.frontend import TextFrontend
-from acl_jax.text.instructions import (
-  PLAIN,
-  WeightedInstructions,
-  check_instructions,
-  choose_instruction,
-  fill_text,
-)
+from acl_jax.text.instructions import choose_instruction, fill_text
 from acl_jax.weights.fingerprint import fingerprint
 
-PROBES = ('a', 'Q', '7', '"', ' ', '\n', 'é')  # what a transcript may begin with
+PROBES = ('a', 'Q', '7', '"', ' ', '\n', 'é')  # possible beginnings of a transcript
 
 
 @dataclasses.dataclass(frozen=True)
-class TargetsConfig:
-  """How to decode: `config.targets` and `config.seed`.
+class Decoding:
+  """What determines the responses: `config.targets` and `config.seed`."""
 
-  sampling: as `Sampling` has it. refusals: what a response begins with that does not
-  answer. repeats: an n-gram that often in a row ends a response, 0 for never.
-  cache_dtype: of keys and values, as `Rules` has it.
-  """
-
-  max_prompt_tokens: int  # of the template's and the transcript's together
-  max_new_tokens: int
-  batch_size: int  # slots of the engine
+  config: TargetsConfig
   seed: int
-  top_k: int = 0  # how many of the likeliest tokens to keep at each step
-  sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  repeats: int = 0
-  refusals: Sequence[str] = ()
-  instructions: WeightedInstructions = ((PLAIN, 1.0),)  # what to ask of transcripts
-  cache_dtype: str = ''
-
-  def __post_init__(self):
-    least = dict(
-      max_prompt_tokens=1, max_new_tokens=1, batch_size=1, top_k=0, repeats=0
-    )
-    for name, limit in least.items():
-      if not getattr(self, name) >= limit:
-        raise ValueError(
-          f'targets.{name} is {getattr(self, name)}, should be at least {limit}'
-        )
-    check_instructions(self.instructions)
-    self.rules(())
 
   def rules(self, stop_ids: tuple[int, ...]) -> DecodeRules:
-    """What the engine obeys."""
-    sampling = Sampling(**self.sampling)
+    """Return the rules of the engine."""
     return DecodeRules(
-      *(stop_ids, sampling),
-      top=self.top_k,
-      repeats=self.repeats,
-      cache_dtype=self.cache_dtype,
+      stop_ids,
+      self.config.sampling,
+      num_top_tokens=self.config.top_k,
+      repeats=self.config.repeats,
+      cache_dtype=self.config.cache_dtype,
     )
 
   def describe(self) -> dict[str, Any]:
-    """What decides the responses, for JSON: all but the batch size."""
-    decides = {key: value for key, value in vars(self).items() if key != 'batch_size'}
-    return decides | {
-      'sampling': dataclasses.asdict(Sampling(**self.sampling)),
-      'refusals': list(self.refusals),
-      'instructions': [list(pair) for pair in self.instructions],
-    }
+    """Return everything that determines the responses; batch size does not."""
+    described = dataclasses.asdict(self.config) | {'seed': self.seed}
+    del described['batch_size']
+    return json.loads(json.dumps(described))
 
 
 @dataclasses.dataclass(frozen=True)
 class TargetPrompt:
-  """A transcript to answer, what is wanted of it, and the prompt that asks for that."""
+  """An utterance's transcript, its instruction, and the prompt made of both."""
 
   id: str
-  text: str
+  transcript: str
   instruction: str
   prompt: tuple[int, ...]
 
 
 class TargetDecoder:
-  """The LLM, ready to answer transcripts.
+  """Builds prompts for transcripts and decodes the LLM's responses.
 
-  Its shapes follow from the config, so that the response to a transcript depends on
-  that alone: a sampled one on the seed and its id too.
+  Shapes follow from the config alone, so a response depends on its transcript alone or,
+  if sampled, also on the seed and the utterance's id.
   """
 
-  def __init__(self, llama: Llama, text: TextFrontend, decoding: TargetsConfig):
-    self.text, self.decoding = text, decoding
+  def __init__(self, llama: Llama, text: TextFrontend, decoding: Decoding):
+    self.text, self.decoding, config = text, decoding, decoding.config
     context = llama.config.max_position_embeddings
-    if decoding.max_prompt_tokens + decoding.max_new_tokens > context:
+    if config.max_prompt_tokens + config.max_new_tokens > context:
       raise ValueError(
-        f'targets.max_prompt_tokens is {decoding.max_prompt_tokens} and'
-        f' targets.max_new_tokens {decoding.max_new_tokens}; the LLM reads {context}'
+        f'config.targets.max_prompt_tokens is {config.max_prompt_tokens} and'
+        f' config.targets.max_new_tokens {config.max_new_tokens}; their sum exceeds the'
+        f" LLM's context of {context}"
       )
-    asked = [instruction for instruction, _ in decoding.instructions]
-    probes = [self._tokens(fill_text(what, x)) for what in asked for x in PROBES]
-    self.prefix = probes[0][: common_prefix_length(probes)]
-    if len(self.prefix) >= decoding.max_prompt_tokens:
+    self.instructions = [instruction for instruction, _ in config.instructions]
+    probes = [
+      self._tokenize(fill_text(instruction, probe))
+      for instruction in self.instructions
+      for probe in PROBES
+    ]
+    self.shared_prefix = probes[0][: common_prefix_length(probes)]
+    prefix_length = len(self.shared_prefix)
+    if prefix_length >= config.max_prompt_tokens:
       raise ValueError(
-        f'targets.max_prompt_tokens is {decoding.max_prompt_tokens}; the template alone'
-        f' has {len(self.prefix)}'
+        f'config.targets.max_prompt_tokens is {config.max_prompt_tokens}; the template'
+        f' alone has {prefix_length} tokens'
       )
-    config = EngineConfig(
-      slots=decoding.batch_size,
-      prompt_length=decoding.max_prompt_tokens - len(self.prefix),
-      max_new_tokens=decoding.max_new_tokens,
+    engine_config = EngineConfig(
+      slots=config.batch_size,
+      prompt_length=config.max_prompt_tokens - prefix_length,
+      max_new_tokens=config.max_new_tokens,
       rules=decoding.rules(text.tokenizer.stop_ids),
     )
-    self.engine = Engine(llama, config, prefix=self.prefix, seed=decoding.seed)
+    self.engine = Engine(
+      llama, engine_config, shared_prefix=self.shared_prefix, seed=decoding.seed
+    )
 
-  def _tokens(self, words: str) -> tuple[int, ...]:
-    [prompt] = self.text.prompt(words)
+  def _tokenize(self, message: str) -> tuple[int, ...]:
+    [prompt] = self.text.prompt(message)
     assert isinstance(prompt, tuple)  # without audio it is one segment
     return prompt
 
-  def example(self, id: str, transcript: str) -> TargetPrompt:
-    """The prompt for a transcript; ValueError if there can be none."""
+  def build_prompt(self, id: str, transcript: str) -> TargetPrompt:
+    """Return the prompt for a transcript; ValueError if there is none."""
     if not transcript.strip():
       raise ValueError('text is empty')
-    instruction = choose_instruction(self.decoding.instructions, id, self.decoding.seed)
-    prompt = self._tokens(fill_text(instruction, transcript))
-    if len(prompt) > (limit := self.decoding.max_prompt_tokens):
-      raise ValueError(f'text makes a prompt of {len(prompt)} tokens, limit {limit}')
-    if len(prompt) == len(self.prefix) or prompt[: len(self.prefix)] != self.prefix:
-      raise ValueError('text runs into the template when it is cut into tokens')
+    config, seed = self.decoding.config, self.decoding.seed
+    instruction = choose_instruction(config.instructions, id, seed)
+    prompt = self._tokenize(fill_text(instruction, transcript))
+    if len(prompt) > (limit := config.max_prompt_tokens):
+      raise ValueError(f'text makes a prompt of {len(prompt)} tokens; limit {limit}')
+    length = len(self.shared_prefix)
+    if len(prompt) == length or prompt[:length] != self.shared_prefix:
+      raise ValueError('text and the template before it share a token')
     return TargetPrompt(id, transcript, instruction, prompt)
 
-  def __call__(
-    self, examples: Iterable[TargetPrompt], advance: Callable[[int], None]
+  def decode(
+    self, prompts: Iterable[TargetPrompt], advance: Callable[[int], None]
   ) -> Iterator[Target]:
-    """The targets of the examples, in their order.
+    """Yield the targets of the prompts, in their order.
 
-    advance: told of every response, how many tokens it has.
+    advance: called with the length in tokens of every response.
     """
     waiting: dict[str, TargetPrompt] = {}
 
     def requests() -> Iterator[Request]:
-      for example in examples:
-        waiting[example.id] = example
+      for prompt in prompts:
+        waiting[prompt.id] = prompt
         yield Request(
-          id=example.id,
-          prompt=example.prompt[len(self.prefix) :],
-          seed=zlib.crc32(example.id.encode()),
+          id=prompt.id,
+          prompt=prompt.prompt[len(self.shared_prefix) :],
+          seed=zlib.crc32(prompt.id.encode()),
         )
 
-    made: dict[str, Response] = {}
+    responses: dict[str, Response] = {}
     for response in self.engine.run(requests()):
-      made[response.request.id] = response
+      responses[response.request.id] = response
       advance(len(response.tokens))
-      while waiting and (first := next(iter(waiting))) in made:
-        yield self._target(waiting.pop(first), made.pop(first))
+      while waiting and (first := next(iter(waiting))) in responses:
+        yield self._make_target(waiting.pop(first), responses.pop(first))
 
-  def _target(self, example: TargetPrompt, response: Response) -> Target:
+  def _make_target(self, prompt: TargetPrompt, response: Response) -> Target:
     text = self.text.tokenizer.decode(response.tokens)
-    prompt = np.array(example.prompt, '<i4').tobytes()
+    refusals = self.decoding.config.refusals
     header = {
-      'id': example.id,
-      'transcript': example.text,
-      'instruction': example.instruction,
-      'prompt_fingerprint': fingerprint([prompt])[:16],
+      'id': prompt.id,
+      'transcript': prompt.transcript,
+      'instruction': prompt.instruction,
+      'prompt_fingerprint': fingerprint([np.array(prompt.prompt, '<i4').tobytes()])[
+        :16
+      ],
       'finish_reason': response.finish_reason,
-      'flag': flag(text, response.finish_reason, self.decoding.refusals),
+      'flag': flag_response(text, response.finish_reason, refusals),
       'text': text,
     }
     arrays = {'response': response.tokens, 'log_probs': response.log_probs}
     if response.top_ids.shape[1]:
       arrays['top_ids'] = response.top_ids
       arrays['top_log_probs'] = response.top_log_probs.astype(np.float16)
-    asked = [instruction for instruction, _ in self.decoding.instructions]
-    return Target(header, arrays, asked.index(example.instruction))
+    return Target(header, arrays, self.instructions.index(prompt.instruction))
 
 
 def common_prefix_length(prompts: Sequence[tuple[int, ...]]) -> int:
-  """How many tokens all prompts begin with; of each at least one is left."""
+  """Return the number of leading tokens all prompts share.
+
+  At least one token of each prompt remains.
+  """
   first, last = min(prompts), max(prompts)
-  alike = len(os.path.commonprefix([first, last]))
-  return max(0, min(alike, min(map(len, prompts)) - 1))
+  shared = len(os.path.commonprefix([first, last]))
+  return max(0, min(shared, min(map(len, prompts)) - 1))

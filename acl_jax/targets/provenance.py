@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where responses come from: a folder of targets is of one LLM, asked in one way."""
+"""Provenance of a folder of targets: one LLM, template, decoding config and corpus."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from acl_jax.runtime.differences import find_differences, shorten
 from acl_jax.runtime.files import write_atomically
 from acl_jax.text.frontend import TextFrontend
 from acl_jax.weights.fingerprint import fingerprint
 
-FILE = 'provenance.json'
+PROVENANCE_FILE = 'provenance.json'
 SCHEMA_VERSION = 3
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:
-  """Who made the targets in `folder`, and of what."""
-  path = folder / FILE
+  """Read what the targets in `folder` were made with and from."""
+  path = folder / PROVENANCE_FILE
   try:
     provenance = json.loads(path.read_text())
     version = provenance['schema_version']
@@ -28,47 +29,36 @@ def read_provenance(folder: Path) -> dict[str, Any]:
     raise ValueError(f'{path}: cannot be read ({error!r})') from None
   if version != SCHEMA_VERSION:
     raise ValueError(
-      f'{path}: schema_version is {version!r}, this program reads {SCHEMA_VERSION};'
-      ' make the targets again'
+      f'{path}: schema_version is {version!r}; this program reads {SCHEMA_VERSION};'
+      ' run decode_targets again'
     )
   return provenance
 
 
 def claim_folder(folder: Path, provenance: Mapping[str, Any]) -> None:
-  """Makes `folder` the place of these targets; ValueError if it is that of others."""
-  if (folder / FILE).exists():
+  """Write the provenance to `folder`; ValueError if it holds a different one."""
+  if (folder / PROVENANCE_FILE).exists():
     hint = 'choose another folder, or delete this one'
-    return check_same(folder, read_provenance(folder), provenance, hint)
+    return check_same_provenance(folder, read_provenance(folder), provenance, hint)
   folder.mkdir(parents=True, exist_ok=True)
-  write_atomically(folder / FILE, json.dumps(provenance, indent=2) + '\n')
+  write_atomically(folder / PROVENANCE_FILE, json.dumps(provenance, indent=2) + '\n')
 
 
-def check_same(folder: Path, there: Mapping, ours: Mapping, hint: str) -> None:
-  """Refuses targets that were made in another way than ours."""
-  for name, theirs, value in _differences(there, ours):
+def check_same_provenance(
+  folder: Path, stored: Mapping, expected: Mapping, hint: str
+) -> None:
+  """Raise ValueError unless the stored provenance has every expected value."""
+  for name, actual, value in find_differences(stored, expected, ignore_extra=True):
     raise ValueError(
-      f'{folder}: holds targets of another {name}, {_short(theirs)}, not of'
-      f' {_short(value)}; {hint}'
+      f'{folder}: the targets have {name} {shorten(actual)}, not {shorten(value)};'
+      f' {hint}'
     )
 
 
-def _differences(there: Mapping, ours: Mapping) -> Iterator[tuple[str, Any, Any]]:
-  """What differs, by its name: 'decoding.seed'."""
-  for key, value in ours.items():
-    theirs = there.get(key)
-    if isinstance(theirs, Mapping) and isinstance(value, Mapping):
-      for name, *values in _differences(theirs, value):
-        yield f'{key}.{name}', *values
-    elif theirs != value:
-      yield key, theirs, value
-
-
-def _short(value: Any) -> str:
-  text = json.dumps(value)
-  return text if len(text) <= 200 else f'{text[:200]}…'
-
-
 def describe_template(text: TextFrontend) -> dict[str, str]:
-  """Its name, and what it makes of a probe: the same name may frame differently."""
-  frame = json.dumps(text.prompt('probe')).encode()
-  return {'name': text.template.__name__, 'sha256': fingerprint([frame])}
+  """Return the template's name and a checksum of its output for a probe.
+
+  Two versions of a template may have the same name.
+  """
+  output = json.dumps(text.prompt('probe')).encode()
+  return {'name': text.template.__name__, 'sha256': fingerprint([output])}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an encoder's own CTC head writes: pieces of normalised text.
+"""The vocabulary of an encoder's own CTC head: pieces of normalised text.
 
-Ours is a unigram sentencepiece model, trained from a corpus' transcripts; published
-checkpoints bring a `tokenizer.json`.
+Ours is a unigram sentencepiece model, trained on the transcripts of a corpus; published
+checkpoints ship a `tokenizer.json`.
 """
 
 import io
@@ -17,28 +17,26 @@ import tokenizers
 from acl_jax.runtime.files import write_atomically
 
 FILES = ('tokenizer.model', 'tokenizer.json')
-DEFAULT_MAX_PIECE_LENGTH, MAX_PIECE_LENGTH = (
-  16,
-  512,
-)  # characters of a piece: sentencepiece's default and limit
+DEFAULT_MAX_PIECE_LENGTH = 16  # characters, sentencepiece's default
+MAX_PIECE_LENGTH = 512  # characters, sentencepiece's limit
 
 
 def normalise(text: str) -> str:
-  """NFKC, lower case; all but letters, digits and apostrophes becomes a space."""
+  """NFKC and lower case; all but letters, digits and apostrophes become spaces."""
   text = unicodedata.normalize('NFKC', text).lower().replace('\u2019', "'")
   return ' '.join(re.sub(r"[^\w']|_", ' ', text).split())
 
 
 class Vocabulary:
-  """Text to the classes of a CTC head and back; the blank is class `len(self)`."""
+  """Text to the class ids of a CTC head and back; the blank is class `len(self)`."""
 
   def __init__(self, folder: str | Path):
-    """Reads `tokenizer.model` or `tokenizer.json`."""
+    """Load the `tokenizer.model` or `tokenizer.json` of a folder."""
     for name in FILES:
       if (path := Path(folder) / name).is_file():
         break
     else:
-      raise FileNotFoundError(f'{folder}: neither {" nor ".join(FILES)} is there')
+      raise FileNotFoundError(f'{folder}: has neither {" nor ".join(FILES)}')
     try:
       if path.suffix == '.json':
         self._json = tokenizers.Tokenizer.from_file(str(path))
@@ -47,7 +45,7 @@ class Vocabulary:
         self._pieces = sentencepiece.SentencePieceProcessor(
           model_proto=path.read_bytes()
         )
-    except Exception as error:  # neither library's errors have a common base
+    except Exception as error:  # the two libraries' errors share no base class
       raise ValueError(f'{path}: not a tokenizer: {error}') from None
 
   def __len__(self) -> int:
@@ -56,27 +54,27 @@ class Vocabulary:
     return self._pieces.get_piece_size()
 
   @property
-  def longest(self) -> int:
-    """Characters of its longest piece, the space before a word counted."""
+  def max_piece_length(self) -> int:
+    """Characters of the longest piece, counting the space before a word."""
     if self._pieces is None:
       return max(map(len, self._json.get_vocab()))
     model, ids = self._pieces, range(len(self))
     return max(len(model.id_to_piece(i)) for i in ids if not model.is_unknown(i))
 
   def encode(self, text: str) -> list[int]:
-    """The classes of a transcript; ValueError if a character has none."""
+    """Return the class ids of a transcript; ValueError if a character has none."""
     text = normalise(text)
     if self._pieces is None:
       return self._json.encode(text, add_special_tokens=False).ids
     ids = self._pieces.encode(text)
     if self._pieces.unk_id() in ids:
       known = set(''.join(map(self._pieces.id_to_piece, range(len(self)))))
-      strange = sorted(set(text) - known - {' '})
-      raise ValueError(f'no piece of the vocabulary has {"".join(strange)!r}')
+      unknown = sorted(set(text) - known - {' '})
+      raise ValueError(f'no piece of the vocabulary contains {"".join(unknown)!r}')
     return ids
 
   def decode(self, ids: Sequence[int]) -> str:
-    """The text of classes without blanks and repeats."""
+    """Return the text of class ids, without repeats; blanks are skipped."""
     ids = [int(i) for i in ids if i < len(self)]
     decode = self._json.decode if self._pieces is None else self._pieces.decode
     return decode(ids)
@@ -86,15 +84,18 @@ def train_vocabulary(
   texts: Iterable[str],
   size: int,
   path: str | Path,
-  longest: int = DEFAULT_MAX_PIECE_LENGTH,
+  max_piece_length: int = DEFAULT_MAX_PIECE_LENGTH,
 ) -> None:
-  """Writes a unigram model of `size` pieces to `path`, a `tokenizer.model`.
+  """Train a unigram model of `size` pieces and write it to `path`, a `tokenizer.model`.
 
-  longest: characters of a piece at most, the space before a word counted.
+  max_piece_length: characters, counting the space before a word. ValueError if it is
+  out of range, or if the texts do not yield `size` pieces.
   """
-  if type(longest) is not int or not 0 < longest <= MAX_PIECE_LENGTH:
+  is_int = type(max_piece_length) is int  # a bool is none
+  if not is_int or not 0 < max_piece_length <= MAX_PIECE_LENGTH:
     raise ValueError(
-      f'max_piece_length = {longest!r} is not 1 to {MAX_PIECE_LENGTH} characters'
+      f'max_piece_length = {max_piece_length!r} is not 1 to {MAX_PIECE_LENGTH}'
+      ' characters'
     )
   model = io.BytesIO()
   try:
@@ -103,14 +104,16 @@ def train_vocabulary(
       model_writer=model,
       model_type='unigram',
       vocab_size=size,
-      max_sentencepiece_length=longest,
+      max_sentencepiece_length=max_piece_length,
       character_coverage=1.0,
-      normalization_rule_name='identity',  # done above
+      normalization_rule_name='identity',  # `normalise` ran already
       bos_id=-1,
       eos_id=-1,
       minloglevel=2,
     )
   except RuntimeError as error:
     reason = str(error).split('] ')[-1]
-    raise ValueError(f'{path}: no vocabulary of {size} pieces ({reason})') from None
+    raise ValueError(
+      f'{path}: cannot train a vocabulary of {size} pieces: {reason}'
+    ) from None
   write_atomically(Path(path), model.getvalue())

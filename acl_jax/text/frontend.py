@@ -11,19 +11,19 @@ from acl_jax.text.tokenizer import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class TextFrontend:
-  """The LLM's text side: what it reads and writes."""
+  """Tokenizer and chat template of an LLM."""
 
   tokenizer: Tokenizer
   template: Callable[[Conversation, Tokenizer], list[Segment]]
 
   def prompt(self, content) -> list[Segment]:
-    """The prompt for one user turn: a string, `Audio(0)`, or several of them."""
-    return self.converse([Turn('user', content)])
+    """Return the prompt for one user turn: a string, `Audio(0)`, or a sequence."""
+    return self.conversation_prompt([Turn('user', content)])
 
-  def converse(self, conversation: Conversation) -> list[Segment]:
-    """The prompt for a conversation so far."""
+  def conversation_prompt(self, conversation: Conversation) -> list[Segment]:
+    """Return the prompt for a conversation."""
     return self.template(conversation, self.tokenizer)
 
-  def spoken(self) -> list[Segment]:
-    """The prompt for a user turn that is one recording."""
+  def audio_prompt(self) -> list[Segment]:
+    """Return the prompt for a user turn that is one audio clip."""
     return self.prompt((Audio(0),))

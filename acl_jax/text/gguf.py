@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tokenizer inside a GGUF file: GPT-2's byte-level BPE, or Llama-2's sentencepiece.
+"""Tokenizers in GGUF files: GPT-2's byte-level BPE and Llama-2's sentencepiece.
 
-https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, `tokenizer.ggml.*`.
+Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, `tokenizer.ggml.*`.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,19 +13,19 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from acl_jax.text.model_proto import BPE, ModelProto
 from acl_jax.text.sentencepieces import from_sentencepiece
-from acl_jax.text.tokenizer import Backends, Merges, Tokenizer
+from acl_jax.text.tokenizer import Backends, Tokenizer, TokenizersBackend
 from acl_jax.weights import gguf
 
-Field = Callable[..., Any]  # tokenizer.ggml.* by name, with or without a default
-CONTROL, USER_DEFINED = 3, 4  # of tokenizer.ggml.token_type, as in sentencepiece
+GetField = Callable[..., Any]  # (name, default=None) -> tokenizer.ggml.<name>
+CONTROL, USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type, as in sentencepiece
 
 
 def load(path: Path) -> Tokenizer:
-  """The tokenizer of the model in `path`."""
+  """Load the tokenizer of a GGUF file; ValueError says which field is wrong."""
   fields, _ = gguf.read(path)
   try:
     return _build(fields)
-  except Exception as error:  # the two libraries' have no common base
+  except Exception as error:  # the two libraries share no base class
     raise ValueError(f'{path}: {error}') from None
 
 
@@ -43,11 +43,13 @@ def _build(fields: Mapping[str, Any]) -> Tokenizer:
     )
   backends = builders[field('model')](field)
   kinds = zip(field('tokens'), field('token_type'), strict=True)
-  controls = {token: i for i, (token, kind) in enumerate(kinds) if kind == CONTROL}
+  control_tokens = {
+    token: i for i, (token, kind) in enumerate(kinds) if kind == CONTROL
+  }
   end = field('eos_token_id')
   return Tokenizer(
     backends,
-    controls,
+    control_tokens,
     vocab_size=len(field('tokens')),
     bos_id=fields.get('tokenizer.ggml.bos_token_id'),
     eos_id=end,
@@ -55,8 +57,8 @@ def _build(fields: Mapping[str, Any]) -> Tokenizer:
   )
 
 
-def _byte_level(field: Field) -> Backends:
-  """GPT-2's byte-level BPE, with the splitter that `tokenizer.ggml.pre` names."""
+def _byte_level(field: GetField) -> Backends:
+  """Make GPT-2's byte-level BPE, with the splitter that `tokenizer.ggml.pre` names."""
   splitters = {'smollm': [pre_tokenizers.Digits(individual_digits=True)], 'gpt-2': []}
   if field('pre') not in splitters:
     raise ValueError(
@@ -64,22 +66,22 @@ def _byte_level(field: Field) -> Backends:
     )
   tokens, types = field('tokens'), field('token_type')
   merges = [tuple(merge.split(' ')) for merge in field('merges')]
-  vocab = {token: number for number, token in enumerate(tokens)}
+  vocab = {token: id for id, token in enumerate(tokens)}
   tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
   byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
   splitter = pre_tokenizers.Sequence([*splitters[field('pre')], byte_level])
   tokenizer.pre_tokenizer = splitter
   tokenizer.decoder = decoders.ByteLevel()
-  known = [
+  user_defined = [
     token for token, kind in zip(tokens, types, strict=True) if kind == USER_DEFINED
   ]
-  tokenizer.add_tokens(known)
-  backend = Merges(tokenizer)
+  tokenizer.add_tokens(user_defined)
+  backend = TokenizersBackend(tokenizer)
   return Backends(backend, backend, backend)
 
 
-def _sentencepiece(field: Field) -> Backends:
-  """Llama-2's tokenizer.model, rebuilt from its pieces, scores and types."""
+def _sentencepiece(field: GetField) -> Backends:
+  """Rebuild Llama-2's tokenizer.model from its pieces, scores and types."""
   model = ModelProto()
   rows = zip(field('tokens'), field('scores'), field('token_type'), strict=True)
   for token, score, kind in rows:

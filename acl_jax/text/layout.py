@@ -4,12 +4,12 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-Segment = tuple[int, ...] | int  # token ids, or the number of an audio clip
+Segment = tuple[int, ...] | int  # token ids, or the index of an audio clip
 NO_AUDIO = -1  # the audio index of a position that holds a token
 
 
 class PromptLayout(NamedTuple):
-  """One prompt, laid out: see `acl_jax.models.speech_llm.Prompt`."""
+  """Arrays of one prompt; see `acl_jax.models.speech_llm.Prompt`."""
 
   tokens: list[int]
   audio_index: list[int]
@@ -20,7 +20,7 @@ def layout_prompt(
 ) -> PromptLayout:
   """Lay out the tokens and the audio positions of a prompt.
 
-  clips: for each clip, the indices of its embeddings among those of the row.
+  clips: for each clip, the indices of its embeddings within the row.
   """
   tokens: list[int] = []
   audio_index: list[int] = []

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file format of sentencepiece models, as far as we read and write it.
+"""Protobuf messages of sentencepiece model files: the fields that we read and write.
 
-What is not declared here is kept as it was read. sentencepiece's own declaration needs
-a newer protobuf than Apache Beam accepts. Source: its `sentencepiece_model.proto`.
+Fields that are not declared here survive a round trip unchanged. sentencepiece's own
+declaration needs a newer protobuf than Apache Beam accepts. Source: its
+`sentencepiece_model.proto`.
 """
 
 from typing import Any
@@ -32,8 +33,8 @@ _MESSAGES = {
 }
 
 
-def _declare() -> Any:
-  """The class of `ModelProto`."""
+def _declare_messages() -> Any:
+  """Register the messages with protobuf; returns the class of `ModelProto`."""
   file = descriptor_pb2.FileDescriptorProto(
     name='acl_jax/model.proto', package='acl_jax', syntax='proto2'
   )
@@ -42,15 +43,16 @@ def _declare() -> Any:
     for field, number, kind in fields:
       repeated = field == 'pieces'
       label = _Field.LABEL_REPEATED if repeated else _Field.LABEL_OPTIONAL
-      made = message.field.add(name=field, number=number, label=label)
+      declared = message.field.add(name=field, number=number, label=label)
       if kind in _MESSAGES:
-        made.type, made.type_name = _Field.TYPE_MESSAGE, f'.acl_jax.{kind}'
+        declared.type = _Field.TYPE_MESSAGE
+        declared.type_name = f'.acl_jax.{kind}'
       else:
-        made.type = getattr(_Field, f'TYPE_{kind}')
+        declared.type = getattr(_Field, f'TYPE_{kind}')
   pool = descriptor_pool.DescriptorPool()
   pool.Add(file)
-  found = pool.FindMessageTypeByName('acl_jax.ModelProto')
-  return message_factory.GetMessageClass(found)
+  descriptor = pool.FindMessageTypeByName('acl_jax.ModelProto')
+  return message_factory.GetMessageClass(descriptor)
 
 
-ModelProto = _declare()
+ModelProto = _declare_messages()

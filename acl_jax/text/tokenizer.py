@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text to token ids and back, by whichever library knows the model's tokenizer.
+"""Text to token ids and back, with the library that reads the model's tokenizer.
 
-Text never becomes a control token: `encode('</s>')` spells the string out.
+Text never encodes to a control token: `encode('</s>')` spells the string out.
 """
 
 import dataclasses
@@ -11,12 +11,12 @@ from typing import Literal, NamedTuple, SupportsInt
 import sentencepiece
 import tokenizers
 
-After = Literal['nothing', 'control', 'text']
+Preceding = Literal['nothing', 'control', 'text']  # what comes before a text
 
 
 @dataclasses.dataclass(frozen=True)
-class Pieces:
-  """The sentencepiece library."""
+class SentencePieceBackend:
+  """A model of the sentencepiece library."""
 
   processor: sentencepiece.SentencePieceProcessor
 
@@ -28,8 +28,8 @@ class Pieces:
 
 
 @dataclasses.dataclass(frozen=True)
-class Merges:
-  """The tokenizers library, byte-pair merges."""
+class TokenizersBackend:
+  """A byte-pair model of the tokenizers library."""
 
   tokenizer: tokenizers.Tokenizer
 
@@ -40,11 +40,11 @@ class Merges:
     return self.tokenizer.decode(ids)
 
 
-Backend = Pieces | Merges
+Backend = SentencePieceBackend | TokenizersBackend
 
 
 class Backends(NamedTuple):
-  """Which to ask, by what a text stands after."""
+  """The backend that encodes a text, by what precedes it; see `Preceding`."""
 
   nothing: Backend
   control: Backend
@@ -53,26 +53,29 @@ class Backends(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-  """Text to token ids and back; picklable, so that loader processes can have it.
+  """Text to token ids and back; picklable, so loader processes can receive it.
 
-  Llama's tokenizers put a space before the first word of a text. Whether they do it
-  in the middle of a prompt depends on what stands before: hence three backends.
+  Llama's tokenizers put a space before the first word of a text. Whether they do so in
+  the middle of a prompt depends on what precedes the text, hence three backends.
   """
 
   backends: Backends = dataclasses.field(repr=False)
-  controls: Mapping[str, int]  # control tokens by name
+  control_tokens: Mapping[str, int]  # name -> id of each control token
   vocab_size: int
   bos_id: int | None
   eos_id: int
   stop_ids: tuple[int, ...]  # any of these ends a response
 
   @property
-  def opens_with_space(self) -> bool:
-    """Whether the first word of a text is tokenised as if a space stood before it."""
+  def adds_prefix_space(self) -> bool:
+    """Whether a text is tokenised as if a space preceded its first word."""
     return self.encode('a') != self.encode('a', after='text')
 
-  def encode(self, text: str, *, after: After = 'nothing') -> list[int]:
-    """Ids of plain text that stands `after` nothing, a control token, or more text."""
+  def encode(self, text: str, *, after: Preceding = 'nothing') -> list[int]:
+    """Return the ids of plain text.
+
+    after: what precedes the text. ValueError if it is not valid Unicode.
+    """
     try:
       text.encode()
     except UnicodeEncodeError as error:
@@ -80,20 +83,21 @@ class Tokenizer:
     return getattr(self.backends, after).encode(text)
 
   def decode(self, ids: Iterable[SupportsInt]) -> str:
-    """The text of `ids`, without control tokens and padding of the vocabulary."""
-    left_out = set(self.controls.values())
-    kept = [i for i in map(int, ids) if i < self.vocab_size and i not in left_out]
+    """Return the text of `ids`; skips control tokens and vocabulary padding."""
+    skipped = set(self.control_tokens.values())
+    kept = [i for i in map(int, ids) if i < self.vocab_size and i not in skipped]
     return self.backends.nothing.decode(kept)
 
-  def piece(self, id: int) -> str:
-    """The text of one token as it stands in a text, a space before it included."""
-    before = self.encode('a')
-    return self.decode([*before, id])[len(self.decode(before)) :]
+  def token_text(self, id: int) -> str:
+    """Return the text of one token inside a text, with the space before it if any."""
+    context = self.encode('a')
+    return self.decode([*context, id])[len(self.decode(context)) :]
 
-  def control(self, name: str) -> int:
-    """The id of a control token such as '<|im_end|>'."""
-    if name not in self.controls:
+  def control_id(self, name: str) -> int:
+    """Return the id of a control token such as '<|im_end|>'; ValueError if unknown."""
+    if name not in self.control_tokens:
       raise ValueError(
-        f'the tokenizer has no control token {name!r}; it has {sorted(self.controls)}'
+        f'the tokenizer has no control token {name!r}; it has'
+        f' {sorted(self.control_tokens)}'
       )
-    return self.controls[name]
+    return self.control_tokens[name]

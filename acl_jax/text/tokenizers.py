@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The three forms in which Llamas ship their tokenizer: sentencepiece
-(`tokenizer.model`), the tokenizers library (`tokenizer.json`), and GGUF.
+"""The three formats in which Llama tokenizers ship.
+
+sentencepiece (`tokenizer.model`), the tokenizers library (`tokenizer.json`), and GGUF.
 """
 
 import dataclasses
@@ -18,33 +19,37 @@ LOADERS = {
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-  """The tokenizer in a `.model`, `.json` or `.gguf` file, or in a folder with one."""
+  """Load a `.model`, `.json` or `.gguf` file, or the one in a folder.
+
+  FileNotFoundError if there is no such file, ValueError if it cannot be read.
+  """
   path = Path(path)
   if path.is_dir():
-    path = _inside(path)
+    path = _find_file(path)
   if not path.is_file():
     raise FileNotFoundError(f'{path}: no such tokenizer')
   if path.suffix not in LOADERS:
-    raise ValueError(f'{path}: a tokenizer is a .model, .json or .gguf file')
+    raise ValueError(f'{path}: not a tokenizer: expected a .model, .json or .gguf file')
   tokenizer = LOADERS[path.suffix](path)
   return tokenizer if path.suffix == '.gguf' else _with_stop_ids(tokenizer, path.parent)
 
 
-def _inside(folder: Path) -> Path:
-  """The tokenizer file of a folder: Transformers' choice first."""
+def _find_file(folder: Path) -> Path:
+  """Return the tokenizer file of a folder, in Transformers' order of preference."""
   for name in ('tokenizer.json', 'tokenizer.model'):
     if (folder / name).is_file():
       return folder / name
-  found = sorted(folder.glob('*.gguf'))
-  if len(found) != 1:
+  gguf_files = sorted(folder.glob('*.gguf'))
+  if len(gguf_files) != 1:
     raise FileNotFoundError(
-      f'{folder}: no tokenizer.json, no tokenizer.model, and {len(found)} .gguf files'
+      f'{folder}: no tokenizer.json, no tokenizer.model, and {len(gguf_files)} .gguf'
+      ' files; one tokenizer is needed'
     )
-  return found[0]
+  return gguf_files[0]
 
 
 def _with_stop_ids(tokenizer: Tokenizer, folder: Path) -> Tokenizer:
-  """Chat models may end a turn with more than one token: `generation_config.json`."""
+  """Add the stop tokens of `generation_config.json`: chat models may have several."""
   generation = read_json(folder / 'generation_config.json', missing_ok=True)
   ids = generation.get('eos_token_id', [])
   ids = [ids] if isinstance(ids, int) else ids

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the chips of TPUs can do, and the devices of a slice as the compiler sees them,
-without any TPU.
+"""Published rates of TPU chips, and the devices of a slice to compile for.
+
+Neither needs a TPU.
 """
 
 import dataclasses
@@ -13,79 +14,88 @@ from jax.experimental import topologies
 
 from acl_jax.tpu.slices import Slice
 
-PRICES = 'US dollars per chip-hour on demand in the US, as listed in 2025'
+PRICE_BASIS = 'US dollars per chip-hour on demand in the US, as listed in 2025'
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """A chip of a generation; rates are per second.
+  """The specification of a generation's chip.
 
-  flops: of bfloat16. gib: of memory that libtpu lets a program use. ici: bytes that
-  all its links together receive. devices: as JAX counts them. price: see `PRICES`;
-  None where none is public.
-  Sources: the Cloud's documentation, jax-ml/scaling-book; gib: libtpu itself.
+  Sources: the Cloud's documentation and jax-ml/scaling-book; `hbm_gib`: libtpu itself.
+
+  Attributes:
+    flops_per_second: Peak rate in bfloat16.
+    hbm_gib: Memory that libtpu lets a program use, in GiB.
+    hbm_bytes_per_second: Bandwidth of that memory.
+    ici_bytes_per_second: Bytes that all interconnect links together receive.
+    num_devices: Devices that JAX counts for one chip.
+    libtpu_config: Name of the chip's configuration in libtpu.
+    price: See `PRICE_BASIS`; None if there is no public price.
   """
 
-  flops: float
-  gib: float
-  hbm_rate: float
-  ici: float
-  devices: int
-  chip_config: str
+  flops_per_second: float
+  hbm_gib: float
+  hbm_bytes_per_second: float
+  ici_bytes_per_second: float
+  num_devices: int
+  libtpu_config: str
   price: float | None
 
   @property
-  def hbm(self) -> int:
-    """Bytes of memory."""
-    return int(self.gib * (1 << 30))
+  def hbm_bytes(self) -> int:
+    return int(self.hbm_gib * (1 << 30))
 
 
+# fmt: off
 CHIPS = {
-  'v4': Chip(2.75e14, 30.75, 1.2e12, 2.7e11, 1, 'megacore', 3.22),
-  'v5e': Chip(1.97e14, 15.75, 8.1e11, 1.8e11, 1, 'default', 1.20),
-  'v5p': Chip(4.59e14, 95.74, 2.765e12, 5.4e11, 1, 'megacore', 4.20),
-  'v6e': Chip(9.18e14, 31.25, 1.638e12, 3.6e11, 1, 'default', 2.70),
-  'tpu7x': Chip(2.307e15, 189.5, 7.38e12, 6e11, 2, 'default', None),
+  'v4':    Chip(2.750e14,  30.75, 1.200e12, 2.7e11, 1, 'megacore', 3.22),
+  'v5e':   Chip(1.970e14,  15.75, 8.100e11, 1.8e11, 1, 'default',  1.20),
+  'v5p':   Chip(4.590e14,  95.74, 2.765e12, 5.4e11, 1, 'megacore', 4.20),
+  'v6e':   Chip(9.180e14,  31.25, 1.638e12, 3.6e11, 1, 'default',  2.70),
+  'tpu7x': Chip(2.307e15, 189.50, 7.380e12, 6.0e11, 2, 'default',  None),
 }
-ALL = ('v4-32', 'v5e-16', 'v5p-32', 'v6e-16', 'tpu7x-16')
+# fmt: on
+DEFAULT_SLICES = ('v4-32', 'v5e-16', 'v5p-32', 'v6e-16', 'tpu7x-16')
 
 
-def chip_of(slice: Slice) -> Chip:
-  """What each chip of it can do; ValueError for a generation too old to plan for."""
+def chip_for(slice: Slice) -> Chip:
+  """Return a slice's chip; ValueError if its generation is too old to plan for."""
   if (chip := CHIPS.get(slice.generation.name)) is None:
-    raise ValueError(f'{slice}: there are plans for {", ".join(CHIPS)} only')
+    raise ValueError(f'{slice}: only {", ".join(CHIPS)} can be planned for')
   return chip
 
 
 def topology_devices(slice: Slice, num_slices: int = 1) -> Sequence:
-  """What can be compiled for but not run on; ValueError if libtpu knows no such."""
-  _quieten()
-  how: dict[str, Any] = {
-    'chip_config_name': chip_of(slice).chip_config,
+  """Return devices to compile for, not to run on; ValueError if libtpu has none."""
+  _set_libtpu_environment()
+  options: dict[str, Any] = {
+    'chip_config_name': chip_for(slice).libtpu_config,
     'num_slices': num_slices,
   }
-  if slice.chips == 1:  # libtpu takes a host to have more, unless told
-    how['chips_per_host_bounds'] = (1, 1, 1)
+  if slice.chips == 1:  # by default libtpu assumes that a host has more
+    options['chips_per_host_bounds'] = (1, 1, 1)
   try:
-    found = topologies.get_topology_desc(str(slice), 'tpu', **how)
+    topology = topologies.get_topology_desc(str(slice), 'tpu', **options)
   except jax.errors.JaxRuntimeError as error:
-    raise ValueError(f'{slice}: libtpu knows no such slice ({error})') from None
+    raise ValueError(f'{slice}: libtpu does not know this slice ({error})') from None
   except (ImportError, RuntimeError) as error:
     raise ValueError(
-      f'there is no compiler for TPUs ({error}): pip install acl_jax[tpu]'
+      f'libtpu, the compiler for TPUs, is not available ({error}): pip install'
+      ' acl_jax[tpu]'
     ) from None
-  return found.devices
+  return topology.devices
 
 
-def _quieten() -> None:
-  """Keeps libtpu from looking for a TPU's machine, and from telling of it."""
-  for name, value in (
-    ('TPU_SKIP_MDS_QUERY', '1'),
-    ('TPU_ACCELERATOR_TYPE', 'v5litepod-16'),
-    ('TPU_WORKER_HOSTNAMES', 'localhost'),
-    ('TPU_STDERR_LOG_LEVEL', '3'),
-    ('TPU_MIN_LOG_LEVEL', '3'),
-    ('TF_CPP_MIN_LOG_LEVEL', '3'),
-    ('ALLOW_MULTIPLE_LIBTPU_LOAD', '1'),
-  ):
-    os.environ.setdefault(name, value)
+def _set_libtpu_environment() -> None:
+  """Let libtpu compile on a machine without a TPU; the user's own settings win.
+
+  `import jax` itself sets TPU_SKIP_MDS_QUERY on a machine without TPU chips, so that
+  libtpu does not wait for the Cloud's metadata server.
+  """
+  # Otherwise libtpu locks /tmp/libtpu_lockfile, and a second process that plans at the
+  # same time is aborted.
+  os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
+  # Without these libtpu compiles, but prints errors about the missing TPU host. The
+  # values do not affect the topologies that it is asked for by name.
+  os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-16')
+  os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')

@@ -1,35 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What XLA is told for each generation of TPUs, by the one that plans and by the one
-that runs.
-"""
+"""XLA flags for each TPU generation, used alike for planning and for running."""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
-# Weights are gathered, and gradients summed, while the chip computes.
-_GATHER_BEHIND = {
+# Gather weights while the chip computes.
+_OVERLAP_ALL_GATHER = {
   'xla_tpu_enable_async_collective_fusion': True,
   'xla_tpu_enable_async_collective_fusion_fuse_all_gather': True,
   'xla_tpu_enable_async_collective_fusion_multiple_steps': True,
   'xla_tpu_overlap_compute_collective_tc': True,
   'xla_enable_async_all_gather': True,
 }
-_SUM_BEHIND = {
+# Sum gradients while the chip computes.
+_OVERLAP_ALL_REDUCE = {
   'xla_tpu_enable_data_parallel_all_reduce_opt': True,
   'xla_tpu_data_parallel_opt_different_sized_ops': True,
 }
-# Weights are gathered whole: piece by piece, they take minutes to compile.
-_WHOLE = {'xla_jf_spmd_threshold_for_windowed_einsum_mib': 1_000_000}
+# Windowed einsums, which gather weights in pieces, take minutes to compile.
+_NO_WINDOWED_EINSUM = {'xla_jf_spmd_threshold_for_windowed_einsum_mib': 1_000_000}
 FLAGS: Mapping[str, Mapping[str, bool | int]] = {
-  'v4': _WHOLE | _GATHER_BEHIND | _SUM_BEHIND,
-  'v5e': _WHOLE | _GATHER_BEHIND | _SUM_BEHIND,
-  'v5p': _WHOLE | _GATHER_BEHIND | _SUM_BEHIND,
-  'v6e': _WHOLE | _GATHER_BEHIND | _SUM_BEHIND,
-  'tpu7x': _WHOLE | _SUM_BEHIND,
+  'v4': _NO_WINDOWED_EINSUM | _OVERLAP_ALL_GATHER | _OVERLAP_ALL_REDUCE,
+  'v5e': _NO_WINDOWED_EINSUM | _OVERLAP_ALL_GATHER | _OVERLAP_ALL_REDUCE,
+  'v5p': _NO_WINDOWED_EINSUM | _OVERLAP_ALL_GATHER | _OVERLAP_ALL_REDUCE,
+  'v6e': _NO_WINDOWED_EINSUM | _OVERLAP_ALL_GATHER | _OVERLAP_ALL_REDUCE,
+  'tpu7x': _NO_WINDOWED_EINSUM | _OVERLAP_ALL_REDUCE,
 }
-GOOGLE = '0x1ae0'
-DEVICES = {  # on the PCI bus
+GOOGLE_PCI_VENDOR = '0x1ae0'
+GENERATION_BY_PCI_DEVICE = {
   '0x005e': 'v4',
   '0x0062': 'v5p',
   '0x0063': 'v5e',
@@ -38,38 +37,40 @@ DEVICES = {  # on the PCI bus
 }
 
 
-def as_options(generation: str) -> dict[str, str | bool]:
-  """The flags of a generation, as JAX's compiler has them."""
+def compiler_options(generation: str) -> dict[str, str | bool]:
+  """Return a generation's flags in the form of JAX's `compiler_options`."""
   return {
     name: value if isinstance(value, bool) else str(value)
     for name, value in FLAGS[generation].items()
   }
 
 
-def as_arguments(generation: str) -> str:
-  """The flags of a generation, as LIBTPU_INIT_ARGS has them."""
+def libtpu_init_args(generation: str) -> str:
+  """Return a generation's flags in the form of LIBTPU_INIT_ARGS."""
   return ' '.join(
     f'--{name}={str(value).lower()}' for name, value in FLAGS[generation].items()
   )
 
 
-def set_local_flags(bus: Path = Path('/sys/bus/pci/devices')) -> None:
-  """Before JAX starts: tells libtpu the flags of this machine's TPUs, if it has any.
+def set_local_flags(pci_devices: Path = Path('/sys/bus/pci/devices')) -> None:
+  """Set the flags for this machine's TPUs, if it has any; call it before JAX starts.
 
-  What LIBTPU_INIT_ARGS says already stands behind them and wins.
+  Flags that LIBTPU_INIT_ARGS has already come after them and take precedence.
   """
-  if generation := _generation_here(bus):
-    given = os.environ.get('LIBTPU_INIT_ARGS', '')
-    os.environ['LIBTPU_INIT_ARGS'] = f'{as_arguments(generation)} {given}'.strip()
+  if generation := _local_generation(pci_devices):
+    user_args = os.environ.get('LIBTPU_INIT_ARGS', '')
+    args = f'{libtpu_init_args(generation)} {user_args}'.strip()
+    os.environ['LIBTPU_INIT_ARGS'] = args
 
 
-def _generation_here(bus: Path) -> str | None:
-  for device in sorted(bus.glob('*')):
+def _local_generation(pci_devices: Path) -> str | None:
+  """Return the generation of this machine's TPUs; None if it has none."""
+  for folder in sorted(pci_devices.glob('*')):
     try:
-      vendor = (device / 'vendor').read_text().strip()
-      kind = (device / 'device').read_text().strip()
+      vendor = (folder / 'vendor').read_text().strip()
+      device = (folder / 'device').read_text().strip()
     except OSError:
       continue
-    if vendor == GOOGLE and kind in DEVICES:
-      return DEVICES[kind]
+    if vendor == GOOGLE_PCI_VENDOR and device in GENERATION_BY_PCI_DEVICE:
+      return GENERATION_BY_PCI_DEVICE[device]
   return None

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints by Orbax, saved while training goes on, with our own checksums: Orbax
-does not notice a flipped bit.
+"""Asynchronous checkpoints by Orbax, with checksums, as Orbax detects no flipped bits.
 
-A checkpoint is a folder named after its step: Orbax' files, and a note with what its
-maker says of it and the checksum of every file. The folder gets its name last, so one
-of that name is whole.
+A checkpoint is a folder named after its step. It contains Orbax's files and a manifest
+with the caller's metadata and the checksum of every file. The folder gets its name
+last, so a folder with that name is complete.
 """
 
 import json
@@ -25,221 +24,225 @@ from absl import logging
 from acl_jax.runtime import barriers
 from acl_jax.training.checksums import (
   DamagedError,
-  Manifest,
+  Metadata,
   read_manifest,
   write_manifest,
 )
 
-KEEP = 2  # checkpoints
-SAVE_MINUTES, RESTORE_MINUTES = 30.0, 90.0  # min that processes wait for each other
-FAILURE_SECONDS = 600.0  # s that saving may fail before training ends
-RETRY_SECONDS = 5.0  # s between attempts when there is nothing else to do
+NUM_KEPT = 2  # checkpoints
+SAVE_MINUTES, RESTORE_MINUTES = 30.0, 90.0  # that processes wait for each other
+FAILURE_SECONDS = 600.0  # that saving may fail before training stops
+RETRY_SECONDS = 5.0  # between attempts when there is nothing else to do
 UNFINISHED = '.orbax-checkpoint-tmp*'
 
 
 class Restored(NamedTuple):
-  """What was restored."""
+  """A restored checkpoint."""
 
   step: int
   state: Any
-  note: Manifest
+  metadata: Metadata
 
 
 class Checkpoints:
-  """The checkpoints of one stage of training; the newest sound one is restored.
+  """The checkpoints of one stage of training; the newest intact one is restored.
 
-  All processes make the same calls in the same order.
+  All processes must make the same calls in the same order.
   """
 
   def __init__(self, folder: str | Path):
     self.folder = Path(folder).absolute()
-    self._leads = jax.process_index() == 0
-    self._saving: tuple[int, Manifest] | None = None
-    self._trouble, self._since = '', 0.0  # why nothing can be saved, since when
-    if self._leads:
+    self._is_leader = jax.process_index() == 0
+    self._saving: tuple[int, Metadata] | None = None
+    self._failure, self._failing_since = '', 0.0  # why and since when saving fails
+    if self._is_leader:
       self.folder.mkdir(parents=True, exist_ok=True)
-      self._tidy()
+      self._delete_old()
     logging.get_absl_logger().addFilter(_hide_orbax_tracebacks)
     options = ocp.AsyncOptions(
-      timeout_secs=int(60 * SAVE_MINUTES), post_finalization_callback=self._write_note
+      timeout_secs=int(60 * SAVE_MINUTES),
+      post_finalization_callback=self._write_manifest,
     )
     self._orbax = ocp.AsyncCheckpointer(
       ocp.StandardCheckpointHandler(), async_options=options
     )
 
   def steps(self) -> list[int]:
-    """The steps of which there are checkpoints, the newest first."""
+    """Return the steps that have a checkpoint, newest first."""
     names = (path.name for path in self.folder.iterdir())
     return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
-  def save(self, step: int, state: Any, note: Manifest) -> None:
-    """Begins to save; `state` may be given away when this returns.
+  def save(self, step: int, state: Any, metadata: Metadata) -> None:
+    """Start saving; `state` may be donated as soon as this returns.
 
-    What goes wrong, now or later, is said once, and `failing` knows of it.
+    The first of a series of failures is logged; see `poll`.
     """
     self._wait()
     barriers.wait(f'saving {self.folder.name}/{step}', SAVE_MINUTES)
-    self._saving = step, note
-    with self._noticing(step):
+    self._saving = step, metadata
+    with self._log_failures(step):
       self._orbax.save(self.folder / str(step), args=ocp.args.StandardSave(state))
 
-  def failing(self) -> bool:
-    """Whether a process cannot save, so that it should be tried again.
+  def poll(self) -> bool:
+    """Check on the last save; return whether a process has failed and must save again.
 
-    OSError if that has been so for longer than `GRACE`.
+    Waits for a save that retries a failed one. Raises OSError if saving has failed for
+    `FAILURE_SECONDS`.
     """
-    if self._trouble:
+    if self._failure:
       self._wait()
     elif self._saving:
-      with self._noticing(self._saving[0]):
+      with self._log_failures(self._saving[0]):
         self._orbax.check_for_errors()
-    seconds = time.monotonic() - self._since if self._trouble else 0.0
+    seconds = time.monotonic() - self._failing_since if self._failure else 0.0
     longest = float(barriers.all_gather(np.asarray([seconds])).max())
     if longest > FAILURE_SECONDS:
       raise OSError(
         f'{self.folder}: no checkpoint could be saved for {longest / 60:.0f} min'
-        f' ({self._trouble or "on another host"}); {self._last_good()}'
+        f' ({self._failure or "on another host"}); {self._last_good()}'
       )
     return longest > 0
 
-  def finish(self, step: int, state: Any, note: Manifest) -> None:
-    """Saves, and returns when it is saved; tries again while that fails."""
-    self.save(step, state, note)
+  def save_and_wait(self, step: int, state: Any, metadata: Metadata) -> None:
+    """Save, retry while that fails, and return when the checkpoint is complete."""
+    self.save(step, state, metadata)
     self._wait()
-    while self.failing():
+    while self.poll():
       time.sleep(RETRY_SECONDS)
-      self.save(step, state, note)
+      self.save(step, state, metadata)
       self._wait()
 
   def restore(
-    self, state: Any, foreign: Callable[[Manifest], str | None] = lambda note: None
+    self, state: Any, reject: Callable[[Metadata], str | None] = lambda metadata: None
   ) -> Restored | None:
-    """The newest sound checkpoint, in the structure and sharding of `state`.
+    """Restore the newest intact checkpoint, with the structure and sharding of `state`.
 
-    foreign: why a checkpoint with such a note is not one of this training, if so. What
-    is damaged or foreign is set aside, and said; ValueError if all that is sound is
-    foreign, for then it is another training's folder.
+    reject: returns why a checkpoint with this metadata belongs to another training, or
+    None. Damaged checkpoints are moved aside and logged, and so are rejected ones if an
+    accepted one exists. Raises ValueError if all intact checkpoints are rejected: the
+    folder is then that of another training.
     """
     shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
     barriers.wait(f'restoring {self.folder.name}', RESTORE_MINUTES)
-    chosen = json.dumps(self._choose(shapes, foreign)) if self._leads else ''
-    chosen = barriers.broadcast(
-      f'checkpoint of {self.folder.name}', chosen, RESTORE_MINUTES
+    choice = json.dumps(self._choose(shapes, reject)) if self._is_leader else ''
+    choice = barriers.broadcast(
+      f'checkpoint of {self.folder.name}', choice, RESTORE_MINUTES
     )
-    step, note, refusal = json.loads(chosen)
+    step, metadata, refusal = json.loads(choice)
     if refusal:
       raise ValueError(refusal)
     if step is None:
       return None
     arguments = ocp.args.StandardRestore(shapes)
-    found = self._orbax.restore(self.folder / str(step), args=arguments)
+    restored = self._orbax.restore(self.folder / str(step), args=arguments)
     barriers.wait(f'restored {self.folder.name}/{step}', RESTORE_MINUTES)
-    return Restored(step, found, note)
+    return Restored(step, restored, metadata)
 
   def close(self) -> None:
-    """Waits for what is being saved."""
+    """Wait for the save in progress and release all resources."""
     self._wait()
     self._orbax.close()
 
-  def _choose(self, shapes: Any, foreign) -> tuple[int | None, Manifest, str]:
-    """Step and note of the checkpoint to restore; or why those here are refused."""
-    refused: dict[int, str] = {}
+  def _choose(self, shapes: Any, reject) -> tuple[int | None, Metadata, str]:
+    """Return step and metadata of the checkpoint to restore, or why all are refused."""
+    rejected: dict[int, str] = {}
     for step in self.steps():
       path = self.folder / str(step)
       try:
-        note = read_manifest(path)
-      except DamagedError as damage:
-        self._set_aside(step, str(damage))
+        metadata = read_manifest(path)
+      except DamagedError as error:
+        self._move_aside(step, str(error))
         continue
-      if why := foreign(note) or self._unlike(path, shapes):
-        refused[step] = why
+      if reason := reject(metadata) or self._mismatch(path, shapes):
+        rejected[step] = reason
         continue
-      for other, reason in refused.items():
-        self._set_aside(other, reason)
-      return step, note, ''
-    for step, why in refused.items():
-      return None, {}, f'{self.folder / str(step)}: {why}; choose another --workdir'
+      for other, reason in rejected.items():
+        self._move_aside(other, reason)
+      return step, metadata, ''
+    for step, reason in rejected.items():
+      path = self.folder / str(step)
+      return None, {}, f'{path}: {reason}; choose another --workdir'
     return None, {}, ''
 
-  def _unlike(self, path: Path, expected: Any) -> str | None:
-    """What makes a checkpoint one of another model, before any array is read."""
+  def _mismatch(self, path: Path, expected: Any) -> str | None:
+    """Compare the shapes of a checkpoint with those of the model; reads no arrays."""
     saved = ocp.tree.to_flat_dict(self._orbax.metadata(path).item_metadata, sep='/')
-    wanted = ocp.tree.to_flat_dict(expected, sep='/')
-    for name in sorted(saved.keys() | wanted.keys()):
-      has, needs = (
+    needed = ocp.tree.to_flat_dict(expected, sep='/')
+    for name in sorted(saved.keys() | needed.keys()):
+      actual, required = (
         f'shape {tree[name].shape}' if name in tree else 'no such array'
-        for tree in (saved, wanted)
+        for tree in (saved, needed)
       )
-      if has != needs:
+      if actual != required:
         return (
-          'the checkpoint is of another model than this config makes:'
-          f' {name} has {has} in it and {needs} in the config'
+          'the checkpoint does not fit the model of this config:'
+          f' {name} has {actual} in the checkpoint and {required} in the model'
         )
     return None
 
-  def _set_aside(self, step: int, why: str) -> None:
-    logging.warning('checkpoint %d of %s: %s; set aside', step, self.folder, why)
-    aside = self.folder.parent / f'{self.folder.name}-broken'
-    aside.mkdir(exist_ok=True)
-    shutil.move(self.folder / str(step), aside / f'{step}-{time.time_ns()}')
+  def _move_aside(self, step: int, reason: str) -> None:
+    logging.warning('checkpoint %d of %s: %s; moved aside', step, self.folder, reason)
+    target = self.folder.parent / f'{self.folder.name}-broken'
+    target.mkdir(exist_ok=True)
+    shutil.move(self.folder / str(step), target / f'{step}-{time.time_ns()}')
 
-  def _write_note(self) -> None:
-    """Called in the first process when all files are there, under another name yet."""
+  def _write_manifest(self) -> None:
+    """Orbax's callback in process 0: the files are complete, the folder is unnamed."""
     assert self._saving
-    step, note = self._saving
+    step, metadata = self._saving
     (unfinished,) = self.folder.glob(f'{step}{UNFINISHED}')
-    # Orbax writes to this file again, and restores without it.
-    write_manifest(unfinished, note, but='_CHECKPOINT_METADATA')
+    # Orbax writes to this file again, and can restore without it.
+    write_manifest(unfinished, metadata, exclude='_CHECKPOINT_METADATA')
 
   def _wait(self) -> None:
-    """Until what is being saved is saved, or has failed."""
+    """Wait until the save in progress has succeeded or failed."""
     if not self._saving:
       return
-    with self._noticing(self._saving[0]):
+    with self._log_failures(self._saving[0]):
       self._orbax.wait_until_finished()
-      if self._trouble:
+      if self._failure:
         logging.warning('%s: checkpoints can be saved again', self.folder)
-      self._trouble = ''
+      self._failure = ''
     self._saving = None
-    if self._leads:
-      self._tidy()
+    if self._is_leader:
+      self._delete_old()
 
   @contextmanager
-  def _noticing(self, step: int) -> Iterator[None]:
-    """Says what goes wrong with a save, the first time, and since when it does."""
+  def _log_failures(self, step: int) -> Iterator[None]:
+    """Suppress errors of a save, record them, and log the first of a series."""
     try:
       yield
-    except Exception as error:  # whatever Orbax and TensorStore make of a full disk
+    except Exception as error:  # Orbax and TensorStore raise many types
       self._saving = None
-      if not self._trouble:
-        self._since = time.monotonic()
-        self._trouble = _failure_reason(error)
+      if not self._failure:
+        self._failing_since = time.monotonic()
+        self._failure = _failure_reason(error)
         logging.warning(
-          '%s: checkpoint %d cannot be saved (%s); training goes on, tries again and'
-          ' ends if that fails for %.0f min; %s',
-          *(self.folder, step, self._trouble, FAILURE_SECONDS / 60, self._last_good()),
+          f'{self.folder}: checkpoint {step} cannot be saved ({self._failure});'
+          ' training continues and retries; it stops after'
+          f' {FAILURE_SECONDS / 60:.0f} min of failures; {self._last_good()}'
         )
 
   def _last_good(self) -> str:
     steps = self.steps()
     return f'the last good one is {steps[0]}' if steps else 'there is none yet'
 
-  def _tidy(self) -> None:
-    """Deletes what was not finished, and all checkpoints but the newest."""
-    old = (self.folder / str(step) for step in self.steps()[KEEP:])
+  def _delete_old(self) -> None:
+    """Delete unfinished checkpoints and all but the newest complete ones."""
+    old = [self.folder / str(step) for step in self.steps()[NUM_KEPT:]]
     for path in [*old, *self.folder.glob(f'*{UNFINISHED}')]:
       shutil.rmtree(path, ignore_errors=True)
 
 
 def _failure_reason(error: Exception) -> str:
-  """What the operating system says, which is deep inside an error of TensorStore."""
+  """Return the system's error message, which TensorStore buries in a longer one."""
   if isinstance(error, OSError) and error.strerror:
     return error.strerror
-  if found := re.search(r"os_error_code='(\d+)'", str(error)):
-    return os.strerror(int(found[1]))
+  if match := re.search(r"os_error_code='(\d+)'", str(error)):
+    return os.strerror(int(match[1]))
   return ' '.join(str(error).split())[:200] or type(error).__name__
 
 
 def _hide_orbax_tracebacks(record) -> bool:
-  """It also logs the errors that it raises."""
+  """Filter out Orbax's log records of errors that it also raises."""
   return not (record.exc_info and 'orbax' in Path(record.pathname).parts)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The note in a folder of files: what their maker says of them, and their sha256."""
+"""The manifest of a folder: metadata of its creator and the sha256 of every file."""
 
 import hashlib
 import json
@@ -8,41 +8,46 @@ from typing import Any
 
 from acl_jax.runtime.files import sha256
 
-NAME = 'note.json'
+MANIFEST_NAME = 'note.json'
 
-Manifest = dict[str, Any]
+Metadata = dict[str, Any]
 
 
 class DamagedError(ValueError):
-  """The files are not those of the note."""
+  """The files are not those that the manifest lists."""
 
 
-def write_manifest(folder: Path, note: Manifest, but: str = '') -> None:
-  """Notes the files as they are now, all but one; `note` is what JSON can say."""
-  files = {name: sum for name, sum in _checksums(folder).items() if name != but}
-  whole = {'note': note, 'files': files}
-  text = json.dumps({**whole, 'sha256': _digest(whole)}, indent=1)
-  (folder / NAME).write_text(text + '\n')
+def write_manifest(folder: Path, metadata: Metadata, exclude: str = '') -> None:
+  """Write the manifest of a folder.
+
+  metadata: serialisable as JSON. exclude: a file that is left out, as it may change.
+  """
+  checksums = _checksums(folder)
+  checksums.pop(exclude, None)
+  content = {'note': metadata, 'files': checksums}
+  text = json.dumps({**content, 'sha256': _digest(content)}, indent=1)
+  (folder / MANIFEST_NAME).write_text(text + '\n')
 
 
-def read_manifest(folder: Path) -> Manifest:
-  """The note; `Damaged` if it, or any file that it lists, is not as it was written."""
+def read_manifest(folder: Path) -> Metadata:
+  """Return the metadata; DamagedError if the manifest or a listed file has changed."""
   try:
-    whole = json.loads((folder / NAME).read_text())
-    sum, files, note = whole.pop('sha256'), whole['files'], whole['note']
+    content = json.loads((folder / MANIFEST_NAME).read_text())
+    digest, checksums = content.pop('sha256'), content['files']
+    metadata = content['note']
   except FileNotFoundError:
-    raise DamagedError(f'{NAME} is missing') from None
+    raise DamagedError(f'{MANIFEST_NAME} is missing') from None
   except (OSError, ValueError, KeyError, AttributeError, TypeError):
-    raise DamagedError(f'{NAME} cannot be read') from None
-  if sum != _digest(whole):
-    raise DamagedError(f'{NAME} has changed since it was saved')
-  for name, checksum in files.items():
+    raise DamagedError(f'{MANIFEST_NAME} cannot be read') from None
+  if digest != _digest(content):
+    raise DamagedError(f'{MANIFEST_NAME} has changed since it was saved')
+  for name, checksum in checksums.items():
     path = folder / name
     if not path.is_file():
       raise DamagedError(f'file {name} is missing')
     if sha256(path) != checksum:
       raise DamagedError(f'file {name} has changed since it was saved')
-  return note
+  return metadata
 
 
 def _checksums(folder: Path) -> dict[str, str]:
@@ -50,5 +55,5 @@ def _checksums(folder: Path) -> dict[str, str]:
   return {str(path.relative_to(folder)): sha256(path) for path in files}
 
 
-def _digest(whole: Manifest) -> str:
-  return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+def _digest(content: dict[str, Any]) -> str:
+  return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Goodput: of the time since a stage began, the share spent on steps that count."""
+"""Goodput: the share of a stage's wall time that was spent on steps that count."""
 
 import contextlib
 import json
@@ -12,14 +12,14 @@ from acl_jax.runtime.files import write_atomically
 
 
 class Goodput:
-  """Counts over all restarts; kept in a small file as often as a log line is written.
+  """Accumulates over restarts, in a small file that is saved with every log line.
 
-  Productive is the time of the steps that no restart had to repeat. Not productive:
-  starts, the first step with its compilation, saving, measuring, and being down.
+  Productive time is the time of steps that no restart repeats. Start-up, the first step
+  with its compilation, saving, evaluation and downtime are not productive.
   """
 
   def __init__(self, path: Path, start: int, productive: float):
-    """start, productive: the step that the run continues from, and the seconds then."""
+    """start, productive: step and productive seconds of the restored checkpoint."""
     before = _read(path)
     self.path, self.step, self.productive = path, start, productive
     self.began = before.get('began', time.time())
@@ -28,22 +28,25 @@ class Goodput:
     self.lost_steps = before.get('lost_steps', 0) + lost
     self._since: float | None = None
 
-  def worked(self, step: int) -> None:
-    """A step has been taken since the last call of this or of `paused`."""
+  def add_step(self, step: int) -> None:
+    """Count the time since the last call of this method or of `pause` as productive.
+
+    The first call only starts the clock, because that step includes compilation.
+    """
     now = time.monotonic()
     if self._since is None:
-      self.keep()
+      self.save()
     else:
       self.productive += now - self._since
     self._since, self.step = now, step
 
-  def paused(self) -> None:
-    """What happened since the last call was no step."""
+  def pause(self) -> None:
+    """Exclude the time since the last call of `add_step`."""
     self._since = time.monotonic()
 
-  def take(self) -> dict[str, float | int]:
-    """The metrics; restarts count these steps as done from now on."""
-    self.keep()
+  def metrics(self) -> dict[str, float | int]:
+    """Return the metrics, and save them, so that a restart counts lost steps."""
+    self.save()
     wall = max(time.time() - self.began, 1e-9)
     return {
       'goodput': min(1.0, self.productive / wall),
@@ -51,9 +54,9 @@ class Goodput:
       'lost_steps': self.lost_steps,
     }
 
-  def keep(self) -> None:
-    """Writes the file, unless the disk is full: the metrics have it, too."""
-    if jax.process_index():
+  def save(self) -> None:
+    """Write the file; ignore a full disk, as the metrics have these values too."""
+    if jax.process_index() != 0:
       return
     names = ('began', 'restarts', 'lost_steps', 'step')
     values = {name: getattr(self, name) for name in names}
@@ -69,4 +72,4 @@ def _read(path: Path) -> dict:
       for name in ('began', 'restarts', 'lost_steps', 'step')
     }
   except (FileNotFoundError, ValueError, KeyError, TypeError):
-    return {}  # the first start, or a machine that stopped while it wrote
+    return {}  # the first start, or the machine stopped during a write

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is written down of a training: metrics, and the note in every checkpoint."""
+"""The records of a stage of training: log lines, and metadata of checkpoints."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import ml_collections
 from absl import logging
 
+from acl_jax.config.stages import StageConfig
 from acl_jax.training.checkpoint import Restored
 from acl_jax.training.goodput import Goodput
 from acl_jax.training.metrics import MetricsWriter, Throughput
@@ -21,108 +21,115 @@ Measure = Callable[[Any], Values]
 
 
 class BatchFeed(NamedTuple):
-  """Batches: their order, how each is put together, the seconds of a frame in them.
+  """The batches of a stage.
 
-  ids: the names of the recordings that the order counts.
+  order: the plan of every batch. assemble: loads the arrays of a plan. frame_seconds:
+  duration of a frame in them. ids: of the utterances that the plans refer to.
   """
 
   order: Sequence[BatchPlan]
-  assemble: Callable
+  assemble: Callable[[BatchPlan], Any]
   frame_seconds: float
   ids: Sequence[str]
 
 
 class Journal:
-  """Of one stage, over all its restarts."""
+  """Records one stage over all its restarts."""
 
   def __init__(
     self,
     name: str,
-    config: ml_collections.ConfigDict,
+    stage: StageConfig,
     workdir: Path,
     feed: BatchFeed,
     provenance: Provenance,
-    found: Restored | None,
+    restored: Restored | None,
   ):
-    """found: the checkpoint that the run continues from."""
-    self.name, self.stage, self.feed = name, config[name], feed
+    """restored: the checkpoint from which the run resumes."""
+    self.name, self.stage, self.feed = name, stage, feed
     self.provenance = provenance
-    self.start, note = (found.step, found.note) if found else (0, {})
+    self.start, metadata = (restored.step, restored.metadata) if restored else (0, {})
     self.metrics = MetricsWriter(workdir, name)
-    self.metrics.forget_after(self.start)
-    self.pace = Throughput(feed.frame_seconds, note.get('pace'))
-    path, productive = workdir / f'goodput-{name}.json', note.get('productive', 0.0)
+    self.metrics.truncate_after(self.start)
+    self.throughput = Throughput(feed.frame_seconds, metadata.get('pace'))
+    path, productive = workdir / f'goodput-{name}.json', metadata.get('productive', 0.0)
     self.goodput = Goodput(path, self.start, productive)
-    self._last: tuple[int, Mapping[str, jax.Array]] | None = None
+    self._previous: tuple[int, Mapping[str, jax.Array]] | None = None
 
-  def catch_up(self, found: Restored, measure: Measure | None) -> None:
-    """Says where the run continues, and writes the line that the last one left out."""
-    total = self.stage.steps
-    print(f'{self.name}: continues at step {found.step} of {total}', flush=True)
-    if changed := self.provenance.differences(found.note):
-      logging.warning('%s: the config has changed: %s', self.name, changed)
-    if line := found.note['unwritten']:
-      measured = measure(found.state) if measure else {}
-      self.metrics.write(found.step, total, line | measured)
+  def replay_log(self, restored: Restored, measure: Measure | None) -> None:
+    """Log where the run resumes, and write the log line that was deferred to it."""
+    step, total = restored.step, self.stage.steps
+    print(f'{self.name}: continues at step {step} of {total}', flush=True)
+    if changes := self.provenance.describe_changes(restored.metadata):
+      logging.warning('%s: the config has changed: %s', self.name, changes)
+    if line := restored.metadata['unwritten']:
+      measured = measure(restored.state) if measure else {}
+      self.metrics.write(step, total, line | measured)
 
-  def took(self, number: int, batch: Any, values: Mapping[str, jax.Array]) -> None:
-    """A step is under way; `values` will be its metrics."""
-    self.pace.add(batch)
-    self.goodput.worked(number)
-    self._last = number, values
+  def record_step(self, step: int, batch: Any, values: Mapping[str, jax.Array]) -> None:
+    """Record that a step was dispatched.
 
-  def look_back(self) -> Values:
-    """The metrics of the last step, which this waits for.
-
-    FloatingPointError, with everything written, if one of them is not finite.
+    values: its metrics, which may not be computed yet.
     """
-    if self._last is None:
+    self.throughput.add(batch)
+    self.goodput.add_step(step)
+    self._previous = step, values
+
+  def flush_previous_step(self) -> Values:
+    """Wait for the metrics of the previous step and return them.
+
+    If one of them is not finite, they are written, the utterances of the batch are
+    logged, and FloatingPointError is raised.
+    """
+    if self._previous is None:
       return {}
-    number, values = self._last
-    self._last = None
-    seen = jax.tree.map(float, dict(values))
-    for key, value in seen.items():
+    step, arrays = self._previous
+    self._previous = None
+    values = jax.tree.map(float, dict(arrays))
+    for key, value in values.items():
       if not math.isfinite(value):
-        self.metrics.write(number, self.stage.steps, seen)
-        indices = self.feed.order[number - 1].indices
-        ids = ' '.join(self.feed.ids[i] for i in indices)
-        logging.error('%s: the recordings of step %d: %s', self.name, number, ids)
+        self.metrics.write(step, self.stage.steps, values)
+        ids = ' '.join(self.feed.ids[i] for i in self.feed.order[step - 1].indices)
+        logging.error('%s: the utterances of step %d: %s', self.name, step, ids)
         raise FloatingPointError(
-          f'{key} of stage {self.name} is {value} at step {number}, of which the'
-          ' recordings are named above; the last checkpoint is from before'
+          f'{key} of stage {self.name} is {value} at step {step}. Its utterances are'
+          ' logged above; the last checkpoint is from an earlier step'
         )
-    return seen
+    return values
 
-  def is_due(self, number: int) -> bool:
-    """Whether a step has a line, whatever happens to the run."""
-    return number % self.stage.log_every == 0 or self._is_measured(number)
+  def is_logged(self, step: int) -> bool:
+    """Return whether a step has a log line, in an interrupted run or not."""
+    return step % self.stage.log_every == 0 or self._is_measured(step)
 
-  def _is_measured(self, number: int) -> bool:
-    return number % self.stage.save_every == 0 or number == self.stage.steps
+  def _is_measured(self, step: int) -> bool:
+    return step % self.stage.save_every == 0 or step == self.stage.steps
 
   def write(
-    self, number: int, state: Any, measure: Measure | None, hurry: bool
+    self, step: int, state: Any, measure: Measure | None, defer: bool
   ) -> Values | None:
-    """Looks at the last step, and writes its line if it is to have one.
+    """Wait for the previous step and write its log line, if it has one.
 
-    measure: what more to say at every save. In a hurry that is left to the next run:
-    the line is returned and not written.
+    measure: returns further metrics at every save. defer: do not take the time to
+    measure; the line is returned, and the next run completes and writes it.
     """
-    seen = self.look_back()
-    if not self.is_due(number):
+    values = self.flush_previous_step()
+    if not self.is_logged(step):
       return None
-    line = seen | self.pace.take() | self.goodput.take()
-    if measure and self._is_measured(number):
-      if hurry:
+    line = values | self.throughput.metrics() | self.goodput.metrics()
+    if measure and self._is_measured(step):
+      if defer:
         return line
       line |= measure(state)
-    self.metrics.write(number, self.stage.steps, line)
+    self.metrics.write(step, self.stage.steps, line)
     return None
 
-  def note(self, number: int, unwritten: Values | None) -> dict[str, Any]:
-    """For a checkpoint; unwritten: a line for the next run to complete and write."""
-    return self.provenance.at(number) | {
-      'pace': self.pace.counts(),
+  def metadata(self, step: int, unwritten: Values | None) -> dict[str, Any]:
+    """Return the metadata of a checkpoint.
+
+    unwritten: the log line that `write` returned.
+    """
+    return self.provenance.metadata(step) | {
+      'pace': self.throughput.counts(),
       'productive': self.goodput.productive,
       'unwritten': unwritten,
     }
@@ -134,5 +141,5 @@ class Journal:
     try:
       self.metrics.close()
     except OSError:
-      if kind is None:  # or there is a worse error to tell
+      if kind is None:  # otherwise it would hide the error that ended the run
         raise

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loop of every training: steps, log lines, checkpoints, and an end at any time."""
+"""The training loop: steps, log lines, checkpoints, preemption and resumption."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import ml_collections
 
+from acl_jax.config.experiment import Experiment, to_json
+from acl_jax.config.stages import StageConfig
 from acl_jax.runtime import preemption, program
 from acl_jax.sharding.arrays import to_device
 from acl_jax.sharding.mesh import batch_parts
@@ -24,7 +25,7 @@ State = TypeVar('State')
 
 def run(
   name: str,
-  config: ml_collections.ConfigDict,
+  config: Experiment,
   workdir: Path,
   state: State,
   feed: BatchFeed,
@@ -32,61 +33,63 @@ def run(
   frozen: Mapping[str, Any],
   measure: Callable[[State], dict[str, float]] | None = None,
 ) -> State:
-  """Trains a stage to its last step, from the newest sound checkpoint on.
+  """Train a stage to its last step, from the newest intact checkpoint if there is one.
 
-  config: `config[name]` is the stage. update: one step, (state, batch, key) ->
-    (state, metrics). frozen: the fingerprints of what does not train. measure: what
-    else to log at every `save_every` steps.
+  name: of the stage, which is `config.<name>`. state: the initial one. update: one
+  step, (state, batch, key) -> (state, metrics). frozen: fingerprints of the frozen
+  models. measure: returns further metrics every `save_every` steps.
+
+  Returns: the final state. Raises `Preempted` after saving, and FloatingPointError if a
+  metric is not finite.
   """
-  stage = config[name]
+  stage: StageConfig = getattr(config, name)
   with contextlib.ExitStack() as stack:
     profile = stack.enter_context(contextlib.closing(Profile(workdir / 'profile')))
     checkpoints = Checkpoints(workdir / name)
     stack.callback(checkpoints.close)
-    provenance = Provenance(config, frozen, feed.order, feed.ids)
-    found = checkpoints.restore(state, provenance.foreign)
-    journal = Journal(name, config, workdir, feed, provenance, found)
+    provenance = Provenance(to_json(config), frozen, feed.order, feed.ids)
+    restored = checkpoints.restore(state, provenance.rejection_reason)
+    journal = Journal(name, stage, workdir, feed, provenance, restored)
     stack.enter_context(journal)
-    if found:
-      state = found.state
-      journal.catch_up(found, measure)
+    if restored:
+      state = restored.state
+      journal.replay_log(restored, measure)
     start, key = journal.start, jax.random.key(config.seed)
     startup.mark_stage('checkpoint')
     parts, total = batch_parts(jax.sharding.get_mesh())
-    steps = range(start, stage.steps)
-    rows = load_batches(feed.order, feed.assemble, steps, parts=parts, total=total)
-    batches = on_device(rows)
-    for number, (batch, sent) in enumerate(batches, start + 1):
-      if number == start + 1:
+    numbers = range(start, stage.steps)
+    batches = load_batches(feed.order, feed.assemble, numbers, parts=parts, total=total)
+    for step, (batch, arrays) in enumerate(prefetch_to_device(batches), start + 1):
+      if step == start + 1:
         startup.mark_stage('first batch')
-      with profile.step(number):
-        state, values = update(state, sent, jax.random.fold_in(key, number))
-      if number == start + 1:
+      with profile.step(step):
+        state, values = update(state, arrays, jax.random.fold_in(key, step))
+      if step == start + 1:
         startup.log_time_to_first_step(name, values)
-      journal.look_back()  # while this step is at work
-      journal.took(number, batch, values)
+      journal.flush_previous_step()  # while the device runs this step
+      journal.record_step(step, batch, values)
       stop = preemption.is_requested()
-      last = stop or number == stage.steps
-      if journal.is_due(number) or stop:
-        unwritten = journal.write(number, state, measure, hurry=stop)
-        saves = last or number % stage.save_every == 0
-        if checkpoints.failing() or saves:
-          save = checkpoints.finish if last else checkpoints.save
-          save(number, state, journal.note(number, unwritten))
-          journal.goodput.paused()
-      profile.stop_after(number, values)
+      last = stop or step == stage.steps
+      if journal.is_logged(step) or stop:
+        unwritten = journal.write(step, state, measure, defer=stop)
+        is_due = last or step % stage.save_every == 0
+        if checkpoints.poll() or is_due:
+          save = checkpoints.save_and_wait if last else checkpoints.save
+          save(step, state, journal.metadata(step, unwritten))
+          journal.goodput.pause()
+      profile.stop_after(step, values)
       if stop:
-        raise program.Preempted(f'{name} at step {number}')
+        raise program.Preempted(f'{name} at step {step}')
   return state
 
 
-def on_device(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
-  """Each batch and its copy on the device, sent while the one before is at work."""
+def prefetch_to_device(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+  """Yield each batch and its copy on the device, transferred one step ahead."""
   ahead = None
   for batch in batches:
-    sent = batch, to_device(batch)
+    transferred = batch, to_device(batch)
     if ahead is not None:
       yield ahead
-    ahead = sent
+    ahead = transferred
   if ahead is not None:
     yield ahead

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What training minimises."""
+"""Training losses: cross-entropy, distillation from top-k logits, and CTC."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ LOG_ZERO = -1e30  # a log-probability; -inf would make gradients NaN
 def cross_entropy(
   logits: Float[Array, 'b u v'], targets: Int[Array, 'b u'], weight: Float[Array, 'b u']
 ) -> Float[Array, '']:
-  """Nats per target token, over the targets that have weight."""
+  """Weighted mean of the negative log-likelihood, in nats per target token."""
   nll = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
   return jnp.sum(nll * weight) / jnp.maximum(jnp.sum(weight), 1)
 
@@ -26,12 +26,12 @@ def top_k_kl(
   weight: Float[Array, 'b u'],
   temperature: float = 1.0,
 ) -> Float[Array, '']:
-  """KL(teacher || student) in nats per token, from the teacher's k likeliest tokens.
+  """KL(teacher || student) over the teacher's top k tokens, in nats per token.
 
-  All other tokens, if there are any, count as one outcome: the mass that the teacher
-  gave them is not lost.
-  temperature: both distributions over these outcomes are made softer by it, and
-    the divergence is multiplied by its square (Hinton et al. 2015).
+  All other tokens, if there are any, count as one outcome, which keeps the probability
+  that the teacher gives them.
+  temperature: softens both distributions over these outcomes; the divergence is
+    multiplied by its square (Hinton et al. 2015).
   """
   student = jnp.take_along_axis(jax.nn.log_softmax(logits), top_ids, axis=-1)
   teacher = top_log_probs.astype(jnp.float32)
@@ -44,53 +44,60 @@ def top_k_kl(
 
 
 def _append_remaining_mass(log_probs: Float[Array, 'b u k']) -> Float[Array, 'b u k+1']:
-  """And, last, the log-probability of all that is not there."""
+  """Append the log-probability of all other outcomes."""
   rest = jnp.clip(1 - jnp.exp(log_probs).sum(-1, keepdims=True), 1e-6, 1)
   return jnp.concatenate([log_probs, jnp.log(rest)], axis=-1)
 
 
 def ctc(
   logits: Float[Array, 'a s c'],
-  valid: Bool[Array, 'a s'],
+  frame_mask: Bool[Array, 'a s'],
   labels: Int[Array, 'a u'],
 ) -> Float[Array, '']:
-  """Connectionist temporal classification, nats per label (Graves et al. 2006).
+  """Connectionist temporal classification, in nats per label (Graves et al. 2006).
 
-  labels: indices into the classes, `BLANK` behind the last. Of the many classes only a
-  row's own labels are looked at, which is why this is not `optax.ctc_loss`: that one
-  multiplies by one-hot labels, thousands of classes wide.
+  labels: class indices, padded with `BLANK` at the end; a row without any is padding.
+
+  Unlike `optax.ctc_loss`, gathers only each row's own labels; a one-hot over thousands
+  of classes would dominate the cost.
   """
-  present = labels != BLANK
+  label_mask = labels != BLANK
   log_z = jax.nn.logsumexp(logits, axis=-1)
   blank = logits[..., BLANK] - log_z
   emit = jnp.take_along_axis(logits, labels[:, None], axis=-1) - log_z[..., None]
-  new = jnp.pad(labels[:, 1:] != labels[:, :-1], ((0, 0), (1, 0)))
+  # A label may follow another one without a blank between them if the two differ.
+  differs = jnp.pad(labels[:, 1:] != labels[:, :-1], ((0, 0), (1, 0)))
 
-  def frame(state, inputs):
-    """Log-probabilities of having written n labels, the last frame a blank or not."""
+  def step(state, inputs):
+    """Advance one frame.
+
+    The state has the log-probabilities of all paths that have emitted n labels and end
+    in a blank, or in a label.
+    """
     after_blank, after_label = state
-    blank, emit, valid = inputs
+    blank, emit, mask = inputs
     shifted = jnp.pad(after_label, ((0, 0), (1, 0)), constant_values=LOG_ZERO)
     next_blank = jnp.logaddexp(after_blank, shifted) + blank[:, None]
-    moved = jnp.where(new, shifted[:, :-1], LOG_ZERO)
-    moved = jnp.logaddexp(moved, after_blank[:, :-1])
-    next_label = jnp.logaddexp(after_label, moved) + emit
-    keep = valid[:, None]
+    advanced = jnp.where(differs, shifted[:, :-1], LOG_ZERO)
+    advanced = jnp.logaddexp(advanced, after_blank[:, :-1])
+    next_label = jnp.logaddexp(after_label, advanced) + emit
+    mask = mask[:, None]
     return (
-      jnp.where(keep, next_blank, after_blank),
-      jnp.where(keep, next_label, after_label),
+      jnp.where(mask, next_blank, after_blank),
+      jnp.where(mask, next_label, after_label),
     ), None
 
   a, u = labels.shape
   after_blank = jnp.full((a, u + 1), LOG_ZERO).at[:, 0].set(0.0)
-  by_time = [jnp.moveaxis(x, 1, 0) for x in (blank, emit, valid)]
-  state = (after_blank, jnp.full((a, u), LOG_ZERO))
-  (after_blank, after_label), _ = jax.lax.scan(frame, state, by_time)
-  last = jnp.sum(present, axis=1, keepdims=True)
-  written = jnp.logaddexp(
-    jnp.take_along_axis(after_blank, last, axis=1),
-    jnp.take_along_axis(after_label, jnp.maximum(last - 1, 0), axis=1),
+  after_label = jnp.full((a, u), LOG_ZERO)
+  time_major = [jnp.moveaxis(x, 1, 0) for x in (blank, emit, frame_mask)]
+  (after_blank, after_label), _ = jax.lax.scan(
+    step, (after_blank, after_label), time_major
+  )
+  num_labels = jnp.sum(label_mask, axis=1, keepdims=True)
+  log_prob = jnp.logaddexp(
+    jnp.take_along_axis(after_blank, num_labels, axis=1),
+    jnp.take_along_axis(after_label, jnp.maximum(num_labels - 1, 0), axis=1),
   )[:, 0]
-  # A row without labels is padding of the batch.
-  loss = jnp.where(last[:, 0] > 0, -written, 0)
-  return jnp.sum(loss) / jnp.maximum(jnp.sum(present), 1)
+  loss = jnp.where(num_labels[:, 0] > 0, -log_prob, 0)
+  return jnp.sum(loss) / jnp.maximum(jnp.sum(label_mask), 1)

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CTC pretraining: batches of log-mel frames and pieces of text, and one update."""
+"""CTC pretraining: model, losses and one update."""
 
 import functools
 from typing import NamedTuple
 
 import jax
-import ml_collections
 import optax
 from flax import nnx
 from jaxtyping import Array, Float
 
 from acl_jax.batches.arrays import PretrainBatch
+from acl_jax.config.stages import LettersConfig
 from acl_jax.models.batch_norm import Moments, RunningAverage
 from acl_jax.models.conformer import ConformerConfig
 from acl_jax.models.conformer_ctc import ConformerCTC, LetterHead, blank_first
@@ -20,14 +20,18 @@ from acl_jax.training import losses, spikes
 
 
 class PretrainModel(nnx.Module):
-  """What learns: the model, and beside it a head for letters, if any are learnt."""
+  """The encoder with its CTC head and, during training only, a head for letters."""
 
   def __init__(self, model: ConformerCTC, letters: LetterHead | None = None):
     self.model, self.letters = model, letters
 
 
 class PretrainState(NamedTuple):
-  """What a checkpoint keeps; `average` is the running average of all that is learnt."""
+  """The state in a checkpoint.
+
+  statistics: of batch normalisation. average: running average of parameters and
+  statistics.
+  """
 
   trainable: nnx.State
   statistics: nnx.State
@@ -35,108 +39,90 @@ class PretrainState(NamedTuple):
   average: tuple[nnx.State, nnx.State]
 
 
-class PretrainStepConfig(NamedTuple):
-  """How a step is taken; an `average_decay` of 0 averages nothing.
-
-  letter_layer: the layer, from 1 on, whose frames letters are read from, if any are.
-  letter_weight: what their loss counts for beside that of the pieces.
-  """
-
-  average_decay: float
-  remat: str | None
-  letter_layer: int = 0
-  letter_weight: float = 0.0
-
-
-def step_config(stage: ml_collections.ConfigDict) -> PretrainStepConfig:
-  """What `config.ctc` says of it."""
-  letters = stage.letters
-  return PretrainStepConfig(
-    stage.average_decay, stage.remat, letters.layer, letters.weight
-  )
-
-
 def new_letter_head(
-  stage: ml_collections.ConfigDict, encoder: ConformerConfig, seed: int
+  letters: LettersConfig | None, encoder: ConformerConfig, seed: int
 ) -> LetterHead | None:
-  """An untrained head, if `config.ctc.letters` wants one."""
-  layer, per_frame = stage.letters.layer, stage.letters.per_frame
-  if per_frame < 0:
-    raise ValueError(f'config.ctc.letters.per_frame = {per_frame}; 0 is no letters')
-  if not per_frame:
+  """Return an untrained letter head, or None without `config.ctc.letters`."""
+  if letters is None or letters.per_frame == 0:
     return None
-  if not 0 < layer <= encoder.num_hidden_layers:
+  if letters.per_frame < 0:
     raise ValueError(
-      f'config.ctc.letters.layer = {layer}; the encoder has layers 1 to'
+      f'config.ctc.letters.per_frame = {letters.per_frame}; the minimum is 0, for no'
+      ' letters'
+    )
+  if not 0 < letters.layer <= encoder.num_hidden_layers:
+    raise ValueError(
+      f'config.ctc.letters.layer = {letters.layer}; the encoder has layers 1 to'
       f' {encoder.num_hidden_layers}'
     )
+  per_frame = letters.per_frame
   return LetterHead(encoder.hidden_size, per_frame, rngs=nnx.Rngs(seed))
 
 
-def split(learner: PretrainModel):
-  """The graph of a learner, what trains, and its batch-norm statistics."""
-  return nnx.split(learner, nnx.Param, RunningAverage)
+def split(model: PretrainModel):
+  """Split into graph definition, parameters and batch-norm statistics."""
+  return nnx.split(model, nnx.Param, RunningAverage)
 
 
 @functools.partial(
-  jax.jit, static_argnames=('graphdef', 'optimizer', 'how'), donate_argnames='state'
+  jax.jit, static_argnames=('graphdef', 'optimizer', 'stage'), donate_argnames='state'
 )
 def pretrain_step(
-  state: PretrainState, batch: PretrainBatch, key, *, graphdef, optimizer, how
+  state: PretrainState, batch: PretrainBatch, key, *, graphdef, optimizer, stage
 ):
   """One update; returns the new state and the metrics of this step."""
 
   def loss(trainable):
-    learner = nnx.merge(graphdef, trainable, state.statistics)
-    model = learner.model
-    encoded = model.encode(batch.log_mel, batch.segment_ids, key, True, how.remat)
+    merged = nnx.merge(graphdef, trainable, state.statistics)
+    model = merged.model
+    encoded = model.encode(batch.log_mel, batch.segment_ids, key, True, stage.remat)
     total = value = transcript_loss(model, encoded.frames, batch)
     metrics = {'loss': value}
-    if learner.letters is not None:
-      frames = encoded.of_layer[how.letter_layer - 1]
-      metrics['letter_loss'] = letter_loss(learner.letters, frames, batch)
-      total = value + how.letter_weight * metrics['letter_loss']
+    if merged.letters is not None:
+      frames = encoded.layer_frames[stage.letters.layer - 1]
+      metrics['letter_loss'] = letter_loss(merged.letters, frames, batch)
+      total = value + stage.letters.weight * metrics['letter_loss']
     return total, (metrics, encoded.moments)
 
-  (value, (metrics, moments)), gradient = jax.value_and_grad(loss, has_aux=True)(
-    state.trainable
-  )
+  compute_gradient = jax.value_and_grad(loss, has_aux=True)
+  (value, (metrics, moments)), gradient = compute_gradient(state.trainable)
   gradient = constrain_like_parameters(gradient)
-  update, opt = optimizer.update(
+  update, optimizer_state = optimizer.update(
     gradient, state.optimizer, state.trainable, value=value
   )
   trainable = optax.apply_updates(state.trainable, update)
-  moved = _update_statistics(state.statistics, moments)
-  statistics = spikes.keep_unless_skipped(opt, moved, state.statistics)
+  updated = _update_statistics(state.statistics, moments)
+  statistics = spikes.keep_unless_skipped(optimizer_state, updated, state.statistics)
   average = jax.tree.map(
-    lambda old, new: old + (1 - how.average_decay) * (new - old),
+    lambda old, new: old + (1 - stage.average_decay) * (new - old),
     state.average,
     (trainable, statistics),
   )
   metrics['grad_norm'] = optax.tree.norm(gradient)
-  state = constrain_like_parameters(PretrainState(trainable, statistics, opt, average))
-  return state, metrics | spikes.skipped_metric(opt)
+  metrics |= spikes.skipped_metric(optimizer_state)
+  state = PretrainState(trainable, statistics, optimizer_state, average)
+  return constrain_like_parameters(state), metrics
 
 
 def transcript_loss(
   model: ConformerCTC, frames: Float[Array, 'b u d'], batch: PretrainBatch
 ) -> Float[Array, '']:
-  """CTC's loss over the recordings of a batch, each apart from its neighbours."""
-  frames, valid = unpack_segments(frames, batch.frame_index)
-  labels = batch.labels.reshape(valid.shape)
-  return losses.ctc(blank_first(model.logits(frames)), valid, labels)
+  """CTC loss of the transcripts, after unpacking the rows into utterances."""
+  frames, frame_mask = unpack_segments(frames, batch.frame_index)
+  labels = batch.labels.reshape(frame_mask.shape)
+  return losses.ctc(blank_first(model.logits(frames)), frame_mask, labels)
 
 
 def letter_loss(
   head: LetterHead, frames: Float[Array, 'b u d'], batch: PretrainBatch
 ) -> Float[Array, '']:
-  """The same of letters, which frames of a middle layer are asked for."""
-  logits, valid = head(*unpack_segments(frames, batch.frame_index))
-  return losses.ctc(logits, valid, batch.letters.reshape(valid.shape))
+  """CTC loss of the letters of the transcripts, from frames of a middle layer."""
+  logits, letter_mask = head(*unpack_segments(frames, batch.frame_index))
+  return losses.ctc(logits, letter_mask, batch.letters.reshape(letter_mask.shape))
 
 
 def _update_statistics(statistics, moments: Moments):
-  """The statistics with the moments that a forward pass returned."""
+  """Return the statistics with the moments that a forward pass returned."""
   new = {'running_mean': moments.mean, 'running_var': moments.variance}
   flat = nnx.to_flat_state(statistics)
   return nnx.from_flat_state(
@@ -145,5 +131,5 @@ def _update_statistics(statistics, moments: Moments):
 
 
 def averaged_model(state: PretrainState, graphdef) -> ConformerCTC:
-  """The model of the averages."""
+  """Return the model with the averaged parameters and statistics."""
   return nnx.merge(graphdef, *state.average).model

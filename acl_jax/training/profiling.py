@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags, logging
@@ -15,44 +16,44 @@ _STEPS = flags.DEFINE_string(
 
 
 class Profile:
-  """Traces the steps that --profile_steps names, both ends included."""
+  """Traces the steps of --profile_steps, both ends included."""
 
   def __init__(self, folder: Path):
     self.folder = folder
     self.steps = parse_steps(_STEPS.value if flags.FLAGS.is_parsed() else None)
-    self._traces = self._traced = False
+    self._is_tracing = self._has_traced = False
 
   @contextmanager
   def step(self, number: int) -> Iterator[None]:
-    """Around the dispatch of a step."""
-    if number in self.steps and not self._traces:
+    """Annotate the dispatch of a step, and start the trace if it is the first one."""
+    if number in self.steps and not self._is_tracing:
       jax.profiler.start_trace(self.folder)
-      self._traces = self._traced = True
+      self._is_tracing = self._has_traced = True
     with jax.profiler.StepTraceAnnotation('train', step_num=number):
       yield
 
-  def stop_after(self, number: int, made) -> None:
-    """Ends the trace if this was its last step; made: what to wait for."""
-    if self._traces and number >= self.steps[-1]:
-      jax.block_until_ready(made)
+  def stop_after(self, number: int, outputs: Any) -> None:
+    """Wait for the outputs of the last traced step and stop the trace."""
+    if self._is_tracing and number >= self.steps[-1]:
+      jax.block_until_ready(outputs)
       self.close()
       print(f'profile: steps {self.steps[0]} to {number} in {self.folder}', flush=True)
 
   def close(self) -> None:
-    """Ends a trace that is under way; says so if there was none."""
-    if self._traces:
-      self._traces = False
+    """Stop a trace in progress; warn if no requested step was run."""
+    if self._is_tracing:
+      self._is_tracing = False
       jax.profiler.stop_trace()
-    elif self.steps and not self._traced:
-      logging.warning('--profile_steps=%s: no such step was taken', _STEPS.value)
+    elif self.steps and not self._has_traced:
+      logging.warning('--profile_steps=%s: none of these steps was run', _STEPS.value)
 
 
 def parse_steps(text: str | None) -> range:
-  """The steps of FIRST:LAST."""
+  """Return the steps of 'FIRST:LAST'; empty for None. ValueError for other text."""
   if not text:
     return range(0)
-  found = re.fullmatch(r'(\d{1,9}):(\d{1,9})', text)
-  first, last = map(int, found.groups()) if found else (0, 0)
+  match = re.fullmatch(r'(\d{1,9}):(\d{1,9})', text)
+  first, last = map(int, match.groups()) if match else (0, 0)
   if not 1 <= first <= last:
     raise ValueError(
       f'--profile_steps={text}: write FIRST:LAST, such as 10:15; steps count from 1'

@@ -1,41 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a checkpoint says of itself: config, frozen models, versions, data position."""
+"""Provenance of a checkpoint: config, frozen models, versions and data position."""
 
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import ml_collections
 
 import acl_jax
+from acl_jax.runtime.differences import find_differences, shorten
 from data_pipeline.batches import BatchPlan
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
-SHOWN = 5  # differences that are told
+MAX_LISTED = 5  # differences
 
 
 class Provenance:
-  """Of one training. Frozen models are named by their fingerprints, not copied.
+  """Provenance of the checkpoints of one stage.
 
-  order, ids: the batches of every step, and the names of the recordings in them.
+  frozen: fingerprints of the frozen models, which checkpoints do not contain. order:
+  the plan of every batch. ids: of the utterances that the plans refer to.
   """
 
   def __init__(
     self,
-    config: ml_collections.ConfigDict,
+    config: Mapping[str, Any],
     frozen: Mapping[str, Any],
     order: Sequence[BatchPlan],
     ids: Sequence[str],
   ):
-    self.config = json.loads(config.to_json_best_effort())
+    self.config = json.loads(json.dumps(config))
     self.frozen = json.loads(json.dumps(dict(frozen)))
     self.order, self.ids = order, ids
 
-  def at(self, step: int) -> dict[str, Any]:
-    """The note for a checkpoint of `step`."""
+  def metadata(self, step: int) -> dict[str, Any]:
+    """Return the metadata of a checkpoint at `step`."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     devices = f'{jax.device_count()} {jax.devices()[0].device_kind}'
     return {
@@ -49,48 +50,34 @@ class Provenance:
     }
 
   def next_batch(self, step: int) -> str:
-    """The sha256 of which recordings stand where in the batch after `step`.
+    """Return a checksum of the plan of the batch after `step`, with utterance ids.
 
-    The order is a function of (seed, step), so that is the position in it, and whether
-    it is the same order.
+    The order is a function of (seed, step), so equal checksums mean the same order at
+    the same position.
     """
-    batch = self.order[step]
-    named = [[self.ids[i] for i in row] for row in batch.utterances]
-    return hashlib.sha256(json.dumps([named, *batch], default=int).encode()).hexdigest()
+    plan = self.order[step]
+    ids = [[self.ids[i] for i in row] for row in plan.utterances]
+    return hashlib.sha256(json.dumps([ids, *plan], default=int).encode()).hexdigest()
 
-  def foreign(self, note: Mapping[str, Any]) -> str | None:
-    """Why a checkpoint with this note cannot be continued, if it cannot."""
-    if (there := note.get('frozen')) != self.frozen:
-      here = _short(self.frozen)
-      return f'it goes with the frozen {_short(there)}, this config with {here}'
-    if note.get('next_batch') != self.next_batch(note['step']):
-      changed = self.differences(note) or 'the recordings themselves'
+  def rejection_reason(self, metadata: Mapping[str, Any]) -> str | None:
+    """Return why training cannot resume from a checkpoint, or None if it can."""
+    if (frozen := metadata.get('frozen')) != self.frozen:
       return (
-        f'the batch after it is not that of this config at step {note["step"]}, so the'
-        f' data or their order changed ({changed})'
+        f'its frozen models are {shorten(frozen)}; those of this config are'
+        f' {shorten(self.frozen)}'
+      )
+    if metadata.get('next_batch') != self.next_batch(metadata['step']):
+      changes = self.describe_changes(metadata) or 'the data'
+      return (
+        f'its next batch differs from that of this config at step {metadata["step"]}:'
+        f' the data or their order changed ({changes})'
       )
     return None
 
-  def differences(self, note: Mapping[str, Any]) -> str:
-    """Which keys of the config have other values there: `key: there -> here`."""
-    there, here = dict(_flat(note.get('config'))), dict(_flat(self.config))
-    found = [
-      f'{key}: {there.get(key)!r} -> {here.get(key)!r}'
-      for key in sorted(there.keys() | here.keys())
-      if there.get(key) != here.get(key)
-    ]
-    more = f' and {len(found) - SHOWN} more' if len(found) > SHOWN else ''
-    return ', '.join(found[:SHOWN]) + more
-
-
-def _flat(tree: Any, path: str = 'config') -> Iterator[tuple[str, Any]]:
-  if isinstance(tree, dict):
-    for key, value in tree.items():
-      yield from _flat(value, f'{path}.{key}')
-  else:
-    yield path, tree
-
-
-def _short(frozen: Any) -> str:
-  text = json.dumps(frozen)
-  return text if len(text) <= 200 else f'{text[:200]}…'
+  def describe_changes(self, metadata: Mapping[str, Any]) -> str:
+    """List the config keys that changed since a checkpoint, as `key: old -> new`."""
+    differences = find_differences(metadata.get('config'), self.config, 'config')
+    changes = sorted(f'{name}: {old!r} -> {new!r}' for name, old, new in differences)
+    if len(changes) > MAX_LISTED:
+      changes[MAX_LISTED:] = [f'and {len(changes) - MAX_LISTED} more']
+    return ', '.join(changes)

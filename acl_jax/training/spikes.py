@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Skips the updates of steps whose loss jumps out of the range of those before."""
+"""Skipping of updates whose loss is far above that of recent steps."""
 
 from typing import Any, NamedTuple
 
@@ -8,60 +8,71 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-STEPS, SIGMAS = 128, 6.0
+HISTORY_LENGTH, SIGMAS = 128, 6.0
 
 
 class SpikeState(NamedTuple):
-  """The last losses, in a ring; how many steps were seen and how many skipped."""
+  """A ring buffer of losses, the numbers of steps seen and skipped, the inner state."""
 
   losses: Float[Array, ' n']
   seen: Int[Array, '']
   skipped: Int[Array, '']
-  skips: Bool[Array, '']  # whether the last step was
+  skips: Bool[Array, '']  # whether the last step was skipped
   inner: optax.OptState
 
 
 def skip_spikes(
   optimizer: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-  """An optimizer that leaves a step out if its loss is above mean + 6 sigma of the 128
-  before. `update` wants the loss as `value`.
+  """Wrap an optimizer to skip steps with a loss above mean + 6 sigma of the last 128.
 
-  The history takes a spike for no more than its limit: one does not hide the next, and
-  losses that stay high are accepted in the end. What is not finite is no spike.
+  `update` takes the loss as `value`. Non-finite losses are not skipped. A spike enters
+  the history as the limit, so it does not hide the next one, and losses that stay high
+  are accepted eventually.
   """
   inner = optax.with_extra_args_support(optimizer)
 
   def init(params) -> SpikeState:
-    zero = jnp.zeros((), jnp.int32)
-    losses, skips = jnp.zeros(STEPS, jnp.float32), jnp.zeros((), bool)
-    return SpikeState(losses, zero, jnp.zeros_like(zero), skips, inner.init(params))
+    return SpikeState(
+      losses=jnp.zeros(HISTORY_LENGTH, jnp.float32),
+      seen=jnp.zeros((), jnp.int32),
+      skipped=jnp.zeros((), jnp.int32),
+      skips=jnp.zeros((), bool),
+      inner=inner.init(params),
+    )
 
   def update(gradient, state: SpikeState, params=None, *, value, **rest):
     limit = state.losses.mean() + SIGMAS * state.losses.std()
-    full = state.seen >= STEPS
-    skips = full & (value > limit) & jnp.isfinite(value)
-    found, moved = inner.update(gradient, state.inner, params, value=value, **rest)
-    found, moved = jax.tree.map(
-      lambda old, new: jnp.where(skips, old, new),
-      (jax.tree.map(jnp.zeros_like, found), state.inner),
-      (found, moved),
+    is_full = state.seen >= HISTORY_LENGTH
+    skips = is_full & (value > limit) & jnp.isfinite(value)
+    updates, inner_state = inner.update(
+      gradient, state.inner, params, value=value, **rest
     )
-    kept = jnp.where(full, jnp.minimum(value, limit), value)
-    losses = state.losses.at[state.seen % STEPS].set(kept)
-    new = SpikeState(losses, state.seen + 1, state.skipped + skips, skips, moved)
-    return found, new
+    updates, inner_state = jax.tree.map(
+      lambda old, new: jnp.where(skips, old, new),
+      (jax.tree.map(jnp.zeros_like, updates), state.inner),
+      (updates, inner_state),
+    )
+    loss = jnp.where(is_full, jnp.minimum(value, limit), value)
+    new_state = SpikeState(
+      losses=state.losses.at[state.seen % HISTORY_LENGTH].set(loss),
+      seen=state.seen + 1,
+      skipped=state.skipped + skips,
+      skips=skips,
+      inner=inner_state,
+    )
+    return updates, new_state
 
   return optax.GradientTransformationExtraArgs(init, update)
 
 
 def keep_unless_skipped(state: optax.OptState, new: Any, old: Any) -> Any:
-  """What a step made, or what was there before if the step is left out."""
+  """Return `new`, or `old` if the last step was skipped."""
   if not isinstance(state, SpikeState):
     return new
   return jax.tree.map(lambda n, o: jnp.where(state.skips, o, n), new, old)
 
 
 def skipped_metric(state: optax.OptState) -> dict[str, Array]:
-  """A metric, if spikes are skipped."""
+  """Return the number of skipped steps as a metric; empty if spikes are not skipped."""
   return {'skipped_steps': state.skipped} if isinstance(state, SpikeState) else {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the time before the first step goes."""
+"""Timing of start-up: what the time before the first step is spent on."""
 
 import time
 from typing import Any
@@ -8,27 +8,27 @@ import jax
 
 import acl_jax
 
-_last = acl_jax.STARTED
-_spent: dict[str, float] = {}
+_previous_mark = acl_jax.STARTED
+_seconds: dict[str, float] = {}
 
 
 def mark_stage(name: str) -> None:
-  """What was done since the last call was `name`."""
-  global _last
+  """Attribute the time since the last call to `name`."""
+  global _previous_mark
   now = time.monotonic()
-  _spent[name] = _spent.get(name, 0.0) + now - _last
-  _last = now
+  _seconds[name] = _seconds.get(name, 0.0) + now - _previous_mark
+  _previous_mark = now
 
 
-def log_time_to_first_step(stage: str, dispatched: Any) -> None:
-  """One line, after the first step was dispatched; the next stage is counted from here.
+def log_time_to_first_step(stage: str, outputs: Any) -> None:
+  """Print one line of timings after the first step was dispatched, and reset them.
 
-  dispatched: what the step makes; waits for it.
+  outputs: of the step; this function waits for them.
   """
   mark_stage('compilation')
-  jax.block_until_ready(dispatched)
+  jax.block_until_ready(outputs)
   mark_stage('step')
-  parts = ', '.join(f'{name} {seconds:.1f}' for name, seconds in _spent.items())
-  whole = sum(_spent.values())
-  print(f'{stage}: first step after {whole:.1f} s: {parts}', flush=True)
-  _spent.clear()
+  parts = ', '.join(f'{name} {seconds:.1f}' for name, seconds in _seconds.items())
+  total = sum(_seconds.values())
+  print(f'{stage}: first step after {total:.1f} s: {parts}', flush=True)
+  _seconds.clear()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trained adapter as one safetensors file, with its configuration in the header."""
+"""Saves and loads an adapter: a safetensors file with its config in the header."""
 
 import dataclasses
 import json
@@ -13,8 +13,9 @@ from safetensors import SafetensorError, safe_open
 
 from acl_jax.models.adapters import StrideAdapter, StrideAdapterConfig
 from acl_jax.models.ctc import CTCAdapter, CTCAdapterConfig
+from acl_jax.models.protocols import Adapter
 from acl_jax.weights import safetensors
-from acl_jax.weights.table import Tensor
+from acl_jax.weights.tensor import Tensor
 
 KINDS = {
   'ctc': (CTCAdapter, CTCAdapterConfig),
@@ -22,30 +23,36 @@ KINDS = {
 }
 
 
-def save_adapter(
-  path: str | Path, adapter: CTCAdapter | StrideAdapter, dtype=np.float32
-) -> None:
-  """Writes every parameter by its path; floating numbers as `dtype`."""
-  state = nnx.to_flat_state(nnx.state(adapter))
+def save_adapter(path: str | Path, adapter: Adapter, dtype=np.float32) -> None:
+  """Write all parameters to a safetensors file, keyed by their path in the module.
+
+  dtype: of the floating-point parameters; integer parameters keep theirs.
+  Raises ValueError if a parameter is not finite in `dtype`.
+  """
   tensors = {}
-  for name, variable in state:
-    key = '/'.join(map(str, name))
+  for path_in_module, variable in nnx.to_flat_state(nnx.state(adapter)):
+    key = '/'.join(map(str, path_in_module))
     array = np.asarray(variable[...])
     if np.issubdtype(array.dtype, np.floating):
-      with np.errstate(over='ignore'):  # it is looked at below
+      with np.errstate(over='ignore'):  # checked below
         array = array.astype(dtype)
       if not np.isfinite(array).all():
-        raise ValueError(f'{path}: {key} is not finite as {np.dtype(dtype)}')
-    tensors[key] = Tensor.of(array)
-  kind = 'ctc' if isinstance(adapter, CTCAdapter) else 'stride'
-  config = {'kind': kind, **dataclasses.asdict(adapter.config)}
+        raise ValueError(
+          f'{path}: {key} has values that are not finite in {np.dtype(dtype)}'
+        )
+    tensors[key] = Tensor.from_array(array)
+  config = {'kind': adapter.kind, **dataclasses.asdict(adapter.config)}
   metadata = {'adapter': json.dumps(config)}
   safetensors.write_file(Path(path), [*tensors.items()], metadata)
 
 
-def load_adapter(path: str | Path) -> CTCAdapter | StrideAdapter:
-  """The adapter in a file of `save_adapter`, in float32. Every tensor is used once."""
-  safetensors.check(Path(path))
+def load_adapter(path: str | Path) -> Adapter:
+  """Load a file that `save_adapter` wrote, in float32.
+
+  Raises ValueError if the checksum, the header, or the names or shapes of the tensors
+  are wrong; every tensor of the file must be used.
+  """
+  safetensors.verify_checksum(Path(path))
   try:
     with safe_open(path, 'np') as file:
       config = json.loads((file.metadata() or {}).get('adapter', 'null'))
@@ -53,23 +60,30 @@ def load_adapter(path: str | Path) -> CTCAdapter | StrideAdapter:
   except (SafetensorError, OSError, ValueError) as error:
     raise ValueError(f'{path}: not a readable safetensors file ({error})') from None
   if not isinstance(config, dict) or str(config.get('kind')) not in KINDS:
-    raise ValueError(f'{path}: its header describes no adapter')
-  make, configure = KINDS[config.pop('kind')]
+    raise ValueError(
+      f'{path}: the header has no `adapter` of kind {" or ".join(KINDS)}'
+    )
+  adapter_class, config_class = KINDS[config.pop('kind')]
   try:
-    settings = configure(**config)
-    abstract = jax.eval_shape(lambda: make(settings, rngs=nnx.Rngs(0)))
+    adapter_config = config_class(**config)
+    abstract = jax.eval_shape(lambda: adapter_class(adapter_config, rngs=nnx.Rngs(0)))
   except (TypeError, ValueError) as error:
-    raise ValueError(f'{path}: its header and this version disagree: {error}') from None
+    raise ValueError(
+      f'{path}: the `adapter` in the header is not valid: {error}'
+    ) from None
   graphdef, state = nnx.split(abstract)
-  filled = {}
-  for name, variable in nnx.to_flat_state(state):
-    key = '/'.join(map(str, name))
+  loaded = {}
+  for path_in_module, variable in nnx.to_flat_state(state):
+    key = '/'.join(map(str, path_in_module))
     if key not in tensors:
-      raise ValueError(f'{path}: {key} is missing')
+      raise ValueError(f'{path}: tensor {key} is missing')
     array = tensors.pop(key)
     if array.shape != variable.shape:
-      raise ValueError(f'{path}: {key} has shape {array.shape}, not {variable.shape}')
-    filled[name] = variable.replace(jnp.asarray(array, variable.dtype))
+      raise ValueError(
+        f'{path}: tensor {key} has shape {array.shape}; the configuration requires'
+        f' {variable.shape}'
+      )
+    loaded[path_in_module] = variable.replace(jnp.asarray(array, variable.dtype))
   if tensors:
-    raise ValueError(f'{path}: nothing takes {sorted(tensors)}')
-  return nnx.merge(graphdef, nnx.from_flat_state(filled))
+    raise ValueError(f'{path}: unexpected tensors {sorted(tensors)}')
+  return nnx.merge(graphdef, nnx.from_flat_state(loaded))

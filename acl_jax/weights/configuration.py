@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Foreign configuration attributes: used, fixed or harmless; any other is refused."""
+"""Translates the configuration of another library and rejects unknown attributes.
+
+Every attribute must be translated to one of our fields, have a supported value, or be
+known not to change the model; anything else raises an error.
+"""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -8,66 +12,80 @@ from typing import Any, get_type_hints
 from acl_jax.models import llama
 
 
-def select(
+def select_attributes(
   attributes: Mapping[str, Any],
   *,
-  used: Mapping[str, str],
-  fixed: Mapping[str, Collection[Any]],
-  harmless: Collection[str],
+  field_names: Mapping[str, str],
+  supported_values: Mapping[str, Collection[Any]],
+  ignored: Collection[str],
   source: Path,
 ) -> dict[str, Any]:
-  """The attributes in `used`, by our names, if no other could change the model.
+  """Return the attributes named in `field_names`, under our names.
 
-  used: their key -> our key; a null counts as left out.
-  fixed: their key -> the values under which the model is the one we compute.
-  harmless: keys that do not change what is computed.
+  field_names: their key -> our key; an attribute that is null counts as absent.
+  supported_values: their key -> the values for which our model computes the same.
+  ignored: keys that do not affect the model.
+  source: the file that errors name.
+  Raises ValueError for an unsupported value and for any other key.
   """
   for key, value in attributes.items():
-    if key in fixed:
-      if value not in fixed[key]:
+    if key in supported_values:
+      if value not in supported_values[key]:
         raise ValueError(f'{source}: {key} = {value!r:.60} is not supported')
-    elif key not in used and key not in harmless:
+    elif key not in field_names and key not in ignored:
       raise ValueError(
-        f'{source}: unknown attribute {key} = {value!r:.60}, which may change the model'
+        f'{source}: unknown attribute {key} = {value!r:.60}; it may change the model'
       )
   return {
-    ours: attributes[key]
-    for key, ours in used.items()
+    field: attributes[key]
+    for key, field in field_names.items()
     if attributes.get(key) is not None
   }
 
 
-def build_llama(fields: Mapping[str, Any], *, source: Path) -> llama.LlamaConfig:
-  """The configuration of a Llama; heads need not be said twice to be alike."""
+def make_llama_config(fields: Mapping[str, Any], *, source: Path) -> llama.LlamaConfig:
+  """Return the configuration of a Llama from its fields.
+
+  `num_key_value_heads` defaults to `num_attention_heads`, and `head_dim` to
+  `hidden_size // num_attention_heads`. Raises ValueError for a missing or wrong field.
+  """
   heads, width = fields.get('num_attention_heads'), fields.get('hidden_size')
   if isinstance(heads, int) and isinstance(width, int) and heads > 0:
     fields = {'num_key_value_heads': heads, 'head_dim': width // heads, **fields}
   for name in get_type_hints(llama.LlamaConfig):
     if fields.get(name) is None:
-      raise ValueError(f'{source}: nothing says what {name} is')
+      raise ValueError(f'{source}: {name} is missing')
   try:
-    return llama.LlamaConfig(**typed(fields, llama.LlamaConfig, source=source))
+    typed_fields = coerce_field_types(fields, llama.LlamaConfig, source=source)
+    return llama.LlamaConfig(**typed_fields)
   except ValueError as error:
     raise ValueError(f'{source}: {error}') from error
 
 
-def typed(fields: Mapping[str, Any], config: type, *, source: Path) -> dict[str, Any]:
-  """The fields of a configuration class, each of the type that it asks for."""
-  found: dict[str, Any] = {}
-  for name, kind in get_type_hints(config).items():
+def coerce_field_types(
+  fields: Mapping[str, Any], config_class: type, *, source: Path
+) -> dict[str, Any]:
+  """Return the fields that `config_class` has, each with the type it declares.
+
+  Integers become floats where a float is declared; any other mismatch is a ValueError.
+  """
+  coerced: dict[str, Any] = {}
+  for name, field_type in get_type_hints(config_class).items():
     if name not in fields:
       continue
     value = fields[name]
-    if kind is float and isinstance(value, int) and abs(value) < 1 << 53:
+    if field_type is float and isinstance(value, int) and abs(value) < 1 << 53:
       value = float(value)
-    if isinstance(kind, type) and not isinstance(value, kind):
-      raise ValueError(f'{source}: {name} = {value!r:.60} is no {kind.__name__}')
-    found[name] = value
-  return found
+    if isinstance(field_type, type) and not isinstance(value, field_type):
+      raise ValueError(
+        f'{source}: {name} = {value!r:.60} must be of type {field_type.__name__}'
+      )
+    coerced[name] = value
+  return coerced
 
 
-def sizes(config: llama.LlamaConfig) -> dict[str, int]:
-  """The letters of a name table; i pairs of rows are rotated per head, c in a pair."""
+def llama_axis_sizes(config: llama.LlamaConfig) -> dict[str, int]:
+  """Axis sizes by letters of the `LLAMA` tables; RoPE rotates i pairs of c rows."""
   return {
     'd': config.hidden_size,
     'f': config.intermediate_size,

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder that `acl_jax.export` writes: three models, each with a prefix.
+"""Reads the folder that `acl_jax.export` writes, which holds up to three models.
 
-It has `audio_tower.`, `multi_modal_projector.` and, unless that is elsewhere,
-`language_model.`; the importers of the first and the last take it as if it held only
-theirs.
+Tensor names start with `audio_tower.`, `multi_modal_projector.` or `language_model.`;
+the language model may be stored elsewhere. `read_submodel` returns one of them as if it
+were alone in the folder.
 """
 
 from pathlib import Path
@@ -11,42 +11,45 @@ from typing import Any
 
 from acl_jax.runtime.files import read_json
 from acl_jax.weights import safetensors
-from acl_jax.weights.table import Tensor
+from acl_jax.weights.tensor import Tensor
 
 CONFIG = 'config.json'
 MODEL_TYPE = 'audio_chat_llama'
 
 
 def is_exported(folder: Path) -> bool:
-  """Whether `acl_jax.export` wrote it."""
-  found = folder / CONFIG
-  return found.is_file() and read_json(found).get('model_type') == MODEL_TYPE
+  """Return whether `acl_jax.export` wrote the folder."""
+  path = folder / CONFIG
+  return path.is_file() and read_json(path).get('model_type') == MODEL_TYPE
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-  """The configuration of an exported folder."""
-  found = read_json(folder / CONFIG)
-  if found.get('model_type') != MODEL_TYPE:
-    kind = found.get('model_type')
-    raise ValueError(f'{folder / CONFIG}: model_type is {kind!r}, not {MODEL_TYPE}')
-  for part in ('audio_config', 'text_config'):
-    if not isinstance(found.get(part), dict):
-      raise ValueError(f'{folder / CONFIG}: {part} is not an object')
-  return found
+def read_exported_config(folder: Path) -> dict[str, Any]:
+  """Return the `config.json` of an exported folder; ValueError if it is not one."""
+  path = folder / CONFIG
+  config = read_json(path)
+  if (model_type := config.get('model_type')) != MODEL_TYPE:
+    raise ValueError(f'{path}: model_type is {model_type!r}, not {MODEL_TYPE}')
+  for key in ('audio_config', 'text_config'):
+    if not isinstance(config.get(key), dict):
+      raise ValueError(f'{path}: {key} is not a JSON object')
+  return config
 
 
-def open_part(
-  folder: Path, key: str, prefix: str, ignored: str | None = None
+def read_submodel(
+  folder: Path, config_key: str, prefix: str, ignored_suffix: str | None = None
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-  """The configuration and the tensors of a model that is alone in a folder, or a part.
+  """Return the configuration and the tensors of one model, which are not read yet.
 
-  key, prefix: of an exported folder's. ignored: as in `safetensors.read`.
+  folder: holds that model alone, or all those of an export.
+  config_key, prefix: of the model in the `config.json` and in the tensor names of an
+    export.
+  ignored_suffix: as in `safetensors.read`.
   """
-  found = read_json(folder / CONFIG)
-  if found.get('model_type') != MODEL_TYPE:
-    return found, safetensors.read(folder, ignored)
-  tensors = safetensors.read(folder, ignored, safetensors.DTYPES)
-  return read_config(folder)[key], {
+  config = read_json(folder / CONFIG)
+  if config.get('model_type') != MODEL_TYPE:
+    return config, safetensors.read(folder, ignored_suffix)
+  tensors = safetensors.read(folder, ignored_suffix, safetensors.DTYPES)
+  return read_exported_config(folder)[config_key], {
     name.removeprefix(prefix): tensor
     for name, tensor in tensors.items()
     if name.startswith(prefix)

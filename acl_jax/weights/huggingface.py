@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Llama in a Hugging Face folder: `config.json` and safetensors."""
+"""Reads and writes a Llama in Hugging Face's format: `config.json` and safetensors."""
 
 import dataclasses
 import json
@@ -9,13 +9,13 @@ from typing import Any
 
 from acl_jax.models import llama
 from acl_jax.weights import safetensors
-from acl_jax.weights.configuration import build_llama, select
-from acl_jax.weights.exported import open_part
-from acl_jax.weights.table import Tensor
+from acl_jax.weights.configuration import make_llama_config, select_attributes
+from acl_jax.weights.exported import read_submodel
+from acl_jax.weights.tensor import Tensor
 
 CONFIG = 'config.json'
 
-_LAYER = {  # our names are theirs
+_LAYER = {  # the names are the same in the model
   'input_layernorm': 'd -> d',
   'self_attn.q_proj': '(n h) d -> d n h',
   'self_attn.k_proj': '(k h) d -> d k h',
@@ -28,24 +28,24 @@ _LAYER = {  # our names are theirs
 }
 LLAMA = (
   ('model.embed_tokens.weight', 'embed_tokens', 'v d -> v d'),
-  *(
+  *[
     (f'model.layers.{{}}.{name}.weight', f'layers.{name}'.replace('.', '/'), layout)
     for name, layout in _LAYER.items()
-  ),
+  ],
   ('model.norm.weight', 'norm', 'd -> d'),
   ('lm_head.weight', 'lm_head', 'v d -> d v'),
 )
 
-USED = {field.name: field.name for field in dataclasses.fields(llama.LlamaConfig)} | {
-  'rope_parameters': 'rope_parameters'
-}
-DEFAULTS = {  # what Transformers' LlamaConfig takes when they are left out
+FIELD_NAMES = {
+  field.name: field.name for field in dataclasses.fields(llama.LlamaConfig)
+} | {'rope_parameters': 'rope_parameters'}
+DEFAULTS = {  # of Transformers' LlamaConfig
   'max_position_embeddings': 2048,
   'rms_norm_eps': 1e-6,
   'rope_theta': 10_000.0,
   'tie_word_embeddings': False,
 }
-FIXED = {
+SUPPORTED_VALUES = {
   'attention_bias': (False,),
   'hidden_act': ('silu',),
   'mlp_bias': (False,),
@@ -56,22 +56,24 @@ FIXED = {
   'rope_scaling': (None, {'rope_type': 'default'}, {'type': 'default'}),
   'sliding_window': (None,),
 }
-FIXED_ROPE = {'rope_type': ('default',), 'partial_rotary_factor': (1.0,)}
-HARMLESS = (
-  *('_model_name_or_path', '_name_or_path', 'architectures', 'transformers_version'),
-  *('dtype', 'torch_dtype', 'use_cache', 'transformers.js_config'),
-  *('bos_token_id', 'eos_token_id', 'pad_token_id', 'unk_token_id', 'max_length'),
-  *('attention_dropout', 'initializer_range', 'is_llama_config'),  # of training
-  'pretraining_tp',  # the order of a sum
+SUPPORTED_ROPE_VALUES = {'rope_type': ('default',), 'partial_rotary_factor': (1.0,)}
+# fmt: off
+IGNORED = (
+  '_model_name_or_path', '_name_or_path', 'architectures', 'transformers_version',
+  'dtype', 'torch_dtype', 'use_cache', 'transformers.js_config',
+  'bos_token_id', 'eos_token_id', 'pad_token_id', 'unk_token_id', 'max_length',
+  'attention_dropout', 'initializer_range', 'is_llama_config',  # used in training only
+  'pretraining_tp',  # changes the order of a sum
 )
+# fmt: on
 
 
-def open_llama(folder: Path) -> tuple[llama.LlamaConfig, dict[str, Tensor]]:
-  """The configuration and the tensors of the Llama in `folder`."""
-  found, tensors = open_part(folder, 'text_config', 'language_model.')
-  config = _configuration(found, folder / CONFIG)
+def read_llama(folder: Path) -> tuple[llama.LlamaConfig, dict[str, Tensor]]:
+  """Return the configuration and the tensors of a Llama; tensors are not read yet."""
+  config_json, tensors = read_submodel(folder, 'text_config', 'language_model.')
+  config = _parse_config(config_json, folder / CONFIG)
   for name in list(tensors):
-    # Old files hold the frequencies of the rotations, and tied matrices twice.
+    # Old files hold the RoPE frequencies, and tied matrices twice.
     if name.endswith('.rotary_emb.inv_freq') or (
       name == 'lm_head.weight' and config.tie_word_embeddings
     ):
@@ -79,23 +81,33 @@ def open_llama(folder: Path) -> tuple[llama.LlamaConfig, dict[str, Tensor]]:
   return config, tensors
 
 
-def _configuration(found: dict[str, Any], path: Path) -> llama.LlamaConfig:
-  if found.get('model_type') != 'llama':
-    raise ValueError(f'{path}: model_type is {found.get("model_type")!r}, not llama')
-  fields = select(found, used=USED, fixed=FIXED, harmless=HARMLESS, source=path)
+def _parse_config(config: dict[str, Any], path: Path) -> llama.LlamaConfig:
+  if config.get('model_type') != 'llama':
+    raise ValueError(f'{path}: model_type is {config.get("model_type")!r}, not llama')
+  fields = select_attributes(
+    config,
+    field_names=FIELD_NAMES,
+    supported_values=SUPPORTED_VALUES,
+    ignored=IGNORED,
+    source=path,
+  )
   rope = fields.pop('rope_parameters', {})
   if not isinstance(rope, dict):
-    raise ValueError(f'{path}: rope_parameters = {rope!r:.60} is not an object')
-  rope = select(
-    rope, used={'rope_theta': 'rope_theta'}, fixed=FIXED_ROPE, harmless=(), source=path
+    raise ValueError(f'{path}: rope_parameters = {rope!r:.60} is not a JSON object')
+  rope = select_attributes(
+    rope,
+    field_names={'rope_theta': 'rope_theta'},
+    supported_values=SUPPORTED_ROPE_VALUES,
+    ignored=(),
+    source=path,
   )
   if fields.get('rope_theta') not in (None, rope.get('rope_theta')) and rope:
     raise ValueError(f'{path}: rope_theta and rope_parameters disagree')
-  return build_llama(DEFAULTS | fields | rope, source=path)
+  return make_llama_config(DEFAULTS | fields | rope, source=path)
 
 
 def describe_llama(config: llama.LlamaConfig, dtype: str) -> dict[str, Any]:
-  """What `config.json` says, to Transformers before and since version 5."""
+  """Return the `config.json` of a Llama, for Transformers 4 and 5."""
   return {
     'architectures': ['LlamaForCausalLM'],
     'model_type': 'llama',
@@ -114,7 +126,7 @@ def write_llama(
   tensors: Iterable[tuple[str, Tensor]],
   dtype: str,
 ) -> None:
-  """Writes what `open_llama` reads."""
+  """Write a folder that `read_llama` and Transformers read."""
   safetensors.write(folder, tensors)
-  text = json.dumps(describe_llama(config, dtype), indent=2)
-  (folder / CONFIG).write_text(text + '\n')
+  config_json = json.dumps(describe_llama(config, dtype), indent=2)
+  (folder / CONFIG).write_text(config_json + '\n')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Llama as Meta ships it: `params.json` and one `consolidated.*.pth` per device."""
+"""Reads a Llama in Meta's format: `params.json` and `consolidated.*.pth` shards."""
 
 import re
 from collections.abc import Sequence
@@ -11,10 +11,15 @@ import numpy as np
 from acl_jax.models import llama
 from acl_jax.runtime.files import read_json
 from acl_jax.weights import torch_file
-from acl_jax.weights.configuration import build_llama, select, sizes
-from acl_jax.weights.table import Tensor, foreign_shape
+from acl_jax.weights.configuration import (
+  llama_axis_sizes,
+  make_llama_config,
+  select_attributes,
+)
+from acl_jax.weights.table import tensor_shape
+from acl_jax.weights.tensor import Tensor
 
-# q and k rows come in pairs (2i, 2i + 1) of a rotation; ours are (i, i + h/2).
+# RoPE rotates rows (2i, 2i + 1) of q and k in the file, rows (i, i + h/2) in the model.
 LLAMA = (
   ('tok_embeddings.weight', 'embed_tokens', 'v d -> v d'),
   ('layers.{}.attention_norm.weight', 'layers/input_layernorm', 'd -> d'),
@@ -39,7 +44,7 @@ LLAMA = (
 )
 
 CONFIG = 'params.json'
-USED = {
+FIELD_NAMES = {
   'dim': 'hidden_size',
   'n_layers': 'num_hidden_layers',
   'n_heads': 'num_attention_heads',
@@ -51,30 +56,30 @@ USED = {
   'multiple_of': 'multiple_of',
   'ffn_dim_multiplier': 'ffn_dim_multiplier',
 }
-DEFAULTS = {  # of Meta's code; the 4096 positions of Llama-2 are written nowhere
+DEFAULTS = {  # of Meta's code, and the 4096 positions of Llama-2, which no file gives
   'max_position_embeddings': 4096,
   'multiple_of': 256,
   'rms_norm_eps': 1e-5,
   'rope_theta': 10_000.0,
 }
-FIXED = {'use_scaled_rope': (False,)}
-HARMLESS = ('max_batch_size',)
+SUPPORTED_VALUES = {'use_scaled_rope': (False,)}
+IGNORED = ('max_batch_size',)
 
 
-def open_llama(folder: Path) -> tuple[llama.LlamaConfig, dict[str, Tensor]]:
-  """The configuration and the tensors of the Llama in `folder`, shards merged."""
+def read_llama(folder: Path) -> tuple[llama.LlamaConfig, dict[str, Tensor]]:
+  """Return the configuration and the merged tensors of a Llama; not read yet."""
   names = sorted(path.name for path in folder.glob('consolidated.*.pth'))
-  wanted = [f'consolidated.{i:02}.pth' for i in range(len(names) or 1)]
-  if missing := sorted(set(wanted) - set(names)):
+  expected = [f'consolidated.{i:02}.pth' for i in range(len(names) or 1)]
+  if missing := sorted(set(expected) - set(names)):
     raise FileNotFoundError(f'{folder / missing[0]} is missing')
-  shards = [torch_file.read(folder / name) for name in wanted]
-  for shard, name in zip(shards, wanted, strict=True):
-    shard.pop('rope.freqs', None)  # the frequencies of the rotations, computed here
-    if strange := sorted(shard.keys() ^ shards[0].keys()):
-      raise ValueError(f'{folder / name}: {strange[0]} is not in every shard')
-  config = _configuration(folder / CONFIG, shards)
-  letters = sizes(config)
-  shapes = {name: foreign_shape(layout, letters) for name, _, layout in LLAMA}
+  shards = [torch_file.read(folder / name) for name in expected]
+  for shard, name in zip(shards, expected, strict=True):
+    shard.pop('rope.freqs', None)  # RoPE frequencies, which our model computes
+    if unmatched := sorted(shard.keys() ^ shards[0].keys()):
+      raise ValueError(f'{folder / name}: {unmatched[0]} is not in every shard')
+  config = _read_config(folder / CONFIG, shards)
+  sizes = llama_axis_sizes(config)
+  shapes = {name: tensor_shape(layout, sizes) for name, _, layout in LLAMA}
   tensors = {}
   for name in shards[0]:
     shape = shapes.get(re.sub(r'(?<=^layers\.)\d+', '{}', name))
@@ -84,14 +89,14 @@ def open_llama(folder: Path) -> tuple[llama.LlamaConfig, dict[str, Tensor]]:
 
 
 def _merge(parts: Sequence[Tensor], shape: tuple[int, ...], what: str) -> Tensor:
-  """One tensor from its shards; their shapes show which axis was cut."""
-  part = parts[0].shape
-  if any(other.shape != part for other in parts):
+  """Merge the shards of a tensor; their shape shows along which axis it is sharded."""
+  part_shape = parts[0].shape
+  if any(part.shape != part_shape for part in parts):
     raise ValueError(f'{what} has shards of different shapes')
-  if part == shape:
+  if part_shape == shape:
 
     def read() -> np.ndarray:
-      copies = [other.read() for other in parts]
+      copies = [part.read() for part in parts]
       if any(not np.array_equal(copies[0], copy) for copy in copies[1:]):
         raise ValueError(f'{what} differs between shards')
       return copies[0]
@@ -99,38 +104,44 @@ def _merge(parts: Sequence[Tensor], shape: tuple[int, ...], what: str) -> Tensor
     return Tensor(shape, read)
   axes = [
     axis
-    for axis, n in enumerate(part)
-    if (*part[:axis], n * len(parts), *part[axis + 1 :]) == shape
+    for axis, n in enumerate(part_shape)
+    if (*part_shape[:axis], n * len(parts), *part_shape[axis + 1 :]) == shape
   ]
   if not axes:
-    raise ValueError(f'{what}: {len(parts)} shards of shape {part} do not make {shape}')
-  return Tensor(shape, lambda: np.concatenate([p.read() for p in parts], axes[0]))
+    raise ValueError(
+      f'{what}: {len(parts)} shards of shape {part_shape} do not add up to {shape}'
+    )
+  return Tensor(shape, lambda: np.concatenate([part.read() for part in parts], axes[0]))
 
 
-def _configuration(
-  path: Path, shards: Sequence[dict[str, Tensor]]
-) -> llama.LlamaConfig:
-  found = read_json(path)
-  fields = select(found, used=USED, fixed=FIXED, harmless=HARMLESS, source=path)
+def _read_config(path: Path, shards: Sequence[dict[str, Tensor]]) -> llama.LlamaConfig:
+  config = read_json(path)
+  fields = select_attributes(
+    config,
+    field_names=FIELD_NAMES,
+    supported_values=SUPPORTED_VALUES,
+    ignored=IGNORED,
+    source=path,
+  )
   fields = DEFAULTS | fields
   if fields.get('vocab_size', -1) == -1 and 'output.weight' in shards[0]:
-    # Llama-2's file leaves it to the tokenizer; the output is cut along it.
+    # Llama-2's file has -1: the tokenizer decides. The output is sharded along it.
     fields['vocab_size'] = sum(shard['output.weight'].shape[0] for shard in shards)
-  fields['intermediate_size'] = _feed_forward(
+  fields['intermediate_size'] = _feed_forward_size(
     fields.get('hidden_size'),
     fields.pop('multiple_of'),
     fields.pop('ffn_dim_multiplier', 1),
     path,
   )
-  return build_llama(fields | {'tie_word_embeddings': False}, source=path)
+  return make_llama_config(fields | {'tie_word_embeddings': False}, source=path)
 
 
-def _feed_forward(width: Any, multiple: Any, factor: Any, path: Path) -> int:
-  """Two thirds of 4 d, scaled and rounded up, as Meta's code has it."""
-  good = isinstance(width, int) and isinstance(multiple, int) and multiple > 0
-  if not good or not isinstance(factor, (int, float)) or not 0 < factor < 100:
+def _feed_forward_size(width: Any, multiple: Any, factor: Any, path: Path) -> int:
+  """Return 2/3 of 4 d, scaled and rounded up to a multiple, as in Meta's code."""
+  integers = isinstance(width, int) and isinstance(multiple, int) and multiple > 0
+  if not integers or not isinstance(factor, (int, float)) or not 0 < factor < 100:
     raise ValueError(
       f'{path}: dim = {width!r:.20}, multiple_of = {multiple!r:.20} and'
-      f' ffn_dim_multiplier = {factor!r:.20} give no feed-forward width'
+      f' ffn_dim_multiplier = {factor!r:.20} do not define a feed-forward size'
     )
   return -(-int(factor * int(8 * width / 3)) // multiple) * multiple

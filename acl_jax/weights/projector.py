@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The adapter as an exported folder has it: `multi_modal_projector.`.
+"""Loads and exports the adapter of an exported folder: `multi_modal_projector.`.
 
-The names of the stride adapter are Ultravox's.
+The tensor names of the stride adapter are those of Ultravox.
 """
 
 import dataclasses
@@ -14,14 +14,16 @@ from flax import nnx
 
 from acl_jax.models.adapters import StrideAdapter, StrideAdapterConfig
 from acl_jax.models.ctc import CTCAdapter, CTCAdapterConfig
+from acl_jax.models.protocols import Adapter
 from acl_jax.models.spelling import MAX_TOKEN_LETTERS, NUM_BUCKETS, NUM_LETTERS
 from acl_jax.weights import safetensors, table
-from acl_jax.weights.configuration import typed
-from acl_jax.weights.exported import CONFIG, open_part, read_config
-from acl_jax.weights.table import Row, Tensor
+from acl_jax.weights.configuration import coerce_field_types
+from acl_jax.weights.exported import CONFIG, read_exported_config, read_submodel
+from acl_jax.weights.table import Row
+from acl_jax.weights.tensor import Tensor
 
 PREFIX = 'multi_modal_projector.'
-# i, d, m, e are widths from the encoder's to the LLM's.
+# Axes: i stacked encoder frame, d hidden, m = d / 2, e LLM.
 LINEAR = (('linear.weight', 'linear', 'e i -> i e'),)
 SWIGLU = (
   ('ln_pre.weight', 'ln_pre', 'i -> i'),
@@ -29,23 +31,27 @@ SWIGLU = (
   ('ln_mid.weight', 'ln_mid', 'm -> m'),
   ('linear_2.weight', 'linear_2', 'e m -> m e'),
 )
-# i to h, then j to d, are the widths of letters and of tokens; s is h or d, w a kernel,
-# u one, a the letters and a blank, c the vocabulary, b that and a blank, k of spelling.
-_BLOCK = (
-  ('conv_norm.weight', 'conv_norm', '{0} -> {0}'),
-  ('conv.weight', 'conv', '{0} u w -> w (u {0})'),
-  ('mlp_norm.weight', 'mlp_norm', '{0} -> {0}'),
-  ('gate_proj.weight', 'gate_proj', '{1} {0} -> {0} {1}'),
-  ('up_proj.weight', 'up_proj', '{1} {0} -> {0} {1}'),
-  ('down_proj.weight', 'down_proj', '{1} {0} -> {0} {1}'),
-)
+# Axes: i input, h = g hidden of the letter layers; j input, d = f hidden of the token
+# layers; w kernel; u = 1; a letters and blank; c vocabulary, b vocabulary and blank;
+# k spelling, n its buckets, o letters of a token; e LLM.
+
+
+def _block_rows(prefix: str, path: str, d: str, f: str) -> list[Row]:
+  """Return the rows of a stack of blocks; d, f are the letters of its axes."""
+  return [
+    (f'{prefix}.conv_norm.weight', f'{path}/conv_norm', f'{d} -> {d}'),
+    (f'{prefix}.conv.weight', f'{path}/conv', f'{d} u w -> w (u {d})'),
+    (f'{prefix}.mlp_norm.weight', f'{path}/mlp_norm', f'{d} -> {d}'),
+    (f'{prefix}.gate_proj.weight', f'{path}/gate_proj', f'{f} {d} -> {d} {f}'),
+    (f'{prefix}.up_proj.weight', f'{path}/up_proj', f'{f} {d} -> {d} {f}'),
+    (f'{prefix}.down_proj.weight', f'{path}/down_proj', f'{f} {d} -> {d} {f}'),
+  ]
+
+
 LETTERS = (
   ('norm_pre.weight', 'norm_pre', 'i -> i'),
   ('linear_1.weight', 'linear_1', 'h i -> i h'),
-  *(
-    (f'letter_layers.{{r}}.{name}', f'letter_layers/{path}', layout.format('h', 'g'))
-    for name, path, layout in _BLOCK
-  ),
+  *_block_rows('letter_layers.{r}', 'letter_layers', 'h', 'g'),
   ('norm_letters.weight', 'norm_letters', 'h -> h'),
   ('letter_head.weight', 'letter_head', 'a h -> h a'),
   ('letter_embed.weight', 'letter_embed', 'a h -> a h'),
@@ -53,10 +59,7 @@ LETTERS = (
 TOKENS = (
   ('norm_mid.weight', 'norm_mid', 'j -> j'),
   ('linear_mid.weight', 'linear_mid', 'd j -> j d'),
-  *(
-    (f'layers.{{}}.{name}', f'layers/{path}', layout.format('d', 'f'))
-    for name, path, layout in _BLOCK
-  ),
+  *_block_rows('layers.{}', 'layers', 'd', 'f'),
   ('norm_post.weight', 'norm_post', 'd -> d'),
   ('linear_2.weight', 'linear_2', 'e d -> d e'),
   ('spelling.buckets.weight', 'spelling/buckets', 'n k -> n k'),
@@ -68,54 +71,59 @@ TOKENS = (
 )
 
 
-def export_projector(
-  adapter: CTCAdapter | StrideAdapter,
-) -> Iterator[tuple[str, Tensor]]:
-  """Its tensors by Transformers' names."""
-  rows, sizes = _rows(adapter.config), _sizes(adapter.config)
-  for name, tensor in table.export(adapter, rows, sizes):
+def export_projector(adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
+  """Yield the tensors under Transformers' names."""
+  assert isinstance(adapter, nnx.Module)
+  rows, sizes = _rows(adapter.config), _axis_sizes(adapter.config)
+  for name, tensor in table.export_tensors(adapter, rows, sizes):
     yield PREFIX + name, tensor
 
 
-def describe_projector(adapter: CTCAdapter | StrideAdapter) -> dict[str, Any]:
-  """What `config.json` says of it."""
+def describe_projector(adapter: Adapter) -> dict[str, Any]:
+  """Return the entries of `config.json` that describe the adapter."""
   config = adapter.config
   if isinstance(config, StrideAdapterConfig):
-    # Two of these have but one value here; engines that know Ultravox ask for them.
-    how = {'projector_act': 'swiglu', 'projector_ln_mid': True}
-    how = how if config.hidden_size else {}
-    return {'stack_factor': config.stack, 'hidden_size': config.hidden_size, **how}
-  sizes = dataclasses.asdict(config)
-  outside = {name: sizes.pop(name) for name in ('stack', 'encoder_size', 'llm_size')}
-  return {'stack_factor': outside['stack'], 'ctc': sizes}
+    entries = {'stack_factor': config.stack, 'hidden_size': config.hidden_size}
+    if config.hidden_size:  # constant here; engines that support Ultravox require them
+      entries |= {'projector_act': 'swiglu', 'projector_ln_mid': True}
+    return entries
+  fields = dataclasses.asdict(config)
+  for name in ('stack', 'encoder_size', 'llm_size'):  # stored outside `ctc`
+    del fields[name]
+  return {'stack_factor': config.stack, 'ctc': fields}
 
 
-def load_projector(folder: Path) -> CTCAdapter | StrideAdapter:
-  """The adapter of an exported folder, in float32."""
-  found, source = read_config(folder), folder / CONFIG
-  for path in safetensors.files(folder):
-    safetensors.check(path)
-  _, tensors = open_part(folder, 'audio_config', PREFIX)
-  audio, llm = found['audio_config'], found['text_config']
-  widths = {
-    'stack': found.get('stack_factor'),
+def load_projector(folder: Path) -> Adapter:
+  """Load the adapter of an exported folder, in float32.
+
+  Raises ValueError if a checksum, the configuration or the tensors are wrong.
+  """
+  config_json, source = read_exported_config(folder), folder / CONFIG
+  for path in safetensors.weight_files(folder):
+    safetensors.verify_checksum(path)
+  _, tensors = read_submodel(folder, 'audio_config', PREFIX)
+  if isinstance(config_json.get('ctc'), dict):
+    adapter_class, config_class = CTCAdapter, CTCAdapterConfig
+    fields = config_json['ctc']
+  else:
+    adapter_class, config_class = StrideAdapter, StrideAdapterConfig
+    fields = {'hidden_size': config_json.get('hidden_size')}
+  audio, llm = config_json['audio_config'], config_json['text_config']
+  fields = fields | {
+    'stack': config_json.get('stack_factor'),
     'encoder_size': audio.get('d_model', audio.get('hidden_size')),
     'llm_size': llm.get('hidden_size'),
   }
-  make, configure, sizes = StrideAdapter, StrideAdapterConfig, {'hidden_size': None}
-  if isinstance(found.get('ctc'), dict):
-    make, configure, sizes = CTCAdapter, CTCAdapterConfig, found['ctc']
-  elif found.get('hidden_size') is not None:
-    sizes = {'hidden_size': found['hidden_size']}
   try:
-    config: Any = configure(**typed(sizes | widths, configure, source=source))
+    fields = coerce_field_types(fields, config_class, source=source)
+    config: Any = config_class(**fields)
   except (TypeError, ValueError) as error:
-    raise ValueError(f'{source}: no adapter that we know: {error}') from None
-  return table.fill(
-    jax.eval_shape(lambda: make(config, rngs=nnx.Rngs(0))),
+    raise ValueError(f'{source}: the adapter is not valid: {error}') from None
+  return table.import_tensors(
+    jax.eval_shape(lambda: adapter_class(config, rngs=nnx.Rngs(0))),
     _rows(config),
     tensors,
-    _sizes(config),
+    _axis_sizes(config),
     source=str(folder),
     dtype='float32',
   )
@@ -127,16 +135,27 @@ def _rows(config: CTCAdapterConfig | StrideAdapterConfig) -> tuple[Row, ...]:
   return LETTERS + TOKENS if config.letter_layers else TOKENS
 
 
-def _sizes(config: CTCAdapterConfig | StrideAdapterConfig) -> dict[str, int]:
-  inputs = config.stack * config.encoder_size
+def _axis_sizes(config: CTCAdapterConfig | StrideAdapterConfig) -> dict[str, int]:
+  input_size = config.stack * config.encoder_size
   if isinstance(config, StrideAdapterConfig):
-    hidden = config.hidden_size or 0
-    return {'i': inputs, 'd': hidden, 'm': hidden // 2, 'e': config.llm_size, 'l': 0}
-  h, d, c = config.letter_hidden_size, config.hidden_size, config.vocabulary_size
+    d = config.hidden_size or 0
+    return {'i': input_size, 'd': d, 'm': d // 2, 'e': config.llm_size, 'l': 0}
   return {
-    **{'i': inputs // 2, 'h': h, 'g': h, 'r': config.letter_layers},
-    **{'j': 2 * h if config.letter_layers else inputs, 'd': d, 'f': d},
-    **{'l': config.num_layers, 'w': config.kernel_size, 'u': 1, 'e': config.llm_size},
-    **{'a': 1 + NUM_LETTERS, 'c': c, 'b': c + 1, 'k': config.spelling_size},
-    **{'n': NUM_BUCKETS, 'o': MAX_TOKEN_LETTERS},
+    'i': input_size // 2,
+    'h': config.letter_hidden_size,
+    'g': config.letter_hidden_size,
+    'r': config.letter_layers,
+    'j': 2 * config.letter_hidden_size if config.letter_layers else input_size,
+    'd': config.hidden_size,
+    'f': config.hidden_size,
+    'l': config.num_layers,
+    'w': config.kernel_size,
+    'u': 1,
+    'e': config.llm_size,
+    'a': 1 + NUM_LETTERS,
+    'c': config.vocabulary_size,
+    'b': config.vocabulary_size + 1,
+    'k': config.spelling_size,
+    'n': NUM_BUCKETS,
+    'o': MAX_TOKEN_LETTERS,
   }

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of safetensors as Hugging Face lays it out: one file, or shards + index.
+"""Reads and writes a folder of safetensors: one file, or shards with an index.
 
-Files are read and written one tensor at a time. Those written here note the sha256 of
-their data in the header; https://github.com/huggingface/safetensors has the format.
+The layout is Hugging Face's; files are read and written one tensor at a time. Files
+written here store the SHA-256 of their data in the header. The format:
+https://github.com/huggingface/safetensors
 """
 
 import functools
@@ -11,14 +12,15 @@ import json
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import safetensors
 
 from acl_jax.runtime.files import read_json, replace_atomically
-from acl_jax.weights.pieces import Index
-from acl_jax.weights.table import Tensor
+from acl_jax.weights.sharded_read import Index
+from acl_jax.weights.tensor import Tensor
 
 FILE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 WEIGHTS = {
@@ -33,92 +35,94 @@ DTYPES = WEIGHTS | {
   'U8': np.dtype(np.uint8),
 }
 SHARD_BYTES = 4 << 30
-SHA256 = 'sha256'  # of the data, in the header's metadata
+SHA256 = 'sha256'  # metadata key: the digest of the data
 _CHUNK = 1 << 20
 
 
 def read(
   folder: Path,
-  ignored: str | None = None,
-  known: Mapping[str, np.dtype] = WEIGHTS,
+  ignored_suffix: str | None = None,
+  dtypes: Mapping[str, np.dtype] = WEIGHTS,
 ) -> dict[str, Tensor]:
-  """The tensors of all the shards in `folder`, by name; nothing is read yet.
+  """Return the tensors of all shards, by name; they are not read yet.
 
-  ignored: how the names end of those that nobody wants. known: the types of the others.
+  ignored_suffix: tensors whose names end in it are skipped.
+  dtypes: the allowed types, by their names in safetensors.
   """
   tensors = {}
-  for path in files(folder):
-    tensors |= _read_file(path, ignored, known)
+  for path in weight_files(folder):
+    tensors |= _read_file(path, ignored_suffix, dtypes)
   if (folder / INDEX).is_file():
-    index = _index(folder)
-    wanted = {name for name in index if not ignored or not name.endswith(ignored)}
-    if strange := sorted(wanted ^ tensors.keys()):
+    names = set(_read_index(folder))
+    if ignored_suffix:
+      names = {name for name in names if not name.endswith(ignored_suffix)}
+    if unmatched := sorted(names ^ tensors.keys()):
       raise ValueError(
-        f'{folder / INDEX}: it and the shards disagree about {strange[0]}'
+        f'{folder / INDEX}: weight_map and the shards disagree about {unmatched[0]}'
       )
   return tensors
 
 
-def files(folder: Path) -> list[Path]:
-  """The file, or the shards."""
+def weight_files(folder: Path) -> list[Path]:
+  """Return the path of the single file, or those of the shards."""
   if not (folder / INDEX).is_file():
     return [folder / FILE]
-  names = sorted(set(_index(folder).values()))
+  names = sorted(set(_read_index(folder).values()))
   for name in names:
     if Path(name).name != name:
-      raise ValueError(f'{folder / INDEX}: {name!r} is not the name of a file here')
+      raise ValueError(f'{folder / INDEX}: {name!r} is not a file name')
   return [folder / name for name in names]
 
 
-def _index(folder: Path) -> dict[str, str]:
+def _read_index(folder: Path) -> dict[str, str]:
   index = read_json(folder / INDEX).get('weight_map')
   if not isinstance(index, dict) or not all(isinstance(f, str) for f in index.values()):
-    raise ValueError(f'{folder / INDEX}: weight_map does not map tensors to files')
+    raise ValueError(f'{folder / INDEX}: weight_map is not a map from tensors to files')
   return index
 
 
 def _open(path: Path):
   if not path.is_file():
     raise FileNotFoundError(f'{path} is missing')
-  try:  # the library compares header and size of the file
+  try:  # the library checks the header against the file size
     return safetensors.safe_open(path, 'np')
   except (safetensors.SafetensorError, OSError) as error:
-    raise ValueError(f'{path}: damaged or not safetensors ({error})') from error
+    raise ValueError(f'{path}: damaged, or not safetensors ({error})') from error
 
 
 def _read_file(
-  path: Path, ignored: str | None, known: Mapping[str, np.dtype]
+  path: Path, ignored_suffix: str | None, dtypes: Mapping[str, np.dtype]
 ) -> dict[str, Tensor]:
   tensors = {}
   with _open(path) as file:
     for name in file.keys():  # noqa: SIM118
-      if ignored and name.endswith(ignored):
+      if ignored_suffix and name.endswith(ignored_suffix):
         continue
-      part = file.get_slice(name)
-      if (kind := part.get_dtype()) not in known:
-        raise ValueError(f'{path}: {name} is {kind}, not one of {tuple(known)}')
+      info = file.get_slice(name)
+      if (dtype := info.get_dtype()) not in dtypes:
+        raise ValueError(f'{path}: {name} is {dtype}, not one of {tuple(dtypes)}')
       tensors[name] = Tensor(
-        tuple(part.get_shape()),
-        functools.partial(_load, path, name),
-        known[kind],
-        functools.partial(_load_part, path, name),
+        tuple(info.get_shape()),
+        functools.partial(_read_tensor, path, name),
+        dtypes[dtype],
+        functools.partial(_read_slice, path, name),
       )
   return tensors
 
 
-def _load(path: Path, name: str) -> np.ndarray:
-  # Opened again each time: pages of an open file stay in the memory of the process.
+def _read_tensor(path: Path, name: str) -> np.ndarray:
+  # Open the file each time: the pages of an open one stay in the process's memory.
   with _open(path) as file:
     return file.get_tensor(name)
 
 
-def _load_part(path: Path, name: str, index: Index) -> np.ndarray:
+def _read_slice(path: Path, name: str, index: Index) -> np.ndarray:
   with _open(path) as file:
     return file.get_slice(name)[index]
 
 
-def check(path: Path) -> None:
-  """ValueError if the data are not those that `write_file` noted, if it did."""
+def verify_checksum(path: Path) -> None:
+  """Raise ValueError if the header has a SHA-256 that the data do not match."""
   with _open(path) as file:
     expected = (file.metadata() or {}).get(SHA256)
   if expected is None:
@@ -130,7 +134,7 @@ def check(path: Path) -> None:
       digest.update(chunk)
   if digest.hexdigest() != expected:
     raise ValueError(
-      f'{path}: has changed since it was saved: sha256 of its data is'
+      f'{path}: has changed since it was saved: the sha256 of its data is'
       f' {digest.hexdigest()}, not {expected}'
     )
 
@@ -138,22 +142,26 @@ def check(path: Path) -> None:
 def write(
   folder: Path, tensors: Iterable[tuple[str, Tensor]], limit: int = SHARD_BYTES
 ) -> None:
-  """Writes shards of at most `limit` bytes, if no tensor is larger, and their index."""
+  """Write one file, or shards of at most `limit` bytes and their index.
+
+  A tensor larger than `limit` gets a shard of its own.
+  """
   shards: list[list[tuple[str, Tensor]]] = [[]]
-  total = room = 0
+  total_size = shard_size = 0
   for name, tensor in tensors:
-    if shards[-1] and tensor.nbytes > room:
+    if shards[-1] and shard_size + tensor.nbytes > limit:
       shards.append([])
-    room = limit if not shards[-1] else room
+      shard_size = 0
     shards[-1].append((name, tensor))
-    room, total = room - tensor.nbytes, total + tensor.nbytes
+    shard_size += tensor.nbytes
+    total_size += tensor.nbytes
   index = {}
   for number, shard in enumerate(shards, 1):
     name = f'model-{number:05}-of-{len(shards):05}.safetensors'
     write_file(folder / (name if len(shards) > 1 else FILE), shard)
     index |= dict.fromkeys((tensor for tensor, _ in shard), name)
   if len(shards) > 1:
-    index = {'metadata': {'total_size': total}, 'weight_map': index}
+    index = {'metadata': {'total_size': total_size}, 'weight_map': index}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + '\n')
 
 
@@ -162,20 +170,24 @@ def write_file(
   tensors: Sequence[tuple[str, Tensor]],
   metadata: Mapping[str, str] | None = None,
 ) -> None:
-  """Writes one file, or none; a single tensor is in memory at a time."""
+  """Write one file atomically, with a single tensor in memory at a time.
+
+  metadata: further entries of the header.
+  """
   codes = {dtype: code for code, dtype in DTYPES.items()}
-  # Wide numbers first, so that each begins at a multiple of its width.
+  # Widest dtypes first, so that each tensor is aligned to its width.
   tensors = sorted(tensors, key=lambda pair: -pair[1].dtype.itemsize)
-  unknown = '0' * hashlib.sha256().digest_size * 2
-  header, stop = (
-    {'__metadata__': {SHA256: unknown, 'format': 'pt', **(metadata or {})}},
-    0,
-  )
+  placeholder = '0' * hashlib.sha256().digest_size * 2
+  entries = {SHA256: placeholder, 'format': 'pt', **(metadata or {})}
+  header: dict[str, Any] = {'__metadata__': entries}
+  stop = 0
   for name, tensor in tensors:
     start, stop = stop, stop + tensor.nbytes
-    code = codes[tensor.dtype]
-    span = {'shape': tensor.shape, 'data_offsets': (start, stop)}
-    header[name] = {'dtype': code, **span}
+    header[name] = {
+      'dtype': codes[tensor.dtype],
+      'shape': tensor.shape,
+      'data_offsets': (start, stop),
+    }
   text = json.dumps(header).encode()
   text += b' ' * (-len(text) % 8)
   digest = hashlib.sha256()
@@ -187,5 +199,5 @@ def write_file(
       data = array.reshape(-1).view(np.uint8).data
       digest.update(data)
       file.write(data)
-    file.seek(8 + text.index(unknown.encode()))
+    file.seek(8 + text.index(placeholder.encode()))
     file.write(digest.hexdigest().encode())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An array in the pieces that the devices of this process hold, each read once."""
+"""Reads an array shard by shard: only the shards of this process's devices."""
 
 from collections.abc import Callable
 
@@ -11,21 +11,25 @@ from flax import nnx
 Index = tuple[slice, ...]
 
 
-def place(
+def read_sharded(
   shape: tuple[int, ...],
-  cut: nnx.Variable | None,
+  sharding: nnx.Variable | None,
   read: Callable[[Index], np.ndarray],
 ) -> jax.Array:
-  """An array of what `read` has at every index, each read once."""
-  if cut is None:
+  """Make an array by reading each distinct shard once.
+
+  sharding: holds the sharding as its value; without one, the whole array is read.
+  read: returns the array at an index, whose slices have a start and a stop.
+  """
+  if sharding is None:
     return jnp.asarray(read(tuple(slice(0, size) for size in shape)))
-  parts: dict[tuple[tuple[int, int, int], ...], np.ndarray] = {}
+  shards: dict[tuple[tuple[int, int, int], ...], np.ndarray] = {}
 
-  def part(index: Index | None) -> np.ndarray:
+  def read_once(index: Index | None) -> np.ndarray:
     assert index is not None
-    key = tuple(of.indices(size) for of, size in zip(index, shape, strict=True))
-    if key not in parts:
-      parts[key] = read(tuple(slice(start, stop) for start, stop, _ in key))
-    return parts[key]
+    key = tuple(part.indices(size) for part, size in zip(index, shape, strict=True))
+    if key not in shards:
+      shards[key] = read(tuple(slice(start, stop) for start, stop, _ in key))
+    return shards[key]
 
-  return jax.make_array_from_callback(shape, cut.get_value(), part)
+  return jax.make_array_from_callback(shape, sharding.get_value(), read_once)

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Name tables: rows of (their name, our path, layout), for import and export alike.
+"""Imports and exports parameters by name tables with rows (tensor, parameter, layout).
 
-A layout is an einops pattern, theirs -> ours, whose letters stand for `sizes`. Read
-left-to-right a table imports, read right-to-left it exports. `{}` in their name is the
-number of the layer, of which there are `sizes['l']`, or `{r}` of `sizes['r']`; ours are
-stacked, layer axis in front.
+A row has the name of a tensor in a file, the path of a parameter in our model and an
+einops pattern, tensor axes -> parameter axes, whose letters have the given `sizes`. The
+same table imports from left to right and exports from right to left. `{}` in a tensor
+name stands for the index of a layer, of which there are `sizes['l']`; `{r}` stands for
+one of `sizes['r']`. Our parameters are stacked along a leading layer axis.
 """
 
 import functools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import einops
 import jax
@@ -21,50 +22,15 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from acl_jax.sharding.rules import PARAMETERS, ShardingRules, shardings
-from acl_jax.weights.pieces import Index, place
+from acl_jax.weights.sharded_read import Index, read_sharded
+from acl_jax.weights.tensor import Tensor
 
 Row = tuple[str, str, str]
 Sizes = Mapping[str, int]
 Model = TypeVar('Model', bound=nnx.Module)
 
 
-class Tensor(NamedTuple):
-  """A tensor, wherever it is: what is known of it, and how to read it.
-
-  read_part: how to read some of it only, where its file allows that.
-  """
-
-  shape: tuple[int, ...]
-  read: Callable[[], np.ndarray]
-  dtype: np.dtype = np.dtype(np.float32)
-  read_part: Callable[[Index], np.ndarray] | None = None
-
-  @classmethod
-  def of(cls, array: np.ndarray) -> 'Tensor':
-    """One that has been read."""
-    return cls(array.shape, lambda: array, array.dtype)
-
-  @property
-  def nbytes(self) -> int:
-    return math.prod(self.shape) * self.dtype.itemsize
-
-  def astype(self, dtype: DTypeLike) -> 'Tensor':
-    """The same numbers as `dtype`, unless they are integers."""
-    dtype = np.dtype(dtype) if jnp.issubdtype(self.dtype, np.floating) else self.dtype
-    return Tensor(self.shape, lambda: self.read().astype(dtype, copy=False), dtype)
-
-  def part(self, index: Index) -> np.ndarray:
-    """Some of it, from start to stop along every axis."""
-    whole = all(
-      (part.start, part.stop) == (0, size)
-      for part, size in zip(index, self.shape, strict=True)
-    )
-    if whole or self.read_part is None:
-      return self.read()[index]
-    return self.read_part(index)
-
-
-def fill(
+def import_tensors(
   model: Model,
   table: Sequence[Row],
   tensors: Mapping[str, Tensor],
@@ -75,164 +41,193 @@ def fill(
   rules: ShardingRules = PARAMETERS,
   convert: Callable[[str, nnx.Variable], nnx.Variable | nnx.Module] | None = None,
 ) -> Model:
-  """Fills an abstract model: every tensor is used once, no parameter is left empty.
+  """Fill an abstract model with tensors; each is used once, and no parameter is missed.
 
-  Names and shapes are compared before anything is read or allocated; then one parameter
-  at a time is read, layer by layer. Where a mesh is set, it is read in the pieces that
-  `rules` give to the devices of this process, and no others.
-  source: the file that an error names. convert: what to make of each parameter, by its
-    name, before the next is read. dtype: of parameters; what is an integer stays one.
+  Names and shapes are checked before anything is read or allocated. Parameters are then
+  read one at a time, layer by layer; with a mesh set, only the shards that `rules`
+  assign to the devices of this process.
+  source: the file that errors name.
+  dtype: of the parameters; integer parameters keep theirs.
+  convert: called with each parameter's name and value before the next one is read;
+    returns what the model holds instead.
   """
-  compare(table, tensors, sizes, source)
+  check_tensors(table, tensors, sizes, source)
   mesh, state = jax.sharding.get_mesh(), nnx.state(model)
-  empty, cuts = dict(nnx.to_flat_state(state)), {}
+  remaining, sharding_of = dict(nnx.to_flat_state(state)), {}
   if not mesh.empty:
-    cuts = dict(nnx.to_flat_state(shardings(state, mesh, rules)))
+    sharding_of = dict(nnx.to_flat_state(shardings(state, mesh, rules)))
   for name, path, layout in table:
-    *parents, last = key = tuple(path.split('/'))
-    variable = empty.pop(key)
-    layers = [tensors[theirs] for theirs in _names(name, sizes)]
-    layers = layers if '{' in name else layers[0]
-
-    whole = jnp.issubdtype(variable.dtype, jnp.integer)
-    kind = variable.dtype if whole else dtype
-
-    def read(index: Index, layers=layers, layout=layout, kind=kind) -> np.ndarray:
-      array = np.empty([part.stop - part.start for part in index], kind)
-      if isinstance(layers, Tensor):
-        array[...] = _read_part(layers, layout, index, sizes)
-        return array
-      for slot, tensor in zip(array, layers[index[0]], strict=True):
-        slot[...] = _read_part(tensor, layout, index[1:], sizes)
-      return array
-
-    array = place(variable.shape, cuts.get(key), read)
-    full = variable.replace(array)
+    *parents, attribute = key = tuple(path.split('/'))
+    variable = remaining.pop(key)
+    layers = [tensors[tensor_name] for tensor_name in _expand_layers(name, sizes)]
+    is_integer = jnp.issubdtype(variable.dtype, jnp.integer)
+    read = functools.partial(
+      _read_parameter,
+      layers if '{' in name else layers[0],
+      layout,
+      sizes,
+      variable.dtype if is_integer else dtype,
+    )
+    array = read_sharded(variable.shape, sharding_of.get(key), read)
+    value = variable.replace(array)
     parent = functools.reduce(getattr, parents, model)
-    setattr(parent, last, convert(last, full) if convert else full)
-  assert not empty, f'no row of the table fills {list(empty)}'
+    setattr(parent, attribute, convert(attribute, value) if convert else value)
+  assert not remaining, f'the table has no row for {list(remaining)}'
   return model
 
 
-def _read_part(tensor: Tensor, layout: str, index: Index, sizes: Sizes) -> np.ndarray:
-  """Some of our array, by reading no more of theirs than that needs.
+def _read_parameter(
+  source: Tensor | list[Tensor],
+  layout: str,
+  sizes: Sizes,
+  dtype: DTypeLike,
+  index: Index,
+) -> np.ndarray:
+  """Read the slice at `index` of a parameter: one tensor, or stacked layers."""
+  array = np.empty([part.stop - part.start for part in index], dtype)
+  if isinstance(source, Tensor):
+    array[...] = _read_parameter_slice(source, layout, index, sizes)
+    return array
+  for layer, tensor in zip(array, source[index[0]], strict=True):
+    layer[...] = _read_parameter_slice(tensor, layout, index[1:], sizes)
+  return array
 
-  What stands first in an axis of theirs is cut there; the rest is cut of what was read.
+
+def _read_parameter_slice(
+  tensor: Tensor, layout: str, index: Index, sizes: Sizes
+) -> np.ndarray:
+  """Read the slice at `index` of a parameter from as little of its tensor as possible.
+
+  A parameter axis that comes first in a tensor axis is sliced while reading, the others
+  afterwards.
   """
-  theirs, ours = (_axes(side) for side in layout.split('->'))
-  cut = {axis: part for axis, part in zip(ours, index, strict=True) if len(axis) == 1}
-  wanted, lengths = [], dict(sizes)
-  for first, *rest in theirs:
-    inner = math.prod(sizes[letter] for letter in rest)
-    part = cut.get((first,), slice(0, sizes[first]))
-    wanted.append(slice(part.start * inner, part.stop * inner))
-    lengths[first] = part.stop - part.start
-  array = _rearrange(tensor.part(tuple(wanted)), layout, lengths)
-  done = {(first,) for first, *_ in theirs}
+  tensor_axes, axes = (_parse_axes(side) for side in layout.split('->'))
+  slices = {
+    axis: part for axis, part in zip(axes, index, strict=True) if len(axis) == 1
+  }
+  tensor_index, sliced_sizes = [], dict(sizes)
+  for first, *rest in tensor_axes:
+    stride = math.prod(sizes[letter] for letter in rest)
+    part = slices.get((first,), slice(0, sizes[first]))
+    tensor_index.append(slice(part.start * stride, part.stop * stride))
+    sliced_sizes[first] = part.stop - part.start
+  array = _rearrange(tensor.read_slice(tuple(tensor_index)), layout, sliced_sizes)
+  sliced_axes = {(first,) for first, *_ in tensor_axes}
   return array[
     tuple(
-      slice(None) if axis in done else part
-      for axis, part in zip(ours, index, strict=True)
+      slice(None) if axis in sliced_axes else part
+      for axis, part in zip(axes, index, strict=True)
     )
   ]
 
 
-def export(
+def export_tensors(
   model: nnx.Module, table: Sequence[Row], sizes: Sizes
 ) -> Iterator[tuple[str, Tensor]]:
-  """The inverse of `fill`: their names and tensors."""
-  ours = dict(nnx.to_flat_state(nnx.state(model)))
+  """Yield the names and tensors of a model: the inverse of `import_tensors`."""
+  remaining = dict(nnx.to_flat_state(nnx.state(model)))
   for name, path, layout in table:
-    variable = ours.pop(tuple(path.split('/')))
-    for number, theirs in enumerate(_names(name, sizes)):
-      part = number if '{' in name else ...
-      read = functools.partial(_read, variable, part, _inverse(layout), sizes)
+    variable = remaining.pop(tuple(path.split('/')))
+    for layer, tensor_name in enumerate(_expand_layers(name, sizes)):
+      index = layer if '{' in name else ...
+      read = functools.partial(_to_tensor, variable, index, _invert(layout), sizes)
       dtype = np.dtype(variable.dtype)
-      yield theirs, Tensor(foreign_shape(layout, sizes), read, dtype)
-  assert not ours, f'no row of the table exports {list(ours)}'
+      yield tensor_name, Tensor(tensor_shape(layout, sizes), read, dtype)
+  assert not remaining, f'the table has no row for {list(remaining)}'
 
 
-def translate(
+def convert_tensors(
   tensors: Mapping[str, Tensor],
   source: Sequence[Row],
   target: Sequence[Row],
   sizes: Sizes,
 ) -> Iterator[tuple[str, Tensor]]:
-  """From one foreign format to another, by two tables of the same parameters."""
+  """Yield the tensors in another format, given the tables of both formats."""
   rows = {path: (name, layout) for name, path, layout in source}
   for name, path, layout in target:
-    before, way_in = rows[path]
-    pairs = zip(_names(before, sizes), _names(name, sizes), strict=True)
-    for old, new in pairs:
+    source_name, source_layout = rows[path]
+    old_names, new_names = (_expand_layers(n, sizes) for n in (source_name, name))
+    for old, new in zip(old_names, new_names, strict=True):
       tensor = tensors[old]
-      read = functools.partial(_relay, tensor, way_in, _inverse(layout), sizes)
-      yield new, Tensor(foreign_shape(layout, sizes), read, tensor.dtype)
+      layouts = source_layout, _invert(layout)
+      read = functools.partial(_convert_tensor, tensor, layouts, sizes)
+      yield new, Tensor(tensor_shape(layout, sizes), read, tensor.dtype)
 
 
-def read_ours(
+def import_layers(
   tensors: Mapping[str, Tensor], table: Sequence[Row], path: str, sizes: Sizes
 ) -> Iterator[np.ndarray]:
-  """One parameter in our layout, layer by layer if there are layers."""
-  ((name, layout),) = ((name, layout) for name, ours, layout in table if ours == path)
-  for theirs in _names(name, sizes):
-    yield _rearrange(tensors[theirs].read(), layout, sizes)
+  """Yield the layers of the parameter at `path`, or the parameter if it has none."""
+  ((name, layout),) = ((name, layout) for name, key, layout in table if key == path)
+  for tensor_name in _expand_layers(name, sizes):
+    yield _rearrange(tensors[tensor_name].read(), layout, sizes)
 
 
-def foreign_shape(layout: str, sizes: Sizes) -> tuple[int, ...]:
-  """The shape that the left side of a layout asks for."""
-  axes = _axes(layout.split('->')[0])
+def tensor_shape(layout: str, sizes: Sizes) -> tuple[int, ...]:
+  """Return the shape of the left side of a layout."""
+  axes = _parse_axes(layout.split('->')[0])
   return tuple(math.prod(sizes[letter] for letter in axis) for axis in axes)
 
 
-def _axes(side: str) -> list[tuple[str, ...]]:
-  """The letters of every axis on one side of a layout."""
-  found = re.findall(r'\((.*?)\)|(\w)', side)
-  return [tuple((group or axis).split()) for group, axis in found]
+def _parse_axes(side: str) -> list[tuple[str, ...]]:
+  """Return the letters of each axis on one side of a layout."""
+  matches = re.findall(r'\((.*?)\)|(\w)', side)
+  return [tuple((group or letter).split()) for group, letter in matches]
 
 
-def _names(name: str, sizes: Sizes) -> list[str]:
-  """Those of all layers, if it is the name of a layer's."""
-  if not (count := re.search(r'\{(\w?)\}', name)):
+def _expand_layers(name: str, sizes: Sizes) -> list[str]:
+  """Return the tensor names of all layers, or `name` alone if it has no layer index."""
+  if not (match := re.search(r'\{(\w?)\}', name)):
     return [name]
-  return [name.replace(count[0], str(i)) for i in range(sizes[count[1] or 'l'])]
+  return [name.replace(match[0], str(i)) for i in range(sizes[match[1] or 'l'])]
 
 
-def _inverse(layout: str) -> str:
+def _invert(layout: str) -> str:
   return ' -> '.join(reversed(layout.split(' -> ')))
 
 
-def _read(variable: nnx.Variable, part: Any, layout: str, sizes: Sizes) -> np.ndarray:
-  return np.ascontiguousarray(_rearrange(np.asarray(variable[part]), layout, sizes))
+def _to_tensor(
+  variable: nnx.Variable, index: Any, layout: str, sizes: Sizes
+) -> np.ndarray:
+  return np.ascontiguousarray(_rearrange(np.asarray(variable[index]), layout, sizes))
 
 
-def _relay(tensor: Tensor, way_in: str, way_out: str, sizes: Sizes) -> np.ndarray:
-  array = _rearrange(tensor.read(), way_in, sizes)
-  return np.ascontiguousarray(_rearrange(array, way_out, sizes))
+def _convert_tensor(
+  tensor: Tensor, layouts: tuple[str, str], sizes: Sizes
+) -> np.ndarray:
+  array = tensor.read()
+  for layout in layouts:
+    array = _rearrange(array, layout, sizes)
+  return np.ascontiguousarray(array)
 
 
 def _rearrange(array: np.ndarray, layout: str, sizes: Sizes) -> np.ndarray:
-  letters = {letter: sizes[letter] for letter in re.findall(r'\w', layout)}
-  return einops.rearrange(array, layout, **letters)
+  lengths = {letter: sizes[letter] for letter in re.findall(r'\w', layout)}
+  return einops.rearrange(array, layout, **lengths)
 
 
-def compare(
+def check_tensors(
   table: Sequence[Row], tensors: Mapping[str, Tensor], sizes: Sizes, source: str
 ) -> None:
-  """Raises unless `tensors` have exactly the names and shapes that a table asks for."""
+  """Raise ValueError unless `tensors` have exactly the names and shapes of a table."""
   if sizes['l'] > len(tensors):
-    raise ValueError(f'{source}: {sizes["l"]} layers, but only {len(tensors)} tensors')
+    raise ValueError(f'{source}: {sizes["l"]} layers but only {len(tensors)} tensors')
   expected = {
-    theirs: foreign_shape(layout, sizes)
+    tensor_name: tensor_shape(layout, sizes)
     for name, _, layout in table
-    for theirs in _names(name, sizes)
+    for tensor_name in _expand_layers(name, sizes)
   }
   if missing := sorted(expected.keys() - tensors.keys()):
-    raise ValueError(f'{source}: no tensor {missing[0]} ({len(missing)} missing)')
-  if stray := sorted(tensors.keys() - expected.keys()):
-    raise ValueError(f'{source}: nothing takes {stray[0]} ({len(stray)} such tensors)')
+    raise ValueError(
+      f'{source}: tensor {missing[0]} is missing ({len(missing)} missing in total)'
+    )
+  if unexpected := sorted(tensors.keys() - expected.keys()):
+    raise ValueError(
+      f'{source}: unexpected tensor {unexpected[0]} ({len(unexpected)} in total)'
+    )
   for name, shape in expected.items():
     if tensors[name].shape != shape:
       raise ValueError(
-        f'{source}: {name} has shape {tensors[name].shape}, the configuration'
-        f' asks for {shape}'
+        f'{source}: tensor {name} has shape {tensors[name].shape}; the configuration'
+        f' requires {shape}'
       )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `torch.save` writes, a zip of raw storages and a pickle, read without torch.
+"""Reads files of `torch.save`, a zip of raw storages and a pickle, without torch.
 
-The pickle is not unpickled: its opcodes are interpreted here, and nothing it can name
-is ever imported or called but what `GLOBALS` lists.
+The pickle is never unpickled: this module interprets its opcodes, and imports or calls
+nothing except what `GLOBALS` lists.
 """
 
 import math
@@ -15,17 +15,20 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from acl_jax.weights.table import Tensor
+from acl_jax.weights.tensor import Tensor
 
 MAX_PICKLE_BYTES = 64 << 20
+# What zipfile, pickletools and the interpreter raise on a damaged file.
+# fmt: off
 DAMAGED = (
-  *(zipfile.BadZipFile, EOFError, LookupError, NotImplementedError, OSError),
-  *(OverflowError, RuntimeError, TypeError, ValueError, struct.error),
+  zipfile.BadZipFile, EOFError, LookupError, NotImplementedError, OSError,
+  OverflowError, RuntimeError, TypeError, ValueError, struct.error,
 )
+# fmt: on
 
 
 class _Storage(NamedTuple):
-  """The member `data/key` of the zip, `size` numbers of one type."""
+  """The member `data/{key}` of the zip: `size` numbers of one dtype."""
 
   dtype: np.dtype
   key: str
@@ -33,7 +36,7 @@ class _Storage(NamedTuple):
 
 
 class _View(NamedTuple):
-  """A tensor in a storage; offset and strides count numbers, not bytes."""
+  """A tensor in a storage; offset and strides are in numbers, not bytes."""
 
   storage: _Storage
   offset: int
@@ -41,25 +44,29 @@ class _View(NamedTuple):
   strides: tuple[int, ...]
 
 
-def _storage(_: Any, dtype: Any, key: Any, device: Any, size: Any) -> _Storage:
+def _make_storage(_: Any, dtype: Any, key: Any, device: Any, size: Any) -> _Storage:
+  """Make a storage from the arguments of its persistent id."""
   if not (isinstance(dtype, np.dtype) and isinstance(key, str)):
-    raise ValueError('a storage without type or name')
+    raise ValueError('the pickle has a storage without dtype or key')
   if not isinstance(size, int) or size < 0:
-    raise ValueError('a storage without a size')
+    raise ValueError('the pickle has a storage without a valid size')
   return _Storage(dtype, key, size)
 
 
 def _rebuild_tensor(storage, offset, shape, strides, *_) -> _View:
-  """`torch._utils._rebuild_tensor_v2`, once the view is known to lie in its storage."""
+  """`torch._utils._rebuild_tensor_v2`; ValueError if the view exceeds its storage."""
   view = _View(storage, offset, tuple(shape), tuple(strides))
   numbers = (view.offset, *view.shape, *view.strides)
   if not isinstance(storage, _Storage) or len(view.shape) != len(view.strides):
-    raise ValueError('a tensor without a storage or a stride')
+    raise ValueError('the pickle has a tensor without a storage or a stride')
   if not all(isinstance(number, int) and number >= 0 for number in numbers):
-    raise ValueError('a tensor with a negative size')
+    raise ValueError('the pickle has a tensor with a negative size')
   last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
   if last >= storage.size or math.prod(shape) > storage.size:
-    raise ValueError(f'a tensor {view.shape} in a storage of {storage.size} numbers')
+    raise ValueError(
+      f'the pickle has a tensor of shape {view.shape} in a storage of {storage.size}'
+      ' numbers'
+    )
   return view
 
 
@@ -75,46 +82,49 @@ GLOBALS = {
 
 
 def read(path: Path) -> dict[str, Tensor]:
-  """The tensors of the dictionary that was saved as `path`; nothing is read yet."""
+  """Return the tensors of a saved dictionary, by name; they are not read yet."""
   if not path.is_file():
     raise FileNotFoundError(f'{path} is missing')
   try:
     with zipfile.ZipFile(path) as archive:
-      return _read(archive, path)
+      return _read_archive(archive, path)
   except DAMAGED as error:
     raise ValueError(
-      f'{path}: damaged or not weights of torch.save: {error}'
+      f'{path}: damaged, or not weights saved by torch.save: {error}'
     ) from error
 
 
-def _read(archive: zipfile.ZipFile, path: Path) -> dict[str, Tensor]:
+def _read_archive(archive: zipfile.ZipFile, path: Path) -> dict[str, Tensor]:
   members = {member.filename: member for member in archive.infolist()}
   for member in members.values():
     end = member.header_offset + member.file_size
     if member.compress_type != zipfile.ZIP_STORED or end > path.stat().st_size:
-      raise ValueError(f'{member.filename!r:.60} is compressed or cut off')
-  (pickle,) = (name for name in members if name.endswith('/data.pkl'))
-  root = pickle.removesuffix('data.pkl')
-  if members[pickle].file_size > MAX_PICKLE_BYTES:
-    raise ValueError(f'its pickle has more than {MAX_PICKLE_BYTES} bytes')
+      raise ValueError(f'{member.filename!r:.60} is compressed or truncated')
+  (pickle_name,) = (name for name in members if name.endswith('/data.pkl'))
+  root = pickle_name.removesuffix('data.pkl')
+  if (size := members[pickle_name].file_size) > MAX_PICKLE_BYTES:
+    raise ValueError(
+      f'the pickle has {size} bytes; the limit is {MAX_PICKLE_BYTES} bytes'
+    )
   if f'{root}byteorder' in members and archive.read(f'{root}byteorder') != b'little':
-    raise ValueError('it is not little-endian')
-  views = _interpret(archive.read(pickle))
+    raise ValueError('the byte order is not little-endian')
+  views = _interpret(archive.read(pickle_name))
   for name, view in views.items():
     if not isinstance(view, _View):
       raise ValueError(f'{name!r:.60} is not a tensor')
     member, storage = members[f'{root}data/{view.storage.key}'], view.storage
     if member.file_size < storage.size * storage.dtype.itemsize:
       raise ValueError(
-        f'{name!r:.60} needs {storage.size} numbers, {member.file_size} bytes are there'
+        f'{name!r:.60} needs {storage.size} numbers; its storage has'
+        f' {member.file_size} bytes'
       )
   return {
-    name: Tensor(view.shape, lambda view=view: _load(path, root, view))
+    name: Tensor(view.shape, lambda view=view: _read_view(path, root, view))
     for name, view in views.items()
   }
 
 
-def _load(path: Path, root: str, view: _View) -> np.ndarray:
+def _read_view(path: Path, root: str, view: _View) -> np.ndarray:
   try:
     with zipfile.ZipFile(path) as archive:
       data = archive.read(f'{root}data/{view.storage.key}')
@@ -128,26 +138,26 @@ def _load(path: Path, root: str, view: _View) -> np.ndarray:
 class _Stack(list):
   """The stack of the pickle machine."""
 
-  def take(self, count: int) -> list[Any]:
-    """Removes the last `count` items."""
+  def pop_many(self, count: int) -> list[Any]:
+    """Remove and return the last `count` items."""
     if not 0 <= count <= len(self):
-      raise ValueError('its pickle takes what it has not put')
+      raise ValueError('the pickle pops more items than it has pushed')
     items = self[len(self) - count :]
     del self[len(self) - count :]
     return items
 
-  def update(self, pairs: list[Any]) -> None:
-    """Puts keys and values into the dictionary on top."""
-    # Tensors are named by strings; to hash a hostile key could take for ever.
+  def update_top(self, pairs: list[Any]) -> None:
+    """Set items of the dictionary on top; `pairs` alternates keys and values."""
+    # Tensor names are strings; hashing a malicious key could take arbitrarily long.
     if not all(isinstance(key, str) for key in pairs[::2]):
-      raise ValueError('a key is not a string')
+      raise ValueError('the pickle has a key that is not a string')
     if not isinstance(self[-1], dict):
-      raise ValueError('its pickle puts items into what is no dictionary')
+      raise ValueError('the pickle sets items of an object that is not a dictionary')
     self[-1].update(zip(pairs[::2], pairs[1::2], strict=True))
 
 
 def _interpret(pickle: bytes) -> dict[str, Any]:
-  """The dictionary that a pickle of protocol 2 describes."""
+  """Evaluate a pickle of protocol 2, which must be a dictionary of tensors."""
   stack, marks, memo = _Stack(), [], {}
   for opcode, argument, _ in pickletools.genops(pickle):
     match opcode.name:
@@ -164,30 +174,30 @@ def _interpret(pickle: bytes) -> dict[str, Any]:
       case 'MARK':
         marks.append(len(stack))
       case 'TUPLE':
-        stack.append(tuple(stack.take(len(stack) - marks.pop())))
+        stack.append(tuple(stack.pop_many(len(stack) - marks.pop())))
       case 'TUPLE1' | 'TUPLE2' | 'TUPLE3':
-        stack.append(tuple(stack.take(int(opcode.name[-1]))))
+        stack.append(tuple(stack.pop_many(int(opcode.name[-1]))))
       case 'BINPUT' | 'LONG_BINPUT':
         memo[argument] = stack[-1]
       case 'BINGET' | 'LONG_BINGET':
         stack.append(memo[argument])
       case 'SETITEM':
-        stack.update(stack.take(2))
+        stack.update_top(stack.pop_many(2))
       case 'SETITEMS':
-        stack.update(stack.take(len(stack) - marks.pop()))
+        stack.update_top(stack.pop_many(len(stack) - marks.pop()))
       case 'GLOBAL':
         if argument not in GLOBALS:
-          raise ValueError(f'its pickle asks for {argument!r:.60}, which is refused')
+          raise ValueError(f'the pickle uses {argument!r:.60}, which is refused')
         stack.append(GLOBALS[argument])
       case 'REDUCE':
-        function, arguments = stack.take(2)
+        function, arguments = stack.pop_many(2)
         stack.append(function(*arguments))
       case 'BINPERSID':
-        stack.append(_storage(*stack.pop()))
-      case 'BUILD':  # what torch attaches to an OrderedDict: versions of modules
+        stack.append(_make_storage(*stack.pop()))
+      case 'BUILD':  # the module versions that torch attaches to an OrderedDict
         stack.pop()
       case 'STOP':
         return stack.pop()
       case name:
-        raise ValueError(f'its pickle uses {name}, which is refused')
-  raise ValueError('its pickle has no end')
+        raise ValueError(f'the pickle uses opcode {name}, which is refused')
+  raise ValueError('the pickle has no STOP opcode')

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Readers of speech corpora, one per layout, all yielding the same thing.
+"""Readers of speech corpora, one per layout; all yield the same types.
 
-A reader streams in a fixed order and opens no audio. What is wrong with one utterance
-does not end the corpus: it is yielded as a `BadUtterance`.
+A reader streams utterances in a fixed order without opening any audio. An utterance
+that cannot be used is yielded as a `BadUtterance`.
 """
 
 import itertools
@@ -21,7 +21,7 @@ from data_pipeline.corpora import (
   tarred,
   tfds,
 )
-from data_pipeline.corpora.utterance import BadUtterance, Item, Utterance
+from data_pipeline.corpora.utterance import AnyUtterance, BadUtterance, Utterance
 
 CORPORA = {
   'folder': folder.read,
@@ -34,37 +34,38 @@ CORPORA = {
 }
 
 
-def open_corpus(kind: str, path: str | Path) -> Iterator[Item]:
-  """Reads the corpus at `path`, laid out as `kind` (a key of CORPORA), ids unique.
+def open_corpus(kind: str, path: str | Path) -> Iterator[AnyUtterance]:
+  """Read the corpus at `path` in the layout `kind`, a key of CORPORA; ids are unique.
 
-  `path` may stand for many, which are read as one corpus: see `patterns`.
+  path: may be a pattern of many paths, read as one corpus; see `patterns`.
   """
   if kind not in CORPORA:
     raise ValueError(f'corpus {kind!r} is not one of {", ".join(CORPORA)}')
   paths = [Path(path)] if Path(path).exists() else patterns.expand(path)
-  for one in paths:
-    # A split of a TFDS dataset is no file of its own.
-    if not one.exists() and not (kind == 'tfds' and one.parent.is_dir()):
-      raise FileNotFoundError(f'{one}: the corpus does not exist')
-  return _unique(itertools.chain.from_iterable(map(CORPORA[kind], paths)))
+  for each in paths:
+    # A split of a TFDS dataset is not a file of its own.
+    if not each.exists() and not (kind == 'tfds' and each.parent.is_dir()):
+      raise FileNotFoundError(f'{each}: the corpus does not exist')
+  return _reject_duplicates(itertools.chain.from_iterable(map(CORPORA[kind], paths)))
 
 
-def _unique(items: Iterable[Item]) -> Iterator[Item]:
-  """Later utterances with an id that was there before become bad ones.
+def _reject_duplicates(utterances: Iterable[AnyUtterance]) -> Iterator[AnyUtterance]:
+  """Yield utterances with an id seen before as bad ones.
 
-  The ids are kept by SQLite, in a temporary file that vanishes with the process: exact,
-  and of ten million of them no more than its cache is in memory.
+  SQLite stores the ids in a temporary file, so that ten million ids take no more memory
+  than its cache.
   """
-  with closing(sqlite3.connect('', isolation_level=None)) as seen:
-    seen.execute('PRAGMA journal_mode = OFF')
-    seen.execute('CREATE TABLE seen (id BLOB PRIMARY KEY) WITHOUT ROWID')
-    seen.execute('BEGIN')
+  with closing(sqlite3.connect('', isolation_level=None)) as database:
+    database.execute('PRAGMA journal_mode = OFF')
+    database.execute('CREATE TABLE seen (id BLOB PRIMARY KEY) WITHOUT ROWID')
+    database.execute('BEGIN')
     insert = 'INSERT OR IGNORE INTO seen VALUES (?)'
-    for item in items:
-      # The name of a file may be more than UTF-8 can say.
-      new = seen.execute(insert, (item.id.encode(errors='surrogatepass'),)).rowcount
-      if isinstance(item, Utterance) and not new:
-        reason = f'{item.audio_filepath}: id {item.id!r} is not the first of this name'
-        yield BadUtterance(item.id, 'id', reason)
+    for utterance in utterances:
+      id = utterance.id.encode(errors='surrogatepass')  # may be a non-UTF-8 file name
+      is_new = database.execute(insert, (id,)).rowcount
+      if isinstance(utterance, Utterance) and not is_new:
+        path = utterance.audio_filepath
+        reason = f'{path}: id {utterance.id!r} occurs more than once'
+        yield BadUtterance(utterance.id, 'id', reason)
       else:
-        yield item
+        yield utterance

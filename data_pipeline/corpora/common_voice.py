@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mozilla Common Voice as unpacked: `de/train.tsv` and the recordings in `de/clips`.
+"""Mozilla Common Voice, extracted: `de/train.tsv` and the audio in `de/clips`.
 
 The path is a table (`de/dev.tsv`), or the folder of a language for its `train.tsv`.
-Columns go by their names: their order and number differ between releases.
+Columns are found by name: their order and number differ between releases.
 """
 
 import csv
@@ -10,50 +10,55 @@ import os
 import pathlib
 from collections.abc import Iterator
 
-from data_pipeline.corpora.utterance import BadUtterance, Item, Utterance, inside
+from data_pipeline.corpora.utterance import (
+  AnyUtterance,
+  BadUtterance,
+  Utterance,
+  resolve_inside,
+)
 
 _REQUIRED = ('path', 'sentence')
 
 
-def read(path: pathlib.Path) -> Iterator[Item]:
-  """Utterances in the order of the lines; the speaker is the `client_id`."""
+def read(path: pathlib.Path) -> Iterator[AnyUtterance]:
+  """Yield utterances in the order of the lines; the speaker is the `client_id`."""
   table = path / 'train.tsv' if path.is_dir() else path
   if table.suffix != '.tsv' or not table.is_file():
-    raise ValueError(f'{table}: is not a table (.tsv) of Common Voice')
+    raise ValueError(f'{table}: is not a Common Voice table (.tsv)')
   clips = (table.parent / 'clips').resolve()
   lang = pathlib.Path(os.path.abspath(table)).parent.name
   with table.open('rb') as lines:
-    header = _header(table, lines.readline())
+    header = _read_header(table, lines.readline())
     for number, line in enumerate(lines, 2):
       if not line.strip():
         continue
       try:
-        yield _utterance(_row(line, header), clips, lang)
+        yield _make_utterance(_parse_row(line, header), clips, lang)
       except ValueError as error:
         reason = f'{table} line {number}: {error}'
         field = str(error).partition(' ')[0]
         yield BadUtterance(f'{table.name}:{number}', field, reason)
 
 
-def _header(table: pathlib.Path, line: bytes) -> list[str]:
+def _read_header(table: pathlib.Path, line: bytes) -> list[str]:
   try:
-    header = _fields(line.removeprefix(b'\xef\xbb\xbf'))
+    header = _split_line(line.removeprefix(b'\xef\xbb\xbf'))
   except ValueError as error:
     raise ValueError(f'{table} line 1: {error}') from None
   if missing := [name for name in _REQUIRED if name not in header]:
-    raise ValueError(f'{table} line 1: there is no column {missing[0]!r}')
+    raise ValueError(f'{table} line 1: column {missing[0]!r} is missing')
   return header
 
 
-def _row(line: bytes, header: list[str]) -> dict[str, str]:
-  fields = _fields(line)
+def _parse_row(line: bytes, header: list[str]) -> dict[str, str]:
+  fields = _split_line(line)
   if len(fields) != len(header):  # a tab in a sentence would shift the others
     raise ValueError(f'line has {len(fields)} columns, the first has {len(header)}')
   return dict(zip(header, fields, strict=True))
 
 
-def _fields(line: bytes) -> list[str]:
-  """The columns of one line; ValueError where there is no telling."""
+def _split_line(line: bytes) -> list[str]:
+  """Split a line into columns; ValueError if it is not valid."""
   try:
     text = line.decode().rstrip('\r\n')
   except UnicodeDecodeError:
@@ -63,14 +68,14 @@ def _fields(line: bytes) -> list[str]:
   try:
     return next(csv.reader([text], delimiter='\t', quoting=csv.QUOTE_NONE), [])
   except csv.Error as error:
-    raise ValueError(f'line is no row of a table ({error})') from None
+    raise ValueError(f'line is not a table row ({error})') from None
 
 
-def _utterance(row: dict[str, str], clips: pathlib.Path, lang: str) -> Utterance:
+def _make_utterance(row: dict[str, str], clips: pathlib.Path, lang: str) -> Utterance:
   if not (name := row['path']):
     raise ValueError('path is missing')
   try:
-    audio = inside(clips, name if name.endswith('.mp3') else f'{name}.mp3')
+    audio = resolve_inside(clips, name if name.endswith('.mp3') else f'{name}.mp3')
   except ValueError as error:
     raise ValueError(f'path {name[:60]!r} {error}') from None
   return Utterance(

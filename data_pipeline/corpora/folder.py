@@ -4,13 +4,18 @@
 import pathlib
 from collections.abc import Iterator
 
-from data_pipeline.corpora.utterance import BadUtterance, Item, Utterance, inside
+from data_pipeline.corpora.utterance import (
+  AnyUtterance,
+  BadUtterance,
+  Utterance,
+  resolve_inside,
+)
 
 SUFFIXES = {'.flac', '.wav', '.ogg', '.mp3'}
 
 
-def read(path: pathlib.Path) -> Iterator[Item]:
-  """Utterances by name; the id is the path within the folder, without its suffix."""
+def read(path: pathlib.Path) -> Iterator[AnyUtterance]:
+  """Yield utterances by name; the id is the path in the folder without its suffix."""
   if not path.is_dir():
     raise NotADirectoryError(f'{path}: is not a folder')
   root = path.resolve()
@@ -20,8 +25,8 @@ def read(path: pathlib.Path) -> Iterator[Item]:
     name = audio.relative_to(root).with_suffix('').as_posix()
     transcript = audio.with_suffix('.txt')
     try:
-      text = inside(root, transcript).read_text(encoding='utf-8')
-      yield Utterance(name, inside(root, audio), ' '.join(text.split()))
+      text = resolve_inside(root, transcript).read_text(encoding='utf-8')
+      yield Utterance(name, resolve_inside(root, audio), ' '.join(text.split()))
     except FileNotFoundError:
       yield BadUtterance(
         name, 'text', f'{audio}: text is missing: no {transcript.name}'

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NeMo's tarred corpora: a manifest beside `audio_0.tar`, `audio_1.tar`, ...
+"""NeMo's tarred corpora: a manifest beside `audio_0.tar`, `audio_1.tar`, …
 
 The path is the folder, its manifest, or one shard: `manifest_3.json` or `audio_3.tar`,
-where each tar has a manifest, beside it or in `sharded_manifests`.
+if each tar has a manifest, beside it or in `sharded_manifests`.
 
-A line of the manifest names a member of a tar, as it is or as NeMo flattens names
-(`a/b.wav` to `a_b.wav`, or `a_b-sub2.wav` for a further utterance of `a/b.wav`); its
-optional `shard_id` is the number of the tar. Nothing is unpacked: the headers tell
-which bytes of a tar are the recording.
+A line of the manifest gives a member of a tar, by its name or as NeMo flattens names
+(`a/b.wav` to `a_b.wav`, or `a_b-sub2.wav` for a further utterance of `a/b.wav`), and
+optionally the number of the tar as `shard_id`. Nothing is extracted: tar headers give
+the byte range of each member.
 """
 
 import io
@@ -20,15 +20,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from data_pipeline.corpora import manifest
-from data_pipeline.corpora.utterance import Item, Utterance, inside
+from data_pipeline.corpora.utterance import AnyUtterance, Utterance, resolve_inside
 
 _MANIFEST = 'tarred_audio_manifest.json'
 _TAR = re.compile(r'audio_([0-9]{1,9})\.tar')
 _SHARD = re.compile(r'(?:audio_([0-9]{1,9})\.tar)|(?:manifest_([0-9]{1,9})\.json)')
 _SHARDED = 'sharded_manifests'
-_HEADER_BYTES = 1 << 20  # tarfile would hold a name or attributes of any length
-# What tarfile raises at damaged headers, by what they claim.
-_DAMAGE = (
+_HEADER_BYTES = 1 << 20  # tarfile itself reads names and attributes of any length
+# What tarfile raises for damaged headers.
+_TAR_ERRORS = (
   tarfile.TarError,
   OSError,
   ValueError,
@@ -37,113 +37,124 @@ _DAMAGE = (
   RecursionError,
 )
 
-_Place = tuple[int, int, int]  # number of the tar, offset, size
+_Location = tuple[int, int, int]  # number of the tar, offset, size
 
 
-def read(path: pathlib.Path) -> Iterator[Item]:
-  """Utterances in the order of the manifest, once its tars have been looked through."""
+def read(path: pathlib.Path) -> Iterator[AnyUtterance]:
+  """Yield utterances in the order of the manifest, after indexing its tars."""
   if path.is_dir():
-    if shards := [] if (path / _MANIFEST).is_file() else _shards(path):
+    if not (path / _MANIFEST).is_file() and (shards := _shard_manifests(path)):
       return itertools.chain.from_iterable(map(read, shards))
-    return manifest.items(_manifest(path), _Tars(path.resolve()).utterance)
-  if found := _SHARD.fullmatch(path.name):
-    return _shard(path, int(found[1] or found[2]))
+    return _read_manifest(_find_manifest(path), path)
+  if match := _SHARD.fullmatch(path.name):
+    return _read_shard(path, int(match[1] or match[2]))
   if path.suffix not in ('.json', '.jsonl') or not path.is_file():
     raise ValueError(f'{path}: is not a folder, a manifest or an audio_N.tar')
-  return manifest.items(path, _Tars(path.parent.resolve()).utterance)
+  return _read_manifest(path, path.parent)
 
 
-def _shards(folder: pathlib.Path) -> list[pathlib.Path]:
-  """The manifests of single tars, by number."""
+def _read_manifest(
+  path: pathlib.Path, folder: pathlib.Path, only: int | None = None
+) -> Iterator[AnyUtterance]:
+  """Yield the utterances of a manifest, from all tars of a folder or from one."""
+  tars = _TarIndex(folder.resolve(), only)
+  return manifest.read_lines(path, tars.make_utterance)
+
+
+def _shard_manifests(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Return the manifests of single tars, by number."""
   paths = [*folder.glob('manifest_*.json'), *folder.glob(f'{_SHARDED}/manifest_*.json')]
-  found = {int(m[2]): p for p in paths if (m := _SHARD.fullmatch(p.name))}
-  return [path for _, path in sorted(found.items())]
+  by_number = {int(m[2]): p for p in paths if (m := _SHARD.fullmatch(p.name))}
+  return [path for _, path in sorted(by_number.items())]
 
 
-def _shard(path: pathlib.Path, number: int) -> Iterator[Item]:
-  """The utterances of one tar; `path` is it or its manifest."""
+def _read_shard(path: pathlib.Path, number: int) -> Iterator[AnyUtterance]:
+  """Yield the utterances of one tar; `path` is the tar or its manifest."""
   folder = path.parent
   folder = folder.parent if folder.name == _SHARDED else folder
   name = f'manifest_{number}.json'
-  for lines in (folder / name, folder / _SHARDED / name):
-    if lines.is_file():
-      return manifest.items(lines, _Tars(folder.resolve(), number).utterance)
+  for candidate in (folder / name, folder / _SHARDED / name):
+    if candidate.is_file():
+      return _read_manifest(candidate, folder, number)
   raise FileNotFoundError(f'{path}: has no {name} beside it or in {_SHARDED}')
 
 
-def _manifest(folder: pathlib.Path) -> pathlib.Path:
+def _find_manifest(folder: pathlib.Path) -> pathlib.Path:
   if (path := folder / _MANIFEST).is_file():
     return path
-  names = sorted(folder.glob('*.json')) + sorted(folder.glob('*.jsonl'))
-  found = [path for path in names if path.is_file()]
-  if len(found) != 1:
+  paths = sorted(folder.glob('*.json')) + sorted(folder.glob('*.jsonl'))
+  candidates = [path for path in paths if path.is_file()]
+  if len(candidates) != 1:
     raise ValueError(
-      f'{folder}: has no {_MANIFEST}, and {len(found)} other .json or .jsonl files'
+      f'{folder}: has no {_MANIFEST} and {len(candidates)} other .json or .jsonl files;'
+      ' there must be exactly one'
     )
-  return found[0]
+  return candidates[0]
 
 
-class _Tars:
-  """Where each recording lies, and what is wrong with the tars: of all, or of one."""
+class _TarIndex:
+  """Locations of the members of a folder's tars, or of one, and errors in the tars."""
 
   def __init__(self, folder: pathlib.Path, only: int | None = None):
     self._paths: dict[int, pathlib.Path] = {}
-    self._faults: dict[int, str] = {}
-    # By name; by tar and name too, for a name that an earlier tar has already.
-    self._places: dict[str | tuple[int, str], _Place] = {}
+    self._errors: dict[int, str] = {}
+    # By name; also by tar and name if an earlier tar has a member of the same name.
+    self._locations: dict[str | tuple[int, str], _Location] = {}
     for path in sorted(folder.glob('audio_*.tar')):
-      found = _TAR.fullmatch(path.name)
-      if found and only in (None, int(found[1])):
-        self._paths[int(found[1])] = path
+      match = _TAR.fullmatch(path.name)
+      if match and only in (None, int(match[1])):
+        self._paths[int(match[1])] = path
     for shard, path in sorted(self._paths.items()):
       try:
-        self._add(shard, inside(folder, path))
-      except _DAMAGE as error:
-        self._faults[shard] = f'{path.name}: {str(error)[:200]}'
+        self._add(shard, resolve_inside(folder, path))
+      except _TAR_ERRORS as error:
+        self._errors[shard] = f'{path.name}: {str(error)[:200]}'
 
   def _add(self, shard: int, path: pathlib.Path) -> None:
-    for name, offset, size in _members(path):
-      place = (shard, offset, size)
-      if self._places.setdefault(name, place)[0] != shard:
-        self._places.setdefault((shard, name), place)
+    for name, offset, size in _list_members(path):
+      location = (shard, offset, size)
+      if self._locations.setdefault(name, location)[0] != shard:
+        self._locations.setdefault((shard, name), location)
 
-  def utterance(self, entry: dict[str, Any]) -> Utterance:
-    """The utterance of one line of the manifest; LineError if no tar has it."""
-    name, shard = manifest.required(entry, 'audio_filepath'), entry.get('shard_id')
+  def make_utterance(self, entry: dict[str, Any]) -> Utterance:
+    """Return the utterance of a manifest line; LineError if no tar has its audio."""
+    name = manifest.required_string(entry, 'audio_filepath')
+    shard = entry.get('shard_id')
     if shard is not None and (type(shard) is not int or shard not in self._paths):
-      problem = f'is {manifest.short(shard)}, the number of no tar'
+      problem = f'is {manifest.shorten(shard)}, but there is no tar of this number'
       raise manifest.LineError('shard_id', problem)
-    names = [name, _flat(name)]
+    names = [name, _flatten_name(name)]
     if entry.get('offset') is not None:
-      names += [whole := manifest.whole_name(name), _flat(whole)]
-    place = next(filter(None, (self._find(n, shard) for n in names)), None)
-    if place is None:
-      raise manifest.LineError('audio_filepath', self._why_missing(name, shard))
-    return manifest.utterance(entry, self._paths[place[0]], name, span=place[1:])
+      names += [whole := manifest.strip_subpart(name), _flatten_name(whole)]
+    location = next(filter(None, (self._locate(n, shard) for n in names)), None)
+    if location is None:
+      raise manifest.LineError('audio_filepath', self._explain_missing(name, shard))
+    path, span = self._paths[location[0]], location[1:]
+    return manifest.make_utterance(entry, path, name, span=span)
 
-  def _why_missing(self, name: str, shard: int | None) -> str:
-    where, faults = 'in no tar', list(self._faults.values())
+  def _explain_missing(self, name: str, shard: int | None) -> str:
+    problem, errors = 'is in no tar', list(self._errors.values())
     if shard is not None:
-      where = f'not in {self._paths[shard].name}'
-      faults = [self._faults[shard]] if shard in self._faults else []
-    fault = f' ({faults[0]})' if faults else ''
-    return f'{manifest.short(name)} is {where}{fault}'
+      problem = f'is not in {self._paths[shard].name}'
+      errors = [self._errors[shard]] if shard in self._errors else []
+    cause = f' ({errors[0]})' if errors else ''
+    return f'{manifest.shorten(name)} {problem}{cause}'
 
-  def _find(self, name: str, shard: int | None) -> _Place | None:
-    first = self._places.get(name)
+  def _locate(self, name: str, shard: int | None) -> _Location | None:
+    first = self._locations.get(name)
     if first is None or shard in (None, first[0]):
       return first
-    return self._places.get((shard, name))
+    return self._locations.get((shard, name))
 
 
-def _flat(name: str) -> str:
-  """The name that NeMo gives a file in a tar: one folder, one dot."""
+def _flatten_name(name: str) -> str:
+  """Return NeMo's name of a file in a tar, without folders and with one dot."""
   stem, suffix = os.path.splitext(name)
   return re.sub('[/.]', '_', stem) + suffix
 
 
-class _Headers(io.FileIO):
-  """A tar of which nothing long is read: its recordings are passed over."""
+class _HeaderReader(io.FileIO):
+  """A tar file that refuses long reads, so only headers are read."""
 
   def read(self, size: int | None = -1, /) -> bytes:
     if size is None or not 0 <= size <= _HEADER_BYTES:
@@ -151,19 +162,19 @@ class _Headers(io.FileIO):
     return super().read(size)
 
 
-def _members(path: pathlib.Path) -> Iterator[tuple[str, int, int]]:
-  """Name, offset and size of the files in a tar, up to what raises one of _DAMAGE."""
-  if not path.is_file():  # a pipe may never end
+def _list_members(path: pathlib.Path) -> Iterator[tuple[str, int, int]]:
+  """Yield name, offset and size of the files in a tar; raises _TAR_ERRORS."""
+  if not path.is_file():  # a pipe may be endless
     raise tarfile.ReadError('is not a regular file')
   last, end = -1, path.stat().st_size
   with (
-    _Headers(str(path)) as file,
+    _HeaderReader(str(path)) as file,
     tarfile.open(fileobj=file, mode='r:', encoding='utf-8') as tar,
   ):
     while member := tar.next():
-      # tarfile would keep them all.
+      # Otherwise tarfile keeps all members in memory.
       tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
-      if member.offset <= last:  # a negative size leads back
+      if member.offset <= last:  # a negative size would lead back
         raise tarfile.ReadError(f'is damaged at byte {last}')
       last = member.offset
       if not member.isreg() or member.issparse():

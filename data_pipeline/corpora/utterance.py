@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a reader of a corpus yields: utterances, and those that cannot be used."""
+"""Utterances, usable or not, as corpus readers yield them."""
 
 import dataclasses
 import pathlib
@@ -13,23 +13,23 @@ from data_pipeline import audio, tfds_example
 
 @dataclasses.dataclass(frozen=True)
 class Utterance:
-  """A recording and what is said in it."""
+  """Where the audio of an utterance is, and its transcript."""
 
   id: str
   audio_filepath: pathlib.Path
   text: str
   speaker: str | None = None
   lang: str | None = None
-  response: str | None = None  # the chat model's answer to `text`, where it is known
-  # Offset and size in bytes, where the recording is a part of the file.
+  response: str | None = None  # the chat model's response to `text`, if known
+  # Offset and size in bytes, if the audio is only a part of the file.
   span: tuple[int, int] | None = None
-  # Start and length in seconds, where the utterance is a part of the recording.
+  # Start and length in seconds, if the utterance is only a part of the audio.
   stretch: tuple[float, float] | None = None
-  # Number, samples per second and encoding, where the file is a shard of TFDS.
+  # Number, samples per second and encoding, if the file is a TFDS shard.
   example: tuple[int, int, str] | None = None
 
   def read(self, limits: audio.Limits) -> Float32[np.ndarray, 'samples']:
-    """The audio, 16 kHz and mono; AudioError says what is wrong with it."""
+    """Read the audio as 16 kHz mono; AudioError if it cannot be used."""
     path = self.audio_filepath
     if self.example:
       return tfds_example.read_audio(path, *self.example, limits=limits)
@@ -38,18 +38,18 @@ class Utterance:
 
 @dataclasses.dataclass(frozen=True)
 class BadUtterance:
-  """One to skip and count: `field` is what the count is by, `reason` a sentence."""
+  """An utterance that is skipped; `field` is counted by, `reason` is the message."""
 
   id: str
   field: str
   reason: str
 
 
-Item = Utterance | BadUtterance
+AnyUtterance = Utterance | BadUtterance
 
 
-def from_json(entry: dict[str, Any]) -> Item:
-  """The item whose `vars` were written as JSON: tuples as lists, a path as a string."""
+def from_json(entry: dict[str, Any]) -> AnyUtterance:
+  """Return the utterance whose `vars` are JSON: tuples as lists, paths as strings."""
   if 'reason' in entry:
     return BadUtterance(**entry)
   values: dict[str, Any] = {
@@ -60,12 +60,12 @@ def from_json(entry: dict[str, Any]) -> Item:
   return Utterance(**values)
 
 
-def inside(folder: pathlib.Path, name: str | pathlib.Path) -> pathlib.Path:
-  """The file `name` of a resolved `folder`; ValueError if it lies elsewhere."""
+def resolve_inside(folder: pathlib.Path, name: str | pathlib.Path) -> pathlib.Path:
+  """Return the path of file `name`; ValueError if it is outside a resolved `folder`."""
   try:
     path = (folder / name).resolve()
   except (OSError, ValueError, RuntimeError) as error:  # too long, NUL, link to itself
-    raise ValueError(f'is not a path ({error})') from None
+    raise ValueError(f'is not a valid path ({error})') from None
   if not path.is_relative_to(folder):  # by .., an absolute path or a symbolic link
-    raise ValueError(f'is outside of the folder {folder}')
+    raise ValueError(f'is outside the folder {folder}')
   return path

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The steps of `data_pipeline.prepare`, in order: plan, pipeline, shard, summary."""
+"""The steps of `data_pipeline.prepare` in order: plan, pipeline, shard, summary."""

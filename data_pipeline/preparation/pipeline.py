@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every part of a plan, made into a shard by some worker of Apache Beam.
+"""Apache Beam pipeline that turns every part of a plan into a shard.
 
-Beam is imported by the functions: it takes a second, and only a run that has something
-to do needs it.
+Beam is imported inside the functions: it takes a second, and only runs with shards left
+to make need it.
 """
 
 import contextlib
@@ -18,38 +18,38 @@ DIRECT = 'DirectRunner'
 
 
 def run(job: shard.Job, runner: str, beam_options: Sequence[str]) -> None:
-  """Returns when all shards are made.
+  """Make all shards of a job.
 
-  ValueError if Beam does not know the runner or an option. What goes wrong in this
-  process is raised as it is, what goes wrong in another as the runner tells it.
+  ValueError if Beam does not know the runner or an option. Errors in this process are
+  raised unchanged; errors in others as the runner reports them.
   """
   beam = _import_beam()
-  options = _options(runner, beam_options)
+  options = _parse_options(runner, beam_options)
   try:
-    pipeline = beam.Pipeline(_runner(runner), options=options)
+    pipeline = beam.Pipeline(_make_runner(runner), options=options)
   except ImportError as error:
     raise ValueError(f'--runner={runner}: {error}') from None
   parts = pipeline | 'Parts' >> beam.Create(range(job.plan.parts))
-  # Any worker may take any part.
-  spread = parts | 'Spread' >> beam.Reshuffle()
-  _ = spread | 'Make shards' >> beam.Map(shard.make, job)
-  if not _in_this_process(runner, options):
+  # Without it Beam may fuse the steps, and one worker would make all shards.
+  reshuffled = parts | 'Reshuffle' >> beam.Reshuffle()
+  _ = reshuffled | 'Make shards' >> beam.Map(shard.make_shard, job)
+  if not _runs_in_process(runner, options):
     pipeline.run().wait_until_finish()
     return
-  with progress('prepare', job.plan.utterances) as shard.advance:
+  with progress('prepare', job.plan.utterances) as shard.report_progress:
     try:
-      # Beam logs every error with a traceback before raising it.
+      # Beam also logs every error that it raises, with a traceback.
       logging.getLogger('apache_beam.runners.common').setLevel(logging.CRITICAL)
       pipeline.run().wait_until_finish()
     except Exception as error:
-      # Beam raises another exception, with the name of the step, in its place.
+      # Beam wraps the original exception to add the name of the step.
       raise error.__context__ or error from None
     finally:
-      shard.advance = shard.ignore
+      shard.report_progress = shard.ignore_progress
 
 
 def _import_beam() -> Any:
-  """Beam, without its warning that Google's client libraries are not installed."""
+  """Import Beam without its warning that Google's client libraries are missing."""
   disabled = logging.root.manager.disable
   logging.disable(logging.WARNING)
   try:
@@ -59,32 +59,33 @@ def _import_beam() -> Any:
   return apache_beam
 
 
-def _options(runner: str, beam_options: Sequence[str]) -> Any:
+def _parse_options(runner: str, beam_options: Sequence[str]) -> Any:
+  """Parse Beam's options; ValueError with its parser's message if one is unknown."""
   from apache_beam.options.pipeline_options import PipelineOptions
 
-  given = [] if runner == DIRECT else [f'--runner={runner}']
-  said = io.StringIO()
+  runner_options = [] if runner == DIRECT else [f'--runner={runner}']
+  stderr = io.StringIO()
   try:
-    with contextlib.redirect_stderr(said):
-      options = PipelineOptions([*given, *beam_options])
+    with contextlib.redirect_stderr(stderr):
+      options = PipelineOptions([*runner_options, *beam_options])
       options.get_all_options()  # parses them
   except SystemExit:
-    reason = said.getvalue().strip().rpartition('error: ')[2]
+    reason = stderr.getvalue().strip().rpartition('error: ')[2]
     raise ValueError(f'--beam_options: {reason}') from None
   return options
 
 
-def _runner(name: str) -> Any:
-  """The runner, or its name for Beam to look up."""
+def _make_runner(name: str) -> Any:
+  """Return the in-process runner, or the name of another for Beam to look up."""
   if name != DIRECT:
     return name
-  # Beam's own idea of a DirectRunner would first download another runner, Prism.
+  # Beam's DirectRunner would download another runner, Prism, first.
   from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
   return FnApiRunner()
 
 
-def _in_this_process(runner: str, options: Any) -> bool:
+def _runs_in_process(runner: str, options: Any) -> bool:
   from apache_beam.options.pipeline_options import DirectOptions
 
   mode = options.view_as(DirectOptions).direct_running_mode

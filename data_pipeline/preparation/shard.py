@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One part of the plan -> one shard, checksummed and noted: what a worker does.
+"""The work of a Beam worker: turn one part of the plan into a checksummed shard.
 
-A worker finds everything by its path: the plan and the recordings to read, the output
-to write. A shard takes its name once it is whole, and its note is written last.
+A worker finds the plan, the audio and the output by their paths. A shard is complete
+once its progress file exists, which is written last.
 """
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,17 +17,17 @@ from typing import Any, TypeVar
 
 from acl_jax.runtime.files import open_atomically, sha256, temporary_path
 from data_pipeline import audio, records
-from data_pipeline.corpora.utterance import BadUtterance, Item
+from data_pipeline.corpora.utterance import AnyUtterance, BadUtterance
 from data_pipeline.preparation.plan import Plan
 
 _A = TypeVar('_A')
 _B = TypeVar('_B')
-_Result = tuple[dict[str, Any], bytes] | BadUtterance  # (line of the index, record)
+_Result = tuple[dict[str, Any], bytes] | BadUtterance  # (index entry, record)
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What decides the content of a shard, besides the utterances."""
+  """Everything that determines the content of a shard except its utterances."""
 
   shard_size: int = 1_000  # utterances
   max_characters: int = 2_000  # of a transcript
@@ -36,66 +37,68 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """All that a worker needs to know."""
+  """Everything that a worker needs."""
 
   output: Path
   plan: Plan
   settings: Settings
   threads: int  # that decode
 
-  def shard(self, part: int) -> Path:
-    """Where the shard of a part is to be."""
+  def shard_path(self, part: int) -> Path:
+    """Return the path of the shard of a part."""
     return self.output / records.shard_name('data', part, self.plan.parts)
 
-  def note(self, part: int) -> Path:
-    """Where the note that the shard is finished is to be."""
-    return self.output / 'progress' / f'{self.shard(part).name}.json'
+  def progress_path(self, part: int) -> Path:
+    """Return the path of the progress file of a part."""
+    return self.output / 'progress' / f'{self.shard_path(part).name}.json'
 
 
-def ignore(count: int) -> None:
-  """Nobody watches."""
+def ignore_progress(count: int) -> None:
+  """Do nothing: the default of `report_progress`."""
   del count
 
 
-# Hears of every utterance that is done; the program sets it in its own process.
-advance: Callable[[int], None] = ignore
+# Called with the number of utterances just finished; the program sets it in-process.
+report_progress: Callable[[int], None] = ignore_progress
 
 
-def make(part: int, job: Job) -> None:
-  """Writes the shard of a part and its note, unless both are there already."""
-  items = job.plan.read(part)
-  fingerprint = _fingerprint(items, job.settings)
-  if _is_noted(part, job, fingerprint):
-    advance(len(items))
+def make_shard(part: int, job: Job) -> None:
+  """Write the shard of a part, then its progress file, unless both exist."""
+  utterances = job.plan.read(part)
+  fingerprint = _fingerprint(utterances, job.settings)
+  if _is_finished(part, job, fingerprint):
+    report_progress(len(utterances))
     return
-  path = job.shard(part)
-  temporary = temporary_path(job.note(part).with_name(path.name))
-  results = in_order(lambda item: _load(item, job.settings), items, job.threads)
-  note = {'fingerprint': fingerprint, 'file': path.name, **_write(temporary, results)}
+  path = job.shard_path(part)
+  temporary = temporary_path(job.progress_path(part).with_name(path.name))
+  load = functools.partial(_load_record, settings=job.settings)
+  results = map_in_order(load, utterances, job.threads)
+  info = {'fingerprint': fingerprint, 'file': path.name}
+  info |= _write_shard(temporary, results)
   temporary.replace(path)
-  with open_atomically(job.note(part)) as file:
-    json.dump(note, file)
+  with open_atomically(job.progress_path(part)) as file:
+    json.dump(info, file)
 
 
-def is_done(part: int, job: Job) -> bool:
-  """Whether the shard of a part is there, made from these utterances and settings."""
-  return _is_noted(part, job, _fingerprint(job.plan.read(part), job.settings))
+def is_complete(part: int, job: Job) -> bool:
+  """Return whether the shard exists, made from these utterances and settings."""
+  return _is_finished(part, job, _fingerprint(job.plan.read(part), job.settings))
 
 
-def _is_noted(part: int, job: Job, fingerprint: str) -> bool:
+def _is_finished(part: int, job: Job, fingerprint: str) -> bool:
   try:
-    note = json.loads(job.note(part).read_text())
-    same_size = note['bytes'] == job.shard(part).stat().st_size
-    return same_size and note['fingerprint'] == fingerprint
+    info = json.loads(job.progress_path(part).read_text())
+    same_size = info['bytes'] == job.shard_path(part).stat().st_size
+    return same_size and info['fingerprint'] == fingerprint
   except (OSError, ValueError):
     return False
 
 
-def _fingerprint(items: Sequence[Item], settings: Settings) -> str:
-  """Changes with the utterances, the size or date of their files, and the settings."""
+def _fingerprint(utterances: Sequence[AnyUtterance], settings: Settings) -> str:
+  """Hash the utterances, the size and date of their files, and the settings."""
   content: list[Any] = [records.SCHEMA_VERSION, dataclasses.asdict(settings)]
-  for item in items:
-    entry = {k: v for k, v in vars(item).items() if v is not None}
+  for utterance in utterances:
+    entry = {k: v for k, v in vars(utterance).items() if v is not None}
     if path := entry.pop('audio_filepath', None):
       try:
         stat = path.stat()
@@ -106,10 +109,10 @@ def _fingerprint(items: Sequence[Item], settings: Settings) -> str:
   return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def in_order(
+def map_in_order(
   function: Callable[[_A], _B], items: Iterable[_A], threads: int
 ) -> Iterator[_B]:
-  """Maps with threads; only a few results are ever held."""
+  """Map with threads; holds only a few results at a time."""
   with ThreadPoolExecutor(threads) as pool:
     running = collections.deque()
     for item in items:
@@ -120,39 +123,41 @@ def in_order(
       yield running.popleft().result()
 
 
-def _load(item: Item, settings: Settings) -> _Result:
-  """The line of the index and the record of one utterance, or why there is none."""
-  if isinstance(item, BadUtterance):
-    return item
-  characters, limit = len(item.text), settings.max_characters
-  if not item.text.strip():
-    return BadUtterance(item.id, 'text', f'{item.audio_filepath}: text is empty')
+def _load_record(utterance: AnyUtterance, settings: Settings) -> _Result:
+  """Return the index entry and record of an utterance, or the reason to skip it."""
+  if isinstance(utterance, BadUtterance):
+    return utterance
+  id, path = utterance.id, utterance.audio_filepath
+  characters, limit = len(utterance.text), settings.max_characters
+  if not utterance.text.strip():
+    return BadUtterance(id, 'text', f'{path}: text is empty')
   if characters > limit:
-    reason = f'{item.audio_filepath}: text has {characters} characters, limit {limit}'
-    return BadUtterance(item.id, 'text', reason)
+    reason = f'{path}: text has {characters} characters, limit {limit}'
+    return BadUtterance(id, 'text', reason)
   try:
-    samples = item.read(settings.limits)
+    samples = utterance.read(settings.limits)
   except audio.AudioError as error:
-    return BadUtterance(item.id, error.field, str(error))
+    return BadUtterance(id, error.field, str(error))
   seconds = len(samples) / audio.SAMPLE_RATE
-  entry = {'id': item.id, 'seconds': seconds, 'text': item.text}
-  return entry, records.pack_utterance(vars(item), samples, settings.encoding)
+  entry = {'id': id, 'seconds': seconds, 'text': utterance.text}
+  return entry, records.pack_utterance(vars(utterance), samples, settings.encoding)
 
 
-def _write(path: Path, results: Iterable[_Result]) -> dict[str, Any]:
-  """Writes the shard; returns what its note says of it."""
+def _write_shard(path: Path, results: Iterable[_Result]) -> dict[str, Any]:
+  """Write the shard; returns the content of its progress file."""
   index, skipped = [], []
 
-  def usable() -> Iterator[bytes]:
+  def usable_records() -> Iterator[bytes]:
     for result in results:
       if isinstance(result, BadUtterance):
         skipped.append(vars(result))
       else:
-        index.append(result[0])
-        yield result[1]
-      advance(1)
+        entry, record = result
+        index.append(entry)
+        yield record
+      report_progress(1)
 
-  records.write_shard(path, usable())
+  records.write_shard(path, usable_records())
   return {
     'bytes': path.stat().st_size,
     'sha256': sha256(path),

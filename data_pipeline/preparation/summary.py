@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The notes of all shards -> `index.jsonl`, `skipped.jsonl` and, last, `dataset.json`.
+"""The progress files of all shards merged into the files of a prepared folder.
 
-One note is held at a time.
+They are `index.jsonl`, `skipped.jsonl` and, written last, `dataset.json`. Only one
+progress file is in memory at a time.
 """
 
 import bisect
@@ -16,34 +17,35 @@ from acl_jax.runtime.files import open_atomically
 from data_pipeline import audio, records
 from data_pipeline.preparation.shard import Job
 
-# Seconds. A length counts where it is at least the edge and less than the next.
-EDGES = (0, 1, 2, 3, 5, 7, 10, 12, 15, 20, 25, 30, 60, 120, 300, 600)
-LISTED = 100  # of the utterances that were skipped; skipped.jsonl has them all
+# Seconds; a bin includes its lower edge.
+HISTOGRAM_EDGES = (0, 1, 2, 3, 5, 7, 10, 12, 15, 20, 25, 30, 60, 120, 300, 600)
+MAX_LISTED = 100  # skipped utterances in dataset.json; skipped.jsonl has all
 
 
 class _Totals:
-  """What `dataset.json` says, gathered note by note."""
+  """The content of `dataset.json`, accumulated over shards."""
 
   def __init__(self):
     self.seconds = 0.0
-    self.histogram = [0] * len(EDGES)
+    self.histogram = [0] * len(HISTOGRAM_EDGES)
     self.shards: list[dict[str, Any]] = []
-    self.fields = collections.Counter()
-    self.listed: list[dict[str, str]] = []
+    self.skipped_by_field = collections.Counter()
+    self.skipped: list[dict[str, str]] = []
 
   @property
   def examples(self) -> int:
     return sum(self.histogram)
 
-  def add(self, note: dict[str, Any]) -> None:
-    index, skipped = note['index'], note['skipped']
+  def add(self, info: dict[str, Any]) -> None:
+    """Add the progress file of a shard."""
+    index, skipped = info['index'], info['skipped']
     for entry in index:
       self.seconds += entry['seconds']
-      self.histogram[bisect.bisect(EDGES, entry['seconds']) - 1] += 1
-    shard = {'file': note['file'], 'examples': len(index), 'sha256': note['sha256']}
+      self.histogram[bisect.bisect(HISTOGRAM_EDGES, entry['seconds']) - 1] += 1
+    shard = {'file': info['file'], 'examples': len(index), 'sha256': info['sha256']}
     self.shards.append(shard)
-    self.fields.update(entry['field'] for entry in skipped)
-    self.listed += skipped[: LISTED - len(self.listed)]
+    self.skipped_by_field.update(entry['field'] for entry in skipped)
+    self.skipped += skipped[: MAX_LISTED - len(self.skipped)]
 
   def info(self) -> dict[str, Any]:
     return {
@@ -51,39 +53,40 @@ class _Totals:
       'sample_rate': audio.SAMPLE_RATE,
       'examples': self.examples,
       'hours': round(self.seconds / 3600, 6),
-      'seconds_histogram': {'edges': list(EDGES), 'counts': self.histogram},
+      'seconds_histogram': {'edges': list(HISTOGRAM_EDGES), 'counts': self.histogram},
       'shards': self.shards,
-      'skipped_by_field': dict(self.fields.most_common()),
-      'skipped': self.listed,
+      'skipped_by_field': dict(self.skipped_by_field.most_common()),
+      'skipped': self.skipped,
     }
 
 
-def write(job: Job, max_skipped: float) -> dict[str, Any]:
-  """Writes the three files; returns the content of `dataset.json`.
+def write_summary(job: Job, max_skipped: float) -> dict[str, Any]:
+  """Write the three files; returns the content of `dataset.json`.
 
-  ValueError, and only `skipped.jsonl`, if more than the share `max_skipped` of the
-  utterances, or all of them, had to be skipped.
+  ValueError if all utterances, or more than the fraction `max_skipped`, were skipped;
+  then only `skipped.jsonl` is written.
   """
   output, totals = job.output, _Totals()
   with open_atomically(output / 'index.jsonl') as index:
     with open_atomically(output / 'skipped.jsonl') as skipped:
       for part in range(job.plan.parts):
-        note = _read_note(job, part)
-        totals.add(note)
-        index.writelines(json.dumps(entry) + '\n' for entry in note['index'])
-        skipped.writelines(json.dumps(entry) + '\n' for entry in note['skipped'])
-    _check_share(totals, max_skipped, output)
+        info = _read_shard_info(job, part)
+        totals.add(info)
+        index.writelines(json.dumps(entry) + '\n' for entry in info['index'])
+        skipped.writelines(json.dumps(entry) + '\n' for entry in info['skipped'])
+    _check_skipped(totals, max_skipped, output)
   info = totals.info() | {'encoding': job.settings.encoding}
   with open_atomically(output / 'dataset.json') as file:
     file.write(json.dumps(info, indent=2) + '\n')
-  for left in (*output.glob('*.tmp'), *output.glob('progress/*.tmp')):
+  # Killed workers leave temporary files.
+  for leftover in (*output.glob('*.tmp'), *output.glob('progress/*.tmp')):
     with contextlib.suppress(OSError):
-      left.unlink()  # by a worker that was killed
+      leftover.unlink()
   return info
 
 
-def _read_note(job: Job, part: int) -> dict[str, Any]:
-  path = job.note(part)
+def _read_shard_info(job: Job, part: int) -> dict[str, Any]:
+  path = job.progress_path(part)
   try:
     return json.loads(path.read_text())
   except (OSError, ValueError) as error:
@@ -92,11 +95,12 @@ def _read_note(job: Job, part: int) -> dict[str, Any]:
     ) from None
 
 
-def _check_share(totals: _Totals, max_skipped: float, output: Path) -> None:
-  for entry in totals.listed:
+def _check_skipped(totals: _Totals, max_skipped: float, output: Path) -> None:
+  """Print the skipped utterances; ValueError if there are too many."""
+  for entry in totals.skipped:
     print(f'prepare: skipped {entry["id"]}: {entry["reason"]}', file=sys.stderr)
-  fields, listed = dict(totals.fields.most_common()), len(totals.listed)
-  count = sum(fields.values())
+  by_field, listed = dict(totals.skipped_by_field.most_common()), len(totals.skipped)
+  count = sum(by_field.values())
   if count > listed:
     print(
       f'prepare: skipped {count - listed} more, see {output / "skipped.jsonl"}',
@@ -105,6 +109,6 @@ def _check_share(totals: _Totals, max_skipped: float, output: Path) -> None:
   total = totals.examples + count
   if count > max_skipped * total or not totals.examples:
     raise ValueError(
-      f'{count} of {total} utterances cannot be used {fields}, limit '
-      f'{max_skipped:.1%}: mend them or raise --max_skipped; {output} keeps the others'
+      f'{count} of {total} utterances cannot be used {by_field}, limit '
+      f'{max_skipped:.1%}; fix them or raise --max_skipped; {output} keeps the others'
     )

@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import logging
+import re
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ import soundfile
 from acl_jax import build
 from acl_jax.batches import encoded
 from acl_jax.batches.encoded import EncodedCorpus, encode_corpus, parameters_sha256
-from acl_jax.batches.log_mels import AugmentationConfig
+from acl_jax.config.sections import AugmentationConfig
 from acl_jax.runtime import preemption
 from acl_jax.runtime.program import Preempted
 from data_pipeline.augment import Augmentation
@@ -20,12 +21,12 @@ from data_pipeline.prepare import prepare
 from data_pipeline.records import Dataset
 from tests.tiny_world import load_config
 
-MUCH = Augmentation(0.1, 0.5, (5.0, 30.0), 0.25)
+STRONG = Augmentation(0.1, 0.5, (5.0, 30.0), 0.25)
 
 
 @pytest.fixture(scope='module')
 def encoder(tiny_world):
-  return build.load_encoder(load_config(tiny_world))
+  return build.load_encoder(load_config(tiny_world).encoder)
 
 
 @pytest.fixture(scope='module')
@@ -38,11 +39,11 @@ def small_shards(monkeypatch):
   monkeypatch.setattr(encoded, 'SHARD_SIZE', 4)
 
 
-def content(folder):
+def read_files(folder):
   return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
 
 
-def test_frames_are_those_of_each_recording_alone(encoder, dataset, tmp_path):
+def test_frames_are_those_of_each_utterance_alone(encoder, dataset, tmp_path):
   encoded = encode_corpus(encoder, dataset, tmp_path, AugmentationConfig())
   assert encoded.ids == dataset.ids and encoded.texts == dataset.texts
   assert encoded.lengths.tolist() == [15 + -(-5 * i // 2) for i in range(9)]
@@ -59,28 +60,28 @@ def test_frames_are_those_of_each_recording_alone(encoder, dataset, tmp_path):
   np.testing.assert_array_equal(together[1]['frames'], encoded[2]['frames'])
 
 
-def test_twice_is_once(encoder, dataset, tmp_path):
-  encode_corpus(encoder, dataset, tmp_path / 'a', AugmentationConfig(MUCH))
-  encode_corpus(encoder, dataset, tmp_path / 'b', AugmentationConfig(MUCH))
-  assert content(tmp_path / 'a') == content(tmp_path / 'b')
+def test_encoding_is_deterministic(encoder, dataset, tmp_path):
+  encode_corpus(encoder, dataset, tmp_path / 'a', AugmentationConfig(STRONG))
+  encode_corpus(encoder, dataset, tmp_path / 'b', AugmentationConfig(STRONG))
+  assert read_files(tmp_path / 'a') == read_files(tmp_path / 'b')
 
 
-def test_a_stopped_run_continues_with_the_first_shard_missing(
+def test_an_interrupted_run_resumes_at_the_first_missing_shard(
   encoder, dataset, tmp_path, monkeypatch
 ):
   whole, out = tmp_path / 'whole', tmp_path / 'out'
-  encode_corpus(encoder, dataset, whole, AugmentationConfig(MUCH, seed=3))
+  encode_corpus(encoder, dataset, whole, AugmentationConfig(STRONG, seed=3))
   write, written = encoded.write_shard, []
 
-  def die_at_the_second(path, records):
+  def fail_at_the_second(path, records):
     if written:
       raise KeyboardInterrupt
     written.append(path)
     return write(path, records)
 
-  monkeypatch.setattr(encoded, 'write_shard', die_at_the_second)
+  monkeypatch.setattr(encoded, 'write_shard', fail_at_the_second)
   with pytest.raises(KeyboardInterrupt):
-    encode_corpus(encoder, dataset, out, AugmentationConfig(MUCH, seed=3))
+    encode_corpus(encoder, dataset, out, AugmentationConfig(STRONG, seed=3))
   with pytest.raises(FileNotFoundError):
     EncodedCorpus(out)
   paths = []
@@ -89,35 +90,35 @@ def test_a_stopped_run_continues_with_the_first_shard_missing(
     'write_shard',
     lambda path, records: paths.append(path) or write(path, records),
   )
-  encode_corpus(encoder, dataset, out, AugmentationConfig(MUCH, seed=3))
+  encode_corpus(encoder, dataset, out, AugmentationConfig(STRONG, seed=3))
   assert [path.name[:12] for path in paths] == ['frames-00001', 'frames-00002']
-  assert content(out) == content(whole)
+  assert read_files(out) == read_files(whole)
   paths.clear()
-  encode_corpus(encoder, dataset, out, AugmentationConfig(MUCH, seed=3))
+  encode_corpus(encoder, dataset, out, AugmentationConfig(STRONG, seed=3))
   assert not paths
 
 
-def test_a_machine_taken_away_is_left_after_a_shard(
+def test_preemption_stops_after_a_complete_shard(
   encoder, dataset, tmp_path, monkeypatch
 ):
-  with monkeypatch.context() as patch, pytest.raises(Preempted, match='after shard 1'):
+  with monkeypatch.context() as patch, pytest.raises(Preempted, match=r'\bshard 1$'):
     patch.setattr(preemption, 'is_requested', lambda: True)
     encode_corpus(encoder, dataset, tmp_path / 'out', AugmentationConfig())
   encode_corpus(encoder, dataset, tmp_path / 'out', AugmentationConfig())
   encode_corpus(encoder, dataset, tmp_path / 'whole', AugmentationConfig())
-  assert content(tmp_path / 'out') == content(tmp_path / 'whole')
+  assert read_files(tmp_path / 'out') == read_files(tmp_path / 'whole')
 
 
-def test_the_first_copy_is_the_recording_itself(encoder, dataset, tmp_path):
+def test_the_first_of_several_copies_is_not_augmented(encoder, dataset, tmp_path):
   plain = encode_corpus(encoder, dataset, tmp_path / 'plain', AugmentationConfig())
   copies = encode_corpus(
-    encoder, dataset, tmp_path / 'copies', AugmentationConfig(MUCH, copies=3)
+    encoder, dataset, tmp_path / 'copies', AugmentationConfig(STRONG, copies=3)
   )
-  one = encode_corpus(encoder, dataset, tmp_path / 'one', AugmentationConfig(MUCH))
+  one = encode_corpus(encoder, dataset, tmp_path / 'one', AugmentationConfig(STRONG))
   n = len(plain)
   assert copies.ids == plain.ids * 3 and one.ids == plain.ids
   for i in range(n):
-    # Alone in its batch or not, a row is the same to a rounding.
+    # Rounding depends on the shape of the batch.
     first, second, third = (copies[i + n * copy]['frames'] for copy in range(3))
     np.testing.assert_allclose(first, plain[i]['frames'], rtol=2e-3, atol=1e-3)
     augmented = one[i]['frames']
@@ -129,20 +130,19 @@ def test_the_first_copy_is_the_recording_itself(encoder, dataset, tmp_path):
 @pytest.mark.parametrize(
   'change, message',
   [
-    ({'seed': 1}, 'with seed 0, not 1'),
-    ({'copies': 2}, 'with copies 1, not 2'),
-    ({'augmentation': None}, 'with augmentation .* not None'),
-    ({'augmentation': dataclasses.replace(MUCH, speed=0.2)}, "'speed': 0.2"),
+    ({'seed': 1}, r'\bseed 0.*\b1\b'),
+    ({'copies': 2}, r'\bcopies 1.*\b2\b'),
+    ({'augmentation': None}, r'\baugmentation .*\bNone\b'),
+    ({'augmentation': dataclasses.replace(STRONG, speed=0.2)}, "'speed': 0.2"),
   ],
 )
-def test_a_folder_of_other_settings_is_refused(
+def test_a_folder_with_another_augmentation_is_refused(
   encoder, dataset, tmp_path, change, message
 ):
-  settings = {'augmentation': MUCH, 'seed': 0, 'copies': 1}
+  settings = {'augmentation': STRONG, 'seed': 0, 'copies': 1}
   encode_corpus(encoder, dataset, tmp_path, AugmentationConfig(**settings))
-  with pytest.raises(ValueError, match=message) as error:
+  with pytest.raises(ValueError, match=f'^{tmp_path} .*{message}'):
     encode_corpus(encoder, dataset, tmp_path, AugmentationConfig(**(settings | change)))
-  assert f'{tmp_path} was made' in str(error.value)
 
 
 def test_a_folder_of_another_encoder_or_corpus_is_refused(
@@ -151,15 +151,17 @@ def test_a_folder_of_another_encoder_or_corpus_is_refused(
   encode_corpus(encoder, dataset, tmp_path, AugmentationConfig())
   other = jax.tree.map(lambda w: w + 1, encoder)
   assert parameters_sha256(other) != parameters_sha256(encoder)
-  with pytest.raises(ValueError, match='was made with encoder'):
+  with pytest.raises(ValueError, match=rf'^{tmp_path} .*\bencoder\b'):
     encode_corpus(other, dataset, tmp_path, AugmentationConfig())
   info = json.loads((tmp_path / 'frames.json').read_text())
   (tmp_path / 'frames.json').write_text(json.dumps(info | {'source': 'other'}))
-  with pytest.raises(ValueError, match="was made with source 'other'"):
+  with pytest.raises(ValueError, match="source 'other'"):
     encode_corpus(encoder, dataset, tmp_path, AugmentationConfig())
 
 
-def test_what_the_encoder_cannot_hear_is_left_out_and_said(encoder, tmp_path, caplog):
+def test_utterances_of_unsupported_length_are_left_out_and_logged(
+  encoder, tmp_path, caplog
+):
   lines, rng = [], np.random.default_rng(0)
   for i, samples in enumerate((6_000, 16_159, 16_160, 20_000, 400, 7_000)):
     soundfile.write(tmp_path / f'{i}.flac', rng.normal(size=samples) * 0.1, 16_000)
@@ -173,13 +175,12 @@ def test_what_the_encoder_cannot_hear_is_left_out_and_said(encoder, tmp_path, ca
   assert encoded.ids == ['u0', 'u1', 'u4', 'u5']
   assert encoded.lengths.tolist() == [19, 50, 1, 22]
   assert encoded[1]['id'] == 'u1' and len(encoded[1]['frames']) == 50
-  said = [record.getMessage() for record in caplog.records]
-  assert said == [
-    'u2 is left out: 1.010 s, at least 0.025 and at most 1',
-    'u3 is left out: 1.250 s, at least 0.025 and at most 1',
-  ]
+  logged = [record.getMessage() for record in caplog.records]
+  assert len(logged) == 2
+  for line, id, seconds in zip(logged, ('u2', 'u3'), ('1.010', '1.250'), strict=True):
+    assert re.fullmatch(rf'{id} .*\b{seconds} s.*\b0\.025\b.*\b1\b.*', line)
 
 
-def test_no_frames_at_all(tmp_path):
+def test_a_folder_without_frames(tmp_path):
   with pytest.raises(FileNotFoundError, match='frames.json'):
     EncodedCorpus(tmp_path)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every experiment can be read, says how to run it, and is as large as it says."""
+"""Every experiment parses, says how to run it, and is as large as it says."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import jax
@@ -9,63 +10,74 @@ import pytest
 from flax import nnx
 
 from acl_jax import build
-from acl_jax.models import llama
-from acl_jax.models.adapters import StrideAdapter, StrideAdapterConfig
-from acl_jax.models.conformer import Conformer, ConformerConfig
+from acl_jax.config.experiment import PretrainConfig, TrainConfig, parse_experiment
+from acl_jax.models.adapters import StrideAdapter
+from acl_jax.models.conformer import Conformer
 from acl_jax.models.conformer_ctc import ConformerCTC
-from acl_jax.models.ctc import CTCAdapterConfig
+from acl_jax.models.llama import Llama
 from acl_jax.text.templates import get_template
-from data_pipeline.augment import Augmentation, Masking
+from tests.tiny_world import change, load_config
 
-FOLDER = Path(__file__).parent.parent / 'configs'
-NAMES = sorted(path.stem for path in FOLDER.glob('*.py'))
-PRETRAINING = [name for name in NAMES if 'ctc' in name]
-TRAINING = [name for name in NAMES if 'ctc' not in name]
+FOLDER = Path(__file__).parent.parent.parent / 'configs'
+NAMES = sorted(path.stem for path in FOLDER.glob('[a-z]*.py'))
 
 
-def read(name):
+def load(name):
+  """The module of a config file and its `ConfigDict`."""
   spec = importlib.util.spec_from_file_location(name, FOLDER / f'{name}.py')
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module, module.get_config()
 
 
-def count(make):
+def parsed(name):
+  return parse_experiment(load(name)[1])
+
+
+def num_parameters(make):
   params = nnx.state(jax.eval_shape(lambda: make(nnx.Rngs(0))), nnx.Param)
   return sum(x.size for x in jax.tree.leaves(params))
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_the_docstring_says_how_and_what_to_expect(name):
-  module, config = read(name)
+def test_docstring_has_the_command_and_the_cost(name):
+  module, config = load(name)
   assert f'{name}.' in module.__doc__ or f'make {name}' in module.__doc__
   assert config.is_locked and config.seed == 0
-  said = ' '.join(module.__doc__.split()).lower()
-  assert any(words in said for words in ('not run', 'minutes', ' min'))
+  text = ' '.join(module.__doc__.split()).lower()
+  assert any(words in text for words in ('not run', 'minutes', ' min'))
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_what_it_does_to_recordings_is_known(name):
-  _, config = read(name)
-  how = build.augmentation_config(config)
-  assert isinstance(how.augmentation, Augmentation | None)
-  assert isinstance(how.masking, Masking | None)
-  longest = config.data.row_frames or max(config.data.buckets)
-  assert longest <= config.ctc.get('frames_per_batch', 1 << 30)
+def test_config_parses_and_a_batch_holds_the_longest_row(name):
+  config = parsed(name)
+  assert isinstance(config, PretrainConfig if name.endswith('ctc') else object)
+  stages = [config.ctc]
+  if isinstance(config, TrainConfig):
+    get_template(config.template)
+    build.adapter_sizes(config.adapter, 24, 16, 3)
+    stages.append(config.response)
+  for stage in filter(None, stages):
+    assert config.data.max_frames <= stage.frames_per_batch
 
 
-@pytest.mark.parametrize('name', TRAINING)
-def test_adapters_and_templates_are_known(name):
-  _, config = read(name)
-  get_template(config.template)
-  sizes = dict(config.adapter, encoder_size=24, llm_size=16)
-  kind = sizes.pop('kind')
-  if kind == 'ctc':
-    CTCAdapterConfig(**sizes, vocabulary_size=3)
-  else:
-    StrideAdapter(StrideAdapterConfig(**sizes), rngs=nnx.Rngs(0))
-  longest = config.data.row_frames or max(config.data.buckets)
-  assert longest <= config.response.frames_per_batch
+@pytest.mark.parametrize('name', NAMES)
+def test_every_leaf_can_be_set_by_a_flag(name):
+  """A leaf whose type ml_collections cannot know (plain None) is a whole section."""
+  sections = {'sizes', 'augmentation', 'masking', 'ctc', 'response', 'letters'}
+
+  def check(values, path):
+    for key in values:
+      value = values[key]
+      if hasattr(value, 'get_type'):
+        continue
+      if hasattr(value, 'keys'):
+        check(value, f'{path}.{key}')
+      elif value is None and values.get_type(key) is type(None):
+        optional = key in sections or (key, path) == ('hidden_size', 'config.adapter')
+        assert optional, f'{path}.{key}'
+
+  check(load(name)[1], 'config')
 
 
 @pytest.mark.parametrize(
@@ -77,45 +89,62 @@ def test_adapters_and_templates_are_known(name):
     ('llama2_70b_mls', 68_976_648_192),
   ],
 )
-def test_golden_parameter_counts_of_the_llms(name, expected):
-  _, config = read(name)
-  sizes = llama.LlamaConfig(**config.llama.sizes)
-  assert count(lambda rngs: llama.Llama(sizes, rngs=rngs)) == expected
+def test_parameter_counts_of_the_llms_are_the_published_ones(name, expected):
+  sizes = parsed(name).llama.sizes
+  assert num_parameters(lambda rngs: Llama(sizes, rngs=rngs)) == expected
 
 
-@pytest.mark.parametrize('name', PRETRAINING)
-def test_encoders_to_pretrain_are_as_large_as_they_say(name):
-  _, config = read(name)
-  sizes = ConformerConfig(**config.encoder.sizes)
+# As Transformers counts the same sizes.
+@pytest.mark.parametrize(
+  'name, expected', [('ctc_mls', 115_863_005), ('smol_ctc', 4_135_985)]
+)
+def test_parameter_counts_of_the_pretrained_encoders(name, expected):
+  config = parsed(name)
   classes = config.vocabulary_size + 1
-  # As Transformers counts the same sizes.
-  expected = {'ctc_mls': 115_863_005, 'smol_ctc': 4_135_985}[name]
-  assert count(lambda rngs: ConformerCTC(sizes, classes, rngs=rngs)) == expected
+  make = lambda rngs: ConformerCTC(config.encoder.sizes, classes, rngs=rngs)  # noqa: E731
+  assert num_parameters(make) == expected
 
 
 @pytest.mark.parametrize('name', ['llama2_7b_mls', 'llama2_13b_mls', 'llama2_70b_mls'])
-def test_the_encoder_is_the_one_that_was_pretrained(name):
-  sizes = [dict(read(n)[1].encoder.sizes) for n in (name, 'ctc_mls')]
-  assert sizes[0] == sizes[1]
-  _, config = read(name)
-  encoder = count(
-    lambda rngs: Conformer(ConformerConfig(**config.encoder.sizes), rngs=rngs)
-  )
+def test_encoder_is_the_one_that_ctc_mls_pretrains(name):
+  config = parsed(name)
+  assert config.encoder.sizes == parsed('ctc_mls').encoder.sizes
+  make = lambda rngs: Conformer(config.encoder.sizes, rngs=rngs)  # noqa: E731
+  assert num_parameters(make) == 115_092_992
   width, stack = config.llama.sizes.hidden_size, config.adapter.stack
-  adapter = StrideAdapterConfig(stack, 512, config.adapter.hidden_size, width)
-  assert encoder == 115_092_992
-  assert count(lambda rngs: StrideAdapter(adapter, rngs=rngs)) == stack * 512 * width
+  sizes = build.adapter_sizes(config.adapter, 512, width, 0)
+  make = lambda rngs: StrideAdapter(sizes, rngs=rngs)  # noqa: E731
+  assert num_parameters(make) == stack * 512 * width
 
 
 def test_sizes_that_disagree_with_the_files_are_refused(tiny_world):
-  from tests.tiny_world import load_config
-
   config = load_config(tiny_world)
-  config.llama.sizes = dict(num_hidden_layers=3)
-  config.encoder.sizes = dict(d_model=16)
-  with pytest.raises(
-    ValueError, match='llama.sizes.num_hidden_layers is 3, that of .* is 2'
-  ):
-    build.load_frozen_llama(config)
-  with pytest.raises(ValueError, match='encoder.sizes.d_model is 16, that of .* is 12'):
-    build.load_encoder(config)
+  llama = build.load_frozen_llama(config.llama).config
+  encoder = build.load_encoder(config.encoder).config
+  same = change(config, **{'llama.sizes': vars(llama), 'encoder.sizes': vars(encoder)})
+  build.load_frozen_llama(same.llama)
+  build.load_encoder(same.encoder)
+  other = change(
+    same, **{'llama.sizes.num_hidden_layers': 3, 'encoder.sizes.d_model': 16}
+  )
+  with pytest.raises(ValueError, match=r'llama\.sizes\.num_hidden_layers is 3.* 2$'):
+    build.load_frozen_llama(other.llama)
+  with pytest.raises(ValueError, match=r'encoder\.sizes\.d_model is 16.* 12$'):
+    build.load_encoder(other.encoder)
+
+
+def test_flags_of_the_docs_name_keys_that_exist():
+  """`--config.a.b=` in the README and the docs, for the config of the same line."""
+  root = FOLDER.parent
+  pages = [root / 'README.md', *(root / 'docs').rglob('*.md'), *FOLDER.glob('*.sh')]
+  known = [config.to_dict() for config in (load(name)[1] for name in NAMES)]
+  for page in pages:
+    for path in set(re.findall(r'--config\.([\w.]+\w)=', page.read_text())):
+      assert any(has(values, path.split('.')) for values in known), f'{page}: {path}'
+
+
+def has(values, keys):
+  first, *rest = keys
+  if not isinstance(values, dict) or first not in values:
+    return False
+  return has(values[first], rest) if rest else True

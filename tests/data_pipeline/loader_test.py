@@ -20,7 +20,7 @@ def assemble(batch):
   return {'indices': batch.indices, 'x': np.full((batch.rows, batch.length), 0.5)}
 
 
-def test_batches_come_in_order():
+def test_batches_are_in_order():
   steps = range(2 * ORDER.steps_per_epoch)
   loaded = list(load_batches(ORDER, assemble, steps))
   assert [b['indices'] for b in loaded] == [ORDER[i].indices for i in steps]
@@ -30,7 +30,7 @@ def test_batches_come_in_order():
 
 
 @pytest.mark.parametrize('start', [0, 1, 5, 23])
-def test_a_restart_gives_the_same_batches(start):
+def test_restart_gives_the_same_batches(start):
   all_steps = [b['indices'] for b in load_batches(ORDER, assemble, range(29))]
   assert [b['indices'] for b in load_batches(ORDER, assemble, range(start, 29))] == (
     all_steps[start:]
@@ -39,17 +39,17 @@ def test_a_restart_gives_the_same_batches(start):
 
 @pytest.mark.parametrize('threads', [0, 1, 4])
 @pytest.mark.parametrize('hosts', [1, 2, 4])
-def test_neither_threads_nor_hosts_change_the_order(threads, hosts):
+def test_threads_and_hosts_do_not_change_the_order(threads, hosts):
   lengths = np.random.default_rng(0).integers(3, 40, (90, 2))
   order = PackedOrder(lengths, (50, 60), 4, seed=0)
   steps = range(order.steps_per_epoch - 3, order.steps_per_epoch + 4)
-  shares = [
+  loaders = [
     load_batches(
       order, lambda batch: batch, steps, parts=[host], total=hosts, threads=threads
     )
     for host in range(hosts)
   ]
-  for step, batches in zip(steps, zip(*shares, strict=True), strict=True):
+  for step, batches in zip(steps, zip(*loaders, strict=True), strict=True):
     rows = sum((b.utterances for b in batches), ())
     assert tuple(row for row in rows if row) == order[step].utterances
 
@@ -66,9 +66,10 @@ PROGRAM = """if True:
 """
 
 
-@pytest.mark.skipif(not Path('/proc').exists(), reason='looks at processes of Linux')
-def test_a_kill_can_leave_neither_processes_nor_shared_memory():
-  """There are none even while it is at work."""
+@pytest.mark.full
+@pytest.mark.skipif(not Path('/proc').exists(), reason='reads /proc of Linux')
+def test_loading_creates_no_processes_or_shared_memory():
+  """A killed program therefore leaves none."""
   with subprocess.Popen(
     [sys.executable, '-c', PROGRAM], cwd=ROOT, stdout=subprocess.PIPE
   ) as program:
@@ -81,16 +82,16 @@ def test_a_kill_can_leave_neither_processes_nor_shared_memory():
   assert '/dev/shm' not in mapped
 
 
-def test_nothing_is_left_after_the_last_step():
+def test_no_batch_after_the_last_step():
   assert list(load_batches(ORDER, assemble, range(9, 9))) == []
 
 
-def test_an_error_in_a_record_reaches_the_caller():
-  def broken(batch):
+def test_record_error_reaches_the_caller():
+  def fail(batch):
     raise ValueError(f'record {batch.indices[0]} is broken')
 
-  with pytest.raises(ValueError, match='is broken'):
-    list(load_batches(ORDER, broken, range(3)))
+  with pytest.raises(ValueError, match=r'record \d+ is broken'):
+    list(load_batches(ORDER, fail, range(3)))
 
 
 def test_batches_know_their_epoch():

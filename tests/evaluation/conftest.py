@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A speech model of toy size that gives clear-cut answers, and recordings to try."""
+"""A toy speech LLM with confident predictions, and manifests to evaluate it on."""
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -12,10 +13,10 @@ import pytest
 import sentencepiece
 import soundfile
 from flax import nnx
-from ml_collections import ConfigDict
 
 import data_pipeline
 from acl_jax import build
+from acl_jax.config.experiment import TrainConfig, parse_train
 from acl_jax.models import ctc, llama, whisper
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.text.frontend import TextFrontend
@@ -23,6 +24,7 @@ from acl_jax.text.model_proto import ModelProto
 from acl_jax.text.sentencepieces import from_sentencepiece
 from acl_jax.text.templates import llama2
 from acl_jax.weights.adapter import save_adapter
+from configs import smol
 from data_pipeline import audio
 
 CORPUS = """What is the capital of France? The capital of France is Paris.
@@ -68,7 +70,7 @@ def model(text) -> SpeechLLM:
     vocabulary_size=60,
     spelling_size=3,
   )
-  language = llama.LlamaConfig(
+  llm = llama.LlamaConfig(
     vocab_size=text.tokenizer.vocab_size,
     hidden_size=24,
     intermediate_size=40,
@@ -84,51 +86,55 @@ def model(text) -> SpeechLLM:
 
   def build():
     rngs = nnx.Rngs(0)
-    parts = whisper.Whisper, ctc.CTCAdapter, llama.Llama
-    configs = encoder, adapter, language
-    pairs = zip(parts, configs, strict=True)
-    return SpeechLLM(*(part(config, rngs=rngs) for part, config in pairs))
+    return SpeechLLM(
+      whisper.Whisper(encoder, rngs=rngs),
+      ctc.CTCAdapter(adapter, rngs=rngs),
+      llama.Llama(llm, rngs=rngs),
+    )
 
   rng = np.random.default_rng(0)
 
   def fill(path, leaf):
     if leaf.dtype == np.int32:
-      return jnp.arange(270, 270 + leaf.size)  # what CTC may write
+      return jnp.arange(270, 270 + leaf.size)  # the CTC vocabulary
     if leaf.dtype == np.uint8:
-      return jnp.asarray(rng.integers(0, 31, leaf.shape), leaf.dtype)  # its letters
+      return jnp.asarray(rng.integers(0, 31, leaf.shape), leaf.dtype)  # its spellings
     if 'norm' in jax.tree_util.keystr(path):
       return jnp.ones(leaf.shape)
-    # So large that a choice matters.
+    # Large weights, so that predictions are confident.
     return jnp.asarray(rng.normal(size=leaf.shape) * 0.3, jnp.float32)
 
   return jax.tree_util.tree_map_with_path(fill, jax.eval_shape(build))
 
 
 @pytest.fixture
-def parts(model, text, tmp_path, monkeypatch) -> ConfigDict:
-  """A config whose parts are the toys."""
+def toy_config(model, text, tmp_path, monkeypatch) -> TrainConfig:
+  """A config that loads the toy model and tokenizer."""
   save_adapter(tmp_path / 'adapter.safetensors', model.adapter)
-  monkeypatch.setattr(build, 'load_text_frontend', lambda config: text)
+  monkeypatch.setattr(build, 'load_text_frontend', lambda llm, template: text)
   monkeypatch.setattr(build, 'load_model', lambda config, checkpoint: model)
-  return ConfigDict(
-    dict(
-      llama=dict(path='toy'),
-      encoder=dict(kind='whisper', path='toy'),
-      template='llama2',
-      targets=dict(max_new_tokens=7),
-    )
+  config = parse_train(smol.get_config())
+  return dataclasses.replace(
+    config,
+    llama=dataclasses.replace(config.llama, path='toy'),
+    encoder=dataclasses.replace(config.encoder, path='toy'),
+    template='llama2',
+    targets=dataclasses.replace(config.targets, max_new_tokens=7),
   )
 
 
 @pytest.fixture
 def manifest(tmp_path):
-  """Five short recordings of noise."""
+  """A manifest of five short utterances of noise."""
   rng = np.random.default_rng(0)
   lines = []
-  for number, words in enumerate(('What is it?', 'the band', 'Paris', 'fox', 'a day')):
-    sound = rng.normal(size=4_000 + 3_000 * number) * 0.1
-    soundfile.write(tmp_path / f'{number}.wav', sound, 16_000)
-    lines.append({'audio_filepath': f'{number}.wav', 'text': words, 'id': f'u{number}'})
+  transcripts = ('What is it?', 'the band', 'Paris', 'fox', 'a day')
+  for index, transcript in enumerate(transcripts):
+    waveform = rng.normal(size=4_000 + 3_000 * index) * 0.1
+    soundfile.write(tmp_path / f'{index}.wav', waveform, 16_000)
+    lines.append(
+      {'audio_filepath': f'{index}.wav', 'text': transcript, 'id': f'u{index}'}
+    )
   lines[2]['response'] = 'The lazy dog.'
   path = tmp_path / 'manifest.jsonl'
   path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
@@ -136,18 +142,18 @@ def manifest(tmp_path):
 
 
 @pytest.fixture
-def add(manifest):
-  """Adds an entry to the manifest."""
+def add_entry(manifest):
+  """Append an entry to the manifest."""
 
-  def add(**entry):
+  def add_entry(**entry):
     with manifest.open('a') as file:
       file.write(json.dumps({'audio_filepath': '0.wav', 'text': 'hi'} | entry) + '\n')
 
-  return add
+  return add_entry
 
 
 @pytest.fixture
-def recording() -> np.ndarray:
-  """A woman who says 'Activated'."""
+def activated_waveform() -> np.ndarray:
+  """Real speech: a woman says 'Activated'."""
   folder = Path(data_pipeline.__file__).parent / 'recordings'
   return audio.read(folder / 'audio/activated.ogg')

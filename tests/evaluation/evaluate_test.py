@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import soundfile
 
 from acl_jax import evaluate as program
 from acl_jax.evaluate import check_skipped, evaluate, format_table
-from acl_jax.evaluation import answers, report
+from acl_jax.evaluation import report, responses
 from acl_jax.evaluation.cascade import Recogniser
 from acl_jax.evaluation.examples import CONDITIONS
 from acl_jax.generation.engine import Engine
@@ -19,38 +20,45 @@ from acl_jax.generation.engine import Engine
 ROOT = Path(__file__).parent.parent.parent
 
 
-class Whisper(Recogniser):
-  """In the place of the recogniser."""
+class StubRecogniser(Recogniser):
+  """Recognises the same hostile text in every utterance."""
 
   sha256 = '0' * 64
 
   def __init__(self, folder):
     pass
 
-  def __call__(self, sound):
+  def __call__(self, waveform):
     return '<script>alert(2)</script> the band'
 
 
 @pytest.fixture
-def run(parts, manifest, tmp_path, monkeypatch):
-  monkeypatch.setattr(program, 'Recogniser', Whisper)
+def run(toy_config, manifest, tmp_path, monkeypatch):
+  monkeypatch.setattr(program, 'Recogniser', StubRecogniser)
 
   def run(**options):
     options = {'checkpoint': str(tmp_path), 'cascade': str(tmp_path)} | options
-    return evaluate(parts, manifest, tmp_path / 'out', **options)
+    return evaluate(toy_config, manifest, tmp_path / 'out', **options)
 
   return run
 
 
-def test_the_reports(run, add, manifest, tmp_path):
-  add(id='<script>', text='<script>alert(1)</script>')
-  add(id='gone', audio_filepath='none.wav')
+def test_both_reports(run, add_entry, manifest, tmp_path):
+  add_entry(id='<script>', text='<script>alert(1)</script>')
+  add_entry(id='gone', audio_filepath='none.wav')
   metrics = [{'stage': '<b>ctc', 'step': i, 'loss': 1 / i} for i in range(1, 9)]
   (tmp_path / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, metrics)))
   summary = run()
   assert summary == json.loads((tmp_path / 'out/report.json').read_text())
-  keys = 'examples response_nll response_perplexity greedy_agreement wer model skipped'
-  assert list(summary) == keys.split()
+  assert list(summary) == [
+    'examples',
+    'response_nll',
+    'response_perplexity',
+    'greedy_agreement',
+    'wer',
+    'model',
+    'skipped',
+  ]
   assert summary['examples'] == 6
   nll, perplexity = summary['response_nll'], summary['response_perplexity']
   assert tuple(nll) == tuple(perplexity) == CONDITIONS
@@ -61,30 +69,31 @@ def test_the_reports(run, add, manifest, tmp_path):
   assert len(summary['model']['adapter']['sha256']) == 64
   [skipped] = summary['skipped']
   assert skipped['id'] == 'gone' and 'none.wav' in skipped['reason']
-  # The frozen LLM's own greedy answer is what it would take itself.
+  # The reference responses are the frozen LLM's own greedy responses to the text.
   assert nll['text'] < nll['no_prompt']
   page = (tmp_path / 'out/report.html').read_text()
   assert '<script' not in page and '&lt;script&gt;alert(1)' in page
   assert '<b>ctc' not in page and page.count('<audio') == 6
   assert 'http' not in page.replace('http-equiv', '')
   assert 'cascade_ctc' in format_table(summary)
-  with pytest.raises(ValueError, match=r'1 of 7 examples were skipped.*none\.wav'):
+  error = r'\b1\b.*\b7\b.*--max_skipped.*0\.05\b.*none\.wav'
+  with pytest.raises(ValueError, match=error):
     check_skipped(summary, 0.05, str(manifest))
   check_skipped(summary, 0.2, str(manifest))
 
 
-def test_a_second_run_asks_the_llm_for_no_reference(run, monkeypatch):
+def test_reference_responses_are_cached(run, monkeypatch):
   first = run()
-  made = []
+  engine_configs = []
 
-  class Counted(Engine):
-    def __init__(self, *args, **options):
-      made.append(args[1])
-      super().__init__(*args, **options)
+  class CountingEngine(Engine):
+    def __init__(self, llama, config, **options):
+      engine_configs.append(config)
+      super().__init__(llama, config, **options)
 
-  monkeypatch.setattr(answers, 'Engine', Counted)
+  monkeypatch.setattr(responses, 'Engine', CountingEngine)
   assert run() == first
-  assert len(made) == 1  # the answers to the audio that the page shows
+  assert len(engine_configs) == 1  # the responses to audio in report.html
 
 
 def test_one_example_without_cascade(run):
@@ -96,35 +105,44 @@ def test_one_example_without_cascade(run):
   assert summary['model']['cascade'] is None
 
 
-def test_a_long_recording_and_a_long_text_are_skipped(run, add, tmp_path):
+def test_utterances_that_are_too_long_are_skipped(run, add_entry, tmp_path):
   soundfile.write(tmp_path / 'long.wav', np.zeros(48_100), 16_000)
-  add(id='long', audio_filepath='long.wav')
-  add(id='wordy', text='the quick brown fox ' * 40)
-  reasons = {skip['id']: skip['reason'] for skip in run()['skipped']}
-  assert 'duration is over the limit of 3 s' in reasons['long']
-  assert 'text makes a prompt of' in reasons['wordy']
+  add_entry(id='long', audio_filepath='long.wav')
+  add_entry(id='wordy', text='the quick brown fox ' * 40)
+  reasons = {skipped['id']: skipped['reason'] for skipped in run()['skipped']}
+  assert set(reasons) == {'long', 'wordy'}
+  assert re.search(r'duration.*\b3 s', reasons['long'])
+  assert re.search(r'`text`.*context of 220\b', reasons['wordy'])
 
 
-def test_nothing_to_use_is_an_error(run, manifest):
+def test_a_manifest_without_usable_entries_raises(run, manifest):
   manifest.write_text('{"text": 1}\n')
-  with pytest.raises(ValueError, match='none of 1 examples can be used; the first: '):
+  with pytest.raises(
+    ValueError, match=r'manifest\.jsonl.*\b1\b.*line 1: audio_filepath'
+  ):
     run()
 
 
-def test_metrics_that_are_none(tmp_path):
+def test_malformed_metrics_raise(tmp_path):
   path = tmp_path / 'metrics.jsonl'
   path.write_text('{"stage": "ctc", "step": 1, "loss": NaN}\n{"step": 2}\n')
-  with pytest.raises(ValueError, match='line 2: is no metrics'):
+  with pytest.raises(ValueError, match=r'metrics\.jsonl line 2\b.*stage'):
     report.read_curves(path)
 
 
-def test_a_bad_manifest_ends_in_one_sentence(tmp_path):
+@pytest.mark.full
+def test_a_malformed_manifest_exits_with_one_line(tmp_path):
   (tmp_path / 'm.jsonl').write_text('{"audio_filepath": "x.wav", "text"\n')
-  command = [sys.executable, '-m', 'acl_jax.evaluate', '--config=configs/smol.py']
-  command += [f'--manifest={tmp_path}/m.jsonl', f'--output={tmp_path}/out']
-  done = subprocess.run(
-    [*command, '--cascade=none'], cwd=ROOT, capture_output=True, text=True
-  )
-  assert done.returncode == 1
-  [line] = done.stderr.splitlines()
+  command = [
+    sys.executable,
+    '-m',
+    'acl_jax.evaluate',
+    '--config=configs/smol.py',
+    f'--manifest={tmp_path}/m.jsonl',
+    f'--output={tmp_path}/out',
+    '--cascade=none',
+  ]
+  process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  assert process.returncode == 1
+  [line] = process.stderr.splitlines()
   assert line.startswith('error: ') and 'line 1: line is not JSON' in line

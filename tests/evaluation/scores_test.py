@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from acl_jax.evaluation.rows import Case, make_batches, row_length
-from acl_jax.evaluation.scores import score
+from acl_jax.evaluation.prompt_batches import PromptCase, batch_cases, row_length
+from acl_jax.evaluation.scores import score_cases
 
 RESPONSE = (290, 301, 277, 2)
 
@@ -14,12 +14,12 @@ def clip(length, seed=0):
   return np.random.default_rng(seed).normal(size=(length, 24)).astype(np.float32)
 
 
-def alone(model, case):
-  """The score without rows, padding or masks."""
+def score_directly(model, case):
+  """Score one case without batching, padding or masks."""
   parts = []
   for segment in case.prompt:
-    spoken = isinstance(segment, int)
-    parts.append(case.clip if spoken else model.llama.embed(jnp.asarray([segment]))[0])
+    is_clip = isinstance(segment, int)
+    parts.append(case.clip if is_clip else model.llama.embed(jnp.asarray([segment]))[0])
   parts.append(model.llama.embed(jnp.asarray([case.response]))[0])
   x = jnp.concatenate(parts)[None]
   t = x.shape[1]
@@ -32,47 +32,49 @@ def alone(model, case):
 @pytest.fixture
 def cases(text):
   return [
-    Case(text.prompt('the capital of France'), None, RESPONSE),
-    Case(text.spoken(), clip(11), RESPONSE[1:]),
-    Case(text.prompt(''), None, RESPONSE[:1]),
-    Case(text.spoken(), clip(3, 1), RESPONSE),
-    Case(text.spoken(), clip(0), RESPONSE * 9),
+    PromptCase(text.prompt('the capital of France'), None, RESPONSE),
+    PromptCase(text.audio_prompt(), clip(11), RESPONSE[1:]),
+    PromptCase(text.prompt(''), None, RESPONSE[:1]),
+    PromptCase(text.audio_prompt(), clip(3, 1), RESPONSE),
+    PromptCase(text.audio_prompt(), clip(0), RESPONSE * 9),
   ]
 
 
-def test_equals_a_direct_computation(model, cases):
-  for case, (nll, best) in zip(cases[:2], score(model, cases[:2]), strict=True):
-    expected, choice = alone(model, case)
-    np.testing.assert_allclose(nll, expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(best, choice)
+def test_scores_match_a_direct_computation(model, cases):
+  for case, (nll, greedy_tokens) in zip(
+    cases[:2], score_cases(model, cases[:2]), strict=True
+  ):
+    expected_nll, expected_tokens = score_directly(model, case)
+    np.testing.assert_allclose(nll, expected_nll, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(greedy_tokens, expected_tokens)
 
 
-def test_neighbours_and_padding_change_nothing(model, cases):
-  together = score(model, [*cases, *cases[:4]])
-  for number in (1, 4):
-    [(nll, best)] = score(model, [cases[number]])
-    np.testing.assert_allclose(together[number].nll, nll, rtol=1e-6, atol=1e-6)
-    np.testing.assert_array_equal(together[number].best, best)
+def test_batching_and_padding_change_nothing(model, cases):
+  batched = score_cases(model, [*cases, *cases[:4]])
+  for index in (1, 4):
+    [(nll, greedy_tokens)] = score_cases(model, [cases[index]])
+    np.testing.assert_allclose(batched[index].nll, nll, rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(batched[index].greedy_tokens, greedy_tokens)
 
 
-def test_progress_is_told(model, cases):
+def test_progress_counts_every_case(model, cases):
   done = []
-  score(model, cases, done.append)
+  score_cases(model, cases, done.append)
   assert sum(done) == len(cases)
 
 
-def test_batches_hold_every_case_once_within_the_budget(cases):
-  found = []
-  written = [case for case in cases if case.clip is None]
-  for numbers, rows in make_batches(written * 5, 24, tokens=96, max_rows=4):
-    assert len(numbers) <= rows.targets.shape[0] <= 4
-    assert rows.prompt.tokens.size <= 96
-    found += numbers
-  assert sorted(found) == list(range(10))
+def test_every_case_is_in_one_batch_within_the_token_limit(cases):
+  batched_indices = []
+  text_cases = [case for case in cases if case.clip is None]
+  for indices, batch in batch_cases(text_cases * 5, 24, tokens=96, max_rows=4):
+    assert len(indices) <= batch.targets.shape[0] <= 4
+    assert batch.prompt.tokens.size <= 96
+    batched_indices += indices
+  assert sorted(batched_indices) == list(range(10))
 
 
-def test_a_case_longer_than_the_budget_has_a_batch_of_its_own(cases):
+def test_a_case_over_the_token_limit_forms_its_own_batch(cases):
   [longest] = [case for case in cases if len(case.response) > 9]
   assert row_length(longest) > 32
-  [(_, rows)] = make_batches([longest], 24, tokens=32, max_rows=4)
-  assert rows.targets.shape[0] == 1
+  [(_, batch)] = batch_cases([longest], 24, tokens=32, max_rows=4)
+  assert batch.targets.shape[0] == 1

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exported folders of toy size, of every kind, beside the JAX models."""
+"""Tiny exported models of every kind, with the JAX models that they came from."""
 
+import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,94 +11,123 @@ import torch
 
 from acl_jax import build
 from acl_jax.export import Options, export
-from acl_jax.models.ctc import CTCAdapter
 from acl_jax.weights.adapter import save_adapter
-from tests.tiny_world import load_config
+from tests.tiny_world import change, load_config
 
 STRIDE = dict(kind='stride', stack=3)
-LETTERLESS = {
+WITHOUT_LETTERS = {
   'adapter.letter_layers': 0,
   'adapter.letter_hidden_size': 0,
   'adapter.stack': 3,
 }
-KINDS = ('letters', 'letterless', 'swiglu', 'linear', 'conformer')
+KINDS = ('ctc', 'ctc_without_letters', 'swiglu', 'linear', 'conformer')
 
 
-class World(NamedTuple):
-  """A config, the workdir of its adapter, the folder that was exported of it."""
+class ExportedModel(NamedTuple):
+  """A config, the workdir of its adapter, and the folder exported from them."""
 
   config: Any
   workdir: Path
   folder: Path
 
-  def load(self, **how):
-    """Model and processor, as users get them."""
+  def load(self, **options):
+    """Load the model and its processor as users do."""
     from transformers import AutoModel, AutoProcessor
 
-    how = {'trust_remote_code': True} | how
-    model = AutoModel.from_pretrained(self.folder, **how)
+    model = AutoModel.from_pretrained(self.folder, trust_remote_code=True, **options)
     processor = AutoProcessor.from_pretrained(self.folder, trust_remote_code=True)
     return model.eval(), processor
 
-  def ours(self):
-    """The JAX model and its text side."""
-    model = build.load_model(self.config, str(self.workdir))
-    return model, build.load_text_frontend(self.config)
+  def load_jax(self):
+    """Load the JAX model and its text frontend."""
+    model = build.load_model(self.config, build.find_checkpoint(self.workdir))
+    text = build.load_text_frontend(self.config.llama, self.config.template)
+    return model, text
 
 
-def make(tiny_world: Path, tmp: Path, kind: str, **options) -> World:
-  """Nothing in the adapter is at its initial value."""
-  config = load_config(tiny_world, **(LETTERLESS if kind == 'letterless' else {}))
+def export_tiny(tiny_world: Path, tmp: Path, kind: str, llm='include') -> ExportedModel:
+  """Export an adapter of a kind, with no parameter at its initial value."""
+  changes = WITHOUT_LETTERS if kind == 'ctc_without_letters' else {}
+  config = load_config(tiny_world, **changes)
   if kind in ('swiglu', 'linear', 'conformer'):
     hidden = 14 if kind == 'swiglu' else None
-    with config.unlocked():
-      config.adapter = STRIDE | {'hidden_size': hidden}
+    config = change(config, adapter=STRIDE | {'hidden_size': hidden})
   if kind == 'conformer':
     from tests import tiny_conformer
 
-    tiny_conformer.oracle().save_pretrained(tmp / 'parakeet')
-    config.encoder.kind, config.encoder.path = 'conformer', str(tmp / 'parakeet')
-  text, encoder = build.load_text_frontend(config), build.load_encoder(config)
+    tiny_conformer.build_reference().save_pretrained(tmp / 'parakeet')
+    conformer = {'encoder.kind': 'conformer', 'encoder.path': str(tmp / 'parakeet')}
+    config = change(config, **conformer)
+  text = build.load_text_frontend(config.llama, config.template)
+  encoder = build.load_encoder(config.encoder)
   random = np.random.default_rng(7)
   vocabulary = random.permutation(np.arange(3, 300))[:31]
   sizes = encoder.config.output_size, 24
-  piece = text.tokenizer.piece
-  adapter = build.new_adapter(config, *sizes, vocabulary.tolist(), piece)
-  if isinstance(adapter, CTCAdapter):
+  adapter = build.new_adapter(
+    config.adapter,
+    config.seed,
+    *sizes,
+    vocabulary.tolist(),
+    text.tokenizer.token_text,
+  )
+  if adapter.recognises:
     for weight in (adapter.bias, adapter.blank, adapter.norm_mid, adapter.norm_post):
       weight[...] += random.normal(0, 0.5, weight.shape).astype(np.float32)
-    adapter.linear_2[...] *= 4  # frames differ in what they say
+    adapter.linear_2[...] *= 4  # so that frames are classified differently
   workdir, folder = tmp / 'workdir', tmp / f'export_{kind}_{tmp.name}'.replace('-', '_')
   workdir.mkdir()
   save_adapter(workdir / build.ADAPTER_FILE, adapter)
-  export(config, folder, str(workdir), Options(**({'llm': 'include'} | options)))
-  return World(config, workdir, folder)
+  export(config, folder, str(workdir), Options(llm=llm))
+  return ExportedModel(config, workdir, folder)
 
 
-@pytest.fixture(scope='module', params=KINDS)
-def world(request, tiny_world, tmp_path_factory) -> World:
-  """One of each kind, the LLM included."""
-  return make(tiny_world, tmp_path_factory.mktemp(request.param), request.param)
+@pytest.fixture(scope='session')
+def export_kind(tiny_world, tmp_path_factory):
+  """Return the exported model of a kind, LLM included; each is exported once."""
+
+  @functools.cache
+  def export_kind(kind):
+    return export_tiny(tiny_world, tmp_path_factory.mktemp(kind), kind)
+
+  return export_kind
 
 
-@pytest.fixture(scope='module')
-def letters(tiny_world, tmp_path_factory) -> World:
-  """One with a projector that recognises."""
-  return make(tiny_world, tmp_path_factory.mktemp('letters'), 'letters')
+@pytest.fixture(scope='session', params=KINDS)
+def exported(request, export_kind) -> ExportedModel:
+  """An exported model of every kind; its folder is not to be written to."""
+  return export_kind(request.param)
 
 
-def sounds(*lengths, seed=0):
-  """Noise that changes, of so many samples each."""
+@pytest.fixture(scope='session')
+def loaded(exported):
+  """Its model and processor, as users load them."""
+  return exported.load()
+
+
+@pytest.fixture(scope='session')
+def exported_ctc(export_kind) -> ExportedModel:
+  """The exported model with a CTC projector."""
+  return export_kind('ctc')
+
+
+@pytest.fixture(scope='session')
+def loaded_ctc(exported_ctc):
+  """Its model and processor, as users load them."""
+  return exported_ctc.load()
+
+
+def noise_clips(*lengths, seed=0):
+  """Noise of varying loudness; one clip for each length in samples."""
   random = np.random.default_rng(seed)
-  made = []
+  clips = []
   for length in lengths:
     loudness = np.abs(np.sin(np.arange(length) / random.uniform(300, 900)))
-    made.append((random.normal(0, 0.2, length) * loudness).astype(np.float32))
-  return made
+    clips.append((random.normal(0, 0.2, length) * loudness).astype(np.float32))
+  return clips
 
 
 @pytest.fixture(autouse=True)
 def no_gradients():
-  """Nobody trains here."""
+  """Disable gradients."""
   with torch.no_grad():
     yield

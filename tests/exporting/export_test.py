@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an export writes, what it refuses, and the way back."""
+"""Contents of exported folders, refused exports, and loading them into JAX again."""
 
 import ast
 import functools
@@ -20,38 +20,49 @@ from acl_jax import build, train
 from acl_jax.export import Options, export
 from acl_jax.exporting import folder as folders
 from acl_jax.exporting import provenance
-from acl_jax.models.whisper import Whisper
 from acl_jax.runtime.files import sha256
+from acl_jax.text.tokenizers import load_tokenizer
 from acl_jax.weights import fingerprint
 from acl_jax.weights import safetensors as shards
-from acl_jax.weights.llama import load_llama, open_llama, save_llama_hf
-from tests.exporting.conftest import make
-from tests.tiny_world import load_config
+from acl_jax.weights.llama import load_llama, open_llama, save_llama
+from tests.tiny_world import change, load_config
 from tests.weights import meta_test
 
 
-def test_the_folder_has_all_that_it_needs_and_no_pickle(letters):
-  names = {path.name for path in letters.folder.iterdir()}
+def flip_bit(path):
+  content = bytearray(path.read_bytes())
+  content[-9] ^= 4
+  path.write_bytes(content)
+
+
+def assert_same_state(model, expected):
+  jax.tree.map(np.testing.assert_array_equal, nnx.state(model), nnx.state(expected))
+
+
+def test_folder_is_complete_and_has_no_pickle(exported_ctc):
+  names = {path.name for path in exported_ctc.folder.iterdir()}
   assert names >= {
-    *('config.json', 'model.safetensors', 'generation_config.json', 'tokenizer.json'),
-    *('tokenizer_config.json', 'chat_template.jinja', 'processor_config.json'),
-    *('README.md', 'example.py', 'modeling_audio_chat_llama.py'),
+    'config.json',
+    'model.safetensors',
+    'generation_config.json',
+    'tokenizer.json',
+    'tokenizer_config.json',
+    'chat_template.jinja',
+    'processor_config.json',
+    'README.md',
+    'example.py',
+    'modeling_audio_chat_llama.py',
   }
-  assert {path.suffix for path in letters.folder.iterdir()} <= {
-    *('.json', '.safetensors', '.jinja', '.md', '.py'),
-  }
-  prefixes = {name.split('.')[0] for name in shards_of(letters.folder)}
+  suffixes = {path.suffix for path in exported_ctc.folder.iterdir()}
+  assert suffixes <= {'.json', '.safetensors', '.jinja', '.md', '.py'}
+  with safetensors.safe_open(exported_ctc.folder / 'model.safetensors', 'np') as file:
+    prefixes = {name.split('.')[0] for name in file.keys()}  # noqa: SIM118
   assert prefixes == {'audio_tower', 'multi_modal_projector', 'language_model'}
 
 
-def shards_of(folder):
-  with safetensors.safe_open(folder / 'model.safetensors', 'np') as file:
-    return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-
-
-def test_the_code_imports_little(letters):
+def test_code_imports_few_packages(exported_ctc):
   known = {'torch', 'transformers', 'numpy', 'soundfile'} | sys.stdlib_module_names
-  for path in letters.folder.glob('*.py'):
+  for path in exported_ctc.folder.glob('*.py'):
     for node in ast.walk(ast.parse(path.read_text())):
       if isinstance(node, ast.Import):
         assert all(alias.name.split('.')[0] in known for alias in node.names)
@@ -60,249 +71,244 @@ def test_the_code_imports_little(letters):
         assert node.level == 1 or node.module.split('.')[0] in known
 
 
-def test_the_card_tells_where_it_comes_from(letters):
-  card = (letters.folder / 'README.md').read_text()
+def test_card_has_the_checksums(exported_ctc):
+  card = (exported_ctc.folder / 'README.md').read_text()
   assert '{{' not in card
-  llama = Path(letters.config.llama.path) / 'model.safetensors'
+  llama = Path(exported_ctc.config.llama.path) / 'model.safetensors'
   assert sha256(llama) in card
-  assert sha256(letters.workdir / 'adapter.safetensors') in card
+  assert sha256(exported_ctc.workdir / 'adapter.safetensors') in card
 
 
-def test_its_own_example_runs_without_jax(letters, tmp_path):
+@pytest.mark.full
+def test_example_runs_without_jax(exported_ctc, tmp_path):
   import soundfile
 
-  sound = np.random.default_rng(0).normal(0, 0.1, 8_000)
-  soundfile.write(tmp_path / 'q.wav', sound, 16_000)
+  noise = np.random.default_rng(0).normal(0, 0.1, 8_000)
+  soundfile.write(tmp_path / 'q.wav', noise, 16_000)
   code = f"""
 import runpy, sys
 sys.modules['jax'] = sys.modules['flax'] = sys.modules['acl_jax'] = None
 sys.argv = ['example.py', {str(tmp_path / 'q.wav')!r}, 'now']
-runpy.run_path({str(letters.folder / 'example.py')!r})
+runpy.run_path({str(exported_ctc.folder / 'example.py')!r})
 """
-  done = subprocess.run(
-    [sys.executable, '-c', code], capture_output=True, text=True, cwd=tmp_path
+  run = subprocess.run(
+    [sys.executable, '-c', code],
+    capture_output=True,
+    text=True,
+    cwd=tmp_path,
   )
-  assert done.returncode == 0, done.stderr
-  assert done.stdout.strip()
+  assert run.returncode == 0, run.stderr
+  assert run.stdout.strip()
 
 
-def refuse(letters, output, message, options=None, error=ValueError, **changes):
-  """Exporting ends in this error, and leaves nothing."""
-  config = letters.config.copy_and_resolve_references()
-  with config.unlocked():
-    config.update_from_flattened_dict(changes)
+def check_refused(exported, output, match, options=None, error=ValueError, **changes):
+  """Check that an export raises a one-line error and leaves nothing behind."""
+  config = change(exported.config, **changes)
   before = sorted(output.parent.iterdir())
-  with pytest.raises(error, match=message) as raised:
-    export(config, output, str(letters.workdir), Options(**(options or {})))
+  with pytest.raises(error, match=match) as raised:
+    export(config, output, str(exported.workdir), Options(**(options or {})))
   assert '\n' not in str(raised.value)
   assert sorted(output.parent.iterdir()) == before
 
 
-def test_a_folder_with_something_in_it_is_refused(letters, tmp_path):
+def test_nonempty_output_is_refused(exported_ctc, tmp_path):
   (tmp_path / 'full').mkdir()
   (tmp_path / 'full/notes.txt').write_text('mine')
-  refuse(letters, tmp_path / 'full', 'full: is not empty .notes.txt')
-  refuse(letters, tmp_path / 'full/notes.txt', 'is a file')
+  check_refused(exported_ctc, tmp_path / 'full', r'full: .*notes\.txt')
+  check_refused(exported_ctc, tmp_path / 'full/notes.txt', r'notes\.txt: .*--output')
 
 
-def test_too_little_disk_is_found_before_anything_is_written(
-  letters, tmp_path, monkeypatch
-):
+def test_too_small_a_disk_is_refused(exported_ctc, tmp_path, monkeypatch):
   usage = shutil.disk_usage(tmp_path)._replace(free=1_000)
   monkeypatch.setattr(folders.shutil, 'disk_usage', lambda path: usage)
-  refuse(letters, tmp_path / 'out', 'takes 0.07 GB, the disk has 0.00', error=OSError)
+  match = r'out: .*0\.07 GB.*0\.00 GB'
+  check_refused(exported_ctc, tmp_path / 'out', match, error=OSError)
 
 
-def test_an_unknown_encoder_is_refused(letters, tmp_path):
-  change = {'encoder.kind': 'hubert'}
-  refuse(letters, tmp_path / 'out', "kind is 'hubert'; known: conformer", **change)
+def test_unknown_encoder_kind_raises(exported_ctc):
+  with pytest.raises(ValueError, match=r"encoder\.kind .*'hubert'.*conformer"):
+    change(exported_ctc.config, **{'encoder.kind': 'hubert'})
 
 
-@pytest.mark.parametrize('option', [{'llm': 'borrow'}, {'dtype': 'int4'}])
-def test_unknown_options_are_refused(option):
-  with pytest.raises(ValueError, match='known'):
+@pytest.mark.parametrize(
+  'option, match',
+  [
+    ({'llm': 'borrow'}, "--llm .*'borrow'.*reference, include, alone"),
+    ({'dtype': 'int4'}, "--dtype .*'int4'.*float32, bfloat16, float16"),
+  ],
+)
+def test_unknown_options_raise(option, match):
+  with pytest.raises(ValueError, match=match):
     Options(**option)
 
 
-def test_an_adapter_with_a_flipped_bit_is_refused(letters, tmp_path):
+def test_corrupt_adapter_is_refused(exported_ctc, tmp_path):
   workdir = tmp_path / 'workdir'
-  shutil.copytree(letters.workdir, workdir)
-  path = workdir / 'adapter.safetensors'
-  content = bytearray(path.read_bytes())
-  content[-9] ^= 4
-  path.write_bytes(content)
-  spoilt = letters._replace(workdir=workdir)
-  refuse(spoilt, tmp_path / 'out', 'adapter.safetensors: has changed since it was')
+  shutil.copytree(exported_ctc.workdir, workdir)
+  flip_bit(workdir / 'adapter.safetensors')
+  corrupt = exported_ctc._replace(workdir=workdir)
+  check_refused(corrupt, tmp_path / 'out', r'adapter\.safetensors: .*sha256')
 
 
-def test_a_trained_encoder_with_a_flipped_bit_is_refused(letters, tmp_path):
+def test_corrupt_encoder_is_refused(exported_ctc, tmp_path):
   workdir = tmp_path / 'workdir'
-  shutil.copytree(letters.workdir, workdir)
-  encoder = build.load_encoder(letters.config)
+  shutil.copytree(exported_ctc.workdir, workdir)
+  encoder = build.load_encoder(exported_ctc.config.encoder)
   build.save_encoder(encoder, workdir / 'encoder')
-  path = workdir / 'encoder/model.safetensors'
-  content = bytearray(path.read_bytes())
-  content[-9] ^= 4
-  path.write_bytes(content)
-  spoilt = letters._replace(workdir=workdir)
-  refuse(spoilt, tmp_path / 'out', 'encoder/model.safetensors: has changed since')
+  flip_bit(workdir / 'encoder/model.safetensors')
+  corrupt = exported_ctc._replace(workdir=workdir)
+  check_refused(corrupt, tmp_path / 'out', r'encoder/model\.safetensors: .*sha256')
 
 
-def report_of(letters, **changes):
-  adapter = sha256(letters.workdir / 'adapter.safetensors')
-  llm = fingerprint.describe(load_llama(letters.config.llama.path))['sha256']
-  model = {'adapter': {'sha256': adapter}, 'llm': {'sha256': llm}}
-  model |= {part: {'sha256': value} for part, value in changes.items()}
+@pytest.fixture(scope='module')
+def report(exported_ctc):
+  """A report of `evaluate` about this model; not to be written to."""
+  adapter = sha256(exported_ctc.workdir / 'adapter.safetensors')
+  llm = fingerprint.describe(load_llama(exported_ctc.config.llama.path))['sha256']
   return {
     'examples': 7,
-    'model': model,
+    'model': {'adapter': {'sha256': adapter}, 'llm': {'sha256': llm}},
     'response_nll': {'text': 0.25, 'audio': 0.5, 'cascade': None},
     'wer': {'ctc': 0.125, 'cascade': None},
   }
 
 
-def test_the_figures_of_a_report_are_in_the_card(letters, tmp_path):
+def test_card_has_the_results_of_the_report(report, exported_ctc, tmp_path):
   path = tmp_path / 'report.json'
-  path.write_text(json.dumps(report_of(letters)))
-  export(letters.config, tmp_path / 'out', str(letters.workdir), Options(report=path))
+  path.write_text(json.dumps(report))
+  export(
+    exported_ctc.config,
+    tmp_path / 'out',
+    str(exported_ctc.workdir),
+    Options(report=path),
+  )
   card = (tmp_path / 'out/README.md').read_text()
   assert '| audio | 0.500 |' in card and '0.125' in card and '7 examples' in card
 
 
 @pytest.mark.parametrize('part', ['adapter', 'llm'])
-def test_a_report_about_another_model_is_refused(part, letters, tmp_path):
+def test_report_about_another_model_is_refused(part, report, exported_ctc, tmp_path):
   path = tmp_path / 'report.json'
-  path.write_text(json.dumps(report_of(letters, **{part: 'abc'})))
+  model = report['model'] | {part: {'sha256': 'abc'}}
+  path.write_text(json.dumps(report | {'model': model}))
   options = {'report': path}
-  refuse(letters, tmp_path / 'out', f'is about another {part}, of sha256 abc', options)
+  match = rf'report\.json: .*{part}.*sha256 abc'
+  check_refused(exported_ctc, tmp_path / 'out', match, options)
 
 
-def test_the_fingerprint_of_an_llm_is_that_of_targets(letters):
-  path = letters.config.llama.path
+def test_llm_fingerprint_equals_that_of_targets(exported_ctc):
+  path = exported_ctc.config.llama.path
   for dtype in ('float32', 'bfloat16'):
-    ours = fingerprint.describe(load_llama(path, dtype))
-    assert provenance.describe_llm(open_llama(path), dtype) == ours
+    expected = fingerprint.describe(load_llama(path, dtype))
+    assert provenance.fingerprint_llm(open_llama(path), dtype) == expected
 
 
-def test_an_interrupted_export_leaves_no_folder(letters, tmp_path, monkeypatch):
+def test_interrupted_export_leaves_no_folder(exported_ctc, tmp_path, monkeypatch):
   def interrupt(*args):
     raise KeyboardInterrupt
 
   monkeypatch.setattr(shards, 'write', interrupt)
-  refuse(letters, tmp_path / 'out', '^$', error=KeyboardInterrupt)
+  check_refused(exported_ctc, tmp_path / 'out', '^$', error=KeyboardInterrupt)
 
 
-def test_a_killed_export_leaves_nothing_that_loads_and_is_cleared_away(
-  letters, tmp_path
-):
+def test_leftovers_of_a_killed_export_are_removed(exported_ctc, tmp_path):
   partial = tmp_path / '.out.unfinished'
   partial.mkdir()
   (partial / 'model.safetensors').write_text('half')
-  export(letters.config, tmp_path / 'out', str(letters.workdir))
+  export(exported_ctc.config, tmp_path / 'out', str(exported_ctc.workdir))
   assert [path.name for path in tmp_path.iterdir()] == ['out']
 
 
-def test_an_llm_that_transformers_cannot_load_must_be_included(letters, tmp_path):
+def test_llm_that_transformers_cannot_load_must_be_included(exported_ctc, tmp_path):
   (tmp_path / 'meta').mkdir()
   meta_test.write(tmp_path / 'meta')
-  change = {'llama.path': str(tmp_path / 'meta')}
-  refuse(
-    letters, tmp_path / 'out', 'cannot be referred to; use --llm=include', **change
-  )
+  path = {'llama.path': str(tmp_path / 'meta')}
+  check_refused(exported_ctc, tmp_path / 'out', 'meta: .*--llm=include', **path)
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-def test_the_llm_alone_is_a_llama_of_transformers(dtype, letters, tmp_path):
+def test_llm_alone_loads_as_a_llama_of_transformers(dtype, exported_ctc, tmp_path):
   options = Options(llm='alone', dtype=dtype)
-  export(letters.config, tmp_path / 'llm', None, options)
-  kind = transformers.AutoModelForCausalLM
-  loaded = kind.from_pretrained(tmp_path / 'llm', torch_dtype='auto')
+  export(exported_ctc.config, tmp_path / 'llm', None, options)
+  auto_class = transformers.AutoModelForCausalLM
+  loaded = auto_class.from_pretrained(tmp_path / 'llm', torch_dtype='auto')
   assert type(loaded).__name__ == 'LlamaForCausalLM'
   assert str(loaded.dtype) == f'torch.{dtype}'
-  wanted = kind.from_pretrained(letters.config.llama.path, torch_dtype=loaded.dtype)
-  for name, weight in wanted.state_dict().items():
-    assert (loaded.state_dict()[name] == weight).all(), name
-  assert (
-    build.load_text_frontend(letters.config).tokenizer.encode('go on')
-    == (
-      transformers.AutoTokenizer.from_pretrained(tmp_path / 'llm')('go on')['input_ids']
-    )
+  expected = auto_class.from_pretrained(
+    exported_ctc.config.llama.path, torch_dtype=loaded.dtype
   )
+  for name, weight in expected.state_dict().items():
+    assert (loaded.state_dict()[name] == weight).all(), name
+  tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / 'llm')
+  expected_tokenizer = load_tokenizer(exported_ctc.config.llama.path)
+  assert tokenizer('go on')['input_ids'] == expected_tokenizer.encode('go on')
 
 
-def test_large_models_are_sharded(letters, tmp_path, monkeypatch):
-  small = functools.partial(shards.write, limit=20_000)
-  monkeypatch.setattr(shards, 'write', small)
-  options = Options(llm='include')
-  export(letters.config, tmp_path / 'sharded_out', str(letters.workdir), options)
-  assert len(shards.files(tmp_path / 'sharded_out')) > 2
-  sharded, _ = letters._replace(folder=tmp_path / 'sharded_out').load()
-  whole, _ = letters.load()
+def test_large_models_are_sharded(exported_ctc, loaded_ctc, tmp_path, monkeypatch):
+  write_small_shards = functools.partial(shards.write, limit=20_000)
+  monkeypatch.setattr(shards, 'write', write_small_shards)
+  output, options = tmp_path / 'sharded_out', Options(llm='include')
+  export(exported_ctc.config, output, str(exported_ctc.workdir), options)
+  assert len(shards.weight_files(output)) > 2
+  sharded, _ = exported_ctc._replace(folder=output).load()
+  whole, _ = loaded_ctc
   for name, weight in whole.state_dict().items():
     assert (sharded.state_dict()[name] == weight).all(), name
 
 
-def test_the_way_back_is_the_same_model(world):
-  checkpoint = str(world.folder)
-  there = build.load_model(world.config, str(world.workdir))
-  back = build.load_model(world.config, checkpoint)
-  assert back.adapter.config == there.adapter.config
-  jax.tree.map(
-    np.testing.assert_array_equal, nnx.state(back.adapter), nnx.state(there.adapter)
-  )
-  encoder = (
-    there.encoder if isinstance(there.encoder, Whisper) else there.encoder.encoder
-  )
-  jax.tree.map(
-    np.testing.assert_array_equal, nnx.state(back.encoder), nnx.state(encoder)
-  )
-  config = world.config.copy_and_resolve_references()
-  config.llama.path = checkpoint  # it has the LLM, too
-  llama = build.load_model(config, checkpoint).llama
-  jax.tree.map(np.testing.assert_array_equal, nnx.state(llama), nnx.state(there.llama))
+def test_exported_folder_loads_as_the_same_jax_model(exported):
+  original, _ = exported.load_jax()
+  checkpoint = build.find_checkpoint(exported.folder)
+  # With the LLM that it was exported from, and with the one in the folder.
+  adapter = build.load_trained_adapter(checkpoint, exported.config.llama)
+  assert adapter.config == original.adapter.config
+  assert_same_state(adapter, original.adapter)
+  config = change(exported.config, **{'llama.path': str(exported.folder)})
+  model = build.load_model(config, checkpoint)
+  assert_same_state(model.adapter, original.adapter)
+  assert_same_state(model.encoder, original.encoder.tower)
+  assert_same_state(model.llama, original.llama)
 
 
-def test_the_way_back_refuses_another_llm(letters, tiny_world, tmp_path):
-  shutil.copytree(letters.config.llama.path, tmp_path / 'llama')
+def test_exported_adapter_refuses_another_llm(exported_ctc, tiny_world, tmp_path):
+  shutil.copytree(exported_ctc.config.llama.path, tmp_path / 'llama')
   llama = load_llama(tmp_path / 'llama')
   llama.norm[...] += 1
-  save_llama_hf(llama, tmp_path / 'llama')
+  save_llama(llama, tmp_path / 'llama')
   config = load_config(tiny_world, **{'llama.path': str(tmp_path / 'llama')})
-  with pytest.raises(ValueError, match='its weights are not those that .* was trained'):
-    build.load_trained_adapter(config, str(letters.folder))
+  with pytest.raises(ValueError, match='llama: .*sha256'):
+    build.load_trained_adapter(build.find_checkpoint(exported_ctc.folder), config.llama)
 
 
-def test_the_way_back_notices_a_flipped_bit(letters, tmp_path):
-  shutil.copytree(letters.folder, tmp_path / 'copy')
-  path = tmp_path / 'copy/model.safetensors'
-  content = bytearray(path.read_bytes())
-  content[-9] ^= 4
-  path.write_bytes(content)
-  with pytest.raises(ValueError, match='has changed since it was saved'):
-    build.load_trained_adapter(letters.config, str(tmp_path / 'copy'))
+def test_corrupt_exported_weights_raise(exported_ctc, tmp_path):
+  shutil.copytree(exported_ctc.folder, tmp_path / 'copy')
+  flip_bit(tmp_path / 'copy/model.safetensors')
+  checkpoint = build.find_checkpoint(tmp_path / 'copy')
+  with pytest.raises(ValueError, match=r'copy/model\.safetensors: .*sha256'):
+    build.load_trained_adapter(checkpoint, exported_ctc.config.llama)
 
 
-def test_what_transformers_saved_comes_back_too(letters, tmp_path):
-  model, _ = letters.load()
+def test_folder_saved_by_transformers_loads_in_jax(loaded_ctc, exported_ctc, tmp_path):
+  model, _ = loaded_ctc
   model.save_pretrained(tmp_path / 'tuned')
-  back = build.load_model(letters.config, str(tmp_path / 'tuned'))
-  there = build.load_model(letters.config, str(letters.workdir))
-  jax.tree.map(np.testing.assert_array_equal, nnx.state(back), nnx.state(there))
+  checkpoint = build.find_checkpoint(tmp_path / 'tuned')
+  original, _ = exported_ctc.load_jax()
+  assert_same_state(build.load_model(exported_ctc.config, checkpoint), original)
 
 
-def test_training_goes_on_from_an_exported_folder(letters, tiny_world, tmp_path):
-  changes = {'init_from': str(letters.folder), 'ctc.steps': 0, 'response.steps': 0}
+def test_training_starts_from_an_exported_folder(exported_ctc, tiny_world, tmp_path):
+  changes = {'init_from': str(exported_ctc.folder), 'ctc.steps': 0, 'response.steps': 0}
   model = train.train(load_config(tiny_world, **changes), tmp_path / 'on')
-  there = build.load_model(letters.config, str(letters.workdir))
-  jax.tree.map(
-    np.testing.assert_array_equal, nnx.state(model.adapter), nnx.state(there.adapter)
-  )
+  original, _ = exported_ctc.load_jax()
+  assert_same_state(model.adapter, original.adapter)
 
 
-def test_a_llama_of_another_size_is_refused(letters, tiny_world, tmp_path):
-  world = make(tiny_world, tmp_path, 'linear')
-  config = json.loads((world.folder / 'config.json').read_text())
+def test_projector_of_another_size_raises(export_kind, tmp_path):
+  exported = export_kind('linear')
+  shutil.copytree(exported.folder, tmp_path / 'copy')
+  config = json.loads((exported.folder / 'config.json').read_text())
   config['stack_factor'] = 5
-  (world.folder / 'config.json').write_text(json.dumps(config))
-  with pytest.raises(ValueError, match='linear.weight has shape'):
-    build.load_trained_adapter(world.config, str(world.folder))
+  (tmp_path / 'copy/config.json').write_text(json.dumps(config))
+  checkpoint = build.find_checkpoint(tmp_path / 'copy')
+  with pytest.raises(ValueError, match=r'linear\.weight .*shape'):
+    build.load_trained_adapter(checkpoint, exported.config.llama)

@@ -1,98 +1,117 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exported tokenizer and template make the prompts of ours."""
+"""Exported tokenizers and chat templates give the same prompts as ours."""
 
-import types
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from acl_jax import assets
 from acl_jax.exporting.files.processing_audio_chat_llama import AudioChatLlamaProcessor
-from acl_jax.exporting.tokenizer import compare, write_tokenizer
+from acl_jax.exporting.tokenizer import PROBE_TEXTS, check_equal, write_tokenizer
 from acl_jax.text.templates import Audio, Turn, get_template
+from acl_jax.text.tokenizer import Tokenizer
 from acl_jax.text.tokenizers import load_tokenizer
-from tests.exporting.conftest import sounds
-from tests.text.conftest import llama_model  # noqa: F401
+from tests.exporting.conftest import noise_clips
+from tests.text.conftest import (  # noqa: F401
+  SMOLLM2,
+  llama_model,
+  smollm2,
+  smollm2_path,
+  tiny_chatml,
+)
 
-TEMPLATES = {'chatml': 'asset:smollm2-135m-instruct', 'llama2': None}
-# A second of speech is 13 places: 100 frames, 50 of the encoder, 4 in one.
-SECOND, PLACES = 16_000, 13
+SAMPLES = 3_200  # of a clip: 20 frames, 10 encoder frames
+POSITIONS = 3  # of a clip in a prompt: one for every 4 encoder frames or less
 
 
-@pytest.fixture(scope='module', params=TEMPLATES)
-def pair(request, tmp_path_factory):
-  """Our prompt of a conversation, and the exported processor."""
-  source = TEMPLATES[request.param]
-  where = assets.resolve(source) if source else request.getfixturevalue('llama_model')
-  tokenizer, folder = load_tokenizer(where), tmp_path_factory.mktemp(request.param)
-  audio = write_tokenizer(folder, tokenizer, request.param)
-  made = AutoTokenizer.from_pretrained(folder)
-  jinja = (folder / 'chat_template.jinja').read_text()
-  processor = AudioChatLlamaProcessor(made, stack_factor=4, chat_template=jinja)
+class Case(NamedTuple):
+  """Our tokenizer and template, and the processor exported from them."""
 
-  def ours(conversation):
+  tokenizer: Tokenizer
+  template: Callable
+  audio_id: int
+  processor: AudioChatLlamaProcessor
+
+  def expected_ids(self, conversation):
+    """The ids of a conversation with our template."""
     ids = []
-    for segment in get_template(request.param)(conversation, tokenizer):
-      ids += [audio] * PLACES if isinstance(segment, int) else segment
+    for segment in self.template(conversation, self.tokenizer):
+      ids += [self.audio_id] * POSITIONS if isinstance(segment, int) else segment
     return ids
 
-  return types.SimpleNamespace(ours=ours, processor=processor, tokenizer=tokenizer)
+
+@pytest.fixture(scope='module', params=['llama_model', 'tiny_chatml', SMOLLM2])
+def case(request, tmp_path_factory):
+  template = 'llama2' if request.param == 'llama_model' else 'chatml'
+  tokenizer = request.getfixturevalue(request.param)
+  if isinstance(tokenizer, Path):
+    tokenizer = load_tokenizer(tokenizer)
+  folder = tmp_path_factory.mktemp(request.param)
+  audio_id = write_tokenizer(folder, tokenizer, template)
+  exported = AutoTokenizer.from_pretrained(folder)
+  jinja = (folder / 'chat_template.jinja').read_text()
+  processor = AudioChatLlamaProcessor(exported, stack_factor=4, chat_template=jinja)
+  return Case(tokenizer, get_template(template), audio_id, processor)
 
 
-def said(pair, conversation):
-  """The prompt by the exported processor."""
-  turns, audios = [], 0
+def exported_ids(processor, conversation):
+  """The ids of a conversation with the exported processor."""
+  turns, clips = [], 0
   for turn in conversation:
     parts = [turn.content] if isinstance(turn.content, str) else turn.content
     content = [
       {'type': 'audio'} if isinstance(p, Audio) else {'type': 'text', 'text': p}
       for p in parts
     ]
-    audios += sum(isinstance(p, Audio) for p in parts)
-    whole = len(parts) == 1 and isinstance(parts[0], str)
-    turns.append({'role': turn.role, 'content': parts[0] if whole else content})
-  text = pair.processor.apply_chat_template(turns, add_generation_prompt=True)
-  made = pair.processor(text, audio=sounds(*[SECOND] * audios) or None)
-  return made['input_ids'][0].tolist()
+    clips += sum(isinstance(p, Audio) for p in parts)
+    is_text = len(parts) == 1 and isinstance(parts[0], str)
+    turns.append({'role': turn.role, 'content': parts[0] if is_text else content})
+  text = processor.apply_chat_template(turns, add_generation_prompt=True)
+  inputs = processor(text, audio=noise_clips(*[SAMPLES] * clips) or None)
+  return inputs['input_ids'][0].tolist()
 
 
-# Marks of a template or of a tokenizer are not text.
+# Without the characters of markers and control tokens.
 WORDS = st.text(st.characters(exclude_characters='<|[]>', exclude_categories=['Cs']))
 CONTENT = st.lists(WORDS | st.just(Audio(0)), min_size=1, max_size=4).map(tuple)
 
 
-@given(system=st.none() | WORDS, said_=st.lists(CONTENT, min_size=1, max_size=3))
-def test_prompts_are_ours(pair, system, said_):
+@given(system=st.none() | WORDS, contents=st.lists(CONTENT, min_size=1, max_size=3))
+def test_prompts_equal_ours(case, system, contents):
   conversation = [] if system is None else [Turn('system', system)]
-  for number, content in enumerate(said_):
+  for number, content in enumerate(contents):
     conversation.append(Turn('user', content))
-    if number < len(said_) - 1:
+    if number < len(contents) - 1:
       conversation.append(Turn('assistant', 'Well, yes.'))
-  assert said(pair, conversation) == pair.ours(conversation)
+  expected = case.expected_ids(conversation)
+  assert exported_ids(case.processor, conversation) == expected
 
 
 @given(text=st.text(st.characters(exclude_characters='<|>', exclude_categories=['Cs'])))
-def test_ids_and_text_are_ours(pair, text):
-  ids = pair.processor.tokenizer(text, add_special_tokens=False)['input_ids']
-  assert ids == pair.tokenizer.encode(text)
-  assert pair.processor.decode(ids) == pair.tokenizer.decode(ids)
+def test_ids_and_text_equal_ours(case, text):
+  ids = case.processor.tokenizer(text, add_special_tokens=False)['input_ids']
+  assert ids == case.tokenizer.encode(text)
+  assert case.processor.decode(ids) == case.tokenizer.decode(ids)
 
 
-def test_what_would_differ_is_refused(pair):
-  import tokenizers
-
+def test_unequal_tokenizer_is_refused(case):
   other = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={'a': 0}, merges=[]))
-  with pytest.raises(ValueError, match='cannot be exported'):
-    compare(other, pair.tokenizer)
+  expected = case.tokenizer.encode(PROBE_TEXTS[0])
+  with pytest.raises(ValueError, match=re.escape(f'not {expected}')):
+    check_equal(other, case.tokenizer)
 
 
-def test_audios_that_nobody_asked_for_are_refused(pair):
-  with pytest.raises(ValueError, match='1 times for 2 audios'):
-    pair.processor('<|audio|>', audio=sounds(SECOND, SECOND))
+def test_clips_without_a_placeholder_raise(case):
+  with pytest.raises(ValueError, match=r'<\|audio\|> 1 .* 2 '):
+    case.processor('<|audio|>', audio=noise_clips(SAMPLES, SAMPLES))
 
 
-def test_audio_beyond_what_the_encoder_hears_is_refused(pair):
-  with pytest.raises(ValueError, match='30.5 s; the encoder hears 30 s'):
-    pair.processor('<|audio|>', audio=sounds(488_000))
+def test_too_long_audio_raises(case):
+  with pytest.raises(ValueError, match=r'30\.5 s.* 30 s'):
+    case.processor('<|audio|>', audio=noise_clips(488_000))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tools of the clouds, as stubs."""
+"""Stubs of the Cloud's command-line tools."""
 
 import pytest
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What bash and Kubernetes read back of the arguments that they are given."""
+"""Arguments survive bash and Kubernetes unchanged."""
 
 import re
 import subprocess
@@ -16,42 +16,45 @@ HARD = ["it's", '$(id)', '`id`', '$HOME', '!!', '\\', '\n', '\x7f', 'é\t"', '-n
 
 
 def read_by_bash(line: str) -> list[str]:
-  """The arguments that a program gets, started by bash with that line."""
-  # In the C locale, where \u escapes would fail, and with the history that people have.
+  """Return the arguments that bash passes to a program started with that line."""
+  # In the C locale, where \u escapes would fail, and with history expansion on.
   script = f'set -H\nprintf "%s\\0" {line}'
-  done = subprocess.run(
+  completed = subprocess.run(
     ['bash', '-c', script], capture_output=True, check=True, env={'LC_ALL': 'C'}
   )
-  return done.stdout.decode().split('\0')[:-1]
+  return completed.stdout.decode().split('\0')[:-1]
 
 
+@pytest.mark.full
 @given(ARGV)
 @example(HARD)
 @example([''])
 @settings(max_examples=60)
-def test_bash_reads_back_every_argument(argv):
-  assert read_by_bash(quoting.line(argv)) == argv
-  assert read_by_bash(quoting.lines(argv, '  ')) == argv
+def test_bash_passes_every_argument_on_unchanged(argv):
+  assert read_by_bash(quoting.command_line(argv)) == argv
+  assert read_by_bash(quoting.command_lines(argv, '  ')) == argv
 
 
 @given(TEXT)
-def test_a_word_is_printable_ascii_on_one_line(text):
+def test_a_quoted_word_is_printable_ascii_on_one_line(text):
   word = quoting.quote(text)
   assert word.isascii() and word.isprintable()
 
 
+@pytest.mark.full
 @given(ARGV)
 @settings(max_examples=30)
-def test_a_command_within_a_command_survives_both_shells(argv):
-  inner = quoting.line(argv)
+def test_a_quoted_command_in_a_command_survives_both_shells(argv):
+  inner = quoting.command_line(argv)
   [outer] = read_by_bash(quoting.quote(inner))
   assert read_by_bash(outer) == argv
 
 
-def test_bytes_that_are_no_text_are_kept():
+@pytest.mark.full
+def test_undecodable_bytes_are_kept():
   word = quoting.quote('a\udcff')
-  done = subprocess.run(['bash', '-c', f'printf %s {word}'], capture_output=True)
-  assert done.stdout == b'a\xff'
+  completed = subprocess.run(['bash', '-c', f'printf %s {word}'], capture_output=True)
+  assert completed.stdout == b'a\xff'
 
 
 def test_nul_is_refused():
@@ -60,8 +63,9 @@ def test_nul_is_refused():
 
 
 def read_by_kubernetes(text: str, variables: dict[str, str]) -> str:
-  """What Kubernetes makes of a command: k8s.io/kubernetes/third_party/forked/golang/
-  expansion, where $(x) is a variable, $$ is $, and the rest is kept.
+  """Expand a command like Kubernetes: $(x) is a variable, $$ is $, the rest is kept.
+
+  Source: k8s.io/kubernetes/third_party/forked/golang/expansion.
   """
   return re.sub(
     r'\$\$|\$\(([^)]*)\)',
@@ -74,23 +78,23 @@ def read_by_kubernetes(text: str, variables: dict[str, str]) -> str:
 @example('$$(A)')
 @example('$(A)')
 @example('$$$$')
-def test_kubernetes_replaces_nothing(text):
-  assert read_by_kubernetes(quoting.kubernetes(text), {'A': 'replaced'}) == text
+def test_kubernetes_expands_nothing_in_escaped_text(text):
+  assert read_by_kubernetes(quoting.escape_kubernetes(text), {'A': 'replaced'}) == text
 
 
 @pytest.mark.parametrize(
-  'argv, own, rest',
+  'argv, before, after',
   [
     (['x', '--a', '--', '--b', '--'], ['x', '--a'], ['--b', '--']),
     (['x', '--a'], ['x', '--a'], []),
     (['x', '--'], ['x'], []),
   ],
 )
-def test_two_dashes_divide(argv, own, rest):
-  assert quoting.split(argv) == (own, rest)
+def test_arguments_are_split_at_two_dashes(argv, before, after):
+  assert quoting.split_at_dashes(argv) == (before, after)
 
 
-def test_a_flag_a_line():
+def test_every_flag_is_on_a_line_of_its_own():
   argv = ['gcloud', 'create', 'x', '--zone=a b', '--spot']
   expected = "  gcloud create x \\\n    '--zone=a b' \\\n    --spot"
-  assert quoting.lines(argv, '  ') == expected
+  assert quoting.command_lines(argv, '  ') == expected

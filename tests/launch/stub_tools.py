@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs that only write down what they were given."""
+"""Stub programs that record their arguments."""
 
 import os
 from pathlib import Path
@@ -12,13 +12,13 @@ printf '%s\\0' "${0##*/}" "$@" > "$TOOL_CALLS/$(printf %03d "${#calls[@]}")"
 
 
 class Tools:
-  """Stubs in `folder`, to be put first on the PATH."""
+  """Stubs in a folder that comes first on the PATH."""
 
   def __init__(self, folder: Path, *names: str) -> None:
     self.folder, self._calls = folder / 'bin', folder / 'calls'
     self.folder.mkdir(parents=True)
     self._calls.mkdir()
-    (self._calls / '000').touch()  # else the pattern of the stub would match nothing
+    (self._calls / '000').touch()  # the stub's glob needs a match
     for name in names:
       self.add(self.folder / name)
 
@@ -28,7 +28,7 @@ class Tools:
     path.chmod(0o755)
 
   def environment(self, state: str = '') -> dict[str, str]:
-    """`state` is what `describe` answers; without, it fails."""
+    """Return the environment to run in; `describe` prints `state` or, if '', fails."""
     path = f'{self.folder}:{os.environ["PATH"]}'
     return {
       **os.environ,
@@ -38,6 +38,6 @@ class Tools:
     }
 
   def calls(self) -> list[list[str]]:
-    """In order, each with its arguments."""
+    """Return the calls in order, each as the tool's name and its arguments."""
     files = sorted(self._calls.iterdir())[1:]
     return [path.read_text().split('\0')[:-1] for path in files]

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes on this machine: joined, restarted, stopped, and never left behind."""
+"""Processes under the supervisor are restarted, stopped and never left running."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.full
+
 ROOT = Path(__file__).parent.parent.parent
 
-# A program that saves when it is told to stop. Its argument says how it ends otherwise:
-# for each start, the exit code of each process; None waits, less than 0 is a signal.
+# A program that saves on SIGTERM. Its second argument lists, for each start, the exit
+# code of each process; None waits for a signal, a negative number sends one to itself.
 PROGRAM = """
 import json, os, signal, sys, time
 from pathlib import Path
@@ -22,7 +25,7 @@ folder, plans = Path(sys.argv[1]), json.loads(sys.argv[2])
 process = int(os.environ.get('JAX_PROCESS_ID', 0))
 start = len(list(folder.glob(f'start-{process}-*')))
 names = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'MEGASCALE_SLICE_ID')
-seen = {name: os.environ.get(name) for name in names}
+environment = {name: os.environ.get(name) for name in names}
 (folder / f'pid-{process}').write_text(str(os.getpid()))
 
 def save(number, frame):
@@ -30,9 +33,9 @@ def save(number, frame):
   sys.exit(42)
 
 signal.signal(signal.SIGTERM, save)
-(folder / f'start-{process}-{start}').write_text(json.dumps(seen))
-while len(list(folder.glob(f'start-*-{start}'))) < int(seen[names[1]] or 1):
-  time.sleep(0.01)  # so that all can be told to stop
+(folder / f'start-{process}-{start}').write_text(json.dumps(environment))
+while len(list(folder.glob(f'start-*-{start}'))) < int(environment[names[1]] or 1):
+  time.sleep(0.01)  # until all processes handle SIGTERM
 code = plans[min(start, len(plans) - 1)][process]
 if code is None:
   time.sleep(60)
@@ -43,8 +46,8 @@ sys.exit(code)
 
 
 @pytest.fixture(autouse=True)
-def _heeded_signals():
-  """Children inherit what is ignored: nothing, even if nohup started the tests."""
+def default_signal_handlers():
+  """Children inherit ignored signals: ignore none, even if nohup runs the tests."""
   numbers = (signal.SIGINT, signal.SIGHUP)
   before = [signal.signal(number, signal.SIG_DFL) for number in numbers]
   yield
@@ -65,15 +68,15 @@ def start(tmp_path, plans: str, *flags: str) -> subprocess.Popen:
   )
 
 
-def end(process: subprocess.Popen) -> tuple[int, str, str]:
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
   out, errors = process.communicate(timeout=60)
   return process.returncode, out, errors.strip()
 
 
 def wait_for(path: Path) -> Path:
-  limit = time.monotonic() + 60
+  deadline = time.monotonic() + 60
   while not path.exists():
-    assert time.monotonic() < limit, f'{path} never came'
+    assert time.monotonic() < deadline, f'{path} does not exist'
     time.sleep(0.02)
   return path
 
@@ -86,22 +89,23 @@ def is_running(tmp_path, number: int) -> bool:
   return True
 
 
-def test_processes_are_told_of_each_other_and_nothing_stale(tmp_path):
-  assert end(start(tmp_path, '[[0, 0, 0]]', '--processes=3'))[0] == 0
-  seen = {(tmp_path / f'start-{n}-0').read_text() for n in range(3)}
-  [shared] = seen
+def test_processes_get_variables_of_jax_and_none_of_an_earlier_slice(tmp_path):
+  assert finish(start(tmp_path, '[[0, 0, 0]]', '--processes=3'))[0] == 0
+  environments = {(tmp_path / f'start-{n}-0').read_text() for n in range(3)}
+  [shared] = environments
   assert '"JAX_NUM_PROCESSES": "3"' in shared and '"127.0.0.1:' in shared
   assert '"MEGASCALE_SLICE_ID": null' in shared
 
 
-def test_one_process_is_told_nothing(tmp_path):
-  assert end(start(tmp_path, '[[0]]'))[0] == 0
-  seen = (tmp_path / 'start-0-0').read_text()
-  assert seen.count('null') == 3
+def test_a_single_process_gets_no_variables_of_jax(tmp_path):
+  assert finish(start(tmp_path, '[[0]]'))[0] == 0
+  environment = (tmp_path / 'start-0-0').read_text()
+  assert environment.count('null') == 3
 
 
-def test_preempted_processes_start_again_together(tmp_path):
-  code, out, _ = end(start(tmp_path, '[[42, 42], [42, 42], [0, 0]]', '--processes=2'))
+def test_preempted_processes_restart_together(tmp_path):
+  plans = '[[42, 42], [42, 42], [0, 0]]'
+  code, out, _ = finish(start(tmp_path, plans, '--processes=2'))
   assert code == 0
   assert out == 'launch: exit code 42, restart 1\nlaunch: exit code 42, restart 2\n'
   assert sorted(p.name for p in tmp_path.glob('start-*')) == [
@@ -109,43 +113,47 @@ def test_preempted_processes_start_again_together(tmp_path):
   ]
 
 
-def test_when_one_is_killed_all_start_again(tmp_path):
-  code, out, _ = end(start(tmp_path, '[[null, -9], [0, 0]]', '--processes=2'))
+def test_if_one_process_is_killed_all_restart(tmp_path):
+  code, out, _ = finish(start(tmp_path, '[[null, -9], [0, 0]]', '--processes=2'))
   assert (code, out) == (0, 'launch: exit code 137, restart 1\n')
-  assert (tmp_path / 'saved-0').exists()  # it was asked to end
+  assert (tmp_path / 'saved-0').exists()  # it got SIGTERM
 
 
-def test_an_error_ends_all_with_one_sentence(tmp_path):
-  code, out, errors = end(start(tmp_path, '[[null, 3]]', '--processes=2'))
+def test_if_one_process_fails_all_are_stopped(tmp_path):
+  code, out, errors = finish(start(tmp_path, '[[null, 3]]', '--processes=2'))
   assert (code, out) == (1, '')
-  assert errors.startswith('error: exit code 3 of ') and '\n' not in errors
+  assert errors.startswith('error: exit code 3 ') and '\n' not in errors
+  assert errors.endswith("'[[null, 3]]'")  # the command
   assert not is_running(tmp_path, 0)
 
 
-def test_restarts_are_bounded(tmp_path):
-  code, _, errors = end(start(tmp_path, '[[42]]', '--max_restarts=2'))
-  assert (code, errors) == (1, 'error: exit code 42 after 2 restarts, the limit')
+def test_restarts_are_limited(tmp_path):
+  code, _, errors = finish(start(tmp_path, '[[42]]', '--max_restarts=2'))
+  assert code == 1
+  assert re.fullmatch('error: exit code 42 .* 2 restarts.*--max_restarts', errors)
   assert len(list(tmp_path.glob('start-*'))) == 3
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_told_to_stop_it_lets_all_save(tmp_path, number):
+def test_on_a_stop_signal_all_processes_save(tmp_path, number):
   process = start(tmp_path, '[[null, null]]', '--processes=2')
   for n in range(2):
     wait_for(tmp_path / f'start-{n}-0')
   process.send_signal(number)
-  assert end(process) == (42, '', 'preempted after saving: run me again')
+  code, out, errors = finish(process)
+  assert (code, out) == (42, '')
+  assert re.fullmatch('preempted .*', errors)  # one line
   assert all((tmp_path / f'saved-{n}').exists() for n in range(2))
 
 
-def test_killed_it_takes_the_processes_along(tmp_path):
+def test_if_the_supervisor_is_killed_the_processes_save(tmp_path):
   process = start(tmp_path, '[[null, null]]', '--processes=2')
   for n in range(2):
     wait_for(tmp_path / f'start-{n}-0')
   process.kill()
   for n in range(2):
     wait_for(tmp_path / f'saved-{n}')
-  end(process)
+  finish(process)
 
 
 def test_nohup_is_respected(tmp_path):
@@ -160,17 +168,18 @@ def test_nohup_is_respected(tmp_path):
   time.sleep(0.2)
   assert process.poll() is None and not (tmp_path / 'saved-0').exists()
   process.send_signal(signal.SIGTERM)
-  assert end(process)[0] == 42
+  assert finish(process)[0] == 42
 
 
 @pytest.mark.parametrize(
-  'command, says',
+  'command, pattern',
   [
-    (['./nowhere'], 'error: ./nowhere: No such file or directory'),
-    ([], 'error: the command is missing: write it after --'),
+    (['./nowhere'], 'error: ./nowhere: No such file or directory\n'),
+    ([], 'error: .*command.*--\n'),
   ],
 )
-def test_bad_commands_are_one_sentence(command, says):
-  line = [sys.executable, '-m', 'launch.local', '--', *command]
-  done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
-  assert (done.returncode, done.stderr.strip()) == (1, says)
+def test_a_wrong_command_is_an_error_in_one_line(command, pattern):
+  argv = [sys.executable, '-m', 'launch.local', '--', *command]
+  completed = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True)
+  assert completed.returncode == 1
+  assert re.fullmatch(pattern, completed.stderr)

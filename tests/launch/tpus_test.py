@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the Cloud calls a slice."""
+"""Hosts and machine types of slices."""
 
 import pytest
 
@@ -20,14 +20,14 @@ from launch import tpus
     ('tpu7x:1x1x1', 1, 'tpu7x-standard-1t'),
   ],
 )
-def test_machines(name, hosts, machine):
+def test_hosts_and_machine_types(name, hosts, machine):
   tpu = parse_slice(name)
-  assert (tpus.hosts(tpu), tpus.machine_type(tpu)) == (hosts, machine)
+  assert (tpus.num_hosts(tpu), tpus.machine_type(tpu)) == (hosts, machine)
 
 
 @pytest.mark.parametrize('generation', GENERATIONS, ids=lambda g: g.name)
-def test_every_generation_has_hosts_for_all_chips(generation):
-  assert tpus.OFFERS[generation.name]
+def test_the_hosts_of_every_slice_have_all_its_chips(generation):
+  assert tpus.CLOUD_NAMES[generation.name]
   for topology in generation.topologies:
     tpu = Slice(generation, topology)
-    assert tpus.hosts(tpu) * tpus.chips_per_host(tpu) == tpu.chips
+    assert tpus.num_hosts(tpu) * tpus.chips_per_host(tpu) == tpu.chips

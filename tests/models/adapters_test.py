@@ -9,7 +9,7 @@ from flax import nnx
 from acl_jax.models.adapters import StrideAdapter, StrideAdapterConfig, stack_frames
 from tests.adapter_inputs import FRAME_SIZE as D
 from tests.adapter_inputs import LLM_SIZE as E
-from tests.adapter_inputs import heard, normal
+from tests.adapter_inputs import make_inputs, normal
 
 A = 3  # clips
 LENGTHS = (23, 14, 0)
@@ -18,31 +18,31 @@ LENGTHS = (23, 14, 0)
 run = jax.jit(lambda adapter, *inputs: adapter(*inputs))
 
 
-def stride(hidden):
+def build_stride(hidden):
   adapter = StrideAdapter(StrideAdapterConfig(3, D, hidden, E), rngs=nnx.Rngs(0))
   return jax.tree.map(lambda w: w + 0.3 * normal(*w.shape, seed=w.size), adapter)
 
 
 def test_frames_are_stacked():
-  frames, valid, _ = heard(LENGTHS)
-  stacked, kept = stack_frames(frames, valid, 4)
+  frames, frame_mask, _ = make_inputs(LENGTHS)
+  stacked, mask = stack_frames(frames, frame_mask, 4)
   assert stacked.shape == (A, 6, 4 * D)
   for clip, length in enumerate(LENGTHS):
     padded = np.zeros((24, D), np.float32)
     padded[:length] = frames[clip, :length]
     np.testing.assert_array_equal(stacked[clip], padded.reshape(6, 4 * D))
-    assert kept[clip].sum() == -(-length // 4)
+    assert mask[clip].sum() == -(-length // 4)
 
 
-def test_stack_of_one_is_the_frames():
-  frames, valid, _ = heard(LENGTHS)
-  stacked, kept = stack_frames(frames, valid, 1)
-  np.testing.assert_array_equal(stacked, np.where(valid[..., None], frames, 0))
-  np.testing.assert_array_equal(kept, valid)
+def test_a_stack_of_one_changes_nothing():
+  frames, frame_mask, _ = make_inputs(LENGTHS)
+  stacked, mask = stack_frames(frames, frame_mask, 1)
+  np.testing.assert_array_equal(stacked, np.where(frame_mask[..., None], frames, 0))
+  np.testing.assert_array_equal(mask, frame_mask)
 
 
 class Projector(torch.nn.Module):
-  """Ultravox's, written from its published code: stack, norm, SwiGLU, norm."""
+  """Ultravox's projector, after its published code: stack, norm, SwiGLU, norm."""
 
   def __init__(self, adapter):
     super().__init__()
@@ -66,33 +66,33 @@ class Projector(torch.nn.Module):
     return self.norm(x, self.weights['ln_mid']) @ self.weights['linear_2']
 
 
-def test_stride_is_the_projector_of_ultravox():
-  adapter = stride(hidden=14)
-  frames, valid, table = heard(LENGTHS)
-  embeddings, kept = run(adapter, frames, valid, table)
-  assert embeddings.shape == (A, 8, E) and kept.sum(1).tolist() == [8, 5, 0]
-  masked = torch.from_numpy(np.array(frames * valid[..., None]))
+def test_the_stride_adapter_equals_the_projector_of_ultravox():
+  adapter = build_stride(hidden=14)
+  frames, frame_mask, table = make_inputs(LENGTHS)
+  embeddings, mask = run(adapter, frames, frame_mask, table)
+  assert embeddings.shape == (A, 8, E) and mask.sum(1).tolist() == [8, 5, 0]
+  masked = torch.from_numpy(np.array(frames * frame_mask[..., None]))
   expected = Projector(adapter)(masked, 3).numpy()
   np.testing.assert_allclose(embeddings, expected, atol=1e-5)
 
 
-def test_stride_without_a_hidden_layer_is_linear():
-  adapter = stride(hidden=None)
-  frames, valid, table = heard(LENGTHS)
-  embeddings, _ = run(adapter, frames, valid, table)
-  stacked, _ = stack_frames(frames, valid, 3)
+def test_a_stride_adapter_without_a_hidden_layer_is_linear():
+  adapter = build_stride(hidden=None)
+  frames, frame_mask, table = make_inputs(LENGTHS)
+  embeddings, _ = run(adapter, frames, frame_mask, table)
+  stacked, _ = stack_frames(frames, frame_mask, 3)
   np.testing.assert_allclose(embeddings, stacked @ adapter.linear[...], atol=1e-6)
   assert len(jax.tree.leaves(adapter)) == 1
 
 
-@pytest.mark.parametrize('rubbish', [-7.5, 1e6, jnp.nan, jnp.inf])
+@pytest.mark.parametrize('padding', [-7.5, 1e6, jnp.nan, jnp.inf])
 @pytest.mark.parametrize('hidden', [None, 14])
-def test_content_of_the_padding_changes_nothing(hidden, rubbish):
-  adapter = stride(hidden)
-  frames, valid, table = heard(LENGTHS)
-  expected, kept = run(adapter, frames, valid, table)
-  dirty = jnp.where(valid[..., None], frames, rubbish)
-  actual, also_kept = run(adapter, dirty, valid, table)
-  assert kept.any() and not kept[2].any()
-  np.testing.assert_array_equal(kept, also_kept)
-  assert jnp.abs((actual - expected)[kept]).max() == 0.0
+def test_padding_content_changes_nothing(hidden, padding):
+  adapter = build_stride(hidden)
+  frames, frame_mask, table = make_inputs(LENGTHS)
+  expected, mask = run(adapter, frames, frame_mask, table)
+  dirty = jnp.where(frame_mask[..., None], frames, padding)
+  actual, actual_mask = run(adapter, dirty, frame_mask, table)
+  assert mask.any() and not mask[2].any()
+  np.testing.assert_array_equal(mask, actual_mask)
+  assert jnp.abs((actual - expected)[mask]).max() == 0.0

@@ -6,9 +6,9 @@ import numpy as np
 from acl_jax.models.depthwise import depthwise
 
 
-def test_a_convolution_and_its_gradients_are_those_of_the_definition():
+def test_depthwise_and_its_gradients_equal_the_definition():
   rng = np.random.default_rng(4)
-  x, kernel, given = (
+  x, kernel, probe = (
     jnp.asarray(rng.normal(size=shape), jnp.float32)
     for shape in ((2, 9, 6), (5, 6), (2, 9, 6))
   )
@@ -16,13 +16,13 @@ def test_a_convolution_and_its_gradients_are_those_of_the_definition():
   pairs = (ids[:, :, None] == ids[:, None]).astype(jnp.float32)
 
   def definition(x, kernel):
-    place = jnp.arange(9)
-    tap = place[None] - place[:, None] + 2  # of the frame at t, what hears s
+    time = jnp.arange(9)
+    tap = time[None] - time[:, None] + 2  # of the output at t, the tap that reads s
     weights = jnp.where(((tap >= 0) & (tap < 5))[..., None], kernel[tap % 5], 0)
     return jnp.einsum('bts,tsd,bsd->btd', pairs, weights, x)
 
-  y, back = jax.vjp(lambda *a: depthwise(*a, ids), x, kernel)
-  expected, expected_back = jax.vjp(definition, x, kernel)
+  y, vjp = jax.vjp(lambda *a: depthwise(*a, ids), x, kernel)
+  expected, expected_vjp = jax.vjp(definition, x, kernel)
   np.testing.assert_allclose(y, expected, atol=1e-5)
-  for gradient, wanted in zip(back(given), expected_back(given), strict=True):
-    np.testing.assert_allclose(gradient, wanted, atol=1e-5)
+  for gradient, expected_gradient in zip(vjp(probe), expected_vjp(probe), strict=True):
+    np.testing.assert_allclose(gradient, expected_gradient, atol=1e-5)

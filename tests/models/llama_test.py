@@ -56,51 +56,51 @@ def test_every_parameter_names_its_axes(model):
     assert len(variable.get_metadata()['axes']) == variable.ndim - stacked, path
 
 
-def test_a_layer_is_transformers(x, tmp_path):
+def test_a_layer_equals_transformers(x, tmp_path):
   reference = tiny_llama.build_reference()
   reference.save_pretrained(tmp_path)
   block = jax.tree.map(lambda a: a[1], load_llama(tmp_path).layers)
   y, positions, mask = (torch.tensor(np.asarray(a)) for a in (x, POSITIONS, CAUSAL))
-  want = reference.model.layers[1](
+  expected = reference.model.layers[1](
     y,
     attention_mask=mask[:, None],
     position_embeddings=reference.model.rotary_emb(y, positions),
   )
-  got, _ = block(x, POSITIONS, CAUSAL)
-  np.testing.assert_allclose(got, want.detach(), rtol=1e-5, atol=1e-5)
+  actual, _ = block(x, POSITIONS, CAUSAL)
+  np.testing.assert_allclose(actual, expected.detach(), rtol=1e-5, atol=1e-5)
 
 
-def test_decoding_with_a_cache_is_the_full_forward(model, x):
-  """A prompt of 5, then one by one, in a cache with slots to spare."""
-  want, keys = run(model, x, POSITIONS, CAUSAL)
+def test_decoding_with_a_cache_equals_the_full_forward(model, x):
+  """A prompt of 5 tokens, then one at a time, in a cache longer than needed."""
+  expected, keys = run(model, x, POSITIONS, CAUSAL)
   cache = model.empty_cache(B, T + 3, jnp.float32)
-  out = []
+  outputs = []
   for start, stop in ((0, 5), (5, 6), (6, T)):
-    slots = jnp.arange(T + 3)[None, None] <= jnp.arange(start, stop)[None, :, None]
-    mask = jnp.tile(slots, (B, 1, 1))
+    visible = jnp.arange(T + 3)[None, None] <= jnp.arange(start, stop)[None, :, None]
+    mask = jnp.tile(visible, (B, 1, 1))
     part = slice(start, stop)
     y, cache = run(
       model, x[:, part], POSITIONS[:, part], mask, cache, jnp.full(B, start)
     )
-    out.append(y)
-  np.testing.assert_allclose(jnp.concatenate(out, 1), want, atol=1e-5)
+    outputs.append(y)
+  np.testing.assert_allclose(jnp.concatenate(outputs, 1), expected, atol=1e-5)
   np.testing.assert_allclose(cache.key[..., :T, :], keys.key, atol=1e-5)
   np.testing.assert_allclose(cache.value[..., :T, :], keys.value, atol=1e-5)
   np.testing.assert_array_equal(cache.key[..., T:, :], 0)
 
 
-def test_what_is_masked_changes_nothing(model, x):
-  """Slots 0 and 3 are padding: garbage there leaves every other position as it was."""
-  valid = jnp.ones((B, T), bool).at[:, jnp.array([0, 3])].set(False)
-  mask = CAUSAL & valid[:, None]
-  got, _ = run(model, x, POSITIONS, mask)
-  garbage, _ = run(model, jnp.where(valid[..., None], x, 1e3), POSITIONS, mask)
-  np.testing.assert_array_equal(got[valid], garbage[valid])
+def test_masked_positions_change_nothing(model, x):
+  """Positions 0 and 3 are padding: garbage there changes no other position."""
+  token_mask = jnp.ones((B, T), bool).at[:, jnp.array([0, 3])].set(False)
+  mask = CAUSAL & token_mask[:, None]
+  actual, _ = run(model, x, POSITIONS, mask)
+  garbage, _ = run(model, jnp.where(token_mask[..., None], x, 1e3), POSITIONS, mask)
+  np.testing.assert_array_equal(actual[token_mask], garbage[token_mask])
   assert np.isfinite(garbage).all()
 
 
-def test_packed_sequences_do_not_see_each_other(model, x):
-  """Two rows of 3 and 4 packed into one give what each gives alone."""
+def test_packed_sequences_equal_separate_rows(model, x):
+  """Sequences of 3 and 4 tokens packed into a row."""
   segments = jnp.array([[0, 0, 0, 1, 1, 1, 1]] * B)
   positions = jnp.array([[0, 1, 2, 0, 1, 2, 3]] * B)
   mask = CAUSAL & (segments[:, :, None] == segments[:, None])
@@ -110,7 +110,7 @@ def test_packed_sequences_do_not_see_each_other(model, x):
     np.testing.assert_allclose(packed[:, part], alone, atol=1e-5)
 
 
-def test_no_position_depends_on_a_later_one(model, x):
+def test_hidden_states_do_not_depend_on_later_positions(model, x):
   f = lambda x, t: run(model, x, POSITIONS, CAUSAL)[0][:, t].sum()  # noqa: E731
   gradient = jax.jit(jax.grad(f))
   for t in (0, 3):
@@ -118,12 +118,12 @@ def test_no_position_depends_on_a_later_one(model, x):
     assert (jnp.abs(gradient(x, t)[:, : t + 1]).max((0, 2)) > 0).all()
 
 
-def test_remat_changes_no_gradient(model, x):
+def test_remat_does_not_change_gradients(model, x):
   loss = lambda x, remat: jnp.sum(model(x, POSITIONS, CAUSAL, remat=remat)[0] ** 2)  # noqa: E731
   gradient = jax.jit(jax.grad(loss), static_argnums=1)
-  want = gradient(x, None)
+  expected = gradient(x, None)
   for remat in llama.REMAT:
-    np.testing.assert_allclose(gradient(x, remat), want, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(gradient(x, remat), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_an_unknown_remat_is_refused(model, x):
@@ -131,13 +131,13 @@ def test_an_unknown_remat_is_refused(model, x):
     model(x, POSITIONS, CAUSAL, remat='most')
 
 
-def test_split_and_merge_give_the_same_model(model, x):
+def test_split_and_merge_change_nothing(model, x):
   graphdef, state = nnx.split(model)
   f = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x, POSITIONS, CAUSAL)[0])
   np.testing.assert_array_equal(f(state, x), run(model, x, POSITIONS, CAUSAL)[0])
 
 
-def test_low_precision_follows_the_input_and_logits_do_not(model, x):
+def test_hidden_states_have_the_dtype_of_the_input_and_logits_are_float32(model, x):
   y, cache = jax.eval_shape(run, model, x.astype(jnp.bfloat16), POSITIONS, CAUSAL)
   assert y.dtype == cache.key.dtype == cache.value.dtype == jnp.bfloat16
   assert jax.eval_shape(llama.Llama.logits, model, y).dtype == jnp.float32
@@ -152,6 +152,6 @@ def test_low_precision_follows_the_input_and_logits_do_not(model, x):
     ({'rope_theta': float('nan')}, 'rope_theta = nan'),
   ],
 )
-def test_an_impossible_configuration_is_refused_by_name(change, message):
+def test_invalid_sizes_are_refused_by_name(change, message):
   with pytest.raises(ValueError, match=message):
     dataclasses.replace(CONFIG, **change)

@@ -10,18 +10,18 @@ NAME = 'jax_compilation_cache_dir'
 
 
 @pytest.fixture
-def folder():
+def current_folder():
   before = jax.config.values[NAME]
   yield lambda: jax.config.values[NAME]
   jax.config.update(NAME, before)
 
 
-def test_compiled_programs_are_kept_in_the_folder(folder, tmp_path):
+def test_enable_sets_the_folder(current_folder, tmp_path):
   jax.config.update(NAME, None)
   compilation_cache.enable(tmp_path / 'compiled')
-  assert folder() == str(tmp_path / 'compiled')
+  assert current_folder() == str(tmp_path / 'compiled')
 
 
-def test_the_variable_of_jax_names_another_folder(folder, tmp_path):
+def test_the_environment_variable_takes_precedence(current_folder, tmp_path):
   compilation_cache.enable(tmp_path)
-  assert folder() == os.environ['JAX_COMPILATION_CACHE_DIR']
+  assert current_folder() == os.environ['JAX_COMPILATION_CACHE_DIR']

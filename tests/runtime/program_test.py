@@ -1,31 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a program ends: exit code and last line, as a user at a terminal sees them."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parent.parent
-SCRIPT = """
-from absl import app, flags
+from absl import app
 from ml_collections import config_flags
+
 from acl_jax.runtime import program
 
-config = config_flags.DEFINE_config_file('config')
-how = flags.DEFINE_string('how', 'None', 'an expression, or an exception to raise')
-
-
-def main(argv):
-  value = eval(how.value)
-  if isinstance(value, BaseException):
-    raise value
-  print('done')
-
-
-program.run(main)
-"""
+ROOT = Path(__file__).parent.parent.parent
 CONFIG = """
 from ml_collections import ConfigDict
 
@@ -34,56 +21,110 @@ def get_config():
 """
 
 
+def raises(error):
+  def main(argv):
+    raise error
+
+  return main
+
+
 @pytest.mark.parametrize(
-  'argument, code, last_line',
+  'main, code, line',
   [
-    ('--config.optim.peak_lr=1', 0, 'done'),
+    (lambda argv: print('done'), 0, 'done'),
     (
-      '--how=ValueError("a.wav: 9 s,\\n at most 8 s")',
+      raises(ValueError('a.wav: 9 s,\n at most 8 s')),
       1,
       'error: a.wav: 9 s, at most 8 s',
     ),
-    ('--how=FloatingPointError("loss is nan")', 1, 'error: loss is nan'),
-    ('--how=open("no.wav")', 1, 'error: no.wav: No such file or directory'),
-    ('--how=app.UsageError("--x is needed")', 1, 'error: --x is needed'),
-    ('--nonsense=1', 1, "error: Unknown command line flag 'nonsense'"),
-    ('stray', 1, 'error: stray is not a flag: write --name=value, see --help'),
-    (
-      '--config.optim.peak_lrr=1',
-      1,
-      'error: no such key: \'peak_lrr\' Did you mean "peak_lr" instead of "peak_lrr"?',
-    ),
-    ('--how=config.value.steps', 1, "error: no such key: 'steps'"),
-    ('--how=program.Preempted()', 42, 'preempted after saving: run me again'),
-    ('--how=KeyboardInterrupt()', 130, 'interrupted'),
+    (raises(FloatingPointError('loss is nan')), 1, 'error: loss is nan'),
+    (lambda argv: open('no.wav'), 1, 'error: no.wav: No such file or directory'),
+    (raises(app.UsageError('--x is needed')), 1, 'error: --x is needed'),
+    (raises(program.Preempted()), 42, 'preempted after saving: run me again'),
+    (raises(KeyboardInterrupt()), 130, 'interrupted'),
   ],
 )
-def test_what_a_user_can_mend_is_one_line(tmp_path, argument, code, last_line):
-  done = _run(tmp_path, argument)
-  assert done.returncode == code
-  assert (done.stdout + done.stderr).strip() == last_line
+def test_every_end_has_an_exit_code_and_one_line(run_program, main, code, line):
+  result = run_program(main)
+  assert result.code == code
+  assert (result.stdout + result.stderr).strip() == line
 
 
-def test_a_bug_keeps_its_traceback(tmp_path):
-  done = _run(tmp_path, '--how=None.x')
-  assert done.returncode == 1
-  assert 'Traceback' in done.stderr
-  assert done.stderr.strip().endswith("'NoneType' object has no attribute 'x'")
+@pytest.mark.parametrize(
+  'argument, line',
+  [
+    ('--nonsense=1', "error: Unknown command line flag 'nonsense'"),
+    ('stray', 'error: stray is not a flag: write --name=value, see --help'),
+  ],
+)
+def test_unknown_arguments_are_rejected(run_program, argument, line):
+  result = run_program(lambda argv: None, argument)
+  assert (result.code, result.stdout, result.stderr.strip()) == (1, '', line)
 
 
-def test_debug_shows_where_an_error_comes_from(tmp_path):
-  done = _run(tmp_path, '--how=ValueError("limit")', '--debug')
-  assert 'Traceback' in done.stderr
-  assert done.stderr.endswith('\nerror: limit\n')
+@pytest.mark.filterwarnings('ignore:the load_module')  # which ml_collections calls
+@pytest.mark.parametrize(
+  'argument, read, line',
+  [
+    ('--config.optim.peak_lr=1', lambda config: print('done'), 'done'),
+    (
+      '--config.optim.peak_lrr=1',
+      None,
+      'error: no such key: \'peak_lrr\' Did you mean "peak_lr" instead of "peak_lrr"?',
+    ),
+    (
+      '--config.optim.peak_lr=1',
+      lambda config: config.steps,
+      "error: no such key: 'steps'",
+    ),
+  ],
+)
+def test_unknown_config_keys_are_user_errors(
+  run_program, tmp_path, argument, read, line
+):
+  path = tmp_path / 'config.py'
+  path.write_text(CONFIG)
+  config = config_flags.DEFINE_config_file('config')
+  result = run_program(lambda argv: read(config.value), f'--config={path}', argument)
+  assert result.code == int(line != 'done')
+  assert (result.stdout + result.stderr).strip() == line
 
 
-def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-  (folder / 'script.py').write_text(SCRIPT)
-  (folder / 'config.py').write_text(CONFIG)
-  return subprocess.run(
-    [sys.executable, 'script.py', '--config=config.py', *arguments],
-    cwd=folder,
-    env={'PYTHONPATH': str(ROOT)},
+def test_a_bug_keeps_its_traceback(run_program):
+  with pytest.raises(AttributeError, match="'NoneType' object has no attribute 'x'"):
+    run_program(lambda argv: None.x)
+
+
+@pytest.mark.parametrize('variable', [False, True])
+def test_debug_prints_the_traceback(run_program, monkeypatch, variable):
+  if variable:
+    monkeypatch.setenv('ACL_JAX_DEBUG', '1')
+  flags = [] if variable else ['--debug']
+  result = run_program(raises(ValueError('limit')), *flags)
+  assert 'Traceback' in result.stderr
+  assert result.stderr.endswith('\nerror: limit\n')
+
+
+def run_process(error):
+  script = 'from acl_jax.runtime import program\n'
+  script += f'def main(argv): raise {error}\nprogram.run(main)'
+  done = subprocess.run(
+    [sys.executable, '-c', script],
+    env=os.environ | {'PYTHONPATH': str(ROOT)},
     capture_output=True,
     text=True,
   )
+  return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.full
+def test_a_real_process_prints_one_line_for_a_user_error():
+  code, stdout, stderr = run_process(r'ValueError("a.wav: 9 s,\n at most 8 s")')
+  assert (code, stdout, stderr) == (1, '', 'error: a.wav: 9 s, at most 8 s\n')
+
+
+@pytest.mark.full
+def test_a_real_process_prints_the_traceback_of_a_bug():
+  code, stdout, stderr = run_process('AttributeError("no x")')
+  assert (code, stdout) == (1, '') and 'Traceback' in stderr
+  assert stderr.endswith('AttributeError: no x\n')

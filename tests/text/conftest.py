@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiny tokenizers of Llama-2's kind, trained on the spot, and SmolLM2's real one."""
+"""Tiny tokenizers like Llama-2's, trained here, and the real one of SmolLM2."""
 
 import io
 import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sentencepiece
 import tokenizers
@@ -15,10 +16,13 @@ from transformers.utils import sentencepiece_model_pb2_new
 from acl_jax import assets
 from acl_jax.text.tokenizer import Tokenizer
 from acl_jax.text.tokenizers import load_tokenizer
+from tests.tiny_world import write_tokenizer
 
-# Transformers would take sentencepiece's own, which wants a newer protobuf than Beam's.
+# sentencepiece's own module, which Transformers prefers, needs a newer protobuf than
+# Apache Beam accepts.
 sys.modules['sentencepiece.sentencepiece_model_pb2'] = sentencepiece_model_pb2_new
 
+SMOLLM2 = pytest.param('smollm2', marks=pytest.mark.full)  # the name of a fixture
 CORPUS = """What is the capital of France? The capital of France is Paris.
 You are a helpful, respectful and honest assistant. Always answer as well as you can.
 The quick brown fox jumps over the lazy dog while the band plays a good day song."""
@@ -26,7 +30,7 @@ The quick brown fox jumps over the lazy dog while the band plays a good day song
 
 @pytest.fixture(scope='session')
 def llama_model(tmp_path_factory) -> Path:
-  """A `tokenizer.model` with Llama-2's settings."""
+  """A `tokenizer.model` trained with Llama-2's settings."""
   model = io.BytesIO()
   sentencepiece.SentencePieceTrainer.train(
     sentence_iterator=iter(CORPUS.splitlines()),
@@ -47,7 +51,7 @@ def llama_model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope='session')
 def llama_json(llama_model, tmp_path_factory) -> Path:
-  """The same as a Hugging Face folder, with the normalizer of Llama-2's release."""
+  """The same as a `tokenizer.json`, with the normalizer of Llama-2's release."""
   tokenizer = LlamaTokenizer.from_pretrained(llama_model.parent)._tokenizer
   spec = json.loads(tokenizer.to_str())
   spec['pre_tokenizer'] = None
@@ -73,14 +77,33 @@ def smollm2(smollm2_path) -> Tokenizer:
 
 
 @pytest.fixture(scope='session')
-def smollm2_oracle(smollm2_path):
-  """Transformers' tokenizer from the same file, chat template included."""
-  oracle = AutoTokenizer.from_pretrained(
-    smollm2_path.parent, gguf_file=smollm2_path.name
-  )
-  # Its GGUF reader drops the half of the splitter that takes digits one by one, which
-  # the model's own tokenizer.json has.
+def tiny_chatml(tmp_path_factory) -> Tokenizer:
+  """A tiny tokenizer like SmolLM2's."""
+  folder = tmp_path_factory.mktemp('tiny_chatml') / 'llama'
+  write_tokenizer(folder)
+  return load_tokenizer(folder)
+
+
+@pytest.fixture(scope='session', params=['tiny_chatml', SMOLLM2])
+def chatml_tokenizer(request) -> Tokenizer:
+  return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope='session')
+def smollm2_reference(smollm2_path):
+  """Transformers' tokenizer of the same file, with its chat template."""
+  memmap = np.memmap
+  with pytest.MonkeyPatch.context() as monkeypatch:
+    # It slices the file a million times, and slices of a plain array are much faster.
+    monkeypatch.setattr(
+      np, 'memmap', lambda *args, **kwargs: np.asarray(memmap(*args, **kwargs))
+    )
+    reference = AutoTokenizer.from_pretrained(
+      smollm2_path.parent, gguf_file=smollm2_path.name
+    )
+  # Transformers' GGUF reader omits the step that splits digits, which the model's own
+  # tokenizer.json has.
   digits = tokenizers.pre_tokenizers.Digits(individual_digits=True)
-  splitter = [digits, oracle._tokenizer.pre_tokenizer]
-  oracle._tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(splitter)
-  return oracle
+  steps = [digits, reference._tokenizer.pre_tokenizer]
+  reference._tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(steps)
+  return reference

@@ -31,17 +31,17 @@ def folder(tmp_path_factory):
     (' \n ', ''),
   ],
 )
-def test_text_is_normalised(text, expected):
+def test_normalise(text, expected):
   assert normalise(text) == expected
 
 
 @given(st.text())
-def test_normalising_twice_is_once(text):
+def test_normalise_is_idempotent(text):
   once = normalise(text)
   assert normalise(once) == once == ' '.join(once.split())
 
 
-def test_there_and_back(folder):
+def test_decode_inverts_encode(folder):
   vocabulary = Vocabulary(folder)
   assert len(vocabulary) == SIZE
   for text in TEXTS:
@@ -52,61 +52,59 @@ def test_there_and_back(folder):
   assert vocabulary.decode([SIZE, *vocabulary.encode('one'), SIZE]) == 'one'  # blanks
 
 
-def test_the_same_texts_give_the_same_file(folder, tmp_path):
+def test_training_is_deterministic(folder, tmp_path):
   train_vocabulary(TEXTS, SIZE, tmp_path / 'tokenizer.model')
-  made = (tmp_path / 'tokenizer.model').read_bytes()
-  assert made == (folder / 'tokenizer.model').read_bytes()
+  content = (tmp_path / 'tokenizer.model').read_bytes()
+  assert content == (folder / 'tokenizer.model').read_bytes()
   assert [path.name for path in tmp_path.iterdir()] == ['tokenizer.model']
 
 
-def test_strange_characters_are_named(folder):
-  with pytest.raises(ValueError, match="no piece of the vocabulary has 'zж'"):
+def test_error_names_unknown_characters(folder):
+  with pytest.raises(ValueError, match="vocabulary .*'zж'"):
     Vocabulary(folder).encode('zone ж')
 
 
-def test_no_piece_is_longer_than_allowed(tmp_path):
-  train_vocabulary(TEXTS, SIZE, tmp_path / 'tokenizer.model', longest=2)
+def test_max_piece_length_is_respected(tmp_path):
+  train_vocabulary(TEXTS, SIZE, tmp_path / 'tokenizer.model', max_piece_length=2)
   file = str(tmp_path / 'tokenizer.model')
   model = sentencepiece.SentencePieceProcessor(model_file=file)
   lengths = {len(model.id_to_piece(i)) for i in range(len(model)) if i}  # 0 is <unk>
   assert lengths == {1, 2}
 
 
-@pytest.mark.parametrize('longest', [0, -1, 513, True])
-def test_lengths_that_no_piece_can_have(tmp_path, longest):
-  with pytest.raises(
-    ValueError, match=f'max_piece_length = {longest!r} is not 1 to 512'
-  ):
-    train_vocabulary(TEXTS, SIZE, tmp_path / 'tokenizer.model', longest)
+@pytest.mark.parametrize('length', [0, -1, 513, True])
+def test_max_piece_length_out_of_range_raises(tmp_path, length):
+  with pytest.raises(ValueError, match=f'max_piece_length.*{length!r}.*1.*512'):
+    train_vocabulary(TEXTS, SIZE, tmp_path / 'tokenizer.model', length)
 
 
-def test_more_pieces_than_the_texts_have(tmp_path):
-  with pytest.raises(
-    ValueError, match='no vocabulary of 5000 pieces .Vocabulary size'
-  ) as error:
+def test_too_large_a_vocabulary_raises(tmp_path):
+  match = r'tokenizer\.model: .*5000.*Vocabulary size'
+  with pytest.raises(ValueError, match=match) as error:
     train_vocabulary(TEXTS, 5_000, tmp_path / 'tokenizer.model')
   assert '\n' not in str(error.value)
 
 
-def test_a_published_tokenizer(tmp_path):
+def test_tokenizer_json(tmp_path):
   pieces = {'<unk>': 0, '▁one': 1, '▁two': 2, 's': 3}
   model = tokenizers.models.BPE(pieces, [], unk_token='<unk>', fuse_unk=True)
-  made = tokenizers.Tokenizer(model)
-  made.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
-  made.decoder = tokenizers.decoders.Metaspace()
-  made.save(str(tmp_path / 'tokenizer.json'))
+  tokenizer = tokenizers.Tokenizer(model)
+  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+  tokenizer.decoder = tokenizers.decoders.Metaspace()
+  tokenizer.save(str(tmp_path / 'tokenizer.json'))
   vocabulary = Vocabulary(tmp_path)
   assert len(vocabulary) == 4
   assert vocabulary.decode([1, 3, 2, 4]) == 'ones two'
 
 
 @pytest.mark.parametrize('name', ['tokenizer.model', 'tokenizer.json'])
-def test_a_damaged_file_is_one_sentence(tmp_path, name):
+def test_error_names_a_corrupt_file(tmp_path, name):
   (tmp_path / name).write_bytes(b'\x01rubbish')
-  with pytest.raises(ValueError, match=f'{name}: not a tokenizer'):
+  with pytest.raises(ValueError, match=f'{name}: '):
     Vocabulary(tmp_path)
 
 
-def test_no_file(tmp_path):
-  with pytest.raises(FileNotFoundError, match='neither tokenizer.model nor tokenizer'):
+def test_error_names_missing_files(tmp_path):
+  match = r'tokenizer\.model.*tokenizer\.json'
+  with pytest.raises(FileNotFoundError, match=match):
     Vocabulary(tmp_path)

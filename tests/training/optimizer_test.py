@@ -1,21 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from flax import nnx
-from ml_collections import ConfigDict
 
+from acl_jax.config import defaults
+from acl_jax.config.parsing import parse
+from acl_jax.config.stages import StageConfig
 from acl_jax.models.ctc import CTCAdapter, CTCAdapterConfig
 from acl_jax.training.optimizer import learning_rate_schedule, make_optimizer
 
-CONFIG = ConfigDict(
-  dict(peak_lr=0.2, warmup_steps=4, steps=20, clip_norm=1.0, weight_decay=0.5)
+CONFIG = parse(
+  StageConfig,
+  defaults.stage(
+    peak_lr=0.2, warmup_steps=4, steps=20, clip_norm=1.0, weight_decay=0.5
+  ).to_dict(),
 )
 
 
-def test_the_rate_rises_falls_and_ends_at_zero():
+def test_learning_rate_warms_up_and_decays_to_zero():
   rates = [float(learning_rate_schedule(CONFIG)(step)) for step in range(21)]
   np.testing.assert_allclose(rates[:5], [0, 0.05, 0.1, 0.15, 0.2], atol=1e-7)
   assert all(a > b for a, b in zip(rates[4:], rates[5:], strict=False))
@@ -23,9 +30,8 @@ def test_the_rate_rises_falls_and_ends_at_zero():
   assert rates[20] == pytest.approx(0, abs=1e-7)
 
 
-def test_a_warm_up_longer_than_the_training():
-  config = CONFIG.copy_and_resolve_references()
-  config.steps = 2
+def test_warm_up_may_be_longer_than_training():
+  config = dataclasses.replace(CONFIG, steps=2)
   assert float(learning_rate_schedule(config)(2)) == pytest.approx(0.1)
 
 
@@ -35,14 +41,14 @@ def params():
   return nnx.state(CTCAdapter(config, rngs=nnx.Rngs(0)), nnx.Param)
 
 
-def test_matrices_decay_and_vectors_do_not(params):
-  """The stacked layers' vectors are vectors."""
+def test_only_matrices_decay(params):
+  """Vectors of stacked layers are not matrices."""
   optimizer = make_optimizer(CONFIG)
   state = optimizer.init(params)
-  nothing = jax.tree.map(jnp.zeros_like, params)
+  zeros = jax.tree.map(jnp.zeros_like, params)
   advance = jax.jit(optimizer.update)
-  _, state = advance(nothing, state, params)  # the first rate is zero
-  update, _ = advance(nothing, state, params)
+  _, state = advance(zeros, state, params)  # the first learning rate is zero
+  update, _ = advance(zeros, state, params)
   decayed = {
     '/'.join(map(str, path)): -leaf[...]
     for path, leaf in nnx.to_flat_state(update)

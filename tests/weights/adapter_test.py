@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -30,92 +30,102 @@ CTC_CONFIG = CTCAdapterConfig(
 )
 
 
+CONFIGS = {
+  'ctc': (CTCAdapter, CTC_CONFIG),
+  'projector': (StrideAdapter, StrideAdapterConfig(3, 5, 14, 6)),
+  'linear': (StrideAdapter, StrideAdapterConfig(3, 5, None, 6)),
+}
+
+
 def build(kind):
-  rngs = nnx.Rngs(0)
-  if kind == 'ctc':
-    adapter = CTCAdapter(CTC_CONFIG, rngs=rngs)
-    adapter.vocabulary[...] = jnp.asarray([7, 2, 9, 4])
-  else:
-    hidden = 14 if kind == 'projector' else None
-    adapter = StrideAdapter(StrideAdapterConfig(3, 5, hidden, 6), rngs=rngs)
-  return adapter
+  """Build an adapter with random parameters; integers stay below 50."""
+  adapter_class, config = CONFIGS[kind]
+  shapes = jax.eval_shape(lambda: adapter_class(config, rngs=nnx.Rngs(0)))
+  random = np.random.default_rng(0)
+  return jax.tree.map(
+    lambda x: jnp.asarray(random.normal(10, 3, x.shape), x.dtype), shapes
+  )
 
 
 @pytest.mark.parametrize('kind', ['ctc', 'projector', 'linear'])
-def test_what_is_loaded_is_what_was_saved(kind, tmp_path):
+def test_a_round_trip_changes_nothing(kind, tmp_path):
   adapter, path = build(kind), tmp_path / 'a.safetensors'
   save_adapter(path, adapter)
-  again = load_adapter(path)
-  assert type(again) is type(adapter) and again.config == adapter.config
-  jax.tree.map(np.testing.assert_array_equal, nnx.state(again), nnx.state(adapter))
+  loaded = load_adapter(path)
+  assert type(loaded) is type(adapter) and loaded.config == adapter.config
+  jax.tree.map(np.testing.assert_array_equal, nnx.state(loaded), nnx.state(adapter))
   assert list(tmp_path.iterdir()) == [path]
-  save_adapter(tmp_path / 'b.safetensors', again)
+  save_adapter(tmp_path / 'b.safetensors', loaded)
   assert (tmp_path / 'b.safetensors').read_bytes() == path.read_bytes()
 
 
-def test_half_the_size_on_disk_and_float32_in_memory(tmp_path):
+def test_float16_on_disk_is_float32_in_memory(tmp_path):
   adapter, path = build('ctc'), tmp_path / 'a.safetensors'
   save_adapter(path, adapter, np.float16)
-  kinds = {name: array.dtype for name, array in load_file(path).items()}
-  assert kinds.pop('vocabulary') == np.int32
-  assert kinds.pop('spelling/letters') == np.uint8
-  assert set(kinds.values()) == {np.dtype(np.float16)}
-  for ours, theirs in zip(
-    jax.tree.leaves(load_adapter(path)), jax.tree.leaves(adapter), strict=True
-  ):
-    assert ours.dtype == theirs.dtype
-    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6)
+  dtypes = {name: array.dtype for name, array in load_file(path).items()}
+  assert dtypes.pop('vocabulary') == np.int32
+  assert dtypes.pop('spelling/letters') == np.uint8
+  assert set(dtypes.values()) == {np.dtype(np.float16)}
+  leaves = jax.tree.leaves(load_adapter(path)), jax.tree.leaves(adapter)
+  for actual, expected in zip(*leaves, strict=True):
+    assert actual.dtype == expected.dtype
+    np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize('value, dtype', [(np.nan, np.float32), (1e6, np.float16)])
-def test_what_is_not_finite_is_not_saved(value, dtype, tmp_path):
+def test_values_that_are_not_finite_are_not_saved(value, dtype, tmp_path):
   adapter, path = build('ctc'), tmp_path / 'a.safetensors'
   adapter.bias[...] = adapter.bias[...].at[2].set(value)
-  with pytest.raises(ValueError, match=f'bias is not finite as {np.dtype(dtype)}'):
+  with pytest.raises(ValueError, match=rf'\bbias\b.*{np.dtype(dtype)}'):
     save_adapter(path, adapter, dtype)
   assert not path.exists()
 
 
-def altered(tmp_path, change_tensors=None, change_config=None):
-  """The file of a good adapter with some of its content changed; None takes it out."""
-  path = tmp_path / 'a.safetensors'
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+  """The content of a CTC adapter's file."""
+  path = tmp_path_factory.mktemp('adapter') / 'a.safetensors'
   save_adapter(path, build('ctc'))
+  return path.read_bytes()
+
+
+def alter(path, change_tensors, change_config):
+  """Change tensors and config entries in the file of an adapter; None removes one."""
   with safe_open(path, 'np') as file:
     config = json.loads(file.metadata()['adapter'])
-  tensors = load_file(path) | (change_tensors or {})
-  config |= change_config or {}
+  tensors = load_file(path) | change_tensors
+  config |= change_config
   tensors = {name: array for name, array in tensors.items() if array is not None}
   config = {name: value for name, value in config.items() if value is not None}
   save_file(tensors, path, metadata={'adapter': json.dumps(config)})
-  return path
 
 
 @pytest.mark.parametrize(
   'tensors, config, message',
   [
-    ({'layers/conv': None}, {}, 'layers/conv is missing'),
-    ({'stray': np.ones(3)}, {}, r"nothing takes \['stray'\]"),
-    ({'bias': np.ones(4, np.float32)}, {}, r'bias has shape \(4,\), not \(5,\)'),
-    ({}, {'num_layers': 3}, 'has shape'),
-    ({}, {'kind': 'lora'}, 'its header describes no adapter'),
-    ({}, {'kind': ['ctc']}, 'its header describes no adapter'),
-    ({}, {'heads': 3}, 'its header and this version disagree'),
-    ({}, {'stack': None}, 'its header and this version disagree'),
-    ({}, {'hidden_size': -3}, 'its header and this version disagree'),
-    ({}, {'hidden_size': 'wide'}, 'its header and this version disagree'),
+    ({'layers/conv': None}, {}, 'layers/conv'),
+    ({'stray': np.ones(3)}, {}, r"\['stray'\]"),
+    ({'bias': np.ones(4, np.float32)}, {}, r'bias .*\(4,\).*\(5,\)'),
+    ({}, {'num_layers': 3}, r'layers/.*\(2, .*\(3, '),
+    ({}, {'kind': 'lora'}, 'header .*kind ctc or stride'),
+    ({}, {'kind': ['ctc']}, 'header .*kind ctc or stride'),
+    ({}, {'heads': 3}, "header .*'heads'"),
+    ({}, {'stack': None}, "header .*'stack'"),
+    ({}, {'hidden_size': -3}, 'header .*-3'),
+    ({}, {'hidden_size': 'wide'}, 'header'),
   ],
 )
-def test_a_file_that_does_not_fit_together_is_refused(
-  tmp_path, tensors, config, message
-):
-  path = altered(tmp_path, tensors, config)
+def test_an_inconsistent_file_is_refused(saved, tmp_path, tensors, config, message):
+  path = tmp_path / 'a.safetensors'
+  path.write_bytes(saved)
+  alter(path, tensors, config)
   with pytest.raises(ValueError, match=message) as error:
     load_adapter(path)
   assert str(path) in str(error.value)
 
 
 @pytest.mark.parametrize('header', [None, '', 'null', '{"kind": ', '[1]'])
-def test_a_file_without_a_header_of_ours_is_refused(tmp_path, header):
+def test_a_header_without_an_adapter_is_refused(tmp_path, header):
   path = tmp_path / 'a.safetensors'
   metadata = None if header is None else {'adapter': header}
   save_file({'x': np.ones(3)}, path, metadata=metadata)
@@ -123,21 +133,28 @@ def test_a_file_without_a_header_of_ours_is_refused(tmp_path, header):
     load_adapter(path)
 
 
-def test_no_file(tmp_path):
+def test_a_missing_file_is_an_error(tmp_path):
   with pytest.raises((ValueError, FileNotFoundError), match='a.safetensors'):
     load_adapter(tmp_path / 'a.safetensors')
 
 
-@given(data=st.data())
-def test_a_damaged_file_is_one_clear_error(tmp_path_factory, data):
-  path = tmp_path_factory.mktemp('damaged') / 'a.safetensors'
+@pytest.fixture(scope='module')
+def linear_file(tmp_path_factory):
+  path = tmp_path_factory.mktemp('linear') / 'a.safetensors'
   save_adapter(path, build('linear'))
-  content = bytearray(path.read_bytes())
+  return path.read_bytes()
+
+
+@given(data=st.data())
+@settings(max_examples=50)
+def test_a_damaged_file_loads_or_names_the_path(linear_file, tmp_path_factory, data):
+  path = tmp_path_factory.mktemp('damaged') / 'a.safetensors'
+  content = bytearray(linear_file)
   if data.draw(st.booleans()):
     content = content[: data.draw(st.integers(0, len(content) - 1))]
   else:
-    place = data.draw(st.integers(0, 300))
-    content[place] = data.draw(st.integers(0, 255))
+    position = data.draw(st.integers(0, 300))
+    content[position] = data.draw(st.integers(0, 255))
   path.write_bytes(content)
   try:
     load_adapter(path)

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
+import hashlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from acl_jax.weights.fingerprint import describe
+from acl_jax.weights.fingerprint import describe, parameters_sha256
 
 
 def model(dtype):
@@ -16,21 +19,33 @@ def model(dtype):
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'int8'])
-def test_any_bit_and_any_place_counts(dtype):
+def test_every_bit_and_every_position_counts(dtype):
   original = model(dtype)
-  name = describe(original)
-  assert name['parameters'] == 3 * 5 * 7 + 11 and name['dtype'] == dtype
-  assert describe(model(dtype)) == name
-  a = original['a']
-  wide = f'uint{8 * a.dtype.itemsize}'
-  flipped = np.asarray(a).view(wide).copy()
+  description = describe(original)
+  assert description['parameters'] == 3 * 5 * 7 + 11
+  assert description['dtype'] == dtype
+  assert describe(model(dtype)) == description
+  a = np.asarray(original['a'])
+  flipped = a.view(f'uint{8 * a.dtype.itemsize}').copy()
   flipped[2, 4, 6] ^= 1
+  swapped = a.copy()
+  swapped[0, 0, 0], swapped[2, 3, 1] = a[2, 3, 1], a[0, 0, 0]
   others = [
     {**original, 'a': jnp.asarray(flipped.view(a.dtype))},
-    {**original, 'a': a.at[0, 0, 0].set(a[2, 3, 1]).at[2, 3, 1].set(a[0, 0, 0])},
-    {**original, 'a': a.reshape(5, 3, 7)},
-    {'b': a, 'a': original['b']},
-    jax.tree.map(lambda x: -x, original),
+    {**original, 'a': jnp.asarray(swapped)},
+    {**original, 'a': jnp.asarray(a.reshape(5, 3, 7))},
+    {'b': original['a'], 'a': original['b']},
+    jax.tree.map(lambda x: jnp.asarray(-np.asarray(x)), original),
   ]
-  names = [describe(other)['sha256'] for other in others]
-  assert len({*names, name['sha256']}) == len(others) + 1
+  digests = [describe(other)['sha256'] for other in others]
+  assert len({*digests, description['sha256']}) == len(others) + 1
+
+
+def test_parameters_sha256_hashes_the_bytes_in_state_order():
+  class Module(nnx.Module):
+    def __init__(self, b, a):
+      self.b, self.a = nnx.Param(jnp.asarray(b)), nnx.Param(jnp.asarray(a))
+
+  a, b = np.arange(6, dtype=np.float32).reshape(2, 3), np.arange(4, dtype=np.int32)
+  expected = hashlib.sha256(a.tobytes() + b.tobytes()).hexdigest()
+  assert parameters_sha256(Module(b, a)) == expected

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from acl_jax.weights import gguf as ours
+from acl_jax.weights import gguf as gguf_file
 from acl_jax.weights import table
-from acl_jax.weights.configuration import sizes
+from acl_jax.weights.configuration import llama_axis_sizes
 from acl_jax.weights.llama import load_llama
 from tests import tiny_llama
 from tests.tiny_llama import VARIANTS
@@ -19,7 +19,7 @@ Kind = gguf.GGMLQuantizationType
 
 
 def write(path, model, kind=Kind.F32):
-  """The model as llama.cpp's converter writes it; vectors stay in float32."""
+  """Write a model as llama.cpp's converter does; vectors stay in float32."""
   config = model.config
   writer = gguf.GGUFWriter(path, 'llama')
   writer.add_block_count(config.num_hidden_layers)
@@ -35,14 +35,13 @@ def write(path, model, kind=Kind.F32):
   writer.add_layer_norm_rms_eps(config.rms_norm_eps)
   writer.add_vocab_size(config.vocab_size)
   writer.add_array('tokenizer.ggml.tokens', ['a', 'é'])
-  rows = [
-    row for row in ours.LLAMA if row[1] != 'lm_head' or not config.tie_word_embeddings
-  ]
-  for name, tensor in table.export(model, rows, sizes(config)):
+  rows = [*gguf_file.LLAMA]
+  if config.tie_word_embeddings:
+    rows = [row for row in rows if row[1] != 'lm_head']
+  for name, tensor in table.export_tensors(model, rows, llama_axis_sizes(config)):
     array = tensor.read()
-    raw = kind if array.ndim == 2 else Kind.F32
-    data = gguf.quantize(array, raw)
-    writer.add_tensor(name, data, raw_dtype=raw)
+    dtype = kind if array.ndim == 2 else Kind.F32
+    writer.add_tensor(name, gguf.quantize(array, dtype), raw_dtype=dtype)
   writer.write_header_to_file()
   writer.write_kv_data_to_file()
   writer.write_tensors_to_file()
@@ -50,24 +49,24 @@ def write(path, model, kind=Kind.F32):
 
 
 @pytest.mark.parametrize('variant', VARIANTS)
-def test_float32_is_the_model(variant, tmp_path):
+def test_float32_loads_exactly(variant, tmp_path):
   model = tiny_llama.build(VARIANTS[variant])
   write(tmp_path / 'x.gguf', model)
   tiny_llama.assert_equal(load_llama(tmp_path / 'x.gguf'), model)
 
 
-def test_float16_is_the_model_in_float16(tmp_path):
+def test_float16_loads_rounded_values(tmp_path):
   write(tmp_path / 'x.gguf', tiny_llama.build(), Kind.F16)
-  got = load_llama(tmp_path / 'x.gguf').layers.mlp.up_proj[...]
-  want = tiny_llama.build().layers.mlp.up_proj[...].astype(jnp.float16)
-  np.testing.assert_array_equal(got, want.astype(jnp.float32))
+  actual = load_llama(tmp_path / 'x.gguf').layers.mlp.up_proj[...]
+  expected = tiny_llama.build().layers.mlp.up_proj[...].astype(jnp.float16)
+  np.testing.assert_array_equal(actual, expected.astype(jnp.float32))
 
 
-@pytest.mark.parametrize('kind', ours.KINDS, ids=lambda kind: kind.name)
-def test_blocks_are_read_as_by_the_gguf_package(kind, tmp_path):
+@pytest.mark.parametrize('kind', gguf_file.KINDS, ids=lambda kind: kind.name)
+def test_blocks_are_dequantised_as_by_the_gguf_package(kind, tmp_path):
   random = np.random.default_rng(kind)
   width, size = gguf.GGML_QUANT_SIZES[kind]
-  # Bytes this small are no exponent of an infinity.
+  # Bytes this small never form an infinity.
   blocks = random.integers(0, 60, (3, 5 * size), np.uint8)
   writer = gguf.GGUFWriter(tmp_path / 'x.gguf', 'llama')
   dtype = {Kind.F32: np.float32, Kind.F16: np.float16}.get(kind, np.uint8)
@@ -77,18 +76,22 @@ def test_blocks_are_read_as_by_the_gguf_package(kind, tmp_path):
   writer.write_kv_data_to_file()
   writer.write_tensors_to_file()
   writer.close()
-  got = ours.read(tmp_path / 'x.gguf')[1]['u']
-  theirs = gguf.GGUFReader(tmp_path / 'x.gguf').tensors[1]
-  assert got.shape == (3, 5 * width)
-  np.testing.assert_array_equal(got.read(), gguf.dequantize(theirs.data, kind))
+  actual = gguf_file.read(tmp_path / 'x.gguf')[1]['u']
+  data = gguf.GGUFReader(tmp_path / 'x.gguf').tensors[1].data
+  assert actual.shape == (3, 5 * width)
+  np.testing.assert_array_equal(actual.read(), gguf.dequantize(data, kind))
 
 
 def test_metadata_is_read_as_by_the_gguf_package(tmp_path):
   write(tmp_path / 'x.gguf', tiny_llama.build())
-  got, _ = ours.read(tmp_path / 'x.gguf')
+  actual, _ = gguf_file.read(tmp_path / 'x.gguf')
   fields = gguf.GGUFReader(tmp_path / 'x.gguf').fields
-  want = {k: f.contents() for k, f in fields.items() if not k.startswith('GGUF.')}
-  assert got == want | {'llama.attention.layer_norm_rms_epsilon': 1e-5}
+  expected = {
+    key: field.contents()
+    for key, field in fields.items()
+    if not key.startswith('GGUF.')
+  }
+  assert actual == expected | {'llama.attention.layer_norm_rms_epsilon': 1e-5}
 
 
 @pytest.mark.parametrize(
@@ -107,18 +110,18 @@ def test_metadata_is_read_as_by_the_gguf_package(tmp_path):
   ],
   ids=str,
 )
-def test_what_would_be_another_model_is_refused(metadata, tmp_path, monkeypatch):
+def test_an_unsupported_model_is_refused(metadata, tmp_path, monkeypatch):
   path = tmp_path / 'x.gguf'
   write(path, tiny_llama.build())
-  found, tensors = ours.read(path)
-  found |= {f'llama.{key}': value for key, value in metadata.items()}
-  monkeypatch.setattr(ours, 'read', lambda path: (found, tensors))
+  original, tensors = gguf_file.read(path)
+  changed = original | {f'llama.{key}': value for key, value in metadata.items()}
+  monkeypatch.setattr(gguf_file, 'read', lambda path: (changed, tensors))
   with pytest.raises(ValueError, match='x.gguf'):
     load_llama(path)
 
 
 def header(*parts, tensors=0, entries=0):
-  """A header; parts are strings, and (struct code, number) pairs."""
+  """Build a header; parts are strings, or a struct code and its numbers."""
   data = struct.pack('<4sIQQ', b'GGUF', 3, tensors, entries)
   for part in parts:
     if isinstance(part, str):
@@ -128,7 +131,7 @@ def header(*parts, tensors=0, entries=0):
   return data + bytes(64)
 
 
-HOSTILE = {
+MALFORMED = {
   'empty': b'',
   'not gguf': bytes(100),
   'cut in the magic': b'GG',
@@ -154,38 +157,38 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize('name', HOSTILE)
-def test_a_hostile_header_is_one_clear_error(name, tmp_path):
+@pytest.mark.parametrize('name', MALFORMED)
+def test_a_malformed_header_is_an_error_with_the_path(name, tmp_path):
   path = tmp_path / 'x.gguf'
-  path.write_bytes(HOSTILE[name])
+  path.write_bytes(MALFORMED[name])
   with pytest.raises(ValueError, match='x.gguf: '):
-    ours.read(path)
+    gguf_file.read(path)
 
 
 @pytest.fixture(scope='module')
-def valid(tmp_path_factory):
+def valid_file(tmp_path_factory):
   path = tmp_path_factory.mktemp('valid') / 'x.gguf'
   write(path, tiny_llama.build())
   return path.read_bytes()
 
 
-def test_every_truncation_is_one_clear_error(valid, tmp_path):
+def test_every_truncation_is_an_error_with_the_path(valid_file, tmp_path):
   path = tmp_path / 'x.gguf'
-  for length in range(0, len(valid), 1499):
-    path.write_bytes(valid[:length])
+  for length in range(0, len(valid_file), 1499):
+    path.write_bytes(valid_file[:length])
     with pytest.raises(ValueError, match='x.gguf: '):
-      ours.open_llama(path)
+      gguf_file.read_llama(path)
 
 
 @hypothesis.given(
   flips=st.dictionaries(st.integers(0, 3200), st.binary(min_size=1, max_size=1))
 )
-@hypothesis.settings(max_examples=200)
-def test_a_damaged_header_is_one_clear_error(flips, valid, tmp_path_factory):
+@hypothesis.settings(max_examples=60)
+def test_a_damaged_header_loads_or_names_the_path(flips, valid_file, tmp_path_factory):
   path = tmp_path_factory.getbasetemp() / 'damaged.gguf'
-  data = bytearray(valid)
-  for at, byte in flips.items():
-    data[at : at + 1] = byte
+  data = bytearray(valid_file)
+  for position, byte in flips.items():
+    data[position : position + 1] = byte
   path.write_bytes(data)
   try:
     load_llama(path)

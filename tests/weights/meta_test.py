@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from acl_jax.weights import meta, table
-from acl_jax.weights.configuration import sizes
+from acl_jax.weights.configuration import llama_axis_sizes
 from acl_jax.weights.llama import load_llama
 from tests import tiny_llama
 from tests.tiny_llama import CONFIG, VARIANTS
 
-# Meta's code cuts these along the second axis, matrices and vectors otherwise
-# along the first and not at all.
-SECOND = ('tok_embeddings', 'attention.wo', 'feed_forward.w2')
+# Meta's code shards these along the second axis, other matrices along the first and
+# vectors not at all.
+SHARDED_ALONG_SECOND_AXIS = ('tok_embeddings', 'attention.wo', 'feed_forward.w2')
 PARAMS = {
   'dim': 24,
   'n_layers': 3,
@@ -29,13 +29,19 @@ PARAMS = {
 
 
 def write(folder, model=None, shards=2, **changes):
+  """Write a model in Meta's format; `changes` are entries of params.json."""
   model = model or tiny_llama.build()
   parts = [{'rope.freqs': torch.ones(3)} for _ in range(shards)]
-  for name, tensor in table.export(model, meta.LLAMA, sizes(model.config)):
-    whole = torch.tensor(tensor.read())
-    axis = 1 if any(part in name for part in SECOND) else 0
-    cut = whole.tensor_split(shards, axis) if whole.ndim == 2 else [whole] * shards
-    for shard, part in zip(parts, cut, strict=True):
+  for name, tensor in table.export_tensors(
+    model, meta.LLAMA, llama_axis_sizes(model.config)
+  ):
+    array = torch.tensor(tensor.read())
+    axis = int(any(part in name for part in SHARDED_ALONG_SECOND_AXIS))
+    if array.ndim == 2:
+      slices = array.tensor_split(shards, axis)
+    else:
+      slices = [array] * shards
+    for shard, part in zip(parts, slices, strict=True):
       shard[name] = part.clone()
   for number, shard in enumerate(parts):
     torch.save(shard, folder / f'consolidated.{number:02}.pth')
@@ -45,19 +51,20 @@ def write(folder, model=None, shards=2, **changes):
 
 @pytest.mark.parametrize('shards', [1, 2])
 @pytest.mark.parametrize('variant', ['gqa', 'mha'])
-def test_the_shards_are_the_model(variant, shards, tmp_path):
+def test_merged_shards_are_the_model(variant, shards, tmp_path):
   model = tiny_llama.build(VARIANTS[variant])
   write(tmp_path, model, shards, n_kv_heads=model.config.num_key_value_heads)
   tiny_llama.assert_equal(load_llama(tmp_path), model)
 
 
-def test_the_feed_forward_widths_of_the_published_sizes():
-  for width, multiple, factor, want in (
+def test_feed_forward_sizes_of_published_models():
+  for width, multiple, factor, expected in (
     (4096, 256, 1, 11_008),
     (5120, 256, 1, 13_824),
     (8192, 4096, 1.3, 28_672),
   ):
-    assert meta._feed_forward(width, multiple, factor, Path('params.json')) == want
+    path = Path('params.json')
+    assert meta._feed_forward_size(width, multiple, factor, path) == expected
 
 
 def test_a_missing_shard_is_named(tmp_path):
@@ -67,7 +74,7 @@ def test_a_missing_shard_is_named(tmp_path):
     load_llama(tmp_path)
   write(tmp_path)
   (tmp_path / 'consolidated.01.pth').unlink()
-  with pytest.raises(ValueError, match='1 shards of shape'):
+  with pytest.raises(ValueError, match=r'1 shards .*\(50, 12\).*\(25, 24\)'):
     load_llama(tmp_path)
 
 
@@ -81,10 +88,10 @@ def damage(parts, name, tensor):
 @pytest.mark.parametrize(
   'name, tensor, message',
   [
-    ('norm.weight', torch.zeros(24), 'norm.weight differs'),
-    ('norm.weight', torch.zeros(23), 'different shapes'),
-    ('norm.weight', None, 'norm.weight is not in every shard'),
-    ('extra', torch.zeros(24), 'extra is not in every shard'),
+    ('norm.weight', torch.zeros(24), r'norm\.weight differs'),
+    ('norm.weight', torch.zeros(23), r'norm\.weight .*\bshapes'),
+    ('norm.weight', None, r'consolidated\.01\.pth: norm\.weight'),
+    ('extra', torch.zeros(24), r'consolidated\.01\.pth: extra'),
   ],
 )
 def test_shards_that_disagree_are_refused(name, tensor, message, tmp_path):
@@ -101,15 +108,15 @@ def test_shards_that_disagree_are_refused(name, tensor, message, tmp_path):
     ({'use_scaled_rope': True}, 'use_scaled_rope'),
     ({'n_experts': 8}, 'n_experts'),
     ({'dim': '24'}, "dim = '24'"),
-    ({'dim': 32}, 'shards of shape'),
+    ({'dim': 32}, r'2 shards .*\(50, 12\).*\(50, 32\)'),
     ({'multiple_of': 0}, 'multiple_of = 0'),
-    ({'n_layers': 2}, 'nothing takes layers.2'),
+    ({'n_layers': 2}, r'layers\.2\.'),
     ({'n_layers': 10**9}, '1000000000 layers'),
-    ({'vocab_size': 51}, 'do not make'),
+    ({'vocab_size': 51}, r'2 shards .*\(50, 12\).*\(51, 24\)'),
   ],
   ids=str,
 )
-def test_params_that_do_not_fit_are_refused_by_name(change, message, tmp_path):
+def test_inconsistent_params_are_refused_by_name(change, message, tmp_path):
   write(tmp_path, **change)
   with pytest.raises(ValueError, match=message):
     load_llama(tmp_path)
@@ -117,7 +124,8 @@ def test_params_that_do_not_fit_are_refused_by_name(change, message, tmp_path):
 
 def test_defaults_are_those_of_llama_2(tmp_path):
   write(tmp_path)
-  params = {k: v for k, v in PARAMS.items() if k not in ('max_seq_len', 'rope_theta')}
+  params = PARAMS.copy()
+  del params['max_seq_len'], params['rope_theta']
   (tmp_path / 'params.json').write_text(json.dumps(params))
   config = load_llama(tmp_path).config
   assert (config.rope_theta, config.max_position_embeddings) == (10_000, 4096)

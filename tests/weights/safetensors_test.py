@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from acl_jax.weights import safetensors
-from acl_jax.weights.llama import load_llama, save_llama_hf
-from acl_jax.weights.table import Tensor
+from acl_jax.weights.llama import load_llama, save_llama
+from acl_jax.weights.tensor import Tensor
 from tests import tiny_llama
 
 TENSORS = {f't{i}': np.full((i + 1, 3), i, np.float32) for i in range(5)}
 
 
 def tensors():
-  return [(name, Tensor.of(array)) for name, array in TENSORS.items()]
+  return [(name, Tensor.from_array(array)) for name, array in TENSORS.items()]
 
 
 def read(folder):
@@ -55,39 +55,39 @@ def test_a_folder_without_weights_is_named(tmp_path):
     (None, 'weight_map'),
     ([], 'weight_map'),
     ({'t0': 1}, 'weight_map'),
-    ({'t0': '../model.safetensors'}, 'not the name of a file'),
-    ({'t0': 'model-00001-of-00003.safetensors'}, 'disagree about t1'),
-    ({'t9': 'model-00003-of-00003.safetensors'}, 'disagree about t4'),
+    ({'t0': '../model.safetensors'}, r"'\.\./model\.safetensors'"),
+    ({'t0': 'model-00001-of-00003.safetensors'}, r'weight_map .*\bt1$'),
+    ({'t9': 'model-00003-of-00003.safetensors'}, r'weight_map .*\bt4$'),
   ],
 )
-def test_an_index_that_lies_is_refused(weight_map, message, shards):
+def test_a_wrong_index_is_refused(weight_map, message, shards):
   index = shards / 'model.safetensors.index.json'
   index.write_text(json.dumps({'weight_map': weight_map}))
   with pytest.raises(ValueError, match=message):
     read(shards)
 
 
-def test_numbers_of_another_kind_are_refused(tmp_path):
+def test_an_unsupported_dtype_is_refused(tmp_path):
   save_file({'t': np.zeros(3, np.int8)}, tmp_path / 'model.safetensors')
-  with pytest.raises(ValueError, match='t is I8'):
+  with pytest.raises(ValueError, match=r'\bt\b.*\bI8\b'):
     read(tmp_path)
 
 
 @pytest.fixture(scope='module')
 def model_folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('llama')
-  save_llama_hf(tiny_llama.build(), folder)
+  save_llama(tiny_llama.build(), folder)
   return folder
 
 
 @pytest.mark.parametrize(
   'change, message',
   [
-    (lambda t: t.pop('model.norm.weight'), 'no tensor model.norm.weight'),
-    (lambda t: t.update(extra=np.zeros(1, 'f')), 'nothing takes extra'),
+    (lambda t: t.pop('model.norm.weight'), r'model\.norm\.weight'),
+    (lambda t: t.update(extra=np.zeros(1, 'f')), r'\bextra\b'),
     (
       lambda t: t.update({'lm_head.weight': np.zeros((24, 50), 'f')}),
-      'lm_head.weight has',
+      r'lm_head\.weight .*\(24, 50\).*\(50, 24\)',
     ),
   ],
 )
@@ -103,16 +103,16 @@ def test_every_tensor_is_used_once_and_every_parameter_filled(
 
 
 @hypothesis.given(
-  cut=st.integers(0, 700), at=st.integers(0, 700), bits=st.integers(0, 255)
+  cut=st.integers(0, 700), position=st.integers(0, 700), bits=st.integers(0, 255)
 )
-@hypothesis.settings(max_examples=200)
-def test_a_damaged_file_is_a_clear_error(cut, at, bits, tmp_path_factory):
+@hypothesis.settings(max_examples=100)
+def test_a_damaged_file_loads_or_names_the_path(cut, position, bits, tmp_path_factory):
   folder = tmp_path_factory.mktemp('damaged')
   safetensors.write(folder, tensors())
   path = folder / 'model.safetensors'
   data = bytearray(path.read_bytes())
-  if at < len(data):
-    data[at] ^= bits
+  if position < len(data):
+    data[position] ^= bits
   path.write_bytes(data[: len(data) - cut])
   try:
     read(folder)

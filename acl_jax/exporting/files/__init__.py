@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The code that an exported folder brings: plain torch on little of Transformers.
+"""The model code of exported folders: plain torch, with few parts of Transformers.
 
-Each module but this one is copied into the folder as it stands; there it knows nothing
-of JAX and of this package.
+Every module but this one is copied into the folder unchanged, so none may depend on JAX
+or on this package.
 """

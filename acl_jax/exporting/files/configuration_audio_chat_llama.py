@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What defines the model: an audio encoder, a projector, and a Llama."""
+"""Configuration of the model: an audio encoder, a projector, and a Llama."""
 
 from typing import Any
 
@@ -7,17 +7,18 @@ from transformers import AutoConfig, PretrainedConfig
 
 
 class AudioChatLlamaConfig(PretrainedConfig):
-  """Keys are those of Ultravox where they mean the same.
+  """Sizes and sources of the three parts; keys as in Ultravox where they agree.
 
-  audio_config: of Transformers' WhisperEncoder or ParakeetEncoder. text_config: of its
-    LlamaForCausalLM.
-  text_model_id: where the LLM is, if its weights are not in this folder: a path, or a
-    name on the hub. text_model_sha256: of each file of its weights.
-  audio_token_index: stands in `input_ids` where the LLM reads an audio embedding.
-  stack_factor: encoder frames that become one audio embedding, or less.
-  hidden_size: of a projector RMSNorm, linear, SwiGLU, RMSNorm, linear; None is one
+  audio_config: configuration of a WhisperEncoder or ParakeetEncoder of Transformers.
+  text_config: configuration of a LlamaForCausalLM.
+  text_model_id: path or hub name of the LLM if its weights are not in this folder.
+  text_model_sha256: of each file of the LLM's weights.
+  audio_token_index: id in `input_ids` that stands for one audio embedding.
+  stack_factor: encoder frames per audio embedding; a CTC projector leaves some of these
+    positions empty.
+  hidden_size: of the projector RMSNorm, linear, SwiGLU, RMSNorm, linear; None for one
     linear map.
-  ctc: sizes of a projector that recognises tokens, instead of those; see there.
+  ctc: sizes of a CTC projector, used instead; see `ctc_projector.CTCProjector`.
   """
 
   model_type = 'audio_chat_llama'
@@ -35,8 +36,8 @@ class AudioChatLlamaConfig(PretrainedConfig):
     ctc: dict[str, Any] | None = None,
     **kwargs,
   ):
-    self.audio_config = _configuration(audio_config, 'whisper')
-    self.text_config = _configuration(text_config, 'llama')
+    self.audio_config = _make_config(audio_config, 'whisper')
+    self.text_config = _make_config(text_config, 'llama')
     self.text_model_id = text_model_id
     self.text_model_sha256 = text_model_sha256
     self.audio_token_index = audio_token_index
@@ -47,8 +48,9 @@ class AudioChatLlamaConfig(PretrainedConfig):
     super().__init__(**kwargs)
 
 
-def _configuration(given: Any, kind: str) -> PretrainedConfig:
-  if isinstance(given, PretrainedConfig):
-    return given
-  fields = dict(given or {})
-  return AutoConfig.for_model(fields.pop('model_type', kind), **fields)
+def _make_config(value: Any, default_type: str) -> PretrainedConfig:
+  """Make a configuration of a dictionary, or return one that is made already."""
+  if isinstance(value, PretrainedConfig):
+    return value
+  fields = dict(value or {})
+  return AutoConfig.for_model(fields.pop('model_type', default_type), **fields)

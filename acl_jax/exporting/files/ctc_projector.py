@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The projector that recognises: one soft embedding per token heard.
+"""The CTC projector: recognises tokens and returns one soft embedding for each.
 
-Encoder frames become letters, two frames for each of the tokens of the LLM's vocabulary
-that follow; blanks are dropped and repeats merged, as connectionist temporal
-classification (CTC) has it, and each token's expected embedding is handed over.
+Encoder frames are classified into letters and then, at half the frame rate, into tokens
+of the LLM's vocabulary. Blanks are dropped and repeats merged, as in connectionist
+temporal classification (CTC), and the LLM reads the expected embedding of each token.
 """
 
 from typing import Any
@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from .projectors import RMSNorm, stack_frames
 
-BLANK = 0  # entry i of the vocabulary is class i + 1
-ALPHABET = 31  # numbers of letters, 0 for none
-NUM_LETTERS = 12  # of a token
-NUM_SOUNDED = 28  # the alphabet of what is heard: a to z, space, apostrophe
+BLANK = 0  # class; entry i of the vocabulary is class i + 1
+NUM_LETTERS = 28  # classes of letters without the blank: a to z, space, apostrophe
+MAX_TOKEN_LETTERS = 12  # letters of a token that its spelling vector depends on
+ALPHABET_SIZE = 31  # letter codes in tokens; 0 is no letter
 NUM_BUCKETS = 2_048
 MULTIPLIER = 2_654_435_761  # Knuth's multiplicative hashing, modulo 2^32
 
@@ -33,33 +33,37 @@ class ConvBlock(nn.Module):
     self.up_proj = nn.Linear(size, size, bias=False)
     self.down_proj = nn.Linear(size, size, bias=False)
 
-  def forward(self, x: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+  def forward(self, x: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
     width = self.conv.kernel_size[0]
-    y = (self.conv_norm(x) * valid[..., None]).transpose(1, 2)
+    y = (self.conv_norm(x) * frame_mask[..., None]).transpose(1, 2)
     x = x + self.conv(F.pad(y, (width // 2, (width - 1) // 2))).transpose(1, 2)
     y = self.mlp_norm(x)
     return x + self.down_proj(F.silu(self.gate_proj(y)) * self.up_proj(y))
 
 
 class Spelling(nn.Module):
-  """A vector for each token from its letters: the sum of its n-grams' vectors."""
+  """A vector for each token from its spelling: a scaled sum over letter n-grams.
+
+  The vectors of letter pairs and triples are hashed into buckets (Bojanowski et al.
+  2017).
+  """
 
   def __init__(self, vocabulary_size: int, size: int):
     super().__init__()
-    letters = torch.zeros(vocabulary_size, NUM_LETTERS, dtype=torch.uint8)
+    letters = torch.zeros(vocabulary_size, MAX_TOKEN_LETTERS, dtype=torch.uint8)
     self.register_buffer('letters', letters)
     self.buckets = nn.Embedding(NUM_BUCKETS, size)
 
   def forward(self) -> torch.Tensor:
-    """[w k]"""
+    """Return the vectors of all tokens [w k]."""
     x = F.pad(self.letters.long(), (1, 1))
-    before, here, after = x[:, :-2], x[:, 1:-1], x[:, 2:]
-    pairs = before * ALPHABET + here
-    triples = pairs * ALPHABET + after + ALPHABET**2  # no triple is equal to a pair
+    previous, letter, following = x[:, :-2], x[:, 1:-1], x[:, 2:]
+    pairs = previous * ALPHABET_SIZE + letter
+    # The offset keeps the codes of triples apart from those of pairs.
+    triples = pairs * ALPHABET_SIZE + following + ALPHABET_SIZE**2
     hashed = (torch.cat([pairs, triples], 1) * MULTIPLIER % 2**32) >> 16
-    present = torch.cat([(before > 0) | (here > 0), here > 0], 1)
-    # Of an n-gram that is not there nothing is added.
-    weights = present.to(self.buckets.weight.dtype)
+    present = torch.cat([(previous > 0) | (letter > 0), letter > 0], 1)
+    weights = present.to(self.buckets.weight.dtype)  # 0 for n-grams past the end
     total = F.embedding_bag(
       hashed % NUM_BUCKETS, self.buckets.weight, mode='sum', per_sample_weights=weights
     )
@@ -67,9 +71,9 @@ class Spelling(nn.Module):
 
 
 class CTCProjector(nn.Module):
-  """Tokens heard, as expected embeddings under the CTC posterior.
+  """Recognised tokens as expected embeddings under the CTC posterior.
 
-  sizes: hidden_size, num_layers, letter_hidden_size, letter_layers (0 is no letters),
+  sizes: hidden_size, num_layers, letter_hidden_size, letter_layers (0 for no letters),
   kernel_size, vocabulary_size, spelling_size.
   """
 
@@ -87,8 +91,8 @@ class CTCProjector(nn.Module):
       self.linear_1 = nn.Linear(width // 2, letter_hidden, bias=False)
       self.letter_layers = nn.ModuleList(blocks)
       self.norm_letters = RMSNorm(letter_hidden)
-      self.letter_head = nn.Linear(letter_hidden, 1 + NUM_SOUNDED, bias=False)
-      self.letter_embed = nn.Embedding(1 + NUM_SOUNDED, letter_hidden)
+      self.letter_head = nn.Linear(letter_hidden, 1 + NUM_LETTERS, bias=False)
+      self.letter_embed = nn.Embedding(1 + NUM_LETTERS, letter_hidden)
       width = 2 * letter_hidden
     self.norm_mid = RMSNorm(width)
     self.linear_mid = nn.Linear(width, hidden, bias=False)
@@ -104,54 +108,62 @@ class CTCProjector(nn.Module):
     tokens = torch.arange(vocabulary_size, dtype=torch.int32)
     self.register_buffer('vocabulary', tokens)
 
-  def forward(self, frames, valid, table):
-    """Embeddings [a s e], one per token at the front of the s slots, and which are any.
+  def forward(self, frames, frame_mask, table):
+    """Return embeddings [a s e] and their mask [a s]; real embeddings come first.
 
-    table: the LLM's own embeddings [v e].
+    table: the LLM's input embeddings [v e].
     """
-    words = table[self.vocabulary.long()].to(frames.dtype)
-    logits, valid = self.scores(frames, valid, words)
+    token_table = table[self.vocabulary.long()].to(frames.dtype)
+    logits, frame_mask = self.logits(frames, frame_mask, token_table)
     posterior = logits.softmax(-1)
-    start, segment = segments(logits, valid)
-    heard = 1 - posterior[..., BLANK]
-    expected = posterior[..., 1:] @ words  # times what is not blank
-    slots = torch.arange(valid.shape[1], device=valid.device)
+    start, segment = ctc_segments(logits, frame_mask)
+    not_blank = 1 - posterior[..., BLANK]
+    expected = posterior[..., 1:] @ token_table  # times the weight `not_blank`
+    slots = torch.arange(frame_mask.shape[1], device=frame_mask.device)
     # member[a, i, j]: frame j belongs to token i.
     member = (segment[:, None] == slots[None, :, None]).to(expected.dtype)
-    total = (member @ heard[..., None]) + 1e-9
+    total = (member @ not_blank[..., None]) + 1e-9
     return member @ expected / total, slots[None] < start.sum(1, keepdim=True)
 
-  def scores(self, frames, valid, words) -> tuple[torch.Tensor, torch.Tensor]:
-    """The logits of blank and vocabulary, and which frames are signal."""
+  def logits(
+    self, frames, frame_mask, token_table
+  ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits of the blank and the vocabulary [a s w+1], and a mask [a s].
+
+    token_table: the LLM's input embeddings of the vocabulary [w e].
+    """
     if self.letter_layers is None:
-      x, valid = stack_frames(frames, valid, self.stack_factor)
+      x, mask = stack_frames(frames, frame_mask, self.stack_factor)
     else:
-      x, valid = stack_frames(frames, valid, self.stack_factor // 2)
-      x = self._spell(self.linear_1(self.norm_pre(x)), valid)
-      x, valid = stack_frames(x, valid, 2)
+      x, mask = stack_frames(frames, frame_mask, self.stack_factor // 2)
+      x = self._condition_on_letters(self.linear_1(self.norm_pre(x)), mask)
+      x, mask = stack_frames(x, mask, 2)
     x = self.linear_mid(self.norm_mid(x))
     for layer in self.layers:
-      x = layer(x, valid)
+      x = layer(x, mask)
     x = self.norm_post(x)
-    # The table's rows have a length of their own: logits start at unit scale.
-    scale = words.square().sum(-1).mean().sqrt()
-    classes = torch.cat([self.blank[None].to(words.dtype), words]) / scale
-    spelt = self.linear_spelling(x) @ self.spelling().T
-    return self.linear_2(x) @ classes.T + F.pad(spelt, (1, 0)) + self.bias, valid
+    # Normalised by the table's mean norm, so that logits start at unit scale.
+    scale = token_table.square().sum(-1).mean().sqrt()
+    classes = torch.cat([self.blank[None].to(token_table.dtype), token_table]) / scale
+    spelling_logits = self.linear_spelling(x) @ self.spelling().T
+    logits = self.linear_2(x) @ classes.T + F.pad(spelling_logits, (1, 0)) + self.bias
+    return logits, mask
 
-  def _spell(self, x: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Letter frames that know their letters (Nozaki and Komatsu 2021)."""
+  def _condition_on_letters(
+    self, x: torch.Tensor, frame_mask: torch.Tensor
+  ) -> torch.Tensor:
+    """Self-conditioned CTC: add the predicted letters (Nozaki and Komatsu 2021)."""
     for layer in self.letter_layers:
-      x = layer(x, valid)
+      x = layer(x, frame_mask)
     x = self.norm_letters(x)
     return x + self.letter_head(x).softmax(-1) @ self.letter_embed.weight
 
 
-def segments(
-  logits: torch.Tensor, valid: torch.Tensor
+def ctc_segments(
+  logits: torch.Tensor, frame_mask: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-  """Where a token starts, and which token each frame belongs to (-1: none)."""
-  best = torch.where(valid, logits.argmax(-1), BLANK)
+  """Return where tokens start, and the index of each frame's token (-1 for none)."""
+  best = torch.where(frame_mask, logits.argmax(-1), BLANK)
   token = best != BLANK
   start = token & (best != F.pad(best, (1, 0))[:, :-1])
   return start, torch.where(token, start.cumsum(1) - 1, -1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers a recording: python example.py question.wav ["and do this with it"]"""
+"""Answer a spoken prompt: python example.py question.wav ["further instructions"]"""
 
 import sys
 from pathlib import Path
@@ -13,10 +13,10 @@ device = 'cuda' if torch.cuda.is_available() else 'cpu'
 model = AutoModel.from_pretrained(folder, trust_remote_code=True).to(device).eval()
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 
-sound, rate = soundfile.read(sys.argv[1], dtype='float32')
+waveform, sampling_rate = soundfile.read(sys.argv[1], dtype='float32')
 content = ' '.join(['<|audio|>', *sys.argv[2:]])
 turns = [{'role': 'user', 'content': content}]
 text = processor.apply_chat_template(turns, add_generation_prompt=True)
-inputs = processor(text, audio=sound, sampling_rate=rate).to(device)
-answer = model.generate(**inputs)[0, inputs['input_ids'].shape[1] :]
-print(processor.decode(answer, skip_special_tokens=True))
+inputs = processor(text, audio=waveform, sampling_rate=sampling_rate).to(device)
+response = model.generate(**inputs)[0, inputs['input_ids'].shape[1] :]
+print(processor.decode(response, skip_special_tokens=True))

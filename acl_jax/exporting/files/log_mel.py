@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log-mel spectrograms, each as an encoder was trained with it: a frame per 10 ms."""
+"""Log-mel spectrograms by the definitions that encoders use: a frame every 10 ms."""
 
 import functools
 
@@ -8,12 +8,12 @@ import numpy as np
 SAMPLE_RATE = 16_000  # samples per second
 WINDOW = 400  # samples, 25 ms
 HOP = 160  # samples, 10 ms
-FFT = 512  # samples that Parakeet and Kaldi transform, zeros beside the window
+FFT = 512  # samples, of Parakeet and Kaldi; the window is zero-padded to it
 PREEMPHASIS = 0.97
 
 
 def whisper_log_mel(audio: np.ndarray, num_mels: int) -> np.ndarray:
-  """Whisper's, of the audio's own length: [samples // 160, mels]."""
+  """Whisper's log-mel without padding to 30 s: [samples // 160, mels]."""
   window = np.hanning(WINDOW + 1)[:-1].astype(np.float32)  # periodic
   frames = _frames(np.pad(audio, WINDOW // 2, mode='reflect'), WINDOW)[:-1]
   mel = _power(frames * window, WINDOW) @ slaney_filters(num_mels, WINDOW)
@@ -23,9 +23,9 @@ def whisper_log_mel(audio: np.ndarray, num_mels: int) -> np.ndarray:
 
 
 def parakeet_log_mel(audio: np.ndarray, num_mels: int) -> np.ndarray:
-  """NeMo's without dither, each bin standardised: [samples // 160, mels]."""
-  sharp = np.append(audio[:1], audio[1:] - PREEMPHASIS * audio[:-1])
-  frames = _frames(np.pad(sharp, FFT // 2), FFT)[: len(audio) // HOP]
+  """NeMo's log-mel without dither, each bin standardised: [samples // 160, mels]."""
+  emphasised = np.append(audio[:1], audio[1:] - PREEMPHASIS * audio[:-1])
+  frames = _frames(np.pad(emphasised, FFT // 2), FFT)[: len(audio) // HOP]
   window = np.pad(np.hanning(WINDOW).astype(np.float32), (FFT - WINDOW) // 2)
   mel = _power(frames * window, FFT) @ slaney_filters(num_mels, FFT)
   log_mel = np.log(mel + 2.0**-24)
@@ -34,12 +34,12 @@ def parakeet_log_mel(audio: np.ndarray, num_mels: int) -> np.ndarray:
 
 
 def kaldi_log_mel(audio: np.ndarray, num_mels: int) -> np.ndarray:
-  """Kaldi's filter banks without dither: [1 + (samples - 400) // 160, mels]."""
+  """Kaldi's log-mel without dither: [1 + (samples - 400) // 160, mels]."""
   frames = _frames(audio, WINDOW)
   frames = frames - frames.mean(axis=1, keepdims=True)
-  before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
+  previous = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
   window = (np.hanning(WINDOW) ** 0.85).astype(np.float32)  # Povey's
-  frames = (frames - PREEMPHASIS * before) * window
+  frames = (frames - PREEMPHASIS * previous) * window
   mel = _power(frames, FFT) @ kaldi_filters(num_mels)
   return np.log(np.maximum(mel, np.finfo(np.float32).eps)).astype(np.float32)
 
@@ -52,28 +52,30 @@ LOG_MEL = {
 
 
 def log_mel(features: str, audio: np.ndarray, num_mels: int) -> np.ndarray:
-  """The spectrogram of 16 kHz audio in [-1, 1] by the definition called `features`."""
+  """Compute the log-mel [t m] of 16 kHz audio in [-1, 1]; `features` keys LOG_MEL."""
   if len(audio) < WINDOW:
-    raise ValueError(f'audio has {len(audio)} samples; one frame needs {WINDOW}')
+    raise ValueError(f'the audio has {len(audio)} samples; a frame needs {WINDOW}')
   return LOG_MEL[features](audio.astype(np.float32), num_mels)
 
 
 @functools.cache
 def slaney_filters(num_mels: int, fft: int) -> np.ndarray:
-  """Triangles on Slaney's mel scale with his area norm, [bins of the FFT, mels]."""
-  linear, knee, ratio = 200 / 3, 1_000.0, np.log(6.4) / 27  # Hz/mel, Hz, 1/mel above
+  """Triangles on Slaney's mel scale with area normalisation: [FFT bins, mels]."""
+  linear = 200 / 3  # Hz per mel below the knee
+  knee = 1_000.0  # Hz; the scale is logarithmic above it
+  ratio = np.log(6.4) / 27  # per mel above the knee
   mels = np.linspace(
     0, knee / linear + np.log(SAMPLE_RATE / 2 / knee) / ratio, num_mels + 2
   )
-  above = knee * np.exp(ratio * (mels - knee / linear))
-  corners = np.where(mels < knee / linear, mels * linear, above)
+  logarithmic = knee * np.exp(ratio * (mels - knee / linear))
+  corners = np.where(mels < knee / linear, mels * linear, logarithmic)
   triangles = _triangles(corners, _bins(fft))
   return (triangles * 2 / (corners[2:] - corners[:-2])).astype(np.float32)
 
 
 @functools.cache
 def kaldi_filters(num_mels: int) -> np.ndarray:
-  """Triangles on Kaldi's mel scale from 20 Hz on, [bins of the FFT, mels]."""
+  """Triangles on Kaldi's mel scale from 20 Hz: [FFT bins, mels]."""
 
   def mel(hertz):
     return 1127.0 * np.log1p(hertz / 700.0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`transformers.pipeline` for a model that hears."""
+"""`transformers.pipeline` for AudioChatLlama."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from .processing_audio_chat_llama import AudioChatLlamaProcessor
 
 
 class AudioChatLlamaPipeline(Pipeline):
-  """{'turns': [...], 'audio': samples, 'sampling_rate': 16000} -> the answer's text.
+  """{'turns': [...], 'audio': samples, 'sampling_rate': 16000} -> response text.
 
   A turn is {'role': 'user', 'content': 'text with <|audio|>'}; without turns the audio
-  is all that the user says. There may be a list of audios. Other arguments are those
-  of `generate`.
+  is the whole user turn. `audio` may be a list of clips. Other arguments go to
+  `generate`.
   """
 
-  _load_processor = False  # of a class that is not Transformers' own; see below
+  _load_processor = False  # Transformers cannot load a custom class here; see __init__
   _load_tokenizer = True
   _load_feature_extractor = False
   _load_image_processor = False
@@ -25,7 +25,7 @@ class AudioChatLlamaPipeline(Pipeline):
     super().__init__(*args, **kwargs)
     self.processor = AudioChatLlamaProcessor.from_pretrained(
       self.model.name_or_path,
-      trust_remote_code=True,  # as the user did for this
+      trust_remote_code=True,  # the user trusts this class already
     )
 
   def _sanitize_parameters(self, **generate):
@@ -35,13 +35,14 @@ class AudioChatLlamaPipeline(Pipeline):
     audio = input_.get('audio')
     turns = input_.get('turns') or [{'role': 'user', 'content': '<|audio|>'}]
     text = self.processor.apply_chat_template(turns, add_generation_prompt=True)
-    rate = input_.get('sampling_rate', 16_000)
-    return self.processor(text, audio=audio, sampling_rate=rate)
+    sampling_rate = input_.get('sampling_rate', 16_000)
+    return self.processor(text, audio=audio, sampling_rate=sampling_rate)
 
   def _forward(self, input_tensors, **generate):
     start = input_tensors['input_ids'].shape[1]
-    return {'answer': self.model.generate(**input_tensors, **generate)[:, start:]}
+    generated = self.model.generate(**input_tensors, **generate)
+    return {'response': generated[:, start:]}
 
   def postprocess(self, model_outputs, **_) -> str:
-    answer = model_outputs['answer'][0]
-    return self.processor.decode(answer, skip_special_tokens=True).strip()
+    response = model_outputs['response'][0]
+    return self.processor.decode(response, skip_special_tokens=True).strip()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From text and audio to what the model reads, and from its tokens back to text."""
+"""Prepare text and audio for the model, and decode its tokens."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,11 @@ from .log_mel import SAMPLE_RATE, log_mel
 
 
 class AudioChatLlamaProcessor(ProcessorMixin):
-  """Text with `<|audio|>` in it, and the audios in the order of these.
+  """Tokenises text with `<|audio|>` placeholders and computes log-mel spectrograms.
 
-  features: whose log-mel spectrogram the encoder was trained with. max_frames: what it
-  hears at most, in frames of 10 ms. subsampling: these in an encoder frame.
-  stack_factor: encoder frames in a place of the prompt.
+  features: definition of the log-mel spectrogram, a key of `log_mel.LOG_MEL`.
+  max_frames: limit of the encoder, in frames of 10 ms. subsampling: such frames per
+  encoder frame. stack_factor: encoder frames per position of the prompt.
   """
 
   attributes = ['tokenizer']
@@ -41,7 +41,7 @@ class AudioChatLlamaProcessor(ProcessorMixin):
 
   @property
   def model_input_names(self) -> list[str]:
-    """What the model is given."""
+    """Names of the model's inputs."""
     return ['input_ids', 'attention_mask', 'audio_values', 'audio_lens']
 
   def __call__(
@@ -52,75 +52,78 @@ class AudioChatLlamaProcessor(ProcessorMixin):
     return_tensors: str = 'pt',
     **kwargs,
   ) -> BatchFeature:
-    """Prompts, padded on the left, and their audios.
+    """Return prompts, padded on the left, and the features of their audio clips.
 
-    text: one or several, as `apply_chat_template` makes them.
-    audio: samples of one audio, or a list of such, for all places in all texts; floats
-      in [-1, 1] or integers, [n] or [n channels].
+    text: one prompt or several, as `apply_chat_template` returns them.
+    audio: samples of one clip, or a list of clips, in the order of the placeholders of
+      all texts; floats in [-1, 1] or integers, [n] or [n channels].
+    ValueError if the placeholders and the clips differ in number.
     """
     texts = [text] if isinstance(text, str) else list(text)
-    log_mels = [self._listen(sound, sampling_rate) for sound in _flatten(audio)]
-    wanted = sum(text.count(self.audio_token) for text in texts)
-    if wanted != len(log_mels):
+    clips = _flatten_clips(audio)
+    log_mels = [self._compute_log_mel(clip, sampling_rate) for clip in clips]
+    placeholders = sum(text.count(self.audio_token) for text in texts)
+    if placeholders != len(log_mels):
       raise ValueError(
-        f'the text has {self.audio_token} {wanted} times for {len(log_mels)} audios'
+        f'the text contains {self.audio_token} {placeholders} times, but there are'
+        f' {len(log_mels)} audio clips'
       )
-    places = [self._count(len(mel)) for mel in log_mels]
-    left = iter(places)
-    rows = [self._tokenize(text, left) for text in texts]
+    audio_lengths = [self._num_positions(len(mel)) for mel in log_mels]
+    remaining_lengths = iter(audio_lengths)
+    rows = [self._tokenize(text, remaining_lengths) for text in texts]
     width = max(map(len, rows), default=0)
     pad = self.tokenizer.pad_token_id
     pad = self.tokenizer.eos_token_id if pad is None else pad
-    made: dict[str, Any] = {
+    inputs: dict[str, Any] = {
       'input_ids': [[pad] * (width - len(row)) + row for row in rows],
       'attention_mask': [[0] * (width - len(row)) + [1] * len(row) for row in rows],
     }
     if log_mels:
-      made |= _pad(log_mels) | {'audio_token_len': places}
-    return BatchFeature(made, tensor_type=return_tensors)
+      inputs |= _pad_log_mels(log_mels) | {'audio_token_len': audio_lengths}
+    return BatchFeature(inputs, tensor_type=return_tensors)
 
-  def _tokenize(self, text: str, places) -> list[int]:
-    """The ids of a text, with so many audio tokens for each audio in it."""
+  def _tokenize(self, text: str, audio_lengths: Iterator[int]) -> list[int]:
+    """Return the ids of a text; audio tokens fill the positions of each clip."""
     first, *others = text.split(self.audio_token)
-    audio = self.tokenizer.convert_tokens_to_ids(self.audio_token)
-    ids = self._encode(self._before_audio(first) if others else first)
+    audio_id = self.tokenizer.convert_tokens_to_ids(self.audio_token)
+    ids = self._encode(self._strip_before_audio(first) if others else first)
     for number, part in enumerate(others, 1):
-      ids += [audio] * next(places)
-      part = self._before_audio(part) if number < len(others) else part
-      ids += self._encode_on(part) if part else []
+      ids += [audio_id] * next(audio_lengths)
+      part = self._strip_before_audio(part) if number < len(others) else part
+      ids += self._encode_continuation(part) if part else []
     return ids
 
   def _encode(self, text: str) -> list[int]:
     return self.tokenizer(text, add_special_tokens=False)['input_ids']
 
-  def _encode_on(self, text: str) -> list[int]:
-    """The ids of text in the middle of a sentence."""
-    if not self._opens_with_space():
+  def _encode_continuation(self, text: str) -> list[int]:
+    """Return the ids of text that continues a prompt: no space is put before it."""
+    if not self._adds_prefix_space():
       return self._encode(text)
-    line = self._encode('\n')  # a token of its own; what opens the text opens it
-    return self._encode('\n' + text)[len(line) :]
+    newline = self._encode('\n')  # takes the prefix space, and stays a token of its own
+    return self._encode('\n' + text)[len(newline) :]
 
-  def _before_audio(self, text: str) -> str:
-    """The space belongs to the first spoken word, where a written one would have it."""
-    return text.removesuffix(' ') if self._opens_with_space() else text
+  def _strip_before_audio(self, text: str) -> str:
+    """Drop a final space: it belongs to the next word's token, and that is spoken."""
+    return text.removesuffix(' ') if self._adds_prefix_space() else text
 
-  def _opens_with_space(self) -> bool:
+  def _adds_prefix_space(self) -> bool:
     """Whether the tokenizer puts a space before the first word of a text."""
     return self._encode('\na')[len(self._encode('\n')) :] != self._encode('a')
 
-  def _listen(self, sound: Any, rate: int) -> np.ndarray:
-    """The log-mel spectrogram [t m]."""
-    mono = _mono(np.asarray(sound))
-    made = log_mel(self.features, _resample(mono, rate), self.num_mel_bins)
-    if len(made) > self.max_frames:
+  def _compute_log_mel(self, clip: Any, sampling_rate: int) -> np.ndarray:
+    """Return the log-mel spectrogram [t m]; ValueError if the clip is too long."""
+    waveform = _resample(_to_mono(np.asarray(clip)), sampling_rate)
+    mel = log_mel(self.features, waveform, self.num_mel_bins)
+    if len(mel) > self.max_frames:
       raise ValueError(
-        f'an audio has {len(made) / 100:.1f} s; the encoder hears'
+        f'an audio clip has {len(mel) / 100:.1f} s; the limit of the encoder is'
         f' {self.max_frames // 100} s'
       )
-    return made
+    return mel
 
-  def _count(self, frames: int) -> int:
-    """The places of an audio in the prompt."""
+  def _num_positions(self, frames: int) -> int:
+    """Number of positions that a clip takes in the prompt."""
     return math.ceil(math.ceil(frames / self.subsampling) / self.stack_factor)
 
   def batch_decode(self, *args, **kwargs):
@@ -130,37 +133,40 @@ class AudioChatLlamaProcessor(ProcessorMixin):
     return self.tokenizer.decode(*args, **kwargs)
 
 
-def _flatten(audio: Any) -> list[Any]:
-  """One audio, a list of them, or a list of such lists; an audio is numbers."""
+def _flatten_clips(audio: Any) -> list[Any]:
+  """Return the clips of nested lists; a clip is an array or a list of numbers."""
   if audio is None:
     return []
   if isinstance(audio, (list, tuple)) and not np.isscalar(next(iter(audio), 0.0)):
-    return [sound for part in audio for sound in _flatten(part)]
+    return [clip for part in audio for clip in _flatten_clips(part)]
   return [audio]
 
 
-def _mono(sound: np.ndarray) -> np.ndarray:
-  """Floats in [-1, 1] of one channel."""
-  if np.issubdtype(sound.dtype, np.integer):
-    sound = sound / -float(np.iinfo(sound.dtype).min)
-  sound = sound.astype(np.float32)
-  return sound if sound.ndim == 1 else sound.mean(axis=int(sound.shape[1] < len(sound)))
+def _to_mono(samples: np.ndarray) -> np.ndarray:
+  """Convert to floats in [-1, 1] of one channel."""
+  if np.issubdtype(samples.dtype, np.integer):
+    samples = samples / -float(np.iinfo(samples.dtype).min)
+  samples = samples.astype(np.float32)
+  if samples.ndim == 1:
+    return samples
+  channel_axis = int(samples.shape[1] < len(samples))
+  return samples.mean(axis=channel_axis)
 
 
-def _resample(sound: np.ndarray, rate: int) -> np.ndarray:
-  """At 16 kHz, by way of the spectrum."""
-  if rate == SAMPLE_RATE:
-    return sound
-  if rate <= 0:
-    raise ValueError(f'sampling_rate is {rate}, should be above 0')
-  samples = round(len(sound) * SAMPLE_RATE / rate)
-  spectrum = torch.fft.rfft(torch.from_numpy(sound.copy()))
+def _resample(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
+  """Resample to 16 kHz in the frequency domain."""
+  if sampling_rate == SAMPLE_RATE:
+    return waveform
+  if sampling_rate <= 0:
+    raise ValueError(f'sampling_rate is {sampling_rate}; it must be above 0')
+  samples = round(len(waveform) * SAMPLE_RATE / sampling_rate)
+  spectrum = torch.fft.rfft(torch.from_numpy(waveform.copy()))
   resampled = torch.fft.irfft(spectrum[: samples // 2 + 1], samples)
-  return (resampled * (samples / len(sound))).numpy()
+  return (resampled * (samples / len(waveform))).numpy()
 
 
-def _pad(log_mels: list[np.ndarray]) -> dict[str, Any]:
-  """Spectrograms [a m t], zeros behind them, and how long each is."""
+def _pad_log_mels(log_mels: list[np.ndarray]) -> dict[str, Any]:
+  """Return spectrograms [a m t], zero-padded, and the frames of each."""
   lens = [len(mel) for mel in log_mels]
   values = np.zeros((len(lens), log_mels[0].shape[1], max(lens)), np.float32)
   for row, mel in zip(values, log_mels, strict=True):

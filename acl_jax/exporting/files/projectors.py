@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From encoder frames to embeddings in the LLM's space, by stacking them."""
+"""Projectors that stack encoder frames and map them to the LLM's embedding space."""
 
 import torch
 from torch import nn
@@ -7,43 +7,43 @@ from torch.nn import functional as F
 
 
 class RMSNorm(nn.Module):
-  """Scales every vector to unit root mean square, then by `weight`."""
+  """Root mean square normalisation with a learned scale (epsilon 1e-6)."""
 
   def __init__(self, size: int):
     super().__init__()
     self.weight = nn.Parameter(torch.ones(size))
 
   def forward(self, x: torch.Tensor) -> torch.Tensor:
-    y = x.float()  # squares overflow or vanish in less
+    y = x.float()  # squares overflow or underflow in half precision
     y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + 1e-6)
     return (y * self.weight).to(x.dtype)
 
 
 def stack_frames(
-  frames: torch.Tensor, valid: torch.Tensor, k: int
+  frames: torch.Tensor, frame_mask: torch.Tensor, k: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-  """Every k frames [a t d] side by side as one; the last is filled with zeros."""
-  frames = frames * valid[..., None]
+  """Concatenate every k frames [a t d] to [a s kd], zero-padded; s = ceil(t / k)."""
+  frames = frames * frame_mask[..., None]
   frames = F.pad(frames, (0, 0, 0, -frames.shape[1] % k))
-  return frames.reshape(len(frames), -1, k * frames.shape[2]), valid[:, ::k]
+  return frames.reshape(len(frames), -1, k * frames.shape[2]), frame_mask[:, ::k]
 
 
 class LinearProjector(nn.Module):
-  """k frames stacked, then a linear map."""
+  """Stack k frames, then a linear map."""
 
   def __init__(self, stack_factor: int, inputs: int, outputs: int):
     super().__init__()
     self.stack_factor = stack_factor
     self.linear = nn.Linear(stack_factor * inputs, outputs, bias=False)
 
-  def forward(self, frames, valid, table):
-    """Embeddings [a s e] and which of them are any; `table` is not needed."""
-    x, valid = stack_frames(frames, valid, self.stack_factor)
-    return self.linear(x), valid
+  def forward(self, frames, frame_mask, table):
+    """Return embeddings [a s e] and their mask [a s]; `table` is not used."""
+    x, mask = stack_frames(frames, frame_mask, self.stack_factor)
+    return self.linear(x), mask
 
 
 class SwiGLUProjector(nn.Module):
-  """k frames stacked, then RMSNorm, linear, SwiGLU, RMSNorm, linear, as in Ultravox."""
+  """Stack k frames, then RMSNorm, linear, SwiGLU, RMSNorm, linear (Ultravox)."""
 
   def __init__(self, stack_factor: int, inputs: int, hidden_size: int, outputs: int):
     super().__init__()
@@ -53,8 +53,8 @@ class SwiGLUProjector(nn.Module):
     self.ln_mid = RMSNorm(hidden_size // 2)
     self.linear_2 = nn.Linear(hidden_size // 2, outputs, bias=False)
 
-  def forward(self, frames, valid, table):
-    """Embeddings [a s e] and which of them are any; `table` is not needed."""
-    x, valid = stack_frames(frames, valid, self.stack_factor)
+  def forward(self, frames, frame_mask, table):
+    """Return embeddings [a s e] and their mask [a s]; `table` is not used."""
+    x, mask = stack_frames(frames, frame_mask, self.stack_factor)
     x, gate = self.linear_1(self.ln_pre(x)).chunk(2, dim=-1)
-    return self.linear_2(self.ln_mid(x * F.silu(gate))), valid
+    return self.linear_2(self.ln_mid(x * F.silu(gate))), mask

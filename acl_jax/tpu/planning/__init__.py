@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compile a step ahead of time for TPUs: memory, collectives, speed and cost."""
+"""Ahead-of-time compilation of a step for TPUs: memory, collectives, speed, cost."""

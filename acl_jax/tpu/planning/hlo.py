@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What chips tell each other, read from the text of a compiled program (HLO)."""
+"""Collectives of a compiled program, parsed from its text (HLO)."""
 
-import collections
 import dataclasses
 import math
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 
-KINDS = (
+COLLECTIVE_KINDS = (
   'all-gather',
   'all-reduce',
   'all-to-all',
@@ -17,23 +17,29 @@ KINDS = (
   'reduce-scatter',
 )
 _INSTRUCTION = re.compile(r'\s*(?:ROOT )?%?[\w.-]+ = (.*?) ([a-z][\w-]*)\((.*)')
-_HEADER = re.compile(r'(ENTRY )?%?([\w.-]+) .*\{$')
+_COMPUTATION_HEADER = re.compile(r'(ENTRY )?%?([\w.-]+) .*\{$')
 _ARRAY = re.compile(r'([a-z]+)(\d*)(?:[a-z]\w*)?\[([\d,]*)\]')
-_CALLED = re.compile(r'(\w+)=(?:%([\w.-]+)|\{(%[^}]*)\})')
-_CALLS = {'calls', 'to_apply', 'body', 'branch_computations', 'called_computations'}
-_LIMIT = re.compile(r's32\[\]\S* constant\((\d+)\)')
-_GROUPS = re.compile(
+_CALLEES = re.compile(r'(\w+)=(?:%([\w.-]+)|\{(%[^}]*)\})')
+_CALL_ATTRIBUTES = {
+  'branch_computations',
+  'body',
+  'called_computations',
+  'calls',
+  'to_apply',
+}
+_LOOP_BOUND = re.compile(r's32\[\]\S* constant\((\d+)\)')
+_REPLICA_GROUPS = re.compile(
   r'replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]+)\}|mesh\[(.*?)\] \{(.*?)\})'
 )
 _CHANNEL = re.compile(r'channel_id=(\d+)')
-_SOURCE = re.compile(r'op_name="([^"]*)"')
+_OP_NAME = re.compile(r'op_name="([^"]*)"')
 
 
 @dataclasses.dataclass(frozen=True)
-class Array:
-  """An array's type: what it is made of, how many bits each, and how many."""
+class ArrayType:
+  """The type of an array: element type, bits of an element, and shape."""
 
-  kind: str
+  dtype: str
   bits: int
   shape: tuple[int, ...]
 
@@ -46,129 +52,154 @@ class Array:
 class Collective:
   """One collective operation of a program.
 
-  result: the largest array that a chip has afterwards. group: how many chips take part;
-  0 if it is all of them or unknown. times: how often it runs in a step.
-  channel: 0 if it has none. source: the path of JAX names that it comes from.
+  Attributes:
+    kind: One of `COLLECTIVE_KINDS`.
+    result: The largest array that a chip holds afterwards.
+    group_size: How many chips take part; 0 if all do, or if it is unknown.
+    executions: How often it runs in a step.
+    channel: Its channel id; 0 if it has none.
+    source: The path of JAX names that it was lowered from.
   """
 
   kind: str
-  result: Array
-  group: int
-  times: int
+  result: ArrayType
+  group_size: int
+  executions: int
   channel: int
   source: str
 
-  def received(self, chips: int) -> int:
-    """Bytes that a chip receives in a step, at least, whatever the algorithm."""
-    others = (group := self.group or chips) - 1
-    once = self.result.bytes
+  def bytes_received(self, chips: int) -> int:
+    """Lower bound on the bytes a chip receives in a step, for any algorithm."""
+    group_size = self.group_size or chips
+    peers = group_size - 1
+    size = self.result.bytes
     if self.kind == 'reduce-scatter':
-      once *= others  # the result is a share of what was reduced
+      size *= peers  # the result is one chip's share of what is reduced
     elif self.kind == 'all-reduce':
-      once = 2 * once * others // group
+      size = 2 * size * peers // group_size
     elif self.kind != 'collective-permute':
-      once = once * others // group
-    return once * self.times
+      size = size * peers // group_size
+    return size * self.executions
 
 
 @dataclasses.dataclass
 class _Computation:
-  """limit: of a loop, if this is its condition. calls: others, and their conditions."""
+  """A computation of the module.
+
+  Attributes:
+    collectives: The collectives among its instructions.
+    calls: Names of the computations it calls, each with the name of its loop condition
+      ('' outside loops).
+    loop_bound: Rounds of the loop whose condition this computation is.
+  """
 
   collectives: list[Collective]
   calls: list[tuple[str, str]]
-  limit: int = 1
+  loop_bound: int = 1
 
 
-def collectives(text: str) -> list[Collective]:
-  """All that a program's text has, with how often each runs.
+def parse_collectives(text: str) -> list[Collective]:
+  """Return all collectives of a program's text, with how often each runs.
 
-  A loop runs until its counter reaches the constant of its condition; if there is none,
-  it counts as one round.
+  A loop runs until its counter reaches the constant in its condition; a loop without
+  such a constant counts as one round.
   """
-  computations, entry = _computations(text)
-  times = _times(computations, entry)
-  alone: list[Collective] = []
-  of_channel: dict[tuple[str, int], Collective] = {}
+  computations, entry = _parse_computations(text)
+  executions = _count_executions(computations, entry)
+  without_channel: list[Collective] = []
+  by_channel: dict[tuple[str, int], Collective] = {}
   for name, computation in computations.items():
-    for found in computation.collectives:
-      found = dataclasses.replace(found, times=max(1, times[name]))
-      if found.channel:  # one that runs behind several others is written with each
-        of_channel.setdefault((found.kind, found.channel), found)
+    for collective in computation.collectives:
+      collective = dataclasses.replace(collective, executions=max(1, executions[name]))
+      if collective.channel:
+        # An operation fused with several others is written once for each of them.
+        by_channel.setdefault((collective.kind, collective.channel), collective)
       else:
-        alone.append(found)
-  return [*alone, *of_channel.values()]
+        without_channel.append(collective)
+  return [*without_channel, *by_channel.values()]
 
 
-def counted(found: list[Collective]) -> dict[str, int]:
-  """How many operations there are of each kind."""
-  return dict(sorted(collections.Counter(each.kind for each in found).items()))
+def count_by_kind(collectives: list[Collective]) -> dict[str, int]:
+  """Return the number of operations of each kind."""
+  counts = Counter(collective.kind for collective in collectives)
+  return dict(sorted(counts.items()))
 
 
-def _computations(text: str) -> tuple[dict[str, _Computation], str]:
-  """Every computation of a module by name, and the name of the first to run."""
+def _parse_computations(text: str) -> tuple[dict[str, _Computation], str]:
+  """Return every computation of a module by name, and the name of the entry."""
   computations, entry = {}, ''
   current = _Computation([], [])
   for line in text.splitlines():
     if match := _INSTRUCTION.match(line):
-      _read(current, *match.groups())
-      if limit := _LIMIT.search(line):
-        current.limit = max(current.limit, int(limit[1]))
-    elif match := _HEADER.match(line):
+      _add_instruction(current, *match.groups())
+      if bound := _LOOP_BOUND.search(line):
+        current.loop_bound = max(current.loop_bound, int(bound[1]))
+    elif match := _COMPUTATION_HEADER.match(line):
       current = computations[match[2]] = _Computation([], [])
       entry = match[2] if match[1] else entry
   return computations, entry
 
 
-def _read(computation: _Computation, result: str, operation: str, rest: str) -> None:
+def _add_instruction(
+  computation: _Computation, result: str, operation: str, rest: str
+) -> None:
+  """Add an instruction's collective and calls to its computation."""
   if operation.endswith(('-done', '-update')):
-    return  # it started elsewhere
+    return  # counted at its -start
   kind = operation.removesuffix('-start')
-  if kind in KINDS:
-    largest = max(arrays(result), key=lambda array: array.bytes, default=None)
+  if kind in COLLECTIVE_KINDS:
+    largest = max(parse_arrays(result), key=lambda array: array.bytes, default=None)
     computation.collectives.append(
       Collective(
-        *(kind, largest or Array('', 0, ()), _group(rest), 1),
-        *(int(_found(_CHANNEL, rest) or 0), _found(_SOURCE, rest)),
+        kind,
+        largest or ArrayType('', 0, ()),
+        _group_size(rest),
+        executions=1,
+        channel=int(_first_match(_CHANNEL, rest) or 0),
+        source=_first_match(_OP_NAME, rest),
       )
     )
-  called = _CALLED.findall(rest)
-  condition = next((one for key, one, _ in called if key == 'condition'), '')
-  for key, one, several in called:
-    if key in _CALLS:
-      for name in [one] if one else re.findall(r'%([\w.-]+)', several):
-        computation.calls.append((name, condition))
+  callees = _CALLEES.findall(rest)
+  condition = next((name for key, name, _ in callees if key == 'condition'), '')
+  for key, name, names in callees:
+    if key in _CALL_ATTRIBUTES:
+      for callee in [name] if name else re.findall(r'%([\w.-]+)', names):
+        computation.calls.append((callee, condition))
 
 
-def arrays(result: str) -> Iterator[Array]:
-  """The arrays in the type of a result, which may be a tuple."""
-  for letters, digits, shape in _ARRAY.findall(result):
-    bits = int(digits or 8)  # pred has none
-    yield Array(letters + digits, bits, tuple(map(int, filter(None, shape.split(',')))))
+def parse_arrays(result: str) -> Iterator[ArrayType]:
+  """Yield the arrays in the type of a result, which may be a tuple."""
+  for letters, digits, dims in _ARRAY.findall(result):
+    bits = int(digits or 8)  # `pred` has no digits
+    shape = tuple(map(int, filter(None, dims.split(','))))
+    yield ArrayType(letters + digits, bits, shape)
 
 
-def _group(rest: str) -> int:
-  if not (match := _GROUPS.search(rest)):
+def _group_size(rest: str) -> int:
+  if not (match := _REPLICA_GROUPS.search(rest)):
     return 0
-  size, members, axes, along = match.groups()
-  if axes is None:
+  size, members, mesh_axes, group_axes = match.groups()
+  if mesh_axes is None:
     return int(size or len(members.split(',')))
-  sizes = dict(re.findall(r"'(\w+)'=(\d+)", axes))
-  return math.prod(int(sizes.get(axis, 1)) for axis in re.findall(r"'(\w+)'", along))
+  sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh_axes))
+  axes = re.findall(r"'(\w+)'", group_axes)
+  return math.prod(int(sizes.get(axis, 1)) for axis in axes)
 
 
-def _found(pattern: re.Pattern[str], rest: str) -> str:
+def _first_match(pattern: re.Pattern[str], rest: str) -> str:
   match = pattern.search(rest)
   return match[1] if match else ''
 
 
-def _times(computations: Mapping[str, _Computation], entry: str) -> dict[str, int]:
-  """How often each computation runs."""
-  times: dict[str, int] = collections.defaultdict(int)
-  # A module lists a computation before those that call it.
-  times[entry] = 1
+def _count_executions(
+  computations: Mapping[str, _Computation], entry: str
+) -> dict[str, int]:
+  """Return how often each computation runs."""
+  executions: dict[str, int] = defaultdict(int)
+  executions[entry] = 1
+  # A module lists a computation before its callers.
   for name in reversed(list(computations)):
-    for called, condition in computations[name].calls:
-      rounds = computations[condition].limit if condition in computations else 1
-      times[called] += times[name] * rounds
-  return times
+    for callee, condition in computations[name].calls:
+      rounds = computations[condition].loop_bound if condition in computations else 1
+      executions[callee] += executions[name] * rounds
+  return executions

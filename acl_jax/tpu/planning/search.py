@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which mesh, which remat and how large a batch: what is worth trying on a slice."""
+"""Search meshes, remat policies and batch sizes for a slice."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import ml_collections
+from acl_jax.config.experiment import TrainConfig
+from acl_jax.config.sections import MeshConfig
+from acl_jax.tpu.planning.report import STAGES, PlanRequest
+from acl_jax.tpu.topologies import chip_for
 
-from acl_jax.tpu.planning.report import PlanRequest
-from acl_jax.tpu.topologies import chip_of
-
-TENSOR = (1, 2, 4, 8)
-ROWS = (1, 2, 4, 8, 16, 32)  # of a chip
-# From the one that keeps least in memory to the one that keeps everything.
-POLICIES = ('full', 'dots', None)
+TENSOR_SIZES = (1, 2, 4, 8)
+ROWS_PER_CHIP = (1, 2, 4, 8, 16, 32)
+# In order of memory: the last keeps all activations.
+REMAT_POLICIES = ('full', 'dots', None)
 
 
 class Candidate(NamedTuple):
-  """What a search may change of a config."""
+  """The choices that a search makes in a config."""
 
   data: int
   fsdp: int
@@ -27,64 +27,70 @@ class Candidate(NamedTuple):
   rows_per_chip: int
 
 
-def meshes(chips: int, llm: bool) -> Iterator[tuple[int, int, int, str]]:
-  """Axes and the LLM's sharding: in pieces, or whole and only cut by `tensor`."""
-  for tensor in TENSOR:
-    if chips % tensor == 0:
+def candidate_meshes(devices: int, llm: bool) -> Iterator[tuple[int, int, int, str]]:
+  """Yield sizes of the axes `data`, `fsdp` and `tensor`, and the LLM's sharding.
+
+  The LLM is sharded along `fsdp`, or replicated but for `tensor`.
+  """
+  for tensor in TENSOR_SIZES:
+    if devices % tensor == 0:
       if llm:
-        yield 1, chips // tensor, tensor, 'fsdp'
-      yield chips // tensor, 1, tensor, 'replicated'
+        yield 1, devices // tensor, tensor, 'fsdp'
+      yield devices // tensor, 1, tensor, 'replicated'
 
 
 def search(
-  question: PlanRequest, plan: Callable[[PlanRequest], dict[str, Any]]
+  request: PlanRequest, make_plan: Callable[[PlanRequest], dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
-  """Plans, for every mesh and policy, until the largest batch that fits is found.
+  """Yield plans until, for every mesh and policy, the largest fitting batch is known.
 
-  The middle of the sizes left is tried next. What keeps more in memory is tried with no
-  more rows than what keeps less. Meshes whose axes do not divide are left out;
-  ValueError if all are.
+  The batch size is found by bisection. A policy that needs more memory is tried with no
+  more rows than fitted with the previous one. Meshes whose axes do not divide the model
+  are skipped; ValueError if all are.
   """
-  found, refused = None, ValueError('there is no mesh to try')
-  chips = question.slice.chips * chip_of(question.slice).devices
-  for mesh in meshes(chips, 'llama' in question.config):
-    sizes = ROWS
-    for remat in POLICIES if 'remat' in question.stage else (None,):
-      fitting, too_many = 0, len(sizes)
-      while fitting < too_many:
-        middle = (fitting + too_many) // 2
+  plan, last_error = None, ValueError('there is no mesh to try')
+  devices = request.slice.chips * chip_for(request.slice).num_devices
+  for mesh in candidate_meshes(devices, isinstance(request.config, TrainConfig)):
+    sizes = ROWS_PER_CHIP
+    for remat in REMAT_POLICIES if STAGES[request.program] else (None,):
+      num_fitting, end = 0, len(sizes)
+      while num_fitting < end:
+        middle = (num_fitting + end) // 2
         candidate = Candidate(*mesh, remat, sizes[middle])
         try:
-          found = plan(changed(question, candidate))
+          plan = make_plan(apply_candidate(request, candidate))
         except ValueError as error:
-          fitting, refused = 0, error
+          num_fitting, last_error = 0, error
           break
-        yield found
-        if found['fits']:
-          fitting = middle + 1
+        yield plan
+        if plan['fits']:
+          num_fitting = middle + 1
         else:
-          too_many = middle
-      sizes = sizes[:fitting]
-  if found is None:
-    raise refused
+          end = middle
+      sizes = sizes[:num_fitting]
+  if plan is None:
+    raise last_error
 
 
-def changed(question: PlanRequest, candidate: Candidate) -> PlanRequest:
-  """The question with the candidate's choices."""
-  config = ml_collections.ConfigDict(question.config.to_dict())
-  config.mesh = {axis: getattr(candidate, axis) for axis in ('data', 'fsdp', 'tensor')}
-  if 'llama' in config:
-    config.llama.sharding = candidate.sharding
-  question = dataclasses.replace(
-    question, config=config, rows_per_chip=candidate.rows_per_chip
+def apply_candidate(request: PlanRequest, candidate: Candidate) -> PlanRequest:
+  """Return the request with the candidate's choices."""
+  config = request.config
+  mesh = MeshConfig(candidate.data, candidate.fsdp, candidate.tensor)
+  changes: dict[str, Any] = {'mesh': mesh}
+  if isinstance(config, TrainConfig):
+    changes['llama'] = dataclasses.replace(config.llama, sharding=candidate.sharding)
+  if (name := STAGES[request.program]) is not None:
+    stage = getattr(config, name)
+    changes[name] = dataclasses.replace(stage, remat=candidate.remat)
+  return dataclasses.replace(
+    request,
+    config=dataclasses.replace(config, **changes),
+    rows_per_chip=candidate.rows_per_chip,
   )
-  if 'remat' in question.stage:
-    question.stage.remat = candidate.remat
-  return question
 
 
 def best_first(plans: list[dict[str, Any]]) -> list[dict[str, Any]]:
-  """By what is heard in a second as estimated; what does not fit comes last."""
+  """Sort plans by estimated audio per second; those that do not fit come last."""
 
   def rank(plan: dict[str, Any]) -> tuple[bool, float]:
     return plan['fits'], plan['estimate']['audio_hours_per_second']

@@ -1,172 +1,198 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of a config and their batches as shapes: no weights, no data, no tokenizer.
+"""A config's models and batches as shapes: no weights, no data, no tokenizer.
 
-What only a corpus or a tokenizer could tell is `ASSUMED`.
+What depends on a corpus or a tokenizer comes from `ASSUMPTIONS`.
 """
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 from flax import nnx
 
 from acl_jax import build
 from acl_jax.batches.arrays import AudioBatch, PretrainBatch, ResponseBatch
 from acl_jax.batches.responses import LENGTH_STEP
+from acl_jax.config.experiment import Experiment, TrainConfig
+from acl_jax.config.sections import (
+  DataConfig,
+  EncoderConfig,
+  LLMConfig,
+  PretrainEncoderConfig,
+)
+from acl_jax.config.stages import ResponseStageConfig
 from acl_jax.models import llama
-from acl_jax.models.adapters import StrideAdapter, StrideAdapterConfig
 from acl_jax.models.conformer import Conformer, ConformerConfig
-from acl_jax.models.ctc import CTCAdapter, CTCAdapterConfig
 from acl_jax.models.int8 import quantise
-from acl_jax.models.speech_llm import Encoder, Prompt, SpeechLLM
+from acl_jax.models.protocols import Encoder
+from acl_jax.models.speech_llm import Prompt, SpeechLLM
 from acl_jax.models.whisper import Whisper, WhisperConfig
 from acl_jax.runtime.rounding import round_up
 
-# As the recordings of Multilingual LibriSpeech are, and Llama-2's prompts about them.
-ASSUMED = {
+# Lengths of Multilingual LibriSpeech's utterances and of Llama-2's prompts for them.
+ASSUMPTIONS = {
   'mean_seconds': 15.0,
   'longest_seconds': 20.0,
-  'prefix_tokens': 8,  # what every prompt begins with
-  'suffix_tokens': 8,  # and ends with
+  'prefix_tokens': 8,  # before the audio, shared by all prompts
+  'suffix_tokens': 8,  # after the audio
 }
 
 
-class Layout(NamedTuple):
-  """The shape of a batch: rows, encoder frames and LLM tokens of each.
+class BatchShape(NamedTuple):
+  """The shape of a batch.
 
-  longest, per_row: encoder frames of a recording, and recordings of a row, at most.
+  Attributes:
+    rows: Rows of the batch, empty ones included.
+    frames: Encoder frames of a row.
+    tokens: LLM tokens of a row.
+    max_utterance_frames: Limit on the encoder frames of an utterance.
+    max_utterances: Limit on the utterances of a row.
   """
 
   rows: int
   frames: int
   tokens: int
-  longest: int
-  per_row: int
+  max_utterance_frames: int
+  max_utterances: int
 
 
-def encoder_of(config: ml_collections.ConfigDict) -> Encoder:
-  """The encoder's shapes, from its sizes or, without these, from its files."""
-  kind, sizes = config.encoder.kind, config.encoder.get('sizes')
-  if sizes is None:
-    return shapes_of(build.load_encoder(config))
-  if kind == 'whisper':
-    return jax.eval_shape(lambda: Whisper(WhisperConfig(**sizes), rngs=nnx.Rngs(0)))
-  return jax.eval_shape(lambda: Conformer(ConformerConfig(**sizes), rngs=nnx.Rngs(0)))
+def encoder_shapes(config: EncoderConfig | PretrainEncoderConfig) -> Encoder:
+  """Return the encoder as shapes, from its sizes or, without these, from its files."""
+  if config.sizes is None:
+    return to_shapes(build.load_encoder(config))
+  sizes = config.sizes
+  create = {WhisperConfig: Whisper, ConformerConfig: Conformer}[type(sizes)]
+  return jax.eval_shape(lambda: create(sizes, rngs=nnx.Rngs(0)))
 
 
-def llama_of(config: ml_collections.ConfigDict) -> llama.Llama:
-  """The LLM's shapes, in the config's dtype, from its sizes or from its files."""
-  if (sizes := config.llama.get('sizes')) is None:
-    return shapes_of(build.load_frozen_llama(config))
-  dtype = jnp.dtype(config.llama.dtype)
-  computes = jnp.bfloat16 if dtype == jnp.int8 else dtype
+def llama_shapes(config: LLMConfig) -> llama.Llama:
+  """Return the LLM as shapes in the config's dtype, from its sizes or its files."""
+  if (sizes := config.sizes) is None:
+    return to_shapes(build.load_frozen_llama(config))
+  dtype = jnp.dtype(config.dtype)
+  compute_dtype = jnp.bfloat16 if dtype == jnp.int8 else dtype
 
-  def make() -> llama.Llama:
-    model = llama.Llama(llama.LlamaConfig(**sizes), rngs=nnx.Rngs(0))
-    model = jax.tree.map(lambda x: x.astype(computes), model)
+  def create() -> llama.Llama:
+    model = llama.Llama(sizes, rngs=nnx.Rngs(0))
+    model = jax.tree.map(lambda x: x.astype(compute_dtype), model)
     return quantise(model) if dtype == jnp.int8 else model
 
-  return jax.eval_shape(make)
+  return jax.eval_shape(create)
 
 
-def speech_llm_of(config: ml_collections.ConfigDict) -> SpeechLLM:
-  """The whole model's shapes."""
-  encoder, llm = encoder_of(config), llama_of(config)
-  sizes = {k: v for k, v in config.adapter.to_dict().items() if k != 'kind'}
-  sizes |= {
-    'encoder_size': encoder.config.output_size,
-    'llm_size': llm.config.hidden_size,
-  }
-  if config.adapter.kind == 'stride':
-    adapter = jax.eval_shape(
-      lambda: StrideAdapter(StrideAdapterConfig(**sizes), rngs=nnx.Rngs(0))
-    )
-  else:  # it may write whatever the LLM may
-    sizes['vocabulary_size'] = llm.config.vocab_size
-    adapter = jax.eval_shape(
-      lambda: CTCAdapter(CTCAdapterConfig(**sizes), rngs=nnx.Rngs(0))
-    )
+def speech_llm_shapes(config: TrainConfig) -> SpeechLLM:
+  """Return the whole model as shapes; a CTC adapter has the LLM's vocabulary."""
+  encoder, llm = encoder_shapes(config.encoder), llama_shapes(config.llama)
+  sizes = build.adapter_sizes(
+    config.adapter,
+    encoder.config.output_size,
+    llm.config.hidden_size,
+    llm.config.vocab_size,
+  )
+  create, _ = build.ADAPTERS[config.adapter.kind]
+  adapter = jax.eval_shape(lambda: create(sizes, rngs=nnx.Rngs(0)))
   return SpeechLLM(encoder, adapter, llm)
 
 
-def shapes_of(tree):
-  """A tree of arrays as one of shapes."""
+def response_config(config: TrainConfig) -> ResponseStageConfig:
+  """Return the response stage, which is planned; ValueError if there is none."""
+  if config.response is None:
+    raise ValueError('config.response is None: there is no step of it to plan')
+  return config.response
+
+
+def to_shapes(tree):
+  """Replace the arrays of a tree by their shapes."""
   return jax.eval_shape(lambda: tree)
 
 
-def layout_of(
-  config: ml_collections.ConfigDict, budget: int, stack: int, second: float
-) -> Layout:
-  """The shape of the batches of a stage; rows in buckets are those of the longest.
+def batch_shape(
+  config: Experiment,
+  frames_per_batch: int,
+  stack: int,
+  frames_per_second: float,
+) -> BatchShape:
+  """Return the shape of a stage's batches; with buckets, that of the longest bucket.
 
-  budget: encoder frames of a batch. stack: frames of an embedding. second: its frames.
+  Args:
+    config: The config.
+    frames_per_batch: Encoder frames of a batch.
+    stack: Encoder frames that the adapter turns into one embedding.
+    frames_per_second: Encoder frames of a second of audio.
   """
   data = config.data
-  length = data.row_frames or max(data.buckets)
-  longest = min(length, round(ASSUMED['longest_seconds'] * second))
+  length = data.max_frames
+  max_frames = min(length, round(ASSUMPTIONS['longest_seconds'] * frames_per_second))
   if data.row_frames is None:
-    said = config.get('targets', {}).get('max_new_tokens', 0)
-    tokens = -(-length // stack) + ASSUMED['suffix_tokens'] + said
+    trains_llm = isinstance(config, TrainConfig)
+    response_tokens = config.targets.max_new_tokens if trains_llm else 0
+    tokens = -(-length // stack) + ASSUMPTIONS['suffix_tokens'] + response_tokens
     tokens = round_up(tokens, LENGTH_STEP)
-    return Layout(budget // length, length, tokens, length, 1)
-  per_row = max(1, int(1.5 * length / (ASSUMED['mean_seconds'] * second)))
-  tokens = data.get('row_tokens') or 0
-  return Layout(budget // length, length, tokens, longest, per_row)
+    return BatchShape(frames_per_batch // length, length, tokens, length, 1)
+  mean_frames = ASSUMPTIONS['mean_seconds'] * frames_per_second
+  max_utterances = max(1, int(1.5 * length / mean_frames))
+  tokens = (data.row_tokens or 0) if isinstance(data, DataConfig) else 0
+  rows = frames_per_batch // length
+  return BatchShape(rows, length, tokens, max_frames, max_utterances)
 
 
-def _whole(*shape: int) -> Any:
+def _int_array(*shape: int) -> Any:
   return jax.ShapeDtypeStruct(shape, jnp.int32)
 
 
-def _real(*shape: int, dtype=jnp.float32) -> Any:
+def _float_array(*shape: int, dtype=jnp.float32) -> Any:
   return jax.ShapeDtypeStruct(shape, dtype)
 
 
-def audio_shapes(layout: Layout, encoder: Encoder, trains: bool):
-  """Log-mel frames of a batch, or encoder frames; their segments; each one's place."""
-  times = encoder.config.subsampling if trains else 1
+def audio_shapes(shape: BatchShape, encoder: Encoder, trains: bool):
+  """Return shapes of a batch's frames, their segment ids and their indices.
+
+  The frames are log-mel frames if the encoder trains, otherwise encoder frames.
+  """
+  subsampling = encoder.config.subsampling if trains else 1
   width = encoder.config.num_mel_bins if trains else encoder.config.output_size
-  row = (layout.rows, layout.frames * times)
-  place = (layout.rows, layout.per_row, layout.longest)
-  return _real(*row, width), _whole(*row), _whole(*place)
+  rows = (shape.rows, shape.frames * subsampling)
+  index = (shape.rows, shape.max_utterances, shape.max_utterance_frames)
+  return _float_array(*rows, width), _int_array(*rows), _int_array(*index)
 
 
 def response_batch(
-  config: ml_collections.ConfigDict, model: SpeechLLM, layout: Layout
+  config: TrainConfig, model: SpeechLLM, shape: BatchShape
 ) -> tuple[AudioBatch, ResponseBatch]:
-  """A batch of `train`'s response stage."""
-  each = (layout.rows, layout.per_row)
-  slots, drawn = -(-layout.longest // model.adapter.config.stack), 0
-  if isinstance(model.adapter, CTCAdapter):
-    drawn = min(config.ctc.sampled_classes, model.adapter.config.vocabulary_size)
-  sound = AudioBatch(
-    *audio_shapes(layout, model.encoder, config.encoder.trains),
-    labels=_whole(*each, slots),
-    letters=_whole(*each, 2 * slots),
-    candidates=_whole(drawn),
-    logit_correction=_real(drawn + 1),
+  """Return the shapes of a batch of the response stage of `train`."""
+  utterances = (shape.rows, shape.max_utterances)
+  slots = -(-shape.max_utterance_frames // model.adapter.config.stack)
+  candidates = 0
+  if config.ctc and model.adapter.recognises:
+    candidates = min(config.ctc.sampled_classes, model.adapter.config.vocabulary_size)
+  audio = AudioBatch(
+    *audio_shapes(shape, model.encoder, config.encoder.trains),
+    labels=_int_array(*utterances, slots),
+    letters=_int_array(*utterances, 2 * slots),
+    candidates=_int_array(candidates),
+    logit_correction=_float_array(candidates + 1),
   )
-  row, said = (layout.rows, layout.tokens), (*each, config.targets.max_new_tokens)
-  top_k = config.targets.top_k if config.response.kl_weight else 0
+  tokens = (shape.rows, shape.tokens)
+  responses = (*utterances, config.targets.max_new_tokens)
+  top_k = config.targets.top_k if response_config(config).kl_weight else 0
   response = ResponseBatch(
-    prefix=_whole(ASSUMED['prefix_tokens']),
-    prompt=Prompt(_whole(*row), _whole(*row), _whole(*row)),
-    targets=_whole(*said),
-    index=_whole(*said),
-    weight=_real(*said),
-    top_ids=_whole(*said, top_k),
-    top_log_probs=_real(*said, top_k, dtype=jnp.float16),
+    shared_prefix=_int_array(ASSUMPTIONS['prefix_tokens']),
+    prompt=Prompt(_int_array(*tokens), _int_array(*tokens), _int_array(*tokens)),
+    targets=_int_array(*responses),
+    index=_int_array(*responses),
+    weight=_float_array(*responses),
+    top_ids=_int_array(*responses, top_k),
+    top_log_probs=_float_array(*responses, top_k, dtype=jnp.float16),
   )
-  return sound, response
+  return audio, response
 
 
-def transcribed_batch(
-  layout: Layout, encoder: Encoder, letters_per_frame: int
+def pretrain_batch(
+  shape: BatchShape, encoder: Encoder, letters_per_frame: int
 ) -> PretrainBatch:
-  """A batch of `pretrain`."""
+  """Return the shapes of a batch of `pretrain`."""
   labels, letters = (
-    _whole(layout.rows, layout.per_row, layout.longest * times)
-    for times in (1, letters_per_frame)
+    _int_array(shape.rows, shape.max_utterances, shape.max_utterance_frames * per_frame)
+    for per_frame in (1, letters_per_frame)
   )
-  return PretrainBatch(*audio_shapes(layout, encoder, trains=True), labels, letters)
+  return PretrainBatch(*audio_shapes(shape, encoder, trains=True), labels, letters)

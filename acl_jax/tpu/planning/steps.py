@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The steps that the programs take, with the shapes of their arguments, ready to be
-lowered: for the devices of a mesh, or for the CPU to be counted.
+"""Each program's step with the shapes of its arguments, ready to be lowered.
+
+With a mesh it is lowered for the mesh's devices, to be compiled; without one, for the
+CPU, to count its operations.
 """
 
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -11,33 +12,46 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
+from acl_jax.config.experiment import PretrainConfig, TrainConfig
 from acl_jax.generation.engine import CACHE_LENGTH_STEP, PREFILL_ROWS
 from acl_jax.generation.prefill_queue import empty_queue
-from acl_jax.generation.sampling import Sampling
 from acl_jax.generation.slots import DecodeRules, decode_steps, empty_state
-from acl_jax.models.conformer import ConformerConfig
 from acl_jax.models.conformer_ctc import ConformerCTC
+from acl_jax.models.layers import unroll_layers
 from acl_jax.runtime.rounding import round_up
 from acl_jax.sharding import rules as sharding
 from acl_jax.tpu.planning import shapes
+from acl_jax.tpu.planning.shardings import (
+  key_shape,
+  mesh_context,
+  round_up_rows,
+  with_batch_shardings,
+  with_parameter_shardings,
+  with_state_shardings,
+)
 from acl_jax.training import pretraining, step
 from acl_jax.training.optimizer import make_optimizer
 from data_pipeline.features import HOP, SAMPLE_RATE
 
+# How often a training step reads or writes each of these.
+_TRAINING_PASSES = {'trainable': 3, 'optimizer': 2, 'batch': 2, 'temporaries': 2}
+
 
 @dataclasses.dataclass(frozen=True)
-class Step:
-  """A step of a program.
+class StepSpec:
+  """A program's step, described by the shapes of its arguments.
 
-  arguments: what it is given, by what it is. passes: how often each of these, and what
-  it makes meanwhile, is read or written. rows: of a batch, with those that are empty.
-  llm_tokens, audio_seconds: that are read and heard in a step, the other rows full.
-  towers: whose layers it runs.
+  Attributes:
+    lower: Lowers the step.
+    arguments: Shapes of its arguments by role: 'llm', 'trainable', 'batch', ...
+    rows: Rows of a batch, including empty rows that make it divisible by the mesh.
+    llm_tokens: Tokens that the LLM processes in a step, without those of empty rows.
+    audio_seconds: Seconds of audio in a step, without those of empty rows.
+    hbm_passes: How often each argument, and 'temporaries', is read or written.
+    towers: The models whose layers it runs: 'llama', 'encoder'.
   """
 
   lower: Callable[[], jax.stages.Lowered]
@@ -45,39 +59,48 @@ class Step:
   rows: int
   llm_tokens: int
   audio_seconds: float
-  passes: dict[str, int]
+  hbm_passes: dict[str, int]
   towers: tuple[str, ...]
 
 
-def train(config: ml_collections.ConfigDict, mesh: Mesh | None, rows: int) -> Step:
-  """The response stage's step; rows: of a batch, 0 as the config has it."""
-  model = shapes.speech_llm_of(config)
-  stack, second = model.adapter.config.stack, _frames_per_second(model.encoder.config)
-  budget = config.response.frames_per_batch
-  layout = shapes.layout_of(config, budget, stack, second)
-  rows = rows or layout.rows
-  layout = layout._replace(rows=_filled(rows, mesh))
-  batch = shapes.response_batch(config, model, layout)
-  trains = step.trainable_filter(config.encoder.trains)
-  graphdef, trainable, frozen = nnx.split(model, trains, ...)
-  optimizer = make_optimizer(config.response, config.encoder.lr_scale)
+def train(
+  config: TrainConfig,
+  mesh: Mesh | None,
+  rows: int,
+  unroll: bool = False,
+) -> StepSpec:
+  """Return the response stage's step; `rows` of a batch, 0 for the config's.
+
+  With `unroll`, here and below, the loops over layers are unrolled.
+  """
+  model = shapes.speech_llm_shapes(config)
+  if unroll:
+    unroll_layers(model)
+  stack = model.adapter.config.stack
+  frames_per_second = _frames_per_second(model.encoder.config)
+  stage = shapes.response_config(config)
+  budget = stage.frames_per_batch
+  shape = shapes.batch_shape(config, budget, stack, frames_per_second)
+  rows = rows or shape.rows
+  shape = shape._replace(rows=round_up_rows(rows, mesh))
+  batch = shapes.response_batch(config, model, shape)
+  trainable_filter = step.trainable_filter(config.encoder.trains)
+  graphdef, trainable, frozen = nnx.split(model, trainable_filter, ...)
+  optimizer = make_optimizer(stage, config.encoder.lr_scale)
   state = step.TrainState(trainable, jax.eval_shape(optimizer.init, trainable))
-  how = config.response
   loss = functools.partial(
-    step.response_loss,
-    encoder_trains=config.encoder.trains,
-    how=step.ResponseLossConfig(
-      how.kl_weight, how.kl_temperature, how.ctc_weight, how.remat
-    ),
+    step.response_loss, encoder_trains=config.encoder.trains, stage=stage
   )
-  state = placed(state, mesh)
-  frozen = placed(frozen, mesh, sharding.sharding_rules(config.llama.sharding))
-  batch = placed_batch(batch, mesh)
-  still = dict(graphdef=graphdef, optimizer=optimizer, loss=loss)
+  state = with_parameter_shardings(state, mesh)
+  frozen = with_parameter_shardings(
+    frozen, mesh, sharding.sharding_rules(config.llama.sharding)
+  )
+  batch = with_batch_shardings(batch, mesh)
+  static = dict(graphdef=graphdef, optimizer=optimizer, loss=loss)
 
   def lower() -> jax.stages.Lowered:
     with mesh_context(mesh):
-      return step.train_step.lower(state, batch, a_key(mesh), frozen, **still)
+      return step.train_step.lower(state, batch, key_shape(mesh), frozen, **static)
 
   arguments = {
     'llm': frozen,
@@ -85,40 +108,56 @@ def train(config: ml_collections.ConfigDict, mesh: Mesh | None, rows: int) -> St
     'optimizer': state.optimizer,
     'batch': batch,
   }
-  seconds = rows * layout.frames / second
-  tokens, reads = rows * layout.tokens, 3 if how.remat == 'full' else 2
-  passes = {'llm': reads, 'trainable': 3, 'optimizer': 2, 'batch': 2, 'temporaries': 2}
+  llm_passes = 3 if stage.remat == 'full' else 2
   towers = ('llama', 'encoder') if config.encoder.trains else ('llama',)
-  return Step(lower, arguments, layout.rows, tokens, seconds, passes, towers)
+  return StepSpec(
+    lower,
+    arguments,
+    shape.rows,
+    llm_tokens=rows * shape.tokens,
+    audio_seconds=rows * shape.frames / frames_per_second,
+    hbm_passes={'llm': llm_passes} | _TRAINING_PASSES,
+    towers=towers,
+  )
 
 
-def pretrain(config: ml_collections.ConfigDict, mesh: Mesh | None, rows: int) -> Step:
-  """The step of CTC pretraining."""
-  sizes = ConformerConfig(**config.encoder.sizes)
+def pretrain(
+  config: PretrainConfig,
+  mesh: Mesh | None,
+  rows: int,
+  unroll: bool = False,
+) -> StepSpec:
+  """Return the step of CTC pretraining; `rows` of a batch, 0 for the config's."""
+  sizes = config.encoder.sizes
   model = jax.eval_shape(
     lambda: ConformerCTC(sizes, config.vocabulary_size + 1, rngs=nnx.Rngs(0))
   )
-  second, budget = _frames_per_second(sizes), config.ctc.frames_per_batch
-  layout = shapes.layout_of(config, budget, 1, second)
-  rows = rows or layout.rows
-  layout = layout._replace(rows=_filled(rows, mesh))
-  head = jax.eval_shape(lambda: pretraining.new_letter_head(config.ctc, sizes, 0))
+  if unroll:
+    unroll_layers(model)
+  frames_per_second = _frames_per_second(sizes)
+  budget = config.ctc.frames_per_batch
+  shape = shapes.batch_shape(config, budget, 1, frames_per_second)
+  rows = rows or shape.rows
+  shape = shape._replace(rows=round_up_rows(rows, mesh))
+  head = jax.eval_shape(
+    lambda: pretraining.new_letter_head(config.ctc.letters, sizes, 0)
+  )
   graphdef, trainable, statistics = pretraining.split(
     pretraining.PretrainModel(model, head)
   )
   optimizer = make_optimizer(config.ctc)
   moments = jax.eval_shape(optimizer.init, trainable)
   average = (trainable, statistics)
-  state = placed(
+  state = with_parameter_shardings(
     pretraining.PretrainState(trainable, statistics, moments, average), mesh
   )
-  batch = shapes.transcribed_batch(layout, model.encoder, config.ctc.letters.per_frame)
-  batch, how = placed_batch(batch, mesh), pretraining.step_config(config.ctc)
-  still = dict(graphdef=graphdef, optimizer=optimizer, how=how)
+  batch = shapes.pretrain_batch(shape, model.encoder, config.ctc.letters_per_frame)
+  batch = with_batch_shardings(batch, mesh)
+  static = dict(graphdef=graphdef, optimizer=optimizer, stage=config.ctc)
 
   def lower() -> jax.stages.Lowered:
     with mesh_context(mesh):
-      return pretraining.pretrain_step.lower(state, batch, a_key(mesh), **still)
+      return pretraining.pretrain_step.lower(state, batch, key_shape(mesh), **static)
 
   arguments = {
     'trainable': (state.trainable, state.statistics),
@@ -126,100 +165,70 @@ def pretrain(config: ml_collections.ConfigDict, mesh: Mesh | None, rows: int) ->
     'optimizer': state.optimizer,
     'batch': batch,
   }
-  seconds = rows * layout.frames / second
-  passes = {'trainable': 3, 'average': 2, 'optimizer': 2, 'batch': 2, 'temporaries': 2}
-  return Step(lower, arguments, layout.rows, 0, seconds, passes, ('encoder',))
-
-
-def decode(config: ml_collections.ConfigDict, mesh: Mesh | None, rows: int) -> Step:
-  """One token for every slot of the engine of `decode_targets`; rows: slots."""
-  llm, how = shapes.llama_of(config), config.targets
-  sampling = Sampling(**how.sampling)
-  rules = DecodeRules(
-    sampling=sampling,
-    top=how.top_k,
-    repeats=how.repeats,
-    steps=1,
-    cache_dtype=how.get('cache_dtype', ''),
+  return StepSpec(
+    lower,
+    arguments,
+    shape.rows,
+    llm_tokens=0,
+    audio_seconds=rows * shape.frames / frames_per_second,
+    hbm_passes=_TRAINING_PASSES | {'average': 2},
+    towers=('encoder',),
   )
-  count = _filled(rows or how.batch_size, mesh)
-  places = round_up(how.max_prompt_tokens + how.max_new_tokens, CACHE_LENGTH_STEP)
 
-  def empty(llm):
-    nothing = llm.empty_cache(1, 0, llm.dtype)
-    waiting = empty_queue(
-      llm, max(2 * PREFILL_ROWS, count), how.max_prompt_tokens, nothing
-    )
-    return empty_state(llm, count, places, rules), waiting
 
-  slots, room = (placed_rows(x, mesh) for x in jax.eval_shape(empty, llm))
-  llm = placed(llm, mesh, sharding.sharding_rules(config.llama.sharding))
-  more = jax.eval_shape(lambda: jnp.bool_(True))
-  more = more if mesh is None else _with(more, NamedSharding(mesh, P()))
+def decode(
+  config: TrainConfig,
+  mesh: Mesh | None,
+  rows: int,
+  unroll: bool = False,
+) -> StepSpec:
+  """Return a decode step of the engine of `decode_targets`: a token for every slot.
+
+  `rows` are slots, 0 for the config's.
+  """
+  llm, targets = shapes.llama_shapes(config.llama), config.targets
+  if unroll:
+    unroll_layers(llm)
+  rules = DecodeRules(
+    sampling=targets.sampling,
+    num_top_tokens=targets.top_k,
+    repeats=targets.repeats,
+    steps=1,
+    cache_dtype=targets.cache_dtype,
+  )
+  slots = round_up_rows(rows or targets.batch_size, mesh)
+  max_tokens = targets.max_prompt_tokens + targets.max_new_tokens
+  cache_length = round_up(max_tokens, CACHE_LENGTH_STEP)
+
+  def create(llm):
+    no_prefix = llm.empty_cache(1, 0, llm.dtype)
+    queue_length = max(2 * PREFILL_ROWS, slots)
+    queue = empty_queue(llm, queue_length, targets.max_prompt_tokens, no_prefix)
+    return empty_state(llm, slots, cache_length, rules), queue
+
+  state, queue = (with_state_shardings(x, mesh) for x in jax.eval_shape(create, llm))
+  llm = with_parameter_shardings(
+    llm, mesh, sharding.sharding_rules(config.llama.sharding)
+  )
+  more = with_state_shardings(jax.eval_shape(lambda: jnp.bool_(True)), mesh)
 
   def lower() -> jax.stages.Lowered:
     with mesh_context(mesh):
-      return decode_steps.lower(llm, slots, room, more, rules)
+      return decode_steps.lower(llm, state, queue, more, rules)
 
-  arguments, passes = {'llm': llm, 'slots': slots, 'room': room}, {'llm': 1, 'slots': 1}
-  return Step(lower, arguments, count, count, 0.0, passes, ('llama',))
-
-
-def _filled(rows: int, mesh: Mesh | None) -> int:
-  """With those that are empty, so that all devices have as many."""
-  shares = 1 if mesh is None else mesh.shape['data'] * mesh.shape['fsdp']
-  return round_up(rows, shares)
+  return StepSpec(
+    lower,
+    arguments={'llm': llm, 'slots': state, 'room': queue},
+    rows=slots,
+    llm_tokens=slots,
+    audio_seconds=0.0,
+    hbm_passes={'llm': 1, 'slots': 1},
+    towers=('llama',),
+  )
 
 
 def _frames_per_second(encoder) -> float:
   return SAMPLE_RATE / (HOP * encoder.subsampling)
-
-
-def mesh_context(mesh: Mesh | None):
-  """The context to lower in."""
-  return jax.set_mesh(mesh) if mesh else contextlib.nullcontext()
-
-
-def placed(
-  tree, mesh: Mesh | None, rules: sharding.ShardingRules = sharding.PARAMETERS
-):
-  """Shapes of parameters, or of what is kept for each, with their shardings."""
-  if mesh is None:
-    return tree
-  return _with(tree, sharding.shardings(tree, mesh, rules))
-
-
-def placed_batch(batch, mesh: Mesh | None):
-  """Shapes of a batch: rows are cut, what all rows share is not."""
-  if mesh is None:
-    return batch
-  cut, whole = NamedSharding(mesh, P(sharding.BATCH_AXES)), NamedSharding(mesh, P())
-  return _with(batch, jax.tree.map(lambda x: cut if x.ndim > 1 else whole, batch))
-
-
-def _with(tree, shardings):
-  return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
-  )
-
-
-def a_key(mesh: Mesh | None):
-  """The shape of a random key."""
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  return key if mesh is None else _with(key, NamedSharding(mesh, P()))
-
-
-def placed_rows(state, mesh: Mesh | None):
-  """Shapes of slots, or of the room before them, cut by rows; caches by heads, too."""
-  if mesh is None:
-    return state
-
-  def of(x) -> NamedSharding:
-    if x.ndim == 5:
-      return NamedSharding(mesh, P(None, sharding.BATCH_AXES, 'tensor'))
-    return NamedSharding(mesh, P(sharding.BATCH_AXES) if x.ndim else P())
-
-  return _with(state, jax.tree.map(of, state))
 
 
 PROGRAMS = {'train': train, 'pretrain': pretrain, 'decode_targets': decode}

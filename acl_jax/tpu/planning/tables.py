@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plans as lines and tables, for a terminal or in Markdown."""
+"""Format plans as lines and tables, for a terminal or in Markdown."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,52 +8,64 @@ from rich.table import Table
 
 GB = 1e9
 COLUMNS = (
-  *('slice', 'chips', 'mesh', 'LLM', 'remat', 'tokens/chip', 'compile s'),
-  *('GB/chip', 'of it', 'collectives', 'FLOPs/N', 'step s *', 'tokens/s/chip *'),
-  *('audio h/s *', '$/1000 h *'),
+  'slice',
+  'chips',
+  'mesh',
+  'LLM',
+  'remat',
+  'tokens/chip',
+  'compile s',
+  'GB/chip',
+  'of HBM',
+  'collectives',
+  'FLOPs/N',
+  'step s *',
+  'tokens/s/chip *',
+  'audio h/s *',
+  '$/1000 h *',
 )
 
 
-def line(plan: dict[str, Any]) -> str:
-  """A plan in one line."""
+def format_line(plan: dict[str, Any]) -> str:
+  """Return a plan in one line."""
   peak, capacity = plan['hbm_bytes_per_chip'], plan['hbm_capacity_bytes']
+  verdict = 'fits' if plan['fits'] else 'does not fit'
   return (
-    f'{plan["topology"]}, {_mesh(plan)}, remat {plan["remat"]},'
-    f' {plan["rows_per_chip"]:g} rows a chip: {peak / GB:.1f} GB of'
-    f' {capacity / GB:.1f},'
-    f' {"fits" if plan["fits"] else "does not fit"}'
+    f'{plan["topology"]}, {_format_mesh(plan)}, remat {plan["remat"]},'
+    f' {plan["rows_per_chip"]:g} rows per chip: {peak / GB:.1f} GB of'
+    f' {capacity / GB:.1f}, {verdict}'
   )
 
 
-def note(efficiency: float) -> str:
-  """What the stars stand for."""
+def footnote(efficiency: float) -> str:
+  """Return the footnote that the stars in the column names refer to."""
   return (
-    f'* estimates, {efficiency:.0%} of the roofline of published rates; no TPU was used'
+    f'* estimated as {efficiency:.0%} of the roofline of published rates; no TPU used'
   )
 
 
-def _mesh(plan: dict[str, Any]) -> str:
+def _format_mesh(plan: dict[str, Any]) -> str:
   sizes = (f'{axis} {size}' for axis, size in plan['mesh'].items() if size > 1)
   return ' '.join(sizes) or 'one device'
 
 
-def cells(plan: dict[str, Any]) -> list[str]:
-  """A plan as a row of the table."""
+def table_row(plan: dict[str, Any]) -> list[str]:
+  """Return a plan's cells, one for each of `COLUMNS`."""
   estimate, llm = plan['estimate'], plan['llm']
   peak, capacity = plan['hbm_bytes_per_chip'], plan['hbm_capacity_bytes']
-  found, per_token = plan['collectives'], plan['flops_per_llm_token_over_n']
+  per_token = plan['flops_per_llm_token_over_n']
   cost = estimate['dollars_per_1000_audio_hours']
   return [
     plan['topology'],
     str(plan['chips']),
-    _mesh(plan),
+    _format_mesh(plan),
     ' '.join(llm.values()) if llm else '-',
     str(plan['remat']),
     f'{plan["llm_tokens_per_chip"]:.0f}',
     f'{plan["compile_seconds"]:.0f}',
     f'{peak / GB:.1f}',
     f'{peak / capacity:.0%}' + ('' if plan['fits'] else ' !'),
-    '?' if found is None else ', '.join(f'{n} {k}' for k, n in found.items()) or 'none',
+    _format_collectives(plan['collectives']),
     '-' if per_token is None else f'{per_token:.2f}',
     f'{estimate["step_seconds"]:.2f}',
     f'{estimate["llm_tokens_per_second"] / plan["chips"]:,.0f}',
@@ -62,15 +74,21 @@ def cells(plan: dict[str, Any]) -> list[str]:
   ]
 
 
-def table(plans: Iterable[dict[str, Any]]) -> Table:
-  """For a terminal."""
-  drawn = Table(*COLUMNS)
+def _format_collectives(counts: dict[str, int] | None) -> str:
+  if counts is None:
+    return '?'
+  return ', '.join(f'{count} {kind}' for kind, count in counts.items()) or 'none'
+
+
+def make_table(plans: Iterable[dict[str, Any]]) -> Table:
+  """Return a table for a terminal; plans that do not fit are dim."""
+  table = Table(*COLUMNS)
   for plan in plans:
-    drawn.add_row(*cells(plan), style=None if plan['fits'] else 'dim')
-  return drawn
+    table.add_row(*table_row(plan), style=None if plan['fits'] else 'dim')
+  return table
 
 
-def markdown(plans: Iterable[dict[str, Any]]) -> str:
-  """For a README."""
-  rows = [COLUMNS, ['---'] * len(COLUMNS), *map(cells, plans)]
+def format_markdown(plans: Iterable[dict[str, Any]]) -> str:
+  """Return a Markdown table, for a README."""
+  rows = [COLUMNS, ['---'] * len(COLUMNS), *map(table_row, plans)]
   return '\n'.join(f'| {" | ".join(row)} |' for row in rows)

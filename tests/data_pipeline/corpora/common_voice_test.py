@@ -11,13 +11,13 @@ NEW = ('client_id', 'path', 'sentence_id', 'sentence', 'up_votes', 'locale', 'se
 
 
 @pytest.fixture
-def publish(tmp_path, record):
-  """publish(columns, *rows, table='train'): German as a release with these columns."""
+def publish(tmp_path, write_audio):
+  """publish(columns, *rows, table='train') writes a German release."""
 
   def write(columns, *rows, table='train'):
     folder = tmp_path / 'cv/de'
     for i in range(2):
-      record(folder / f'clips/common_voice_de_{i}.mp3', rate=32_000)
+      write_audio(folder / f'clips/common_voice_de_{i}.mp3', rate=32_000)
     lines = [columns, *([row.get(column, '') for column in columns] for row in rows)]
     text = ''.join('\t'.join(line) + '\n' for line in lines)
     (folder / f'{table}.tsv').write_text(text)
@@ -31,7 +31,7 @@ def row(i, **other):
   return {'client_id': speaker, 'path': path, 'sentence': f'Satz "{i}'} | other
 
 
-def test_a_new_release(publish):
+def test_new_release(publish):
   rows = [row(0, locale='de-AT', sentence_id='x'), row(1, locale='de')]
   folder = publish(NEW, *rows)
   first, second = open_corpus('common_voice', folder)
@@ -41,7 +41,7 @@ def test_a_new_release(publish):
   assert len(audio.read(path)) == pytest.approx(4_800, abs=600)
 
 
-def test_an_old_release(publish):
+def test_old_release(publish):
   rows = [row(0, path='common_voice_de_0', client_id=''), row(1)]
   folder = publish(OLD, *rows, table='dev')
   first, second = open_corpus('common_voice', folder / 'dev.tsv')
@@ -50,7 +50,7 @@ def test_an_old_release(publish):
   assert second.audio_filepath == folder / 'clips/common_voice_de_1.mp3'
 
 
-def test_a_table_with_a_byte_order_mark_and_carriage_returns(publish):
+def test_byte_order_mark_and_carriage_returns(publish):
   path = publish(OLD, row(0, accent='x')) / 'train.tsv'
   path.write_bytes(b'\xef\xbb\xbf' + path.read_bytes().replace(b'\n', b'\r\n'))
   (only,) = open_corpus('common_voice', path)
@@ -61,19 +61,19 @@ BAD_LINES = [
   (b's\t../../secret\thi\t\t', 'path', 'outside'),
   (b's\t/etc/passwd\thi\t\t', 'path', 'outside'),
   (b's\tlink/a\thi\t\t', 'path', 'outside'),
-  (b's\tloop.mp3\thi\t\t', 'path', 'is not a path'),
+  (b's\tloop.mp3\thi\t\t', 'path', "'loop.mp3'"),
   (b's\t\thi\t\t', 'path', 'is missing'),
-  (b's\ta.mp3', 'line', 'has 2 columns, the first has 5'),
-  (b's\ta.mp3\ta\ttab\tin\tit', 'line', 'has 6 columns'),
-  (b's\ta.mp3\tgr\xfc\xdfe\t\t', 'line', 'is not UTF-8'),
-  (b's\ta\0.mp3\thi\t\t', 'line', 'has a NUL'),
+  (b's\ta.mp3', 'line', '2 columns, the first has 5'),
+  (b's\ta.mp3\ta\ttab\tin\tit', 'line', '6 columns'),
+  (b's\ta.mp3\tgr\xfc\xdfe\t\t', 'line', 'UTF-8'),
+  (b's\ta\0.mp3\thi\t\t', 'line', 'NUL'),
   (b's\ta.mp3\t' + b'x' * 200_000 + b'\t\t', 'line', 'field limit'),
-  (b's\ta.mp3\thi\rho\t\t', 'line', 'is no row of a table'),
+  (b's\ta.mp3\thi\rho\t\t', 'line', 'row'),
 ]
 
 
 @pytest.mark.parametrize('line, field, problem', BAD_LINES)
-def test_a_bad_line_does_not_end_the_table(publish, line, field, problem):
+def test_bad_line_is_yielded_as_a_bad_utterance(publish, line, field, problem):
   folder = publish(OLD, row(0))
   (folder / 'clips/link').symlink_to('/etc')
   (folder / 'clips/loop.mp3').symlink_to('loop.mp3')
@@ -88,29 +88,29 @@ def test_a_bad_line_does_not_end_the_table(publish, line, field, problem):
 
 
 @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
-def test_any_line_is_an_utterance_or_a_bad_one(tmp_path_factory, line):
+def test_arbitrary_lines_do_not_raise(tmp_path_factory, line):
   path = tmp_path_factory.getbasetemp() / 'any.tsv'
   path.write_bytes(b'path\tsentence\n' + line)
-  for item in common_voice.read(path):
-    assert isinstance(item, Utterance | BadUtterance)
+  for utterance in common_voice.read(path):
+    assert isinstance(utterance, Utterance | BadUtterance)
 
 
 @pytest.mark.parametrize(
   'header, problem',
   [
-    (b'', "no column 'path'"),
-    (b'client_id\tpath\ttext\n', "no column 'sentence'"),
-    (b'path\tsentence\t\xff\n', 'not UTF-8'),
+    (b'', "'path'"),
+    (b'client_id\tpath\ttext\n', "'sentence'"),
+    (b'path\tsentence\t\xff\n', 'UTF-8'),
   ],
 )
-def test_a_table_without_its_header(tmp_path, header, problem):
+def test_invalid_header_is_rejected(tmp_path, header, problem):
   (tmp_path / 'train.tsv').write_bytes(header)
   with pytest.raises(ValueError, match=f'train.tsv line 1: .*{problem}'):
     list(open_corpus('common_voice', tmp_path))
 
 
-def test_what_is_no_corpus(tmp_path):
+def test_path_that_is_not_a_corpus(tmp_path):
   (tmp_path / 'table.csv').touch()
   for path, name in ((tmp_path, 'train.tsv'), (tmp_path / 'table.csv', 'table.csv')):
-    with pytest.raises(ValueError, match=f'{name}: is not a table'):
+    with pytest.raises(ValueError, match=f'{name}: .*tsv'):
       list(open_corpus('common_voice', path))

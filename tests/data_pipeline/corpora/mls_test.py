@@ -8,8 +8,8 @@ from data_pipeline.corpora import BadUtterance, Utterance, mls, open_corpus
 
 
 @pytest.fixture
-def publish(tmp_path, record):
-  """publish(name, suffix='.flac'): the folder of a language with two splits."""
+def publish(tmp_path, write_audio):
+  """publish(name, suffix='.flac') writes the folder of a language with two splits."""
 
   def write(name, suffix='.flac'):
     for split, book in (('train', 10), ('dev', 20)):
@@ -17,8 +17,10 @@ def publish(tmp_path, record):
       for segment in range(2):
         utterance = f'7_{book}_00000{segment}'
         path = tmp_path / name / split / f'audio/7/{book}/{utterance}{suffix}'
-        kind = {'.opus': {'subtype': 'OPUS', 'format': 'OGG'}}.get(suffix, {})
-        record(path, **kind)
+        if suffix == '.opus':
+          write_audio(path, 'OPUS', format='OGG')
+        else:
+          write_audio(path)
         lines.append(f'{utterance}\tsatz {segment} für {split}\n')
       (tmp_path / name / split / 'transcripts.txt').write_text(''.join(lines))
     return tmp_path / name
@@ -26,33 +28,33 @@ def publish(tmp_path, record):
   return write
 
 
-def test_the_folder_and_one_split(publish):
+def test_all_splits_and_one_split(publish):
   folder = publish('mls_german')
-  items = list(open_corpus('mls', folder))
-  assert len(items) == 4
+  utterances = list(open_corpus('mls', folder))
+  assert len(utterances) == 4
   path = folder / 'dev/audio/7/20/7_20_000001.flac'
-  assert items[1] == Utterance('7_20_000001', path, 'satz 1 für dev', '7', 'de')
-  assert list(open_corpus('mls', folder / 'dev')) == items[:2]
+  assert utterances[1] == Utterance('7_20_000001', path, 'satz 1 für dev', '7', 'de')
+  assert list(open_corpus('mls', folder / 'dev')) == utterances[:2]
   assert len(audio.read(path)) == 4_800
 
 
-def test_the_opus_edition(publish):
+def test_opus_edition(publish):
   first, *_ = open_corpus('mls', publish('mls_polish_opus', '.opus') / 'train')
   assert isinstance(first, Utterance) and first.lang == 'pl'
   assert first.audio_filepath.suffix == '.opus'
   assert len(audio.read(first.audio_filepath)) == pytest.approx(4_800, abs=400)
 
 
-def test_the_kind_is_that_of_the_first_recording_there_is(publish):
+def test_suffix_is_that_of_the_first_existing_file(publish):
   folder = publish('mls_polish_opus', '.opus') / 'train'
   (folder / 'audio/7/10/7_10_000000.opus').unlink()
-  suffixes = [item.audio_filepath.suffix for item in open_corpus('mls', folder)]
+  suffixes = [u.audio_filepath.suffix for u in open_corpus('mls', folder)]
   assert suffixes == ['.flac', '.opus']
 
 
 @pytest.mark.parametrize('name', ['mls_klingon', 'german', 'mls_german_copy', 'mls_'])
-def test_a_name_that_says_no_language(publish, name):
-  assert {item.lang for item in open_corpus('mls', publish(name))} == {None}
+def test_folder_name_without_a_language(publish, name):
+  assert {u.lang for u in open_corpus('mls', publish(name))} == {None}
 
 
 BAD_LINES = [
@@ -68,7 +70,7 @@ BAD_LINES = [
 
 
 @pytest.mark.parametrize('line, field', BAD_LINES)
-def test_a_bad_line_does_not_end_the_corpus(publish, line, field):
+def test_bad_line_is_yielded_as_a_bad_utterance(publish, line, field):
   path = publish('mls_german') / 'dev/transcripts.txt'
   path.write_bytes(line + b'\n\n' + path.read_bytes())
   bad, *good = open_corpus('mls', path.parent)
@@ -80,15 +82,15 @@ def test_transcripts_are_streamed(publish):
   path = publish('mls_german') / 'dev/transcripts.txt'
   with path.open('w') as file:
     file.writelines(f'7_20_{i}\ttext\n' for i in range(20_000))
-  items = mls.read(path.parent)
-  assert len(list(itertools.islice(items, 2))) == 2
+  utterances = mls.read(path.parent)
+  assert len(list(itertools.islice(utterances, 2))) == 2
   with path.open('r+') as file:
-    file.truncate(100_000)  # what is not read yet is not held either
-  assert len(list(items)) < 10_000
+    file.truncate(100_000)  # the rest has not been read yet
+  assert len(list(utterances)) < 10_000
 
 
-def test_what_is_no_corpus(tmp_path):
+def test_path_that_is_not_a_corpus(tmp_path):
   assert not list(open_corpus('mls', tmp_path))
   (tmp_path / 'file').touch()
-  with pytest.raises(NotADirectoryError, match='file: is not a folder'):
+  with pytest.raises(NotADirectoryError, match='/file'):
     list(open_corpus('mls', tmp_path / 'file'))

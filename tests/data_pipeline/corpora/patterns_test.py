@@ -3,7 +3,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.corpora import open_corpus, patterns
@@ -22,52 +22,53 @@ from data_pipeline.corpora import open_corpus, patterns
     ('{3..3}{', ['3{']),
   ],
 )
-def test_what_a_pattern_stands_for(pattern, names):
+def test_expand(pattern, names):
   assert patterns.expand(pattern) == [Path(name) for name in names]
 
 
 @pytest.mark.parametrize(
   'pattern, problem',
   [
-    ('a_OP_0..999999999_CL_', 'a_OP_0..999999999_CL_: stands for 1000000000 paths'),
-    ('{0..9999}' * 99, 'limit 10000'),
-    ('{1,2}' * 14, 'stands for 16384 paths, limit 10000'),
-    ('a{7..0}', 'the range ends before it starts'),
+    ('a_OP_0..999999999_CL_', r'a_OP_0..999999999_CL_: .*\b1000000000 paths'),
+    ('{0..9999}' * 99, r'\b10000\b'),
+    ('{1,2}' * 14, r'\b16384 paths.*\b10000\b'),
+    ('a{7..0}', r'\{7\.\.0\}'),
   ],
 )
-def test_patterns_are_bounded_before_they_are_listed(pattern, problem):
+def test_too_many_paths_are_rejected(pattern, problem):
   with pytest.raises(ValueError, match=problem):
     patterns.expand(pattern)
 
 
+@settings(max_examples=25)
 @given(st.lists(st.integers(0, 150), min_size=1, max_size=3))
-def test_no_pattern_gives_more_than_the_limit(lasts):
+def test_number_of_paths_is_limited(lasts):
   pattern = '-'.join(f'{{0..{last}}}' for last in lasts)
-  if (count := math.prod(last + 1 for last in lasts)) > patterns.LIMIT:
-    with pytest.raises(ValueError, match=f'stands for {count} paths'):
+  if (count := math.prod(last + 1 for last in lasts)) > patterns.MAX_PATHS:
+    with pytest.raises(ValueError, match=rf'\b{count} paths'):
       patterns.expand(pattern)
   else:
     assert len(set(patterns.expand(pattern))) == count
 
 
-def test_several_paths_are_one_corpus(tmp_path):
+def test_pattern_is_read_as_one_corpus(tmp_path):
   for name in 'ab':
     folder = tmp_path / f'part-{name}'
     folder.mkdir()
     for stem in ('same', name):
       (folder / f'{stem}.wav').touch()
       (folder / f'{stem}.txt').write_text(name)
-  items = list(open_corpus('folder', tmp_path / 'part-{a,b}'))
-  assert [item.id for item in items] == ['a', 'same', 'b', 'same']
-  assert "id 'same' is not the first" in items[3].reason
-  with pytest.raises(FileNotFoundError, match='part-c: the corpus does not exist'):
+  utterances = list(open_corpus('folder', tmp_path / 'part-{a,b}'))
+  assert [u.id for u in utterances] == ['a', 'same', 'b', 'same']
+  assert utterances[3].field == 'id' and "'same'" in utterances[3].reason
+  with pytest.raises(FileNotFoundError, match='part-c'):
     open_corpus('folder', tmp_path / 'part-{a,c}')
 
 
-def test_a_path_that_is_there_is_no_pattern(tmp_path):
+def test_existing_path_is_not_a_pattern(tmp_path):
   folder = tmp_path / '{0..1}'
   folder.mkdir()
   (folder / 'x.wav').touch()
   (folder / 'x.txt').touch()
-  (item,) = open_corpus('folder', folder)
-  assert item.audio_filepath == folder / 'x.wav'
+  (utterance,) = open_corpus('folder', folder)
+  assert utterance.audio_filepath == folder / 'x.wav'

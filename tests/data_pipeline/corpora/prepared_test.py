@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What readers say of where audio lies survives the way through `prepare`."""
+"""`prepare` reads the audio from where corpus readers locate it."""
 
 import json
+
+import pytest
 
 from data_pipeline import records, tfds_builder
 from data_pipeline.prepare import prepare
 
 
-def test_stretches_of_a_file_are_prepared_alone(record, tmp_path):
-  record(tmp_path / 'a.wav', seconds=2.0)
+def test_stretches_of_a_file_become_separate_records(write_audio, tmp_path):
+  write_audio(tmp_path / 'a.wav', seconds=2.0)
   lines = [
     dict(audio_filepath='a.wav', text='x', offset=start, duration=0.5)
     for start in (0, 1)
@@ -19,10 +21,11 @@ def test_stretches_of_a_file_are_prepared_alone(record, tmp_path):
   assert lengths == [8_000, 8_000]
 
 
-def test_through_tfds_and_back_nothing_changes(corpus, tmp_path):
+@pytest.mark.full
+def test_round_trip_through_tfds(corpus, tmp_path):
   prepare('manifest', corpus, tmp_path / 'one')
   tfds_builder.build(tmp_path / 'one', tmp_path / 'tfds')
   prepare('tfds', tmp_path / 'tfds', tmp_path / 'two')
   for name in ('index.jsonl', 'data-00000-of-00001.array_record'):
-    ours, theirs = (tmp_path / run / name for run in ('one', 'two'))
-    assert ours.read_bytes() == theirs.read_bytes()
+    first, second = (tmp_path / run / name for run in ('one', 'two'))
+    assert first.read_bytes() == second.read_bytes()

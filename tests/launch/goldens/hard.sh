@@ -1,10 +1,10 @@
 #!/bin/bash
 # hard: 1 x v5litepod-16 (v5e, 4x4) in us-east5-b.
-# Without arguments it starts, or goes on where a slice was taken away. Or by step:
-#   copy      the committed code and the workers' script, to the bucket
-#   create    ask for the slice; it trains as soon as it is there
-#   run       run on all workers again, and follow
-#   delete    give the slice back: it costs until then, also when training is done
+# Without arguments it starts the run, or resumes it after a preemption. Single steps:
+#   copy      copy the committed code and the workers' script to the bucket
+#   create    request the slice; the program starts once the slice is available
+#   run       start the program on all workers again and follow its output
+#   delete    release the slice, which is billed until then, even after the run ends
 # The Cloud TPU API is frozen; it serves v2, v3, v4, v5e, v5p, v6e.
 set -euo pipefail
 
@@ -14,10 +14,10 @@ startup_script() {
 set -euo pipefail
 export HOME="${HOME:-/root}"
 export A='$(B)'
-# What an earlier slice has left would make JAX wait for it for ever.
+# Variables of an earlier slice would make JAX wait for it forever.
 unset MEGASCALE_COORDINATOR_ADDRESS MEGASCALE_NUM_SLICES MEGASCALE_PORT MEGASCALE_SLICE_ID
 exec 9> /run/acl_jax.lock
-flock -n 9 || { echo 'error: it runs already' >&2; exit 1; }
+flock -n 9 || { echo 'error: the program is already running' >&2; exit 1; }
 mkdir -p /opt/acl_jax
 cd /opt/acl_jax
 tar -xzf /gcs/speech/7b/launch/code.tar.gz
@@ -74,7 +74,7 @@ start() {
     NONE) create ;;
     ACTIVE) run ;;
     SUSPENDING | SUSPENDED | FAILED) delete && create ;;
-    *) echo "$state: nothing to do but to wait" ;;
+    *) echo "the slice is $state: wait, then run this again" ;;
   esac
 }
 
@@ -89,7 +89,7 @@ for step in "${@:-start}"; do
     run) run ;;
     delete) delete ;;
     *)
-      echo "error: no step is called $step" >&2
+      echo "error: unknown step $step" >&2
       exit 1
       ;;
   esac

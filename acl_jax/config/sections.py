@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Config sections of models and data."""
+
+import dataclasses
+from typing import Literal
+
+from acl_jax.models.conformer import ConformerConfig
+from acl_jax.models.llama import LlamaConfig
+from acl_jax.models.whisper import WhisperConfig
+from data_pipeline.augment import Augmentation, Masking
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """Devices along each mesh axis of a slice; -1 for one axis: all that remain."""
+
+  data: int  # copies of the model on each slice
+  fsdp: int  # shards of every parameter
+  tensor: int  # shards of the computation within a layer
+
+  @property
+  def sizes(self) -> dict[str, int]:
+    """Axis sizes by name."""
+    return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class LLMConfig:
+  """The frozen LLM."""
+
+  path: str  # asset:NAME, a Hugging Face or Meta folder, or a GGUF file
+  dtype: str  # of the weights: float32, bfloat16 or int8
+  sharding: str  # fsdp, or replicated: sharded along mesh.tensor only
+  sizes: LlamaConfig | None  # checked against the files; needed to plan without them
+
+
+@dataclasses.dataclass(frozen=True)
+class WhisperEncoderConfig:
+  """Whisper's audio encoder."""
+
+  kind: Literal['whisper']
+  path: str  # asset:NAME, or a Hugging Face or CTranslate2 folder
+  trains: bool  # False: frozen, and every utterance is encoded once
+  lr_scale: float  # learning rate of the encoder / that of the adapter
+  sizes: WhisperConfig | None  # checked against the files; needed to plan without them
+
+
+@dataclasses.dataclass(frozen=True)
+class ConformerEncoderConfig:
+  """A Conformer from `pretrain`, or a Parakeet CTC from Hugging Face."""
+
+  kind: Literal['conformer']
+  path: str  # asset:NAME or a folder
+  trains: bool  # False: frozen, and every utterance is encoded once
+  lr_scale: float  # learning rate of the encoder / that of the adapter
+  sizes: ConformerConfig | None  # checked against the files; needed to plan without
+
+
+EncoderConfig = WhisperEncoderConfig | ConformerEncoderConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainEncoderConfig:
+  """The Conformer that `pretrain` trains."""
+
+  kind: Literal['conformer']
+  sizes: ConformerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class StrideConfig:
+  """Adapter that stacks encoder frames and projects them."""
+
+  kind: Literal['stride']
+  stack: int  # encoder frames per embedding
+  hidden_size: int | None  # of Ultravox's projector; None: the paper's linear map
+
+
+@dataclasses.dataclass(frozen=True)
+class CTCConfig:
+  """Adapter that recognises the LLM's tokens; one expected embedding per token."""
+
+  kind: Literal['ctc']
+  stack: int  # encoder frames per token frame; half as many per letter frame
+  letter_hidden_size: int
+  letter_layers: int  # 0: no letters
+  hidden_size: int
+  num_layers: int
+  kernel_size: int  # of the convolutions, in frames
+  dropout: float
+  spelling_size: int  # width of the spelling vectors of tokens
+
+
+AdapterConfig = StrideConfig | CTCConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusConfig:
+  """The training corpora and how they are batched."""
+
+  train: tuple[tuple[str, float], ...]  # prepared folder, its weight in the mixture
+  copies: int  # of every utterance, each augmented differently
+  row_frames: int | None  # encoder frames of a packed row; None: one utterance a row
+  buckets: tuple[int, ...]  # encoder frames of an unpacked row; unused with row_frames
+
+  def __post_init__(self):
+    if self.copies < 1:
+      raise ValueError(f'config.data.copies = {self.copies} is not at least 1')
+    if self.row_frames is None and not self.buckets:
+      raise ValueError('config.data has neither row_frames nor buckets')
+
+  @property
+  def max_frames(self) -> int:
+    """Encoder frames of the longest row."""
+    return max(self.buckets) if self.row_frames is None else self.row_frames
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig(CorpusConfig):
+  """The data of `train`."""
+
+  row_tokens: int | None  # LLM tokens of a packed row: embeddings, prompts, responses
+  targets: str  # output folder of decode_targets
+  leave_out: tuple[str, ...]  # flags of responses that are left out
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainDataConfig(CorpusConfig):
+  """The data of `pretrain`."""
+
+  dev: str  # prepared folder to measure word error rates on at every save; '': none
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentationConfig:
+  """Augmentation of a corpus, and the number of copies of each utterance."""
+
+  augmentation: Augmentation | None = None
+  masking: Masking | None = None
+  copies: int = 1
+  seed: int = 0
+
+
+def format_mixture(mixture: tuple[tuple[str, float], ...]) -> str:
+  """Format folders and weights for `parse_mixture`."""
+  return ','.join(
+    folder if weight == 1 else f'{folder}*{weight:g}' for folder, weight in mixture
+  )
+
+
+def parse_mixture(text: str) -> tuple[tuple[str, float], ...]:
+  """Parse `folder` or `one*3,other*1.5` into folders and their weights."""
+  parts = (part.strip().partition('*') for part in text.split(','))
+  try:
+    return tuple((folder, float(weight or 1)) for folder, _, weight in parts)
+  except ValueError:
+    raise ValueError(
+      f'config.data.train = {text!r}: write folder, or folder*3,other*1.5'
+    ) from None

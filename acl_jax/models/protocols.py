@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the rest of the code asks of an encoder and of an adapter.
+
+A new one is a file with such a class, and a row in the tables of `acl_jax.build`.
+"""
+
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Array, Bool, Float, Int
+
+
+@runtime_checkable
+class Encoder(Protocol):
+  """Log-mel frames -> encoder frames.
+
+  kind: its name in `config.encoder.kind`. packs: whether utterances may share a row.
+  recognises: whether it has a CTC head of its own; `greedy` returns None if not.
+  config: its sizes: `num_mel_bins`, `output_size`, `subsampling`, `max_frames` (of the
+  log-mel), `features` (whose log-mel spectrogram).
+  """
+
+  @property
+  def kind(self) -> str: ...
+
+  @property
+  def packs(self) -> bool: ...
+
+  @property
+  def recognises(self) -> bool: ...
+
+  @property
+  def config(self) -> Any: ...
+
+  @property
+  def tower(self) -> Any:
+    """The encoder without a CTC head."""
+    ...
+
+  def __call__(
+    self, log_mel: Float[Array, 'b t m'], frame_mask: Bool[Array, 'b t'], /
+  ) -> tuple[Float[Array, 'b u d'], Bool[Array, 'b u']]:
+    """Encode one utterance a row; returns encoder frames and their mask."""
+    ...
+
+  def encode_rows(
+    self,
+    log_mel: Float[Array, 'b t m'],
+    segment_ids: Int[Array, 'b t'],
+    remat: str | None,
+  ) -> Float[Array, 'b u d']:
+    """Encode rows of a training batch, packed where `packs`."""
+    ...
+
+  def greedy(
+    self, frames: Float[Array, 'b u d'], frame_mask: Bool[Array, 'b u'], /
+  ) -> Int[Array, 'b u'] | None:
+    """Return the class of every CTC segment where it starts, -1 elsewhere."""
+    ...
+
+
+@runtime_checkable
+class Adapter(Protocol):
+  """Encoder frames -> embeddings that the LLM reads.
+
+  kind: its name in `config.adapter.kind`. recognises: whether it recognises tokens: the
+  CTC loss applies, and `greedy` does not return None. letters: whether letters, too.
+  config: its sizes: `stack`, `encoder_size`, `llm_size`.
+  """
+
+  @property
+  def kind(self) -> str: ...
+
+  @property
+  def recognises(self) -> bool: ...
+
+  @property
+  def config(self) -> Any: ...
+
+  @property
+  def letters(self) -> bool: ...
+
+  def token_ids(self) -> list[int]:
+    """The LLM's tokens that it can recognise."""
+    ...
+
+  def __call__(
+    self,
+    frames: Float[Array, 'a t d'],
+    frame_mask: Bool[Array, 'a t'],
+    table: Float[Array, 'v e'],
+    /,
+  ) -> tuple[Float[Array, 'a s e'], Bool[Array, 'a s']]:
+    """Return embeddings and their mask; `table` holds the LLM's input embeddings."""
+    ...
+
+  def greedy(
+    self,
+    frames: Float[Array, 'a t d'],
+    frame_mask: Bool[Array, 'a t'],
+    table: Float[Array, 'v e'],
+    /,
+  ) -> Int[Array, 'a s'] | None:
+    """Return the token of every CTC segment where it starts, -1 elsewhere."""
+    ...
