@@ -16,8 +16,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:
 	@echo 'make demo   all stages end to end on real speech: a few minutes on two cores'
-	@echo 'make test   ruff, pyright and all tests'
-	@echo 'make lint   only ruff and pyright'
+	@echo 'make test   ruff, pyright, mkdocs and all tests'
+	@echo 'make lint   only ruff, pyright and mkdocs'
 	@echo 'make clean  remove $(VENV) and caches; runs/ and downloaded models stay'
 	@echo
 	@echo 'The virtual environment $(VENV) is created once, from the package index. It only'
@@ -31,8 +31,12 @@ demo: $(VENV)/.demo
 	$(PYTHON) demo.py --workdir=runs/demo
 
 test: lint
-	@echo '== Tests, fast ones first'
-	$(PYTHON) -m pytest --durations=10
+	@start=$$(date +%s); \
+	echo '== Tests, the fast ones' && \
+	$(PYTHON) -m pytest -m 'not full' --durations=10 && \
+	echo '== Tests that need real models, libtpu or processes of their own' && \
+	$(PYTHON) -m pytest -m full --durations=10 && \
+	echo "== All tests passed in $$(($$(date +%s) - start)) s"
 
 lint: $(VENV)/.test
 	@echo '== Style (ruff)'
@@ -40,6 +44,8 @@ lint: $(VENV)/.test
 	$(VENV)/bin/ruff format --check .
 	@echo '== Types (pyright)'
 	$(VENV)/bin/pyright
+	@echo '== Pages (mkdocs)'
+	$(VENV)/bin/mkdocs build --strict --quiet --site-dir build/site
 
 clean:
 	@echo '== Removing $(VENV) and caches; runs/ and downloaded models stay'

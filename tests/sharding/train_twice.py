@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train, stop within a step and resume on another mesh; see `two_processes_test.py`.
+"""Train, be preempted and resume on another mesh; see `two_processes_test.py`.
 
   python train_twice.py WORLD WORKDIR STEP [flags of `distributed`]
 
-It stops in step STEP; with STEP 0 it trains without interruption.
+The last process gets SIGTERM in step STEP; with STEP 0 nothing interrupts.
 """
 
-import contextlib
+import os
+import signal
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -15,6 +17,7 @@ from absl import flags
 
 from acl_jax import train
 from acl_jax.runtime import distributed
+from acl_jax.runtime.program import Preempted
 from acl_jax.sharding.mesh import make_mesh
 from acl_jax.training.metrics import MetricsWriter
 from tests.tiny_world import change, load_config
@@ -42,18 +45,21 @@ def main():
   jax.config.update('jax_default_matmul_precision', 'highest')
   write = MetricsWriter.write
 
-  def write_and_stop(self, number, *rest):
+  def write_and_terminate(self, number, *rest):
     write(self, number, *rest)
-    if number == step:
-      raise KeyboardInterrupt
+    if number == step and jax.process_index() == jax.process_count() - 1:
+      os.kill(os.getpid(), signal.SIGTERM)
+      time.sleep(3)  # JAX looks for it once a second
 
   # As on a pod, axes of the mesh do not end at process boundaries.
   devices = jax.devices()[::2] + jax.devices()[1::2]
   if step:
-    MetricsWriter.write = write_and_stop
-    with jax.set_mesh(make_mesh(config.mesh.sizes, devices)):
-      with contextlib.suppress(KeyboardInterrupt):
+    MetricsWriter.write = write_and_terminate
+    try:
+      with jax.set_mesh(make_mesh(config.mesh.sizes, devices)):
         train.train(config, workdir)
+    except Preempted as preempted:
+      print(preempted)
     MetricsWriter.write = write
     config = change(config, **{'mesh.data': 2, 'mesh.fsdp': 2})  # to resume on
   with jax.set_mesh(make_mesh(config.mesh.sizes, devices)):
