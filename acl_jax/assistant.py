@@ -13,13 +13,12 @@ import numpy as np
 from jaxtyping import Float
 
 from acl_jax import build
+from acl_jax.batches.padded import pad_to_step
 from acl_jax.config.experiment import TrainConfig, parse_train
 from acl_jax.conversation import Clip, Conversation, Waveform, as_clip
 from acl_jax.models.speech_llm import SpeechLLM
-from acl_jax.runtime.rounding import round_up
 from acl_jax.text.frontend import TextFrontend
 from data_pipeline import audio
-from data_pipeline.batches import pad_frames
 from data_pipeline.features import HOP, SAMPLE_RATE, get_features
 
 CONFIGS = Path(__file__).parent.parent / 'configs'
@@ -137,9 +136,7 @@ class Assistant:
 
   def _padded(self, clip: str | Path | Waveform | Clip):
     """Return a batch of one log-mel spectrogram, in one of few shapes, and its mask."""
-    log_mel = self.log_mel(clip)
-    length = min(round_up(len(log_mel), FRAME_STEP), self.max_frames)
-    return pad_frames([log_mel], 1, length)
+    return pad_to_step([self.log_mel(clip)], 1, self.max_frames, FRAME_STEP)
 
   @functools.cached_property
   def context(self) -> int:

@@ -77,8 +77,8 @@ def pretrain(config: PretrainConfig, workdir: Path) -> ConformerCTC:
     assembler.lengths[:, None],
     corpora.corpus_indices(source.ids),
   )
-  whole = PretrainModel(model, letter_head)
-  graphdef, trainable, statistics = pretraining.split(whole)
+  pretrain_model = PretrainModel(model, letter_head)
+  graphdef, trainable, statistics = pretraining.split(pretrain_model)
   optimizer = make_optimizer(stage)
   trainable, statistics = shard((trainable, statistics))
   # A copy, because a step donates every array of the state once.

@@ -133,7 +133,7 @@ if __name__ == '__main__':
   flags.DEFINE_string('config', None, 'config file, as for the program')
   flags.DEFINE_string('workdir', None, 'folder that the program writes to')
   flags.DEFINE_multi_string(
-    'sweep', [], 'config key and its values, like optim.peak_lr=1e-4,3e-4'
+    'sweep', [], 'config key and its values, like ctc.peak_lr=1e-3,2e-3'
   )
   flags.DEFINE_integer(
     'processes', 1, 'JAX processes of a run on this machine', lower_bound=1

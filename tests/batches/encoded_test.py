@@ -47,7 +47,7 @@ def test_frames_are_those_of_each_utterance_alone(encoder, dataset, tmp_path):
   encoded = encode_corpus(encoder, dataset, tmp_path, AugmentationConfig())
   assert encoded.ids == dataset.ids and encoded.texts == dataset.texts
   assert encoded.lengths.tolist() == [15 + -(-5 * i // 2) for i in range(9)]
-  run = jax.jit(lambda x, valid: encoder(x, valid)[0])
+  run = jax.jit(lambda log_mel, frame_mask: encoder(log_mel, frame_mask)[0])
   for i in (8, 0, 5):
     mel = whisper_log_mel(dataset[i]['audio'])
     padded = np.zeros((1, 100, 80), np.float32)
@@ -69,8 +69,8 @@ def test_encoding_is_deterministic(encoder, dataset, tmp_path):
 def test_an_interrupted_run_resumes_at_the_first_missing_shard(
   encoder, dataset, tmp_path, monkeypatch
 ):
-  whole, out = tmp_path / 'whole', tmp_path / 'out'
-  encode_corpus(encoder, dataset, whole, AugmentationConfig(STRONG, seed=3))
+  expected, out = tmp_path / 'expected', tmp_path / 'out'
+  encode_corpus(encoder, dataset, expected, AugmentationConfig(STRONG, seed=3))
   write, written = encoded.write_shard, []
 
   def fail_at_the_second(path, records):
@@ -92,7 +92,7 @@ def test_an_interrupted_run_resumes_at_the_first_missing_shard(
   )
   encode_corpus(encoder, dataset, out, AugmentationConfig(STRONG, seed=3))
   assert [path.name[:12] for path in paths] == ['frames-00001', 'frames-00002']
-  assert read_files(out) == read_files(whole)
+  assert read_files(out) == read_files(expected)
   paths.clear()
   encode_corpus(encoder, dataset, out, AugmentationConfig(STRONG, seed=3))
   assert not paths
@@ -105,8 +105,8 @@ def test_preemption_stops_after_a_complete_shard(
     patch.setattr(preemption, 'is_requested', lambda: True)
     encode_corpus(encoder, dataset, tmp_path / 'out', AugmentationConfig())
   encode_corpus(encoder, dataset, tmp_path / 'out', AugmentationConfig())
-  encode_corpus(encoder, dataset, tmp_path / 'whole', AugmentationConfig())
-  assert read_files(tmp_path / 'out') == read_files(tmp_path / 'whole')
+  encode_corpus(encoder, dataset, tmp_path / 'expected', AugmentationConfig())
+  assert read_files(tmp_path / 'out') == read_files(tmp_path / 'expected')
 
 
 def test_the_first_of_several_copies_is_not_augmented(encoder, dataset, tmp_path):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every experiment parses, says how to run it, and is as large as it says."""
+"""Every experiment parses, documents its command, and has the documented sizes."""
 
 import importlib.util
 import re
@@ -63,7 +63,7 @@ def test_config_parses_and_a_batch_holds_the_longest_row(name):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_every_leaf_can_be_set_by_a_flag(name):
-  """A leaf whose type ml_collections cannot know (plain None) is a whole section."""
+  """Only sections may be plain None, whose type ml_collections cannot infer."""
   sections = {'sizes', 'augmentation', 'masking', 'ctc', 'response', 'letters'}
 
   def check(values, path):
