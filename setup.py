@@ -26,7 +26,7 @@ REQUIRED = [
   'gguf>=0.19,<0.21',  # reads and dequantises GGUF
   'einops>=0.8,<0.9',  # layouts of foreign tensors, as patterns
   'tokenizers>=0.22,<0.25',  # tokenizer.json, and tokenizers in GGUF files
-  'sentencepiece>=0.2.3,<0.4',  # tokenizer.model of Llama-2; 0.2.2 may never finish training
+  'sentencepiece>=0.2.3,<0.4',  # tokenizer.model; 0.2.2 may train forever
   'protobuf>=5,<8',  # the format of such models, in a version that Beam accepts
   # Programs.
   'absl-py>=2.5,<3',  # flags

@@ -21,6 +21,7 @@ from flax import nnx
 from ml_collections import config_flags
 
 from acl_jax import assets, build
+from acl_jax.assistant import load
 from acl_jax.config.experiment import TrainConfig, parse_train
 from acl_jax.evaluation import encoding, examples, report
 from acl_jax.evaluation.cascade import BEAM_SIZE, Recogniser
@@ -65,9 +66,8 @@ def evaluate(
   utterances, bad = examples.read_manifest(manifest, limit)
   _check_not_empty(utterances, bad, manifest)
   parts = build.find_checkpoint(checkpoint, config.shipped_adapter)
-  text = build.load_text_frontend(config.llama, config.template)
-  model = build.load_model(config, parts)
-  decode = build.load_transcript_decoder(config.encoder, model, text, parts)
+  assistant = load(config, checkpoint)
+  text, model = assistant.text, assistant.model
   description = describe(config, model, parts)
   if recogniser is not None:
     description['cascade'] = {
@@ -77,7 +77,13 @@ def evaluate(
     }
   cache, max_new_tokens = output / 'cache', config.targets.max_new_tokens
   prepared, unusable = prepare_examples(
-    model, text, decode, utterances, recogniser, cache, max_new_tokens
+    model,
+    text,
+    assistant.decode_transcript,
+    utterances,
+    recogniser,
+    cache,
+    max_new_tokens,
   )
   bad = [*bad, *unusable]
   _check_not_empty(prepared, bad, manifest)
