@@ -102,8 +102,8 @@ def test_buckets_come_from_paths_that_begin_with_gcs(config):
 @pytest.mark.parametrize(
   'sweeps, arguments, pattern',
   [
-    (['peak_lr'], [], '^--sweep=peak_lr: .*optim.peak_lr='),
-    (['a b=1'], [], '^--sweep=a b=1: .*optim.peak_lr='),
+    (['peak_lr'], [], r'^--sweep=peak_lr: .*ctc\.peak_lr='),
+    (['a b=1'], [], r'^--sweep=a b=1: .*ctc\.peak_lr='),
     (['seed=1,,2'], [], '^--sweep=seed=1,,2: value 2 is empty'),
     (['seed=1', 'config.seed=2'], [], '^--sweep: seed .*twice'),
     (['seed=1,1'], [], '^--sweep: .*folder runs/a/seed=1'),
