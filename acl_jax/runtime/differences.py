@@ -13,8 +13,8 @@ def find_differences(
 ) -> Iterator[tuple[str, Any, Any]]:
   """Yield (dotted name, stored value, expected value) wherever the two trees differ.
 
-  A missing value is None. Differences come in the order of `expected`; keys that only
-  `stored` has come last, or are ignored if `ignore_extra`.
+  A missing value is None. Differences come in the order of `expected`, then keys that
+  only `stored` has, unless `ignore_extra`.
   """
   if isinstance(stored, Mapping) and isinstance(expected, Mapping):
     extra = [] if ignore_extra else [key for key in stored if key not in expected]

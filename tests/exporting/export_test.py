@@ -102,7 +102,7 @@ runpy.run_path({str(exported_ctc.folder / 'example.py')!r})
 
 
 def check_refused(exported, output, match, options=None, error=ValueError, **changes):
-  """Check that an export raises a one-line error and leaves nothing behind."""
+  """Check that an export raises a one-line error and leaves no files."""
   config = change(exported.config, **changes)
   before = sorted(output.parent.iterdir())
   with pytest.raises(error, match=match) as raised:
