@@ -82,16 +82,17 @@ class Conversation:
     tokens = self._session.stream(
       prompt, num_cached, max_new_tokens, Sampling(temperature), seed=len(self.turns)
     )
-    self._cached = positions[:num_cached]  # until the prompt is prefilled
+    # Until the reply is complete: an abandoned turn's clips are numbered again.
+    self._cached = positions[:num_cached]
     tokenizer = self.assistant.text.tokenizer
     for token in tokens:
       ids.append(token)
-      # The last token's keys and values are computed only with the one after it.
-      self._cached = [*positions, *ids[:-1]]
       reply = tokenizer.decode(ids)
       if not reply.endswith('\N{REPLACEMENT CHARACTER}'):  # a character is complete
         yield reply[len(shown) :]
         shown = reply
+    # The last token's keys and values are computed only with the one after it.
+    self._cached = [*positions, *ids][:-1]
     self.turns, self._clips = [*turns, Turn('assistant', shown)], clips
 
   def _positions(

@@ -113,6 +113,18 @@ def test_a_failed_turn_leaves_the_conversation_as_it_was(assistant, audio, tmp_p
   assert conversation.ask(text='no', **OPTIONS) == other.ask(text='no', **OPTIONS)
 
 
+def test_an_abandoned_clip_does_not_stay_in_the_cache(assistant, audio):
+  conversation, other = assistant.conversation(), assistant.conversation()
+  abandoned = conversation.stream([Clip(audio)], **OPTIONS)
+  next(abandoned)
+  abandoned.close()
+  keys = []
+  for each in (conversation, other):
+    each.ask(audio.with_name('4.flac'), **OPTIONS)
+    keys.append(np.asarray(each._session._cache.key)[:, :, :, : len(each._cached)])
+  np.testing.assert_allclose(*keys, atol=1e-5)
+
+
 def test_a_second_turn_compiles_nothing(assistant):
   conversation, compiled = assistant.conversation(), []
   conversation.ask(text='yes', **OPTIONS)
