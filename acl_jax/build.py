@@ -14,8 +14,14 @@ from flax import nnx
 
 from acl_jax import assets
 from acl_jax.config.experiment import TrainConfig
-from acl_jax.config.sections import AdapterConfig, EncoderConfig, LLMConfig
+from acl_jax.config.sections import (
+  AdapterConfig,
+  AttentionConfig,
+  EncoderConfig,
+  LLMConfig,
+)
 from acl_jax.models.adapters import StrideAdapterConfig
+from acl_jax.models.attention_adapter import AttentionAdapter, AttentionAdapterConfig
 from acl_jax.models.ctc import CTCAdapterConfig
 from acl_jax.models.llama import Llama, LlamaConfig
 from acl_jax.models.protocols import Adapter, Encoder
@@ -26,6 +32,7 @@ from acl_jax.text import ctc_vocabulary
 from acl_jax.text.ctc_vocabulary import Vocabulary
 from acl_jax.text.frontend import TextFrontend
 from acl_jax.text.templates import get_template
+from acl_jax.text.tokenizer import Tokenizer
 from acl_jax.text.tokenizers import load_tokenizer
 from acl_jax.weights import safetensors
 from acl_jax.weights.adapter import KINDS as ADAPTERS
@@ -35,6 +42,7 @@ from acl_jax.weights.llama import load_llama, open_llama, sha256_of_files
 from acl_jax.weights.parakeet import load_conformer, save_conformer
 from acl_jax.weights.projector import load_projector
 from acl_jax.weights.whisper import load_whisper, save_whisper
+from acl_jax.weights.whisper_decoder import rehead_decoder
 
 ADAPTER_FILE = 'adapter.safetensors'
 ENCODER_FOLDER = 'encoder'  # also in a workdir, if the encoder trained
@@ -178,6 +186,48 @@ def new_adapter(
     adapter.vocabulary[...] = jnp.asarray(np.asarray(vocabulary, np.int32))
     adapter.spelling.letters[...] = jnp.asarray(letters)
   return adapter
+
+
+def new_attention_adapter(
+  config: AttentionConfig,
+  seed: int,
+  encoder_size: int,
+  llm_size: int,
+  text: TextFrontend,
+) -> AttentionAdapter:
+  """Return an attention adapter as Whisper's decoder, or untrained.
+
+  It recognises every token of the LLM that is whole characters, but no control token.
+  """
+  vocabulary, texts = text_tokens(text.tokenizer)
+  if config.sizes is None:
+    folder = assets.resolve(config.path)
+    return rehead_decoder(
+      folder, config.stack, encoder_size, llm_size, vocabulary, texts
+    )
+  sizes = AttentionAdapterConfig(
+    **dataclasses.asdict(config.sizes),
+    stack=config.stack,
+    encoder_size=encoder_size,
+    start_length=1,
+    llm_size=llm_size,
+    vocabulary_size=len(vocabulary),
+  )
+  adapter = AttentionAdapter(sizes, rngs=nnx.Rngs(seed))
+  adapter.vocabulary[...] = jnp.asarray(np.asarray(vocabulary, np.int32))
+  return adapter
+
+
+def text_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[str]]:
+  """Return the tokens that are whole characters, and their texts."""
+  control = set(tokenizer.control_tokens.values())
+  texts = {i: tokenizer.token_text(i) for i in range(tokenizer.vocab_size)}
+  kept = {
+    id: text
+    for id, text in texts.items()
+    if text and '\N{REPLACEMENT CHARACTER}' not in text and id not in control
+  }
+  return list(kept), list(kept.values())
 
 
 def adapter_sizes(

@@ -4,8 +4,9 @@
   python -m acl_jax.train --config=configs/smol.py --workdir=runs/smol
 
 Two stages from one config, both resumable: `ctc` trains a CTC adapter to recognise the
-LLM's tokens (a stride adapter skips it); `response` trains the LLM's responses to the
-transcripts. Run it again to resume. Exit code 42: preempted after saving.
+LLM's tokens, or `transcription` an attention adapter to write them (a stride adapter
+skips both); `response` trains the LLM's responses to the transcripts. Run it again to
+resume. Exit code 42: preempted after saving.
 """
 
 import functools
@@ -28,7 +29,13 @@ from acl_jax.batches.orders import make_order, open_corpora
 from acl_jax.batches.responses import ResponseBatchAssembler, open_targets
 from acl_jax.batches.source import SpeechSource
 from acl_jax.config.experiment import TrainConfig, parse_train
-from acl_jax.config.stages import CTCStageConfig, ResponseStageConfig
+from acl_jax.config.sections import AttentionConfig
+from acl_jax.config.stages import (
+  CTCStageConfig,
+  ResponseStageConfig,
+  StageConfig,
+  TranscriptionStageConfig,
+)
 from acl_jax.models.protocols import Adapter, Encoder
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.runtime import compilation_cache, distributed, preemption, program
@@ -76,13 +83,16 @@ def train(config: TrainConfig, workdir: Path) -> SpeechLLM:
     CTCLabels(adapter.token_ids()),
     text.tokenizer.encode,
     adapter.config.stack,
-    config.ctc.sampled_classes if config.ctc else 0,
+    config.sampled_classes,
     with_letters=adapter.letters,
   )
   corpus = corpora.corpus_indices(source.ids)
   trainer = Trainer(config, workdir, ctc_batches, corpus, fingerprints)
-  if config.ctc and config.ctc.steps and adapter.recognises:
+  if config.ctc and config.ctc.steps and adapter.kind == 'ctc':
     model = trainer.train_ctc(config.ctc, model)
+  writing = config.transcription
+  if writing and writing.steps and adapter.kind == 'attention':
+    model = trainer.train_transcription(writing, model)
   if config.response and config.response.steps:
     model = trainer.train_response(config.response, model, text)
   adapter, encoder = to_host((model.adapter, model.encoder))
@@ -97,6 +107,8 @@ def new_adapter(
 
   sizes: width of encoder frames and of the LLM's embeddings.
   """
+  if isinstance(config.adapter, AttentionConfig):
+    return build.new_attention_adapter(config.adapter, config.seed, *sizes, text)
   encode = text.tokenizer.encode
   labels = CTCLabels.of_corpus(texts, encode)
   adapter: Any = build.new_adapter(
@@ -169,14 +181,29 @@ class Trainer:
     self.corpus, self.fingerprints = corpus, fingerprints
 
   def train_ctc(self, stage: CTCStageConfig, model: SpeechLLM) -> SpeechLLM:
-    """Train the adapter to recognise transcripts; the LLM does not run."""
-    config = self.config
-    lengths = self.ctc_batches.lengths()[:, None]
-    order = make_order(
+    """Train a CTC adapter to recognise transcripts; the LLM does not run."""
+    loss = bind_loss(step.ctc_loss, encoder_trains=self.config.encoder.trains)
+    order = self._order_audio(stage)
+    return self._train_stage('ctc', model, order, self.ctc_batches, loss)
+
+  def train_transcription(
+    self, stage: TranscriptionStageConfig, model: SpeechLLM
+  ) -> SpeechLLM:
+    """Train an attention adapter to write transcripts; the LLM does not run."""
+    loss = bind_loss(
+      step.transcription_loss,
+      encoder_trains=self.config.encoder.trains,
+      label_smoothing=stage.label_smoothing,
+    )
+    order = self._order_audio(stage)
+    return self._train_stage('transcription', model, order, self.ctc_batches, loss)
+
+  def _order_audio(self, stage: StageConfig) -> Sequence[BatchPlan]:
+    """Return the order of batches of a stage that needs no responses."""
+    config, lengths = self.config, self.ctc_batches.lengths()[:, None]
+    return make_order(
       config.data, stage.frames_per_batch, config.seed, lengths, self.corpus
     )
-    loss = bind_loss(step.ctc_loss, encoder_trains=config.encoder.trains)
-    return self._train_stage('ctc', model, order, self.ctc_batches, loss)
 
   def train_response(
     self, stage: ResponseStageConfig, model: SpeechLLM, text: TextFrontend

@@ -72,7 +72,13 @@ def config_of(folder: Path) -> dict:
     save_every=3,
     skip_spikes=False,
   )
-  response = dict(kl_weight=0.5, kl_temperature=1.0, ctc_weight=0.3, remat='full')
+  response = dict(
+    kl_weight=0.5,
+    kl_temperature=1.0,
+    ctc_weight=0.3,
+    transcription_weight=0.4,
+    remat='full',
+  )
   return dict(
     seed=0,
     init_from='',
@@ -125,6 +131,7 @@ def config_of(folder: Path) -> dict:
       cache_dtype='',
     ),
     ctc=dict(steps=10, sampled_classes=10, **stage),
+    transcription=None,
     response=dict(steps=8, **stage, **response),
   )
 

@@ -72,9 +72,16 @@ def ctc_stage(**changes: Any) -> ConfigDict:
   return c
 
 
+def transcription_stage(**changes: Any) -> ConfigDict:
+  """Return the transcription stage of an attention adapter."""
+  c = stage(weight_decay=0.01, sampled_classes=1 << 20, label_smoothing=0.0)
+  c.update(changes)
+  return c
+
+
 def response_stage(**changes: Any) -> ConfigDict:
   """Return the response stage, with cross-entropy only, as in the paper."""
-  c = stage(kl_weight=0.0, kl_temperature=1.0, ctc_weight=0.0)
+  c = stage(kl_weight=0.0, kl_temperature=1.0, ctc_weight=0.0, transcription_weight=0.0)
   c.remat = placeholder(str)
   c.update(changes)
   return c
@@ -119,6 +126,7 @@ def train_config() -> ConfigDict:
     'cache_dtype': '',
   }
   c.ctc = None
+  c.transcription = None
   c.response = None
   return c
 

@@ -8,6 +8,7 @@ from typing import Any
 from acl_jax.config.parsing import parse
 from acl_jax.config.sections import (
   AdapterConfig,
+  AttentionConfig,
   AugmentationConfig,
   CTCConfig,
   DataConfig,
@@ -23,6 +24,7 @@ from acl_jax.config.stages import (
   PretrainStageConfig,
   ResponseStageConfig,
   TargetsConfig,
+  TranscriptionStageConfig,
 )
 from data_pipeline.augment import Augmentation, Masking
 
@@ -44,16 +46,29 @@ class TrainConfig:
   masking: Masking | None  # SpecAugment
   targets: TargetsConfig
   ctc: CTCStageConfig | None  # None: no CTC stage
+  transcription: TranscriptionStageConfig | None  # None: no transcription stage
   response: ResponseStageConfig | None  # None: no response stage
 
   def __post_init__(self):
     if isinstance(self.adapter, CTCConfig) and self.ctc is None:
       raise ValueError('config.ctc is None; a CTC adapter needs ctc.sampled_classes')
+    if isinstance(self.adapter, AttentionConfig) and self.transcription is None:
+      raise ValueError(
+        'config.transcription is None; an attention adapter needs'
+        ' transcription.sampled_classes'
+      )
     packed = self.data.row_frames is not None and self.data.row_tokens is None
     if packed and self.response is not None:
       raise ValueError(
         'config.data.row_tokens is None; rows packed by row_frames need it'
       )
+
+  @property
+  def sampled_classes(self) -> int:
+    """The width of a batch's softmax over the tokens that the adapter recognises."""
+    stages = {'ctc': self.ctc, 'attention': self.transcription}
+    stage = stages.get(self.adapter.kind)
+    return 0 if stage is None else stage.sampled_classes
 
   @property
   def utterance_augmentation(self) -> AugmentationConfig:

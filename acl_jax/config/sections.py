@@ -4,6 +4,7 @@
 import dataclasses
 from typing import Literal
 
+from acl_jax.models.attention_decoder import DecoderConfig
 from acl_jax.models.conformer import ConformerConfig
 from acl_jax.models.llama import LlamaConfig
 from acl_jax.models.whisper import WhisperConfig
@@ -91,7 +92,23 @@ class CTCConfig:
   spelling_size: int  # width of the spelling vectors of tokens
 
 
-AdapterConfig = StrideConfig | CTCConfig
+@dataclasses.dataclass(frozen=True)
+class AttentionConfig:
+  """Adapter whose decoder writes the LLM's tokens; one embedding per token."""
+
+  kind: Literal['attention']
+  path: str  # Whisper whose decoder it starts from: asset:NAME or a folder; '': new
+  stack: int  # encoder frames per token at least, which limits the tokens
+  sizes: DecoderConfig | None  # of a new decoder; None with a path
+
+  def __post_init__(self):
+    if self.stack < 1:
+      raise ValueError(f'stack = {self.stack} is not at least 1')
+    if bool(self.path) == (self.sizes is not None):
+      raise ValueError('exactly one of path and sizes must be set')
+
+
+AdapterConfig = StrideConfig | CTCConfig | AttentionConfig
 
 
 @dataclasses.dataclass(frozen=True)

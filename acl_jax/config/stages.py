@@ -30,12 +30,25 @@ class CTCStageConfig(StageConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class TranscriptionStageConfig(StageConfig):
+  """Training of an attention adapter to write transcripts in the LLM's tokens."""
+
+  sampled_classes: int  # width of a batch's softmax
+  label_smoothing: float
+
+  def __post_init__(self):
+    if not 0 <= self.label_smoothing < 1:
+      raise ValueError(f'label_smoothing = {self.label_smoothing} is not in [0, 1)')
+
+
+@dataclasses.dataclass(frozen=True)
 class ResponseStageConfig(StageConfig):
   """Training on the frozen LLM's responses."""
 
   kl_weight: float  # of the KL divergence to the teacher's top tokens; 0: none
   kl_temperature: float
   ctc_weight: float  # of the CTC loss of a CTC adapter; 0: none
+  transcription_weight: float  # of the transcription loss of an attention adapter
   remat: str | None  # what the backward pass recomputes: full, dots or None
 
 

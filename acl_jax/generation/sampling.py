@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sampling of the next token, and detection of repetitions."""
+"""Sampling of the next token."""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,17 +53,3 @@ def _min_kept_logit(
   return jnp.min(
     jnp.where(preceding < sampling.top_p, top_logits, jnp.inf), axis=1, keepdims=True
   )
-
-
-def ends_in_repetition(
-  recent_tokens: Int[Array, 'b r'], repeats: int
-) -> Bool[Array, ' b']:
-  """Return whether each row ends in one n-gram, `repeats` times in a row.
-
-  n is at most r / repeats. recent_tokens: oldest first; negative before the first.
-  """
-  repeated = jnp.zeros(len(recent_tokens), bool)
-  for n in range(1, recent_tokens.shape[1] // repeats + 1):
-    tail = recent_tokens[:, -n * repeats :]
-    repeated |= (tail[:, n:] == tail[:, :-n]).all(axis=1) & (tail[:, 0] >= 0)
-  return repeated

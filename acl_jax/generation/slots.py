@@ -15,9 +15,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from acl_jax.generation.prefill_queue import PrefillQueue
-from acl_jax.generation.sampling import Sampling, ends_in_repetition, sample
+from acl_jax.generation.sampling import Sampling, sample
 from acl_jax.models.cache import KVCache
 from acl_jax.models.llama import Llama
+from acl_jax.models.repetition import ends_in_repetition
 
 FREE = -1  # `request` of a free slot
 CONTINUE, STOP, LENGTH, REPETITION = range(4)  # finish reasons

@@ -19,6 +19,23 @@ def cross_entropy(
   return jnp.sum(nll * weight) / jnp.maximum(jnp.sum(weight), 1)
 
 
+def smoothed_cross_entropy(
+  logits: Float[Array, 'a n c'],
+  targets: Int[Array, 'a n'],
+  mask: Bool[Array, 'a n'],
+  smoothing: float,
+) -> Float[Array, '']:
+  """Mean cross-entropy to targets mixed with a uniform distribution over the classes.
+
+  smoothing: the weight of the uniform one (label smoothing, Szegedy et al. 2016).
+  """
+  nll = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+  if smoothing:
+    uniform = jax.nn.logsumexp(logits, axis=-1) - jnp.mean(logits, axis=-1)
+    nll = (1 - smoothing) * nll + smoothing * uniform
+  return jnp.sum(jnp.where(mask, nll, 0)) / jnp.maximum(jnp.sum(mask), 1)
+
+
 def top_k_kl(
   logits: Float[Array, 'b u v'],
   top_ids: Int[Array, 'b u k'],

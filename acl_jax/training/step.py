@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from acl_jax.batches.arrays import AudioBatch, ResponseBatch
 from acl_jax.config.stages import ResponseStageConfig
+from acl_jax.models.attention_adapter import END
 from acl_jax.models.layers import unpack_segments
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.sharding.rules import constrain_like_parameters
@@ -80,6 +81,35 @@ def ctc_loss(model: SpeechLLM, batch: AudioBatch, key: Array, *, encoder_trains:
   return loss, {'ctc_tokens': token_loss, 'ctc_letters': letter_loss}
 
 
+def transcription_loss(
+  model: SpeechLLM,
+  batch: AudioBatch,
+  key: Array,
+  *,
+  encoder_trains: bool,
+  label_smoothing: float,
+):
+  """Loss of the transcription stage: the transcript in the LLM's tokens, then its end.
+
+  The decoder is teacher-forced. Returns the loss and its parts.
+  """
+  del key
+  frames, frame_mask = encode_batch(model, batch, encoder_trains)
+  adapter: Any = model.adapter  # an attention adapter
+  labels = batch.labels.reshape(-1, batch.labels.shape[-1])
+  entries = batch.candidates[jnp.maximum(labels - 1, 0)] + 1
+  classes = jnp.where(labels == END, END, entries)
+  logits = adapter.scores(frames, frame_mask, classes, batch.candidates)
+  logits = logits.astype(jnp.float32)
+  logits += jnp.broadcast_to(batch.logit_correction, logits.shape)
+  num_labels = jnp.sum(labels != END, axis=1, keepdims=True)
+  targets = jnp.pad(labels, ((0, 0), (0, 1)), constant_values=END)
+  mask = jnp.arange(targets.shape[1])[None] <= num_labels
+  mask &= jnp.any(frame_mask, axis=1, keepdims=True)
+  loss = losses.smoothed_cross_entropy(logits, targets, mask, label_smoothing)
+  return loss, {'transcription': loss}
+
+
 def response_loss(
   model: SpeechLLM,
   batch: tuple[AudioBatch, ResponseBatch],
@@ -116,10 +146,16 @@ def response_loss(
     kl = losses.top_k_kl(logits, *teacher, weight, stage.kl_temperature)
     loss += stage.kl_weight * kl
     parts['kl'] = kl
-  if stage.ctc_weight and model.adapter.recognises:
+  if stage.ctc_weight and model.adapter.kind == 'ctc':
     auxiliary, ctc_parts = ctc_loss(model, audio, key, encoder_trains=encoder_trains)
     loss += stage.ctc_weight * auxiliary
     parts |= ctc_parts
+  if stage.transcription_weight and model.adapter.kind == 'attention':
+    auxiliary, transcription_parts = transcription_loss(
+      model, audio, key, encoder_trains=encoder_trains, label_smoothing=0.0
+    )
+    loss += stage.transcription_weight * auxiliary
+    parts |= transcription_parts
   return loss, parts
 
 

@@ -12,12 +12,14 @@ from flax import nnx
 from safetensors import SafetensorError, safe_open
 
 from acl_jax.models.adapters import StrideAdapter, StrideAdapterConfig
+from acl_jax.models.attention_adapter import AttentionAdapter, AttentionAdapterConfig
 from acl_jax.models.ctc import CTCAdapter, CTCAdapterConfig
 from acl_jax.models.protocols import Adapter
 from acl_jax.weights import safetensors
 from acl_jax.weights.tensor import Tensor
 
 KINDS = {
+  'attention': (AttentionAdapter, AttentionAdapterConfig),
   'ctc': (CTCAdapter, CTCAdapterConfig),
   'stride': (StrideAdapter, StrideAdapterConfig),
 }

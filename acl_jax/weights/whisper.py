@@ -3,20 +3,18 @@
 
 import dataclasses
 import json
-import math
-import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
 from acl_jax.models import whisper
 from acl_jax.weights import safetensors, table
+from acl_jax.weights.ctranslate2 import read_ctranslate2
 from acl_jax.weights.exported import read_submodel
 from acl_jax.weights.tensor import Tensor
 
@@ -48,19 +46,6 @@ HUGGING_FACE = (
   ('layer_norm.weight', 'layer_norm/weight', 'd -> d'),
   ('layer_norm.bias', 'layer_norm/bias', 'd -> d'),
 )
-# Parts of CTranslate2's names -> Hugging Face's; linear_0 of attention is q, k and v.
-_CTRANSLATE2 = {
-  'position_encodings.encodings': 'embed_positions.weight',
-  'self_attention.layer_norm': 'self_attn_layer_norm',
-  'self_attention.linear_1': 'self_attn.out_proj',
-  'ffn.layer_norm': 'final_layer_norm',
-  'ffn.linear_0': 'fc1',
-  'ffn.linear_1': 'fc2',
-  'gamma': 'weight',
-  'beta': 'bias',
-}
-_DTYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
-
 # The values of Hugging Face's attributes that our encoder implements.
 _SUPPORTED_VALUES = {'model_type': 'whisper', 'activation_function': 'gelu'}
 
@@ -73,7 +58,7 @@ def load_whisper(folder: str | Path, dtype: DTypeLike = jnp.float32) -> whisper.
   folder = Path(folder)
   if (folder / 'model.bin').is_file():
     source = folder / 'model.bin'
-    tensors, num_heads = _read_ctranslate2(source)
+    tensors, num_heads = read_ctranslate2(source, 'encoder/')
     config = _infer_config(tensors, num_heads, source)
   elif (folder / 'config.json').is_file():
     source = folder
@@ -161,81 +146,3 @@ def _make_config(source: Path, **fields) -> whisper.WhisperConfig:
     return whisper.WhisperConfig(**fields)
   except (TypeError, ValueError) as error:
     raise ValueError(f'{source}: {error}') from None
-
-
-def _read_ctranslate2(path: Path) -> tuple[dict[str, Tensor], int]:
-  """Return the encoder's tensors by Hugging Face's names, and its number of heads."""
-  tensors, num_heads = {}, 0
-  for ctranslate2_name, tensor in _scan_ctranslate2(path):
-    if not ctranslate2_name.startswith('encoder/'):
-      continue
-    name = ctranslate2_name.removeprefix('encoder/').replace('/', '.')
-    name = name.replace('layer_', 'layers.', 1).replace('layers.norm', 'layer_norm', 1)
-    if name == 'num_heads':
-      num_heads = int(tensor.read().flat[0])
-    elif '.self_attention.linear_0.' in name:
-      tensors |= _split_qkv(name, tensor, path)
-    else:
-      for old, new in _CTRANSLATE2.items():
-        name = name.replace(old, new)
-      tensors[name] = tensor
-  return tensors, num_heads
-
-
-def _split_qkv(name: str, tensor: Tensor, path: Path) -> dict[str, Tensor]:
-  prefix, _, kind = name.partition('.self_attention.linear_0.')
-  if not tensor.shape:
-    raise ValueError(f'{path}: {name} is a scalar, not q, k and v')
-  width = tensor.shape[0] // 3
-
-  def part(i: int) -> Tensor:
-    read = lambda: tensor.read()[i * width : (i + 1) * width]  # noqa: E731
-    return Tensor((width, *tensor.shape[1:]), read)
-
-  if kind == 'bias' and np.any(part(1).read()):
-    raise ValueError(f'{path}: {name} has a key bias, which Whisper does not have')
-  names = 'qkv' if kind == 'weight' else 'qv'
-  return {f'{prefix}.self_attn.{n}_proj.{kind}': part('qkv'.index(n)) for n in names}
-
-
-def _scan_ctranslate2(path: Path) -> Iterator[tuple[str, Tensor]]:
-  """Yield the variables of a CTranslate2 `model.bin` of version 6; not read yet."""
-  size = path.stat().st_size
-  with path.open('rb') as file:
-
-    def read_number(code: str) -> int:
-      data = file.read(struct.calcsize(code))
-      if len(data) < struct.calcsize(code):
-        raise ValueError(f'{path}: ends at byte {size}, in the middle of a header')
-      return struct.unpack(code, data)[0]
-
-    def read_string() -> str:
-      data = file.read(read_number('<H'))
-      return data.rstrip(b'\0').decode('ascii', errors='replace')
-
-    if (version := read_number('<I')) != 6:
-      raise ValueError(f'{path}: binary version {version} is not supported, only 6')
-    if (spec := read_string()) != 'WhisperSpec':
-      raise ValueError(f'{path}: contains a {spec!r}, not a WhisperSpec')
-    read_number('<I')  # revision of the spec
-    for _ in range(read_number('<I')):
-      name = read_string()
-      shape = tuple(read_number('<I') for _ in range(read_number('<B')))
-      code, length, start = read_number('<B'), read_number('<I'), file.tell()
-      if code not in _DTYPES:
-        raise ValueError(
-          f'{path}: {name} has dtype code {code}; supported are 0 to {max(_DTYPES)}'
-        )
-      dtype = np.dtype(_DTYPES[code])
-      needed = math.prod(shape) * dtype.itemsize
-      if not 0 < needed == length <= size - start:
-        raise ValueError(
-          f'{path}: {name} has {length} bytes at byte {start}; its shape {list(shape)}'
-          f' needs {needed}, and the file has {size}'
-        )
-      yield name, Tensor(shape, _make_reader(path, dtype, start, shape))
-      file.seek(start + length)
-
-
-def _make_reader(path: Path, dtype: np.dtype, start: int, shape: tuple[int, ...]):
-  return lambda: np.memmap(path, dtype, 'r', start, shape or (1,)).reshape(shape)

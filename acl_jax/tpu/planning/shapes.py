@@ -163,8 +163,8 @@ def response_batch(
   utterances = (shape.rows, shape.max_utterances)
   slots = -(-shape.max_utterance_frames // model.adapter.config.stack)
   candidates = 0
-  if config.ctc and model.adapter.recognises:
-    candidates = min(config.ctc.sampled_classes, model.adapter.config.vocabulary_size)
+  if model.adapter.recognises:
+    candidates = min(config.sampled_classes, model.adapter.config.vocabulary_size)
   audio = AudioBatch(
     *audio_shapes(shape, model.encoder, config.encoder.trains),
     labels=_int_array(*utterances, slots),

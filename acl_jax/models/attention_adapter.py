@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The attention adapter: a decoder writes tokens; each becomes an embedding.
+
+  encoder frames ─► decoder, token by token ─► tokens of the LLM's vocabulary
+    ─► one embedding per token: between the token's own embedding in the LLM's table
+       and the expected embedding under the decoder's posterior, plus a projection of
+       the decoder's state, which can tell the LLM what no token says
+
+The decoder is Whisper's. Teacher-forced on transcripts it learns to recognise; from the
+LLM's response it learns what helps the LLM.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from acl_jax.models.attention_decoder import AttentionDecoder, DecoderConfig, Memory
+from acl_jax.models.layers import Constant, param
+from acl_jax.models.repetition import ends_in_repetition
+
+END = 0  # class that ends a transcript; vocabulary entry i is class i + 1
+MAX_NGRAM, REPEATS = 4, 8  # an n-gram this often in a row ends a transcript
+# Where the gate and the temperature start: mostly the hard token, and a posterior that
+# is sharper than the decoder's, which serves an LLM without training best.
+INITIAL_GATE = 2.0
+INITIAL_TEMPERATURE = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionAdapterConfig(DecoderConfig):
+  """Sizes of `AttentionAdapter`."""
+
+  stack: int  # encoder frames per token at least, which limits the tokens
+  encoder_size: int
+  start_length: int  # embeddings that start every sequence
+  llm_size: int
+  vocabulary_size: int  # tokens that it recognises, a subset of the LLM's
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.start_length < 1:
+      raise ValueError(f'start_length = {self.start_length} is not at least 1')
+
+
+class AttentionAdapter(nnx.Module):
+  """Recognised tokens as embeddings, written by a decoder that attends to the audio."""
+
+  kind = 'attention'
+  recognises = True
+  letters = False
+
+  def __init__(self, config: AttentionAdapterConfig, *, rngs: nnx.Rngs):
+    self.config = config
+    d = config.d_model
+    self.decoder = AttentionDecoder(config, config.encoder_size, rngs=rngs)
+    self.embed_start = param(rngs, (config.start_length, d), ('positions', 'embed'))
+    # Rows of END and of the vocabulary, of inputs and outputs alike.
+    shape = (config.vocabulary_size + 1, d)
+    self.embed_tokens = param(rngs, shape, ('vocab', 'embed'))
+    self.gate = nnx.Param(jnp.zeros(d), axes=('embed',))
+    self.gate_bias = nnx.Param(jnp.asarray(INITIAL_GATE), axes=())
+    self.log_temperature = nnx.Param(jnp.log(INITIAL_TEMPERATURE), axes=())
+    self.linear = nnx.Param(jnp.zeros((d, config.llm_size)), axes=('embed', 'llm'))
+    self.vocabulary = Constant(jnp.arange(config.vocabulary_size))
+
+  def token_ids(self) -> list[int]:
+    """Return the LLM's tokens that it can recognise."""
+    return self.vocabulary[...].tolist()
+
+  def num_tokens(self, num_frames: int) -> int:
+    """Return the limit on the tokens of `num_frames` encoder frames."""
+    return -(-num_frames // self.config.stack)
+
+  def states(
+    self, memory: Memory, classes: Int[Array, 'a n']
+  ) -> Float[Array, 'a n+1 d']:
+    """Return the decoder's states that predict each class, and the one after them."""
+    x = self.embed_tokens[classes]
+    start = self.embed_start[...].astype(x.dtype)
+    start = jnp.broadcast_to(start[None], (len(x), *start.shape))
+    x = jnp.concatenate([start, x], axis=1)
+    self._check_length(x.shape[1])
+    hidden, _ = self.decoder.decode(
+      x, memory, self.decoder.empty_cache(memory, x.shape[1])
+    )
+    return hidden[:, self.config.start_length - 1 :]
+
+  def scores(
+    self,
+    frames: Float[Array, 'a t d'],
+    frame_mask: Bool[Array, 'a t'],
+    classes: Int[Array, 'a n'],
+    candidates: Int[Array, ' w'],
+  ) -> Float[Array, 'a n+1 c']:
+    """Score END and `candidates` at every position of a transcript and after it.
+
+    classes: the transcript, padded with END. candidates: entries of the vocabulary.
+    c = w + 1.
+    """
+    hidden = self.states(self.decoder.attend_to(frames, frame_mask), classes)
+    rows = self.embed_tokens[jnp.pad(candidates + 1, (1, 0))]
+    return jnp.einsum('and,cd->anc', hidden, rows.astype(hidden.dtype))
+
+  def __call__(
+    self,
+    frames: Float[Array, 'a t d'],
+    frame_mask: Bool[Array, 'a t'],
+    table: Float[Array, 'v e'],
+  ) -> tuple[Float[Array, 'a s e'], Bool[Array, 'a s']]:
+    """Return one embedding per token that the decoder writes, and their mask."""
+    memory = self.decoder.attend_to(frames, frame_mask)
+    classes = self._write(jax.lax.stop_gradient(memory))
+    hidden = self.states(memory, classes)[:, :-1]
+    table = table[self.vocabulary[...]]
+    logits = jnp.einsum('and,cd->anc', hidden, self.embed_tokens[1:])
+    posterior = jax.nn.softmax(logits / jnp.exp(self.log_temperature[...]), axis=-1)
+    hard = table[jnp.maximum(classes - 1, 0)]
+    gate = jax.nn.sigmoid(hidden @ self.gate[...] + self.gate_bias[...])[..., None]
+    y = gate * hard + (1 - gate) * (posterior @ table) + hidden @ self.linear[...]
+    mask = classes != END
+    return jnp.where(mask[..., None], y, 0), mask
+
+  def greedy(
+    self,
+    frames: Float[Array, 'a t d'],
+    frame_mask: Bool[Array, 'a t'],
+    table: Float[Array, 'v e'],
+  ) -> Int[Array, 'a s']:
+    """Return the tokens that the decoder writes, then -1."""
+    del table
+    classes = self._write(self.decoder.attend_to(frames, frame_mask))
+    tokens = self.vocabulary[...][jnp.maximum(classes - 1, 0)]
+    return jnp.where(classes == END, -1, tokens)
+
+  def _write(self, memory: Memory) -> Int[Array, 'a s']:
+    """Write the likeliest class at every step, END after the transcript.
+
+    A transcript ends with END, at its limit of tokens, or when it repeats itself.
+    """
+    a, frames = memory.mask.shape
+    num_steps, p = self.num_tokens(frames), self.config.start_length
+    self._check_length(p + num_steps)
+    limit = -(-jnp.sum(memory.mask, axis=1) // self.config.stack)
+    start = self.embed_start[...]
+    x = jnp.broadcast_to(start[None], (a, *start.shape)).astype(memory.cross.keys.dtype)
+    cache = self.decoder.empty_cache(memory, p + num_steps)
+    hidden, cache = self.decoder.decode(x, memory, cache)
+
+    def goes_on(state) -> Bool[Array, '']:
+      step, done, *_ = state
+      return (step < num_steps) & ~jnp.all(done)
+
+    def write_one(state):
+      step, done, hidden, recent, written, cache = state
+      best = jnp.argmax(hidden @ self.embed_tokens[...].T, axis=-1)
+      best = jnp.where(done | (step >= limit), END, best)
+      written = jax.lax.dynamic_update_slice(written, best[:, None], (0, step))
+      recent = jnp.concatenate([recent[:, 1:], best[:, None]], axis=1)
+      done = (best == END) | ends_in_repetition(recent, REPEATS)
+      x = self.embed_tokens[best[:, None]]
+      hidden, cache = self.decoder.decode(x, memory, cache, p + step)
+      return step + 1, done, hidden[:, 0], recent, written, cache
+
+    written = jnp.full((a, num_steps), END)
+    recent = jnp.full((a, MAX_NGRAM * REPEATS), -1)
+    state = 0, limit == 0, hidden[:, -1], recent, written, cache
+    return jax.lax.while_loop(goes_on, write_one, state)[-2]
+
+  def _check_length(self, length: int) -> None:
+    limit = self.config.max_target_positions
+    if length > limit:
+      raise ValueError(
+        f'a transcript may have {length} positions; the decoder has {limit}. Shorten'
+        ' the audio or raise config.adapter.stack'
+      )

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loads Whisper's decoder, re-headed on an LLM's tokens, as an attention adapter."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Float
+
+from acl_jax.models.attention_adapter import AttentionAdapter, AttentionAdapterConfig
+from acl_jax.models.attention_decoder import AttentionDecoder, DecoderConfig
+from acl_jax.text.whisper_pieces import WhisperPieces
+from acl_jax.weights import table
+from acl_jax.weights.ctranslate2 import read_ctranslate2
+from acl_jax.weights.exported import read_submodel
+from acl_jax.weights.tensor import Tensor
+
+_ATTENTION = (
+  ('q_proj.weight', 'q_proj/weight', 'e d -> d e'),
+  ('q_proj.bias', 'q_proj/bias', 'd -> d'),
+  ('k_proj.weight', 'k_proj/weight', 'e d -> d e'),
+  ('v_proj.weight', 'v_proj/weight', 'e d -> d e'),
+  ('v_proj.bias', 'v_proj/bias', 'd -> d'),
+  ('out_proj.weight', 'out_proj/weight', 'e d -> d e'),
+  ('out_proj.bias', 'out_proj/bias', 'd -> d'),
+)
+_KINDS = ('weight', 'bias')
+_NORMS = ('self_attn_layer_norm', 'encoder_attn_layer_norm', 'final_layer_norm')
+_LAYER = (
+  *[
+    (f'{module}.{name}', f'{module}/{path}', layout)
+    for module in ('self_attn', 'encoder_attn')
+    for name, path, layout in _ATTENTION
+  ],
+  *[(f'{n}.{kind}', f'{n}/{kind}', 'd -> d') for n in _NORMS for kind in _KINDS],
+  ('fc1.weight', 'fc1/weight', 'f d -> d f'),
+  ('fc1.bias', 'fc1/bias', 'f -> f'),
+  ('fc2.weight', 'fc2/weight', 'd f -> f d'),
+  ('fc2.bias', 'fc2/bias', 'd -> d'),
+)
+HUGGING_FACE = (
+  ('embed_positions.weight', 'embed_positions', 'p d -> p d'),
+  *[(f'layers.{{}}.{name}', f'layers/{path}', layout) for name, path, layout in _LAYER],
+  ('layer_norm.weight', 'layer_norm/weight', 'd -> d'),
+  ('layer_norm.bias', 'layer_norm/bias', 'd -> d'),
+)
+
+
+def rehead_decoder(
+  folder: Path,
+  stack: int,
+  encoder_size: int,
+  llm_size: int,
+  vocabulary: Sequence[int],
+  token_texts: Sequence[str],
+) -> AttentionAdapter:
+  """Return an adapter that starts as Whisper's decoder, re-headed on an LLM's tokens.
+
+  The row of a token is the mean of the rows of Whisper's pieces that spell it: that of
+  the piece itself if it is one.
+
+  folder: holds a Whisper of Hugging Face or CTranslate2, and its `tokenizer.json`.
+  token_texts: the text of each token of `vocabulary`.
+  """
+  sizes, tensors = _read(folder)
+  if encoder_size != sizes.d_model:
+    raise ValueError(
+      f'{folder}: the decoder attends to frames of width {sizes.d_model}; those of the'
+      f' encoder have {encoder_size}'
+    )
+  pieces = WhisperPieces(folder)
+  rows = np.asarray(tensors.pop('embed_tokens.weight').read(), np.float32)
+  config = AttentionAdapterConfig(
+    **dataclasses.asdict(sizes),
+    stack=stack,
+    encoder_size=encoder_size,
+    start_length=len(pieces.start_ids),
+    llm_size=llm_size,
+    vocabulary_size=len(vocabulary),
+  )
+  adapter = AttentionAdapter(config, rngs=nnx.Rngs(0))
+  adapter.decoder = _import_decoder(sizes, tensors, str(folder))
+  adapter.embed_start[...] = jnp.asarray(rows[list(pieces.start_ids)])
+  classes = [(pieces.end_id,), *map(pieces.encode, token_texts)]
+  adapter.embed_tokens[...] = jnp.asarray(_mean_rows(rows, classes))
+  adapter.vocabulary[...] = jnp.asarray(np.asarray(vocabulary, np.int32))
+  return adapter
+
+
+def _mean_rows(
+  rows: Float[np.ndarray, 'p d'], pieces: Sequence[Sequence[int]]
+) -> Float[np.ndarray, 'c d']:
+  """Return the mean of the rows of each class's pieces."""
+  return np.stack([rows[list(ids)].mean(axis=0) for ids in pieces])
+
+
+def _read(folder: Path) -> tuple[DecoderConfig, dict[str, Tensor]]:
+  """Return the sizes of a decoder, and its tensors by Hugging Face's names."""
+  if (folder / 'model.bin').is_file():
+    tensors, num_heads = read_ctranslate2(folder / 'model.bin', 'decoder/')
+  elif (folder / 'config.json').is_file():
+    config, tensors = read_submodel(folder, 'audio_config', 'audio_tower.')
+    num_heads = config.get('decoder_attention_heads')
+    tensors = {
+      name.removeprefix('model.').removeprefix('decoder.'): tensor
+      for name, tensor in tensors.items()
+      if name.removeprefix('model.').startswith('decoder.')
+    }
+  else:
+    raise FileNotFoundError(f'{folder} has neither config.json nor model.bin')
+  return _infer_sizes(tensors, num_heads, folder), tensors
+
+
+def _infer_sizes(
+  tensors: Mapping[str, Tensor], num_heads: object, source: Path
+) -> DecoderConfig:
+  """Infer the sizes from the shapes of the tensors."""
+  try:
+    return DecoderConfig(
+      d_model=tensors['embed_tokens.weight'].shape[1],
+      decoder_layers=sum(name.endswith('.fc1.bias') for name in tensors),
+      decoder_attention_heads=num_heads,  # type: ignore[arg-type]  # checked by the class
+      decoder_ffn_dim=tensors['layers.0.fc1.bias'].shape[0],
+      max_target_positions=tensors['embed_positions.weight'].shape[0],
+    )
+  except (KeyError, IndexError, ValueError) as error:
+    raise ValueError(f'{source}: not a Whisper decoder ({error})') from None
+
+
+def _import_decoder(
+  sizes: DecoderConfig, tensors: Mapping[str, Tensor], source: str
+) -> AttentionDecoder:
+  width = sizes.d_model
+  abstract = jax.eval_shape(lambda: AttentionDecoder(sizes, width, rngs=nnx.Rngs(0)))
+  letters = {'d': width, 'e': width, 'f': sizes.decoder_ffn_dim}
+  letters |= {'p': sizes.max_target_positions, 'l': sizes.decoder_layers}
+  return table.import_tensors(
+    abstract, HUGGING_FACE, tensors, letters, source=source, dtype=jnp.float32
+  )
