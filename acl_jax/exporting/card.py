@@ -60,7 +60,9 @@ def write_card(folder: Path, info: CardInfo, report: dict[str, Any] | None) -> N
     'llm_location': f'not included: `{llm_id}`' if llm_id else 'included',
     'encoder': config.encoder.path,
     'encoder_licence': LICENCES.get(config.encoder.path, UNKNOWN_LICENCE),
-    'adapter_kind': 'ctc' if model_config.get('ctc') else 'stride',
+    'adapter_kind': next(
+      (kind for kind in ('ctc', 'attention') if model_config.get(kind)), 'stride'
+    ),
     'adapter': info.adapter.name,
     'adapter_licence': OUR_LICENCE if is_shipped else UNKNOWN_LICENCE,
     'adapter_sha256': info.adapter_sha256,

@@ -11,6 +11,7 @@ LLM's response it learns what helps the LLM.
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from acl_jax.models.attention_decoder import AttentionDecoder, DecoderConfig, Memory
-from acl_jax.models.layers import Constant, param
+from acl_jax.models.layers import Constant, param, zeros
 from acl_jax.models.repetition import ends_in_repetition
 
 END = 0  # class that ends a transcript; vocabulary entry i is class i + 1
@@ -59,10 +60,12 @@ class AttentionAdapter(nnx.Module):
     self.embed_start = param(rngs, (config.start_length, d), ('positions', 'embed'))
     # Rows of END and of the vocabulary, of inputs and outputs alike.
     shape = (config.vocabulary_size + 1, d)
-    self.embed_tokens = param(rngs, shape, ('vocab', 'embed'))
-    self.gate = nnx.Param(jnp.zeros(d), axes=('embed',))
-    self.gate_bias = nnx.Param(jnp.asarray(INITIAL_GATE), axes=())
-    self.log_temperature = nnx.Param(jnp.log(INITIAL_TEMPERATURE), axes=())
+    self.embed_tokens = param(rngs, shape, ('classes', 'embed'))
+    self.gate = zeros(d)
+    self.gate_bias = nnx.Param(jnp.full(1, INITIAL_GATE), axes=('classes',))
+    self.log_temperature = nnx.Param(
+      jnp.full(1, math.log(INITIAL_TEMPERATURE)), axes=('classes',)
+    )
     self.linear = nnx.Param(jnp.zeros((d, config.llm_size)), axes=('embed', 'llm'))
     self.vocabulary = Constant(jnp.arange(config.vocabulary_size))
 
@@ -116,9 +119,9 @@ class AttentionAdapter(nnx.Module):
     hidden = self.states(memory, classes)[:, :-1]
     table = table[self.vocabulary[...]]
     logits = jnp.einsum('and,cd->anc', hidden, self.embed_tokens[1:])
-    posterior = jax.nn.softmax(logits / jnp.exp(self.log_temperature[...]), axis=-1)
+    posterior = jax.nn.softmax(logits / jnp.exp(self.log_temperature[0]), axis=-1)
     hard = table[jnp.maximum(classes - 1, 0)]
-    gate = jax.nn.sigmoid(hidden @ self.gate[...] + self.gate_bias[...])[..., None]
+    gate = jax.nn.sigmoid(hidden @ self.gate[...] + self.gate_bias[0])[..., None]
     y = gate * hard + (1 - gate) * (posterior @ table) + hidden @ self.linear[...]
     mask = classes != END
     return jnp.where(mask[..., None], y, 0), mask

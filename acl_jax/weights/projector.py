@@ -12,15 +12,20 @@ from typing import Any
 import jax
 from flax import nnx
 
-from acl_jax.models.adapters import StrideAdapter, StrideAdapterConfig
-from acl_jax.models.ctc import CTCAdapter, CTCAdapterConfig
+from acl_jax.models.adapters import StrideAdapterConfig
+from acl_jax.models.attention_adapter import AttentionAdapterConfig
+from acl_jax.models.ctc import CTCAdapterConfig
 from acl_jax.models.protocols import Adapter
 from acl_jax.models.spelling import MAX_TOKEN_LETTERS, NUM_BUCKETS, NUM_LETTERS
 from acl_jax.weights import safetensors, table
+from acl_jax.weights.adapter import KINDS
 from acl_jax.weights.configuration import coerce_field_types
 from acl_jax.weights.exported import CONFIG, read_exported_config, read_submodel
 from acl_jax.weights.table import Row
 from acl_jax.weights.tensor import Tensor
+from acl_jax.weights.whisper_decoder import DECODER, decoder_axis_sizes
+
+AnyAdapterConfig = AttentionAdapterConfig | CTCAdapterConfig | StrideAdapterConfig
 
 PREFIX = 'multi_modal_projector.'
 # Axes: i stacked encoder frame, d hidden, m = d / 2, e LLM.
@@ -71,6 +76,19 @@ TOKENS = (
 )
 
 
+# Axes, besides those of `DECODER`: q start, c classes, v vocabulary, o LLM, u = 1.
+ATTENTION = (
+  *[(f'decoder.{name}', f'decoder/{path}', layout) for name, path, layout in DECODER],
+  ('embed_start', 'embed_start', 'q d -> q d'),
+  ('embed_tokens.weight', 'embed_tokens', 'c d -> c d'),
+  ('gate', 'gate', 'd -> d'),
+  ('gate_bias', 'gate_bias', 'u -> u'),
+  ('log_temperature', 'log_temperature', 'u -> u'),
+  ('linear.weight', 'linear', 'o d -> d o'),
+  ('vocabulary', 'vocabulary', 'v -> v'),
+)
+
+
 def export_projector(adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
   """Yield the tensors under Transformers' names."""
   assert isinstance(adapter, nnx.Module)
@@ -88,9 +106,9 @@ def describe_projector(adapter: Adapter) -> dict[str, Any]:
       entries |= {'projector_act': 'swiglu', 'projector_ln_mid': True}
     return entries
   fields = dataclasses.asdict(config)
-  for name in ('stack', 'encoder_size', 'llm_size'):  # stored outside `ctc`
+  for name in ('stack', 'encoder_size', 'llm_size'):  # stored beside these
     del fields[name]
-  return {'stack_factor': config.stack, 'ctc': fields}
+  return {'stack_factor': config.stack, adapter.kind: fields}
 
 
 def load_projector(folder: Path) -> Adapter:
@@ -102,12 +120,10 @@ def load_projector(folder: Path) -> Adapter:
   for path in safetensors.weight_files(folder):
     safetensors.verify_checksum(path)
   _, tensors = read_submodel(folder, 'audio_config', PREFIX)
-  if isinstance(config_json.get('ctc'), dict):
-    adapter_class, config_class = CTCAdapter, CTCAdapterConfig
-    fields = config_json['ctc']
-  else:
-    adapter_class, config_class = StrideAdapter, StrideAdapterConfig
-    fields = {'hidden_size': config_json.get('hidden_size')}
+  kinds = [kind for kind in KINDS if isinstance(config_json.get(kind), dict)]
+  kind = kinds[0] if kinds else 'stride'
+  adapter_class, config_class = KINDS[kind]
+  fields = config_json.get(kind, {'hidden_size': config_json.get('hidden_size')})
   audio, llm = config_json['audio_config'], config_json['text_config']
   fields = fields | {
     'stack': config_json.get('stack_factor'),
@@ -129,13 +145,23 @@ def load_projector(folder: Path) -> Adapter:
   )
 
 
-def _rows(config: CTCAdapterConfig | StrideAdapterConfig) -> tuple[Row, ...]:
+def _rows(config: AnyAdapterConfig) -> tuple[Row, ...]:
+  if isinstance(config, AttentionAdapterConfig):
+    return ATTENTION
   if isinstance(config, StrideAdapterConfig):
     return SWIGLU if config.hidden_size else LINEAR
   return LETTERS + TOKENS if config.letter_layers else TOKENS
 
 
-def _axis_sizes(config: CTCAdapterConfig | StrideAdapterConfig) -> dict[str, int]:
+def _axis_sizes(config: AnyAdapterConfig) -> dict[str, int]:
+  if isinstance(config, AttentionAdapterConfig):
+    return decoder_axis_sizes(config, config.encoder_size) | {
+      'q': config.start_length,
+      'c': config.vocabulary_size + 1,
+      'v': config.vocabulary_size,
+      'o': config.llm_size,
+      'u': 1,
+    }
   input_size = config.stack * config.encoder_size
   if isinstance(config, StrideAdapterConfig):
     d = config.hidden_size or 0

@@ -19,11 +19,13 @@ from acl_jax.weights.ctranslate2 import read_ctranslate2
 from acl_jax.weights.exported import read_submodel
 from acl_jax.weights.tensor import Tensor
 
+# Axes: d, e decoder width; s width of what attention attends to; f feed-forward;
+# p positions.
 _ATTENTION = (
   ('q_proj.weight', 'q_proj/weight', 'e d -> d e'),
   ('q_proj.bias', 'q_proj/bias', 'd -> d'),
-  ('k_proj.weight', 'k_proj/weight', 'e d -> d e'),
-  ('v_proj.weight', 'v_proj/weight', 'e d -> d e'),
+  ('k_proj.weight', 'k_proj/weight', 'e s -> s e'),
+  ('v_proj.weight', 'v_proj/weight', 'e s -> s e'),
   ('v_proj.bias', 'v_proj/bias', 'd -> d'),
   ('out_proj.weight', 'out_proj/weight', 'e d -> d e'),
   ('out_proj.bias', 'out_proj/bias', 'd -> d'),
@@ -32,8 +34,11 @@ _KINDS = ('weight', 'bias')
 _NORMS = ('self_attn_layer_norm', 'encoder_attn_layer_norm', 'final_layer_norm')
 _LAYER = (
   *[
-    (f'{module}.{name}', f'{module}/{path}', layout)
-    for module in ('self_attn', 'encoder_attn')
+    (f'self_attn.{name}', f'self_attn/{path}', layout.replace('s', 'd'))
+    for name, path, layout in _ATTENTION
+  ],
+  *[
+    (f'encoder_attn.{name}', f'encoder_attn/{path}', layout)
     for name, path, layout in _ATTENTION
   ],
   *[(f'{n}.{kind}', f'{n}/{kind}', 'd -> d') for n in _NORMS for kind in _KINDS],
@@ -42,7 +47,7 @@ _LAYER = (
   ('fc2.weight', 'fc2/weight', 'd f -> f d'),
   ('fc2.bias', 'fc2/bias', 'd -> d'),
 )
-HUGGING_FACE = (
+DECODER = (
   ('embed_positions.weight', 'embed_positions', 'p d -> p d'),
   *[(f'layers.{{}}.{name}', f'layers/{path}', layout) for name, path, layout in _LAYER],
   ('layer_norm.weight', 'layer_norm/weight', 'd -> d'),
@@ -135,9 +140,23 @@ def _import_decoder(
   sizes: DecoderConfig, tensors: Mapping[str, Tensor], source: str
 ) -> AttentionDecoder:
   width = sizes.d_model
-  abstract = jax.eval_shape(lambda: AttentionDecoder(sizes, width, rngs=nnx.Rngs(0)))
-  letters = {'d': width, 'e': width, 'f': sizes.decoder_ffn_dim}
-  letters |= {'p': sizes.max_target_positions, 'l': sizes.decoder_layers}
   return table.import_tensors(
-    abstract, HUGGING_FACE, tensors, letters, source=source, dtype=jnp.float32
+    jax.eval_shape(lambda: AttentionDecoder(sizes, width, rngs=nnx.Rngs(0))),
+    DECODER,
+    tensors,
+    decoder_axis_sizes(sizes, width),
+    source=source,
+    dtype=jnp.float32,
   )
+
+
+def decoder_axis_sizes(config: DecoderConfig, encoder_size: int) -> dict[str, int]:
+  """Return the sizes of the axes in `DECODER`."""
+  return {
+    'd': config.d_model,
+    'e': config.d_model,
+    's': encoder_size,
+    'f': config.decoder_ffn_dim,
+    'p': config.max_target_positions,
+    'l': config.decoder_layers,
+  }

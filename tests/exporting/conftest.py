@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 
 from acl_jax import build
 from acl_jax.export import Options, export
@@ -15,12 +16,37 @@ from acl_jax.weights.adapter import save_adapter
 from tests.tiny_world import change, load_config
 
 STRIDE = dict(kind='stride', stack=3)
+ATTENTION = dict(
+  kind='attention',
+  path='',
+  stack=3,
+  sizes=dict(
+    d_model=10,
+    decoder_layers=2,
+    decoder_attention_heads=2,
+    decoder_ffn_dim=14,
+    max_target_positions=48,
+  ),
+)
+TRANSCRIPTION = dict(
+  steps=0,
+  frames_per_batch=80,
+  peak_lr=1e-3,
+  warmup_steps=0,
+  weight_decay=0.0,
+  clip_norm=1.0,
+  skip_spikes=False,
+  log_every=1,
+  save_every=1,
+  sampled_classes=10,
+  label_smoothing=0.0,
+)
 WITHOUT_LETTERS = {
   'adapter.letter_layers': 0,
   'adapter.letter_hidden_size': 0,
   'adapter.stack': 3,
 }
-KINDS = ('ctc', 'ctc_without_letters', 'swiglu', 'linear', 'conformer')
+KINDS = ('ctc', 'ctc_without_letters', 'swiglu', 'linear', 'conformer', 'attention')
 
 
 class ExportedModel(NamedTuple):
@@ -52,6 +78,8 @@ def export_tiny(tiny_world: Path, tmp: Path, kind: str, llm='include') -> Export
   if kind in ('swiglu', 'linear', 'conformer'):
     hidden = 14 if kind == 'swiglu' else None
     config = change(config, adapter=STRIDE | {'hidden_size': hidden})
+  if kind == 'attention':
+    config = change(config, adapter=ATTENTION, transcription=TRANSCRIPTION)
   if kind == 'conformer':
     from tests import tiny_conformer
 
@@ -60,13 +88,33 @@ def export_tiny(tiny_world: Path, tmp: Path, kind: str, llm='include') -> Export
     config = change(config, **conformer)
   text = build.load_text_frontend(config.llama, config.template)
   encoder = build.load_encoder(config.encoder)
+  adapter = new_adapter(config, text, encoder.config.output_size)
+  workdir, folder = tmp / 'workdir', tmp / f'export_{kind}_{tmp.name}'.replace('-', '_')
+  workdir.mkdir()
+  save_adapter(workdir / build.ADAPTER_FILE, adapter)
+  export(config, folder, str(workdir), Options(llm=llm))
+  return ExportedModel(config, workdir, folder)
+
+
+def new_adapter(config, text, encoder_size):
+  """Return an adapter that recognises different things in different frames."""
   random = np.random.default_rng(7)
+  if config.adapter.kind == 'attention':
+    adapter = build.new_attention_adapter(
+      config.adapter, config.seed, encoder_size, 24, text
+    )
+    for weight in (adapter.gate, adapter.linear, adapter.decoder.layer_norm.bias):
+      weight[...] += random.normal(0, 0.5, weight.shape).astype(np.float32)
+    for _, weight in nnx.to_flat_state(nnx.state(adapter.decoder)):
+      weight[...] *= 9
+    adapter.embed_tokens[...] *= 40
+    return adapter
   vocabulary = random.permutation(np.arange(3, 300))[:31]
-  sizes = encoder.config.output_size, 24
   adapter = build.new_adapter(
     config.adapter,
     config.seed,
-    *sizes,
+    encoder_size,
+    24,
     vocabulary.tolist(),
     text.tokenizer.token_text,
   )
@@ -74,11 +122,7 @@ def export_tiny(tiny_world: Path, tmp: Path, kind: str, llm='include') -> Export
     for weight in (adapter.bias, adapter.blank, adapter.norm_mid, adapter.norm_post):
       weight[...] += random.normal(0, 0.5, weight.shape).astype(np.float32)
     adapter.linear_2[...] *= 4  # so that frames are classified differently
-  workdir, folder = tmp / 'workdir', tmp / f'export_{kind}_{tmp.name}'.replace('-', '_')
-  workdir.mkdir()
-  save_adapter(workdir / build.ADAPTER_FILE, adapter)
-  export(config, folder, str(workdir), Options(llm=llm))
-  return ExportedModel(config, workdir, folder)
+  return adapter
 
 
 @pytest.fixture(scope='session')

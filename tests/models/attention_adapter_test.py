@@ -146,14 +146,14 @@ def test_embeddings_lie_between_the_hard_token_and_the_expected_one(adapter):
   hard = table[jnp.maximum(tokens, 0)]
   gates = []
   for bias in (50.0, 0.0, -50.0):
-    adapter.gate[...], adapter.gate_bias[...] = jnp.zeros(8), jnp.asarray(bias)
+    adapter.gate[...], adapter.gate_bias[...] = jnp.zeros(8), jnp.full(1, bias)
     x, mask = run(adapter, frames, frame_mask, table)
     gates.append(x[mask])
   np.testing.assert_array_equal(mask, tokens >= 0)
   np.testing.assert_allclose(gates[0], hard[mask], atol=1e-6)
   np.testing.assert_allclose(gates[1], (gates[0] + gates[2]) / 2, atol=1e-6)
   assert jnp.abs(gates[2] - gates[0]).max() > 1e-2
-  adapter.log_temperature[...] = jnp.asarray(-20.0)  # sharp: expected is hard
+  adapter.log_temperature[...] = jnp.full(1, -20.0)  # sharp: expected is hard
   np.testing.assert_allclose(
     run(adapter, frames, frame_mask, table)[0][mask], hard[mask], atol=1e-4
   )

@@ -14,11 +14,13 @@ class AudioChatLlamaConfig(PretrainedConfig):
   text_model_id: path or hub name of the LLM if its weights are not in this folder.
   text_model_sha256: of each file of the LLM's weights.
   audio_token_index: id in `input_ids` that stands for one audio embedding.
-  stack_factor: encoder frames per audio embedding; a CTC projector leaves some of these
-    positions empty.
+  stack_factor: encoder frames per audio embedding; a CTC or attention projector leaves
+    some of these positions empty.
   hidden_size: of the projector RMSNorm, linear, SwiGLU, RMSNorm, linear; None for one
     linear map.
   ctc: sizes of a CTC projector, used instead; see `ctc_projector.CTCProjector`.
+  attention: sizes of an attention projector, used instead; see
+    `attention_projector.AttentionProjector`.
   """
 
   model_type = 'audio_chat_llama'
@@ -34,6 +36,7 @@ class AudioChatLlamaConfig(PretrainedConfig):
     stack_factor: int = 8,
     hidden_size: int | None = None,
     ctc: dict[str, Any] | None = None,
+    attention: dict[str, Any] | None = None,
     **kwargs,
   ):
     self.audio_config = _make_config(audio_config, 'whisper')
@@ -44,6 +47,7 @@ class AudioChatLlamaConfig(PretrainedConfig):
     self.stack_factor = stack_factor
     self.hidden_size = hidden_size
     self.ctc = ctc
+    self.attention = attention
     self.vocab_size = self.text_config.vocab_size
     super().__init__(**kwargs)
 

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import GenerationMixin, LlamaForCausalLM, PreTrainedModel
 from transformers.utils import cached_file
 
+from .attention_projector import AttentionProjector
 from .audio_towers import encode, make_tower
 from .configuration_audio_chat_llama import AudioChatLlamaConfig
 from .ctc_projector import CTCProjector
@@ -37,7 +38,7 @@ class AudioChatLlamaModel(PreTrainedModel, GenerationMixin):
   """An `audio_tower`, a `multi_modal_projector` and a `language_model`.
 
   Where `input_ids` equal `config.audio_token_index` the LLM reads audio embeddings. A
-  CTC projector leaves some of these positions empty; they are masked.
+  CTC or attention projector leaves some of these positions empty; they are masked.
   """
 
   config_class = AudioChatLlamaConfig
@@ -190,6 +191,8 @@ def make_projector(config: AudioChatLlamaConfig) -> nn.Module:
   """Make the projector that a configuration describes."""
   stack, inputs = config.stack_factor, config.audio_config.hidden_size
   outputs = config.text_config.hidden_size
+  if config.attention is not None:
+    return AttentionProjector(stack, inputs, outputs, config.attention)
   if config.ctc is not None:
     return CTCProjector(stack, inputs, outputs, config.ctc)
   if config.hidden_size is None:

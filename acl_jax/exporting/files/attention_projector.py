@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The attention projector: a decoder writes tokens; each becomes one embedding.
+
+The decoder is Whisper's, with the LLM's tokens. An embedding lies between that of the
+token in the LLM's table and the expected one under the decoder's posterior; a
+projection of the decoder's state is added.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+END = 0  # class that ends a transcript; entry i of the vocabulary is class i + 1
+MAX_NGRAM, REPEATS = 4, 8  # an n-gram this often in a row ends a transcript
+
+
+class Attention(nn.Module):
+  """Multi-head attention from decoder states to `source_size` wide states."""
+
+  def __init__(self, width: int, source_size: int, num_heads: int):
+    super().__init__()
+    self.num_heads = num_heads
+    self.q_proj = nn.Linear(width, width)
+    self.k_proj = nn.Linear(source_size, width, bias=False)
+    self.v_proj = nn.Linear(source_size, width)
+    self.out_proj = nn.Linear(width, width)
+
+  def keys_values(self, source: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return keys and values [a n s h]."""
+    return self._split(self.k_proj(source)), self._split(self.v_proj(source))
+
+  def forward(self, x: torch.Tensor, keys, values, mask: torch.Tensor) -> torch.Tensor:
+    """Attend from x [a t d]; mask: [t s] or [a 1 1 s]."""
+    query = self._split(self.q_proj(x))
+    y = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+    return self.out_proj(y.transpose(1, 2).reshape(x.shape))
+
+  def _split(self, x: torch.Tensor) -> torch.Tensor:
+    return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
+
+
+class DecoderLayer(nn.Module):
+  """Self-attention, attention to the encoder frames, and feed-forward."""
+
+  def __init__(self, sizes: dict[str, Any], encoder_size: int):
+    super().__init__()
+    d, n = sizes['d_model'], sizes['decoder_attention_heads']
+    self.self_attn_layer_norm = nn.LayerNorm(d)
+    self.self_attn = Attention(d, d, n)
+    self.encoder_attn_layer_norm = nn.LayerNorm(d)
+    self.encoder_attn = Attention(d, encoder_size, n)
+    self.final_layer_norm = nn.LayerNorm(d)
+    self.fc1 = nn.Linear(d, sizes['decoder_ffn_dim'])
+    self.fc2 = nn.Linear(sizes['decoder_ffn_dim'], d)
+
+  def forward(self, x, cross, cross_mask, past):
+    """Run positions that follow `past`; returns states, and keys and values so far."""
+    y = self.self_attn_layer_norm(x)
+    keys, values = self.self_attn.keys_values(y)
+    if past is not None:
+      keys, values = torch.cat([past[0], keys], 2), torch.cat([past[1], values], 2)
+    t, s = x.shape[1], keys.shape[2]
+    causal = torch.ones(t, s, dtype=torch.bool, device=x.device).tril(s - t)
+    x = x + self.self_attn(y, keys, values, causal)
+    x = x + self.encoder_attn(self.encoder_attn_layer_norm(x), *cross, cross_mask)
+    return x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x)))), (keys, values)
+
+
+class Decoder(nn.Module):
+  """Whisper's decoder without its token embeddings."""
+
+  def __init__(self, sizes: dict[str, Any], encoder_size: int):
+    super().__init__()
+    d = sizes['d_model']
+    self.embed_positions = nn.Embedding(sizes['max_target_positions'], d)
+    layers = (DecoderLayer(sizes, encoder_size) for _ in range(sizes['decoder_layers']))
+    self.layers = nn.ModuleList(layers)
+    self.layer_norm = nn.LayerNorm(d)
+
+  def forward(self, x, cross, cross_mask, past=None):
+    """Return states of positions that follow `past`, and the cache with them."""
+    past = [None] * len(self.layers) if past is None else past
+    start = 0 if past[0] is None else past[0][0].shape[2]
+    x = x + self.embed_positions.weight[start : start + x.shape[1]]
+    cache = []
+    for layer, layer_cross, layer_past in zip(self.layers, cross, past, strict=True):
+      x, layer_cache = layer(x, layer_cross, cross_mask, layer_past)
+      cache.append(layer_cache)
+    return self.layer_norm(x), cache
+
+
+class AttentionProjector(nn.Module):
+  """Tokens that a decoder writes, as embeddings in the LLM's space.
+
+  sizes: d_model, decoder_layers, decoder_attention_heads, decoder_ffn_dim,
+  max_target_positions, start_length, vocabulary_size.
+  """
+
+  def __init__(
+    self, stack_factor: int, inputs: int, outputs: int, sizes: dict[str, Any]
+  ):
+    super().__init__()
+    self.stack_factor = stack_factor
+    d, vocabulary_size = sizes['d_model'], sizes['vocabulary_size']
+    self.decoder = Decoder(sizes, inputs)
+    self.embed_start = nn.Parameter(torch.zeros(sizes['start_length'], d))
+    self.embed_tokens = nn.Embedding(vocabulary_size + 1, d)
+    self.gate = nn.Parameter(torch.zeros(d))
+    self.gate_bias = nn.Parameter(torch.zeros(1))
+    self.log_temperature = nn.Parameter(torch.zeros(1))
+    self.linear = nn.Linear(d, outputs, bias=False)
+    tokens = torch.arange(vocabulary_size, dtype=torch.int32)
+    self.register_buffer('vocabulary', tokens)
+
+  def forward(self, frames, frame_mask, table):
+    """Return embeddings [a s e] and their mask [a s]; real embeddings come first.
+
+    table: the LLM's input embeddings [v e].
+    """
+    frames = frames * frame_mask[..., None]
+    cross = [layer.encoder_attn.keys_values(frames) for layer in self.decoder.layers]
+    cross_mask = frame_mask[:, None, None]
+    classes = self.write(cross, frame_mask)
+    start = self.embed_start[None].expand(len(frames), -1, -1)
+    x = torch.cat([start, self.embed_tokens(classes)], 1)
+    hidden, _ = self.decoder(x, cross, cross_mask)
+    hidden = hidden[:, start.shape[1] - 1 : -1]
+    token_table = table[self.vocabulary.long()].to(frames.dtype)
+    logits = hidden @ self.embed_tokens.weight[1:].T
+    expected = (logits / self.log_temperature.exp()).softmax(-1) @ token_table
+    hard = token_table[(classes - 1).clamp(min=0)]
+    gate = (hidden @ self.gate + self.gate_bias).sigmoid()[..., None]
+    y = gate * hard + (1 - gate) * expected + self.linear(hidden)
+    mask = classes != END
+    return y * mask[..., None], mask
+
+  def write(self, cross, frame_mask: torch.Tensor) -> torch.Tensor:
+    """Write the likeliest class at every step; END after the transcript [a s]."""
+    limit = -(-frame_mask.sum(1) // self.stack_factor)
+    num_steps = -(-frame_mask.shape[1] // self.stack_factor)
+    classes = torch.full((len(limit), num_steps), END, device=limit.device)
+    done = limit == 0
+    x = self.embed_start[None].expand(len(limit), -1, -1)
+    cache = None
+    for step in range(num_steps):
+      if done.all():
+        break
+      hidden, cache = self.decoder(x, cross, frame_mask[:, None, None], cache)
+      best = (hidden[:, -1] @ self.embed_tokens.weight.T).argmax(-1)
+      best = best.masked_fill(done | (step >= limit), END)
+      classes[:, step] = best
+      done = (best == END) | ends_in_repetition(classes[:, : step + 1])
+      x = self.embed_tokens(best[:, None])
+    return classes
+
+
+def ends_in_repetition(classes: torch.Tensor) -> torch.Tensor:
+  """Return whether each row ends in one n-gram, `REPEATS` times in a row."""
+  repeated = torch.zeros(len(classes), dtype=torch.bool, device=classes.device)
+  for n in range(1, MAX_NGRAM + 1):
+    if classes.shape[1] >= n * REPEATS:
+      tail = classes[:, -n * REPEATS :]
+      repeated |= (tail[:, n:] == tail[:, :-n]).all(1)
+  return repeated
