@@ -19,9 +19,9 @@ from acl_jax.weights import safetensors
 from acl_jax.weights.tensor import Tensor
 
 KINDS = {
-  'attention': (AttentionAdapter, AttentionAdapterConfig),
   'ctc': (CTCAdapter, CTCAdapterConfig),
   'stride': (StrideAdapter, StrideAdapterConfig),
+  'attention': (AttentionAdapter, AttentionAdapterConfig),
 }
 
 
