@@ -85,7 +85,7 @@ def config_of(folder: Path) -> dict:
     encoder=dict(
       kind='whisper',
       path=str(folder / 'whisper'),
-      trains=False,
+      trains='none',
       lr_scale=0.5,
       sizes=None,
     ),

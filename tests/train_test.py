@@ -147,7 +147,7 @@ def test_a_stride_adapter_skips_the_ctc_stage(tiny_world, tmp_path, caplog):
 
 
 def test_an_encoder_that_trains_is_resumed_saved_and_loaded(tiny_world, tmp_path):
-  changes = NO_LETTERS | {'encoder.trains': True, 'ctc.steps': 4, 'response.steps': 0}
+  changes = NO_LETTERS | {'encoder.trains': 'full', 'ctc.steps': 4, 'response.steps': 0}
   config = load_config(tiny_world, **changes)
   train_until(config, tmp_path / 'resumed', 'ctc', 4, KeyboardInterrupt())
   model = train.train(config, tmp_path / 'resumed')
@@ -172,7 +172,7 @@ PACKED = {'data.row_tokens': 90, 'data.row_frames': 60}
 
 
 def test_whisper_does_not_train_on_packed_rows(tiny_world, tmp_path):
-  config = load_config(tiny_world, **PACKED, **{'encoder.trains': True})
+  config = load_config(tiny_world, **PACKED, **{'encoder.trains': 'full'})
   encoder, corpora = build.load_encoder(config.encoder), open_corpora(config.data)
   with pytest.raises(ValueError, match=r'config\.data\.row_frames is 60\b.*whisper'):
     train.open_speech(config, encoder, corpora, tmp_path)

@@ -78,7 +78,7 @@ def loss_and_gradient(graphdef, trainable, frozen, batch):
 
 def test_packing_changes_neither_loss_nor_gradient(world):
   model, batches = world
-  parts = nnx.split(model, step.trainable_filter(True), ...)
+  parts = nnx.split(model, step.trainable_filter('full'), ...)
   packed, alone = (loss_and_gradient(*parts, batch) for batch in batches.values())
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, rtol=1e-5), packed[0], alone[0]
@@ -91,7 +91,7 @@ def test_packing_changes_neither_loss_nor_gradient(world):
 
 def test_values_of_padding_change_nothing(world):
   model, batches = world
-  parts = nnx.split(model, step.trainable_filter(True), ...)
+  parts = nnx.split(model, step.trainable_filter('full'), ...)
   audio, response = batches['packed']
   noise = np.random.default_rng(0).normal(size=audio.frames.shape).astype(np.float32)
   frames = np.where(audio.segment_ids[..., None] > 0, audio.frames, noise)

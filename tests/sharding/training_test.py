@@ -58,7 +58,7 @@ def assert_same(actual, expected):
 
 def train_on_responses(data):
   """Take steps of the response stage, including its CTC loss, in the current mesh."""
-  split = nnx.split(build(), step.trainable_filter(False), ...)
+  split = nnx.split(build(), step.trainable_filter('none'), ...)
   graphdef, (trainable, frozen) = split[0], shard(split[1:])
   state = step.TrainState(trainable, make_sharded(init_optimizer, trainable))
   loss = functools.partial(step.response_loss, encoder_trains=False, stage=BOTH)

@@ -118,14 +118,12 @@ def loss_and_batch(stage):
   return loss, make_batch()
 
 
-def train(model, loss, batch, steps, trains_encoder=False):
+def train(model, loss, batch, steps, trains='none'):
   """Return (trainable, frozen) before and after, the metrics, and Adam's first mean.
 
   The first mean is 0.1 times the gradient.
   """
-  graphdef, trainable, frozen = nnx.split(
-    model, step.trainable_filter(trains_encoder), ...
-  )
+  graphdef, trainable, frozen = nnx.split(model, step.trainable_filter(trains), ...)
   before = jax.tree.map(np.array, (trainable, frozen))
   optimizer = optax.adam(0.05)
   state = step.TrainState(trainable, optimizer.init(trainable))
@@ -196,7 +194,7 @@ def test_the_encoder_can_train():
     segment_ids=np.repeat(encoded.segment_ids, 2, axis=1),
     frame_index=encoded.frame_index,
   )
-  before, after, *_ = train(build(), loss, (audio, response), 2, trains_encoder=True)
+  before, after, *_ = train(build(), loss, (audio, response), 2, trains='full')
   assert set(before[0]) == {'adapter', 'encoder'}
   jax.tree.map(np.testing.assert_array_equal, before[1], after[1])
   initial = dict(nnx.to_flat_state(before[0]['encoder']))

@@ -166,7 +166,7 @@ def response_batch(
   if config.ctc and model.adapter.recognises:
     candidates = min(config.ctc.sampled_classes, model.adapter.config.vocabulary_size)
   audio = AudioBatch(
-    *audio_shapes(shape, model.encoder, config.encoder.trains),
+    *audio_shapes(shape, model.encoder, config.encoder.is_trained),
     labels=_int_array(*utterances, slots),
     letters=_int_array(*utterances, 2 * slots),
     candidates=_int_array(candidates),

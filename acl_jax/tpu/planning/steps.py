@@ -89,7 +89,7 @@ def train(
   optimizer = make_optimizer(stage, config.encoder.lr_scale)
   state = step.TrainState(trainable, jax.eval_shape(optimizer.init, trainable))
   loss = functools.partial(
-    step.response_loss, encoder_trains=config.encoder.trains, stage=stage
+    step.response_loss, encoder_trains=config.encoder.is_trained, stage=stage
   )
   state = with_parameter_shardings(state, mesh)
   frozen = with_parameter_shardings(
@@ -109,7 +109,7 @@ def train(
     'batch': batch,
   }
   llm_passes = 3 if stage.remat == 'full' else 2
-  towers = ('llama', 'encoder') if config.encoder.trains else ('llama',)
+  towers = ('llama', 'encoder') if config.encoder.is_trained else ('llama',)
   return StepSpec(
     lower,
     arguments,
