@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Low-rank adaptation (LoRA) as a config asks for it: wraps models, writes factors."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from acl_jax.checkpoints import ENCODER_FOLDER, LLAMA_FOLDER, Checkpoint
 from acl_jax.config.experiment import TrainConfig
 from acl_jax.models.llama import Llama
 from acl_jax.models.lora import (
+  Factor,
   LoRAConfig,
   apply_lora,
   find_lora_config,
@@ -19,6 +22,7 @@ from acl_jax.models.lora import (
   wrapped_matrices,
 )
 from acl_jax.models.protocols import Adapter, Encoder
+from acl_jax.sharding.arrays import to_host
 from acl_jax.weights.fingerprint import describe
 from acl_jax.weights.llama import llama_names
 from acl_jax.weights.peft import load_lora, save_lora
@@ -51,7 +55,7 @@ def load_encoder(
   encoder = build.load_encoder(section)
   fingerprint = {'encoder': describe(encoder)}
   if initial and (folder := initial.lora_folder(ENCODER_FOLDER)):
-    expected = _abstract(encoder.tower, section.lora)
+    expected = wrapped_shapes(ENCODER, encoder.tower, section.lora)
     build.load_encoder_lora(encoder, folder)
     _check_equal(ENCODER, encoder.tower, expected, section.lora)
   else:
@@ -70,7 +74,7 @@ def load_llama(
     if folder:
       raise ValueError(f'{folder}: the LLM of init_from was trained; set {LLAMA}')
   elif folder:
-    expected = _abstract(llama, lora)
+    expected = wrapped_shapes(LLAMA, llama, lora)
     load_lora(llama, llama_names(llama), folder, fingerprint['sha256'])
     _check_equal(LLAMA, llama, expected, lora)
   else:
@@ -93,9 +97,15 @@ def prepare_adapter(config: TrainConfig, adapter: Adapter) -> dict[str, Any]:
     _apply(ADAPTER, module, lora, config.seed)
     return {'adapter': fingerprint}
   base = merge_lora(nnx.clone(module))
-  _check_equal(ADAPTER, module, _abstract(base, lora), lora)
+  _check_equal(ADAPTER, module, wrapped_shapes(ADAPTER, base, lora), lora)
   bases = {name: m.base for name, m in wrapped_matrices(module).items()}
   return {'adapter': describe(bases)}
+
+
+def factors_to_host(llama: Llama) -> Llama:
+  """Gather the factors of an LLM, not its base, as `to_host`."""
+  graphdef, factors, others = nnx.split(llama, Factor, ...)
+  return nnx.merge(graphdef, to_host(factors), others)
 
 
 def save_encoder_lora(
@@ -115,21 +125,34 @@ def save_llama_lora(
   save_lora(llama, llama_names(llama), workdir / LLAMA_FOLDER, *base)
 
 
+def wrapped_shapes(key: str, module: Any, lora: LoRAConfig | None) -> Any:
+  """Return the shapes of a module with low-rank updates, if the config has any.
+
+  key: of the config, for errors.
+  """
+  if lora is None:
+    return module
+  wrap = lambda base: apply_lora(base, lora, rngs=nnx.Rngs(0))  # noqa: E731
+  with _naming(key):
+    return jax.eval_shape(wrap, module)
+
+
 def _apply(key: str, module: nnx.Module, lora: LoRAConfig, seed: int) -> None:
-  try:
+  with _naming(key):
     apply_lora(module, lora, rngs=nnx.Rngs(seed))
+
+
+@contextlib.contextmanager
+def _naming(key: str) -> Iterator[None]:
+  """Name the key of the config in errors about targets."""
+  try:
+    yield
   except ValueError as error:
     raise ValueError(f'{key}.targets: {error}') from None
 
 
-def _abstract(module: nnx.Module, lora: LoRAConfig) -> set[str]:
-  """Return the names of the matrices that a config wraps."""
-  wrap = lambda base: apply_lora(base, lora, rngs=nnx.Rngs(0))  # noqa: E731
-  return set(wrapped_matrices(jax.eval_shape(wrap, module)))
-
-
 def _check_equal(
-  key: str, module: nnx.Module, expected: set[str], lora: LoRAConfig
+  key: str, module: nnx.Module, expected: nnx.Module, lora: LoRAConfig
 ) -> None:
   """Raise ValueError unless a module is wrapped as a config asks; set its dropout."""
   found = find_lora_config(module)
@@ -139,7 +162,7 @@ def _check_equal(
       f'{key} has rank {lora.rank} and alpha {lora.alpha:g}; init_from has rank'
       f' {found.rank} and alpha {found.alpha:g}'
     )
-  if difference := sorted(expected ^ set(found.targets)):
+  if difference := sorted(wrapped_matrices(expected).keys() ^ set(found.targets)):
     raise ValueError(f'{key}.targets and init_from disagree about {difference[0]}')
   for matrix in wrapped_matrices(module).values():
     matrix.dropout = lora.dropout

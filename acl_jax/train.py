@@ -29,7 +29,6 @@ from acl_jax.batches.responses import ResponseBatchAssembler, open_targets
 from acl_jax.batches.source import SpeechSource
 from acl_jax.config.experiment import TrainConfig, parse_train
 from acl_jax.config.stages import CTCStageConfig, ResponseStageConfig
-from acl_jax.models.lora import Factor
 from acl_jax.models.protocols import Adapter, Encoder
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.runtime import compilation_cache, distributed, preemption, program
@@ -110,7 +109,7 @@ def open_speech(
 ) -> SpeechSource:
   """Return the corpora as log-mel frames or, with a frozen encoder, encode them now.
 
-  ValueError if rows are packed but the encoder trains and does not support it.
+  ValueError if rows are packed and the encoder trains but does not support it.
   """
   augmentation = config.utterance_augmentation
   if not config.encoder.is_trained:
@@ -135,8 +134,7 @@ def save_trained(
   initial: the checkpoint of `config.init_from`.
   """
   adapter, encoder = to_host((model.adapter, model.encoder))
-  graphdef, factors, others = nnx.split(model.llama, Factor, ...)
-  llama = nnx.merge(graphdef, to_host(factors), others)
+  llama = lora.factors_to_host(model.llama)
   if jax.process_index():
     return
   save_adapter(workdir / build.ADAPTER_FILE, adapter)
@@ -195,8 +193,8 @@ class Trainer:
       self.ctc_batches, text, targets, top_k, row_tokens
     )
     lengths = assembler.lengths()
-    limit = model.llama.config.max_position_embeddings
-    assembler.check_context_length(lengths, limit)
+    max_length = model.llama.config.max_position_embeddings
+    assembler.check_context_length(lengths, max_length)
     order = make_order(
       data, stage.frames_per_batch, config.seed + 1, lengths, self.corpus, row_tokens
     )
@@ -219,7 +217,8 @@ class Trainer:
     graphdef, trainable, frozen = nnx.split(model, filter, ...)
     trainable = shard(trainable)
     frozen = shard(frozen, sharding_rules(config.llama.sharding))
-    optimizer = make_optimizer(getattr(config, name), config.encoder.lr_scale)
+    speeds = config.encoder.lr_scale, config.encoder.layer_lr_decay
+    optimizer = make_optimizer(getattr(config, name), *speeds)
     state = step.TrainState(trainable, make_sharded(optimizer.init, trainable))
     update = functools.partial(
       step.train_step, frozen=frozen, graphdef=graphdef, optimizer=optimizer, loss=loss

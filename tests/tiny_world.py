@@ -79,7 +79,11 @@ def config_of(folder: Path) -> dict:
     shipped_adapter='none',
     mesh=dict(data=-1, fsdp=1, tensor=1),
     llama=dict(
-      path=str(folder / 'llama'), dtype='float32', sharding='fsdp', sizes=None
+      path=str(folder / 'llama'),
+      dtype='float32',
+      sharding='fsdp',
+      sizes=None,
+      lora=None,
     ),
     template='chatml',
     encoder=dict(
@@ -87,6 +91,8 @@ def config_of(folder: Path) -> dict:
       path=str(folder / 'whisper'),
       trains='none',
       lr_scale=0.5,
+      layer_lr_decay=1.0,
+      lora=None,
       sizes=None,
     ),
     adapter=dict(
@@ -99,6 +105,7 @@ def config_of(folder: Path) -> dict:
       kernel_size=3,
       spelling_size=6,
       dropout=0.1,
+      lora=None,
     ),
     data=dict(
       train=str(folder / 'prepared'),

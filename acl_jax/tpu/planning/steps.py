@@ -86,7 +86,8 @@ def train(
   batch = shapes.response_batch(config, model, shape)
   trainable_filter = step.trainable_filter(config.encoder.trains)
   graphdef, trainable, frozen = nnx.split(model, trainable_filter, ...)
-  optimizer = make_optimizer(stage, config.encoder.lr_scale)
+  encoder = config.encoder
+  optimizer = make_optimizer(stage, encoder.lr_scale, encoder.layer_lr_decay)
   state = step.TrainState(trainable, jax.eval_shape(optimizer.init, trainable))
   loss = functools.partial(
     step.response_loss, encoder_trains=config.encoder.is_trained, stage=stage
