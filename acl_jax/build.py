@@ -2,7 +2,6 @@
 """Load or build the parts of a model: text frontend, encoder, adapter and LLM."""
 
 import dataclasses
-import functools
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +12,9 @@ import numpy as np
 from flax import nnx
 
 from acl_jax import assets
+from acl_jax.checkpoints import ADAPTER_FILE as ADAPTER_FILE
+from acl_jax.checkpoints import ENCODER_FOLDER, LLAMA_FOLDER, Checkpoint
+from acl_jax.checkpoints import find_checkpoint as find_checkpoint
 from acl_jax.config.experiment import TrainConfig
 from acl_jax.config.sections import (
   AdapterConfig,
@@ -24,6 +26,7 @@ from acl_jax.models.adapters import StrideAdapterConfig
 from acl_jax.models.attention_adapter import AttentionAdapter, AttentionAdapterConfig
 from acl_jax.models.ctc import CTCAdapterConfig
 from acl_jax.models.llama import Llama, LlamaConfig
+from acl_jax.models.lora import merge_lora
 from acl_jax.models.protocols import Adapter, Encoder
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.models.spelling import token_letters
@@ -37,72 +40,32 @@ from acl_jax.text.tokenizers import load_tokenizer
 from acl_jax.weights import safetensors
 from acl_jax.weights.adapter import KINDS as ADAPTERS
 from acl_jax.weights.adapter import load_adapter
-from acl_jax.weights.exported import is_exported, read_exported_config
-from acl_jax.weights.llama import load_llama, open_llama, sha256_of_files
-from acl_jax.weights.parakeet import load_conformer, save_conformer
+from acl_jax.weights.exported import read_exported_config
+from acl_jax.weights.fingerprint import describe
+from acl_jax.weights.llama import llama_names, load_llama, open_llama, sha256_of_files
+from acl_jax.weights.parakeet import conformer_names, load_conformer, save_conformer
+from acl_jax.weights.peft import load_lora
 from acl_jax.weights.projector import load_projector
-from acl_jax.weights.whisper import load_whisper, save_whisper
+from acl_jax.weights.table import Names
+from acl_jax.weights.whisper import load_whisper, save_whisper, whisper_names
 from acl_jax.weights.whisper_decoder import rehead_decoder
-
-ADAPTER_FILE = 'adapter.safetensors'
-ENCODER_FOLDER = 'encoder'  # also in a workdir, if the encoder trained
-SHIPPED = Path(__file__).parent / 'adapters'
 
 
 class EncoderFormat(NamedTuple):
-  """Functions that read an encoder from a folder and write it to one."""
+  """Functions that read an encoder from a folder and write it to one.
+
+  names: returns the names in Transformers of an encoder without its CTC head.
+  """
 
   load: Callable[[Path], Any]
   save: Callable[[Any, Path], None]
+  names: Callable[[Any], Names]
 
 
 ENCODERS = {
-  'conformer': EncoderFormat(load_conformer, save_conformer),
-  'whisper': EncoderFormat(load_whisper, save_whisper),
+  'conformer': EncoderFormat(load_conformer, save_conformer, conformer_names),
+  'whisper': EncoderFormat(load_whisper, save_whisper, whisper_names),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Checkpoint:
-  """Locations of the parts of a trained model.
-
-  adapter: its file; in an exported folder the file of all weights, or their index.
-  """
-
-  adapter: Path
-  exported: bool
-
-  @functools.cached_property
-  def encoder(self) -> Path | None:
-    """The folder of the encoder that was trained with the adapter, if any."""
-    folder = self.adapter.parent
-    if self.exported:
-      return folder
-    trained = folder / ENCODER_FOLDER
-    return trained if trained.is_dir() else None
-
-
-def find_checkpoint(path: str | Path | None, shipped: str = '') -> Checkpoint:
-  """Find the parts of a model in a workdir, an adapter file or an exported folder.
-
-  shipped: name of the shipped adapter, which is used if `path` is None.
-  FileNotFoundError if there is no adapter.
-  """
-  if path is None:
-    adapter = SHIPPED / f'{shipped}.safetensors'
-  else:
-    adapter = Path(path)
-    if is_exported(adapter):
-      sharded = (adapter / safetensors.INDEX).is_file()
-      name = safetensors.INDEX if sharded else safetensors.FILE
-      return Checkpoint(adapter / name, exported=True)
-    if adapter.is_dir():
-      adapter = adapter / ADAPTER_FILE
-  if not adapter.is_file():
-    raise FileNotFoundError(
-      f'{adapter}: no such adapter; train one or give --checkpoint'
-    )
-  return Checkpoint(adapter, exported=False)
 
 
 def load_text_frontend(llm: LLMConfig, template: str) -> TextFrontend:
@@ -128,13 +91,25 @@ def find_encoder(config: EncoderConfig, checkpoint: Checkpoint | None) -> Path:
 def load_encoder(
   config: EncoderConfig, checkpoint: Checkpoint | None = None
 ) -> Encoder:
-  """Load the encoder that was trained with an adapter, or that of the config."""
+  """Load the encoder that was trained with an adapter, or that of the config.
+
+  Low-rank updates trained with the adapter are merged into that of the config.
+  """
   folder = find_encoder(config, checkpoint)
   if checkpoint and (folder / safetensors.FILE).is_file():
     safetensors.verify_checksum(folder / safetensors.FILE)
   encoder = ENCODERS[config.kind].load(folder)
   _check_sizes('encoder', config.path, config.sizes, encoder.config)
+  if checkpoint and (updates := checkpoint.lora_folder(ENCODER_FOLDER)):
+    load_encoder_lora(encoder, updates)
+    merge_lora(encoder)
   return encoder
+
+
+def load_encoder_lora(encoder: Encoder, folder: Path) -> None:
+  """Wrap the matrices of an encoder that have low-rank updates in a folder."""
+  names = ENCODERS[encoder.kind].names(encoder.tower)
+  load_lora(encoder.tower, names, folder, describe(encoder)['sha256'])
 
 
 def save_encoder(encoder: Encoder, folder: Path, origin: Path | None = None) -> None:
@@ -235,6 +210,7 @@ def adapter_sizes(
 ) -> CTCAdapterConfig | StrideAdapterConfig:
   """Return the config of the adapter module."""
   sizes = dataclasses.asdict(config)
+  del sizes['lora']
   sizes |= {'encoder_size': encoder_size, 'llm_size': llm_size}
   if config.kind == 'ctc':
     sizes['vocabulary_size'] = vocabulary_size
@@ -282,6 +258,9 @@ def load_model(config: TrainConfig, checkpoint: Checkpoint) -> SpeechLLM:
   encoder = load_encoder(config.encoder, checkpoint)
   llama = load_frozen_llama(config.llama)
   check_adapter_sizes(adapter, encoder.config.output_size, llama.config)
+  if updates := checkpoint.lora_folder(LLAMA_FOLDER):
+    load_lora(llama, llama_names(llama), updates, describe(llama)['sha256'])
+    merge_lora(llama)
   return SpeechLLM(encoder, adapter, llama)
 
 

@@ -21,7 +21,7 @@ from flax import nnx
 from jaxtyping import Int
 from ml_collections import config_flags
 
-from acl_jax import assets, build
+from acl_jax import assets, build, lora
 from acl_jax.batches.ctc import CTCBatchAssembler, CTCLabels
 from acl_jax.batches.encoded import encode_corpus
 from acl_jax.batches.log_mels import LogMelCorpus
@@ -49,7 +49,6 @@ from acl_jax.training.journal import BatchFeed
 from acl_jax.training.optimizer import make_optimizer
 from acl_jax.training.workdir import open_workdir
 from acl_jax.weights.adapter import save_adapter
-from acl_jax.weights.fingerprint import describe
 from data_pipeline.batches import BatchPlan
 from data_pipeline.mixture import Corpora
 
@@ -57,17 +56,15 @@ from data_pipeline.mixture import Corpora
 def train(config: TrainConfig, workdir: Path) -> SpeechLLM:
   """Train both stages; writes `workdir/adapter.safetensors` and returns the model.
 
-  An encoder that trains is written to `workdir/encoder`, as a Hugging Face folder.
+  What trains of the encoder is written to `workdir/encoder`, as a folder of Hugging
+  Face or, by LoRA, of PEFT; low-rank updates of the LLM to `workdir/llama`.
   """
   open_workdir(workdir)
   startup.mark_stage('imports')
   text = build.load_text_frontend(config.llama, config.template)
-  llama = build.load_frozen_llama(config.llama)
   initial = build.find_checkpoint(config.init_from) if config.init_from else None
-  encoder = build.load_encoder(config.encoder, initial)
-  fingerprints: dict[str, Any] = {'llama': describe(llama)}
-  if not config.encoder.trains:
-    fingerprints['encoder'] = describe(encoder)
+  llama, fingerprints = lora.load_llama(config, initial)
+  encoder, frozen_encoder = lora.load_encoder(config, initial)
   startup.mark_stage('models')
   corpora = open_corpora(config.data)
   source = open_speech(config, encoder, corpora, workdir)
@@ -77,6 +74,7 @@ def train(config: TrainConfig, workdir: Path) -> SpeechLLM:
   else:
     sizes = encoder.config.output_size, llama.config.hidden_size
     adapter = new_adapter(config, sizes, source.texts, text)
+  fingerprints |= frozen_encoder | lora.prepare_adapter(config, adapter)
   model = SpeechLLM(encoder, adapter, llama)
   ctc_batches = CTCBatchAssembler(
     source,
@@ -95,8 +93,7 @@ def train(config: TrainConfig, workdir: Path) -> SpeechLLM:
     model = trainer.train_transcription(writing, model)
   if config.response and config.response.steps:
     model = trainer.train_response(config.response, model, text)
-  adapter, encoder = to_host((model.adapter, model.encoder))
-  save_trained(config, workdir, adapter, encoder, initial)
+  save_trained(config, workdir, model, initial, fingerprints)
   return model
 
 
@@ -124,10 +121,10 @@ def open_speech(
 ) -> SpeechSource:
   """Return the corpora as log-mel frames or, with a frozen encoder, encode them now.
 
-  ValueError if rows are packed but the encoder trains and does not support it.
+  ValueError if rows are packed and the encoder trains but does not support it.
   """
   augmentation = config.utterance_augmentation
-  if not config.encoder.trains:
+  if not config.encoder.is_trained:
     return encode_corpus(encoder, corpora, workdir / 'frames', augmentation)
   if config.data.row_frames is not None and not encoder.packs:
     raise ValueError(
@@ -140,20 +137,26 @@ def open_speech(
 def save_trained(
   config: TrainConfig,
   workdir: Path,
-  adapter: Adapter,
-  encoder: Encoder,
+  model: SpeechLLM,
   initial: build.Checkpoint | None,
+  fingerprints: Mapping[str, Any],
 ) -> None:
-  """Write the adapter and an encoder that trained; only process 0 writes.
+  """Write what trained; all processes must call it, and process 0 writes.
 
   initial: the checkpoint of `config.init_from`.
   """
+  adapter, encoder = to_host((model.adapter, model.encoder))
+  llama = lora.factors_to_host(model.llama)
   if jax.process_index():
     return
   save_adapter(workdir / build.ADAPTER_FILE, adapter)
-  if config.encoder.trains:
+  if config.encoder.trains == 'full':
     origin = build.find_encoder(config.encoder, initial)
     build.save_encoder(encoder, workdir / build.ENCODER_FOLDER, origin)
+  if config.encoder.lora:
+    lora.save_encoder_lora(config, encoder, workdir, fingerprints['encoder'])
+  if config.llama.lora:
+    lora.save_llama_lora(config, llama, workdir, fingerprints['llama'])
   print(f'train: {workdir / build.ADAPTER_FILE}', flush=True)
 
 
@@ -182,7 +185,7 @@ class Trainer:
 
   def train_ctc(self, stage: CTCStageConfig, model: SpeechLLM) -> SpeechLLM:
     """Train a CTC adapter to recognise transcripts; the LLM does not run."""
-    loss = bind_loss(step.ctc_loss, encoder_trains=self.config.encoder.trains)
+    loss = bind_loss(step.ctc_loss, encoder_trains=self.config.encoder.is_trained)
     order = self._order_audio(stage)
     return self._train_stage('ctc', model, order, self.ctc_batches, loss)
 
@@ -192,7 +195,7 @@ class Trainer:
     """Train an attention adapter to write transcripts; the LLM does not run."""
     loss = bind_loss(
       step.transcription_loss,
-      encoder_trains=self.config.encoder.trains,
+      encoder_trains=self.config.encoder.is_trained,
       label_smoothing=stage.label_smoothing,
     )
     order = self._order_audio(stage)
@@ -217,13 +220,13 @@ class Trainer:
       self.ctc_batches, text, targets, top_k, row_tokens
     )
     lengths = assembler.lengths()
-    limit = model.llama.config.max_position_embeddings
-    assembler.check_context_length(lengths, limit)
+    max_length = model.llama.config.max_position_embeddings
+    assembler.check_context_length(lengths, max_length)
     order = make_order(
       data, stage.frames_per_batch, config.seed + 1, lengths, self.corpus, row_tokens
     )
     loss = bind_loss(
-      step.response_loss, encoder_trains=config.encoder.trains, stage=stage
+      step.response_loss, encoder_trains=config.encoder.is_trained, stage=stage
     )
     return self._train_stage('response', model, order, assembler, loss)
 
@@ -241,7 +244,8 @@ class Trainer:
     graphdef, trainable, frozen = nnx.split(model, filter, ...)
     trainable = shard(trainable)
     frozen = shard(frozen, sharding_rules(config.llama.sharding))
-    optimizer = make_optimizer(getattr(config, name), config.encoder.lr_scale)
+    speeds = config.encoder.lr_scale, config.encoder.layer_lr_decay
+    optimizer = make_optimizer(getattr(config, name), *speeds)
     state = step.TrainState(trainable, make_sharded(optimizer.init, trainable))
     update = functools.partial(
       step.train_step, frozen=frozen, graphdef=graphdef, optimizer=optimizer, loss=loss

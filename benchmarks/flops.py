@@ -128,7 +128,7 @@ def make_optimizer(trainable, masked: bool) -> optax.GradientTransformation:
 
 def flops(sizes: Sizes, layers: int, *, masked: bool, remat: str | None) -> float:
   """Count the operations of one `train_step`, before XLA optimises it."""
-  trainable_filter = nnx.Param if masked else step.trainable_filter(False)
+  trainable_filter = nnx.Param if masked else step.trainable_filter('none')
   model = jax.eval_shape(lambda: build_model(sizes, layers))
   graphdef, trainable, frozen = nnx.split(model, trainable_filter, ...)
   adam = make_optimizer(trainable, masked)

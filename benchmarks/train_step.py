@@ -62,7 +62,7 @@ def our_step(path: Path, adapter: adapters.StrideAdapter, batch) -> Callable[[],
     jax.tree.map(jnp.copy, adapter),  # the step donates its parameters
     load_llama(path, jnp.float32),
   )
-  graphdef, trainable, frozen = nnx.split(model, step.trainable_filter(False), ...)
+  graphdef, trainable, frozen = nnx.split(model, step.trainable_filter('none'), ...)
   optimizer = optax.chain(
     optax.clip_by_global_norm(CLIP_NORM),
     optax.adamw(LEARNING_RATE, *BETAS, weight_decay=0.0),

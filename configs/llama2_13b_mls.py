@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
   c.encoder = dict(
     kind='conformer',
     path='runs/ctc_mls/encoder',
-    trains=True,
+    trains='full',
     lr_scale=0.5,  # the encoder is pretrained; the linear map is not
     sizes=defaults.PAPER_CONFORMER,
   )

@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
   c.encoder = dict(
     kind='conformer',
     path='models/parakeet-ctc-0.6b',
-    trains=True,
+    trains='full',
     lr_scale=0.1,  # the encoder is pretrained; the projector is not
     sizes=None,
   )

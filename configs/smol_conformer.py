@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
   c.encoder = dict(
     kind='conformer',
     path='runs/smol_ctc/encoder',
-    trains=False,
+    trains='none',
     lr_scale=0.1,
     sizes=None,
   )

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from acl_jax import build
+from acl_jax import build, checkpoints
 from acl_jax.models.adapters import StrideAdapter
 from acl_jax.models.ctc import CTCAdapter
 from acl_jax.models.speech_llm import SpeechLLM
@@ -97,7 +97,7 @@ def test_a_checkpoint_is_a_workdir_a_file_or_the_shipped_adapter(
   path = workdir / build.ADAPTER_FILE
   assert build.find_checkpoint(workdir) == build.find_checkpoint(path)
   assert build.find_checkpoint(path).adapter == path
-  monkeypatch.setattr(build, 'SHIPPED', workdir)
+  monkeypatch.setattr(checkpoints, 'SHIPPED', workdir)
   assert build.find_checkpoint(None, 'adapter').adapter == path
 
 

@@ -317,7 +317,7 @@ def test_training_and_evaluation_use_the_pretrained_encoder(
 ):
   """The encoder trains with a stride adapter; its CTC head stays the same."""
   folder = pretrained[0] / build.ENCODER_FOLDER
-  encoder = {'kind': 'conformer', 'path': str(folder), 'trains': True}
+  encoder = {'kind': 'conformer', 'path': str(folder), 'trains': 'full'}
   changes = {f'encoder.{name}': value for name, value in encoder.items()}
   adapter = dict(kind='stride', stack=3, hidden_size=16)
   changes |= {'response.steps': 2, 'adapter': adapter}

@@ -52,7 +52,7 @@ def tiny_train_config() -> TrainConfig:
     max_position_embeddings=512,
   )
   c.encoder = dict(
-    kind='conformer', path='nowhere', trains=True, lr_scale=0.5, sizes=ENCODER_SIZES
+    kind='conformer', path='nowhere', trains='full', lr_scale=0.5, sizes=ENCODER_SIZES
   )
   c.adapter = dict(kind='stride', stack=3, hidden_size=None)
   c.data.update(train=(('nowhere', 1.0),), row_frames=64, row_tokens=128)

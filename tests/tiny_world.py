@@ -85,14 +85,20 @@ def config_of(folder: Path) -> dict:
     shipped_adapter='none',
     mesh=dict(data=-1, fsdp=1, tensor=1),
     llama=dict(
-      path=str(folder / 'llama'), dtype='float32', sharding='fsdp', sizes=None
+      path=str(folder / 'llama'),
+      dtype='float32',
+      sharding='fsdp',
+      sizes=None,
+      lora=None,
     ),
     template='chatml',
     encoder=dict(
       kind='whisper',
       path=str(folder / 'whisper'),
-      trains=False,
+      trains='none',
       lr_scale=0.5,
+      layer_lr_decay=1.0,
+      lora=None,
       sizes=None,
     ),
     adapter=dict(
@@ -105,6 +111,7 @@ def config_of(folder: Path) -> dict:
       kernel_size=3,
       spelling_size=6,
       dropout=0.1,
+      lora=None,
     ),
     data=dict(
       train=str(folder / 'prepared'),

@@ -11,9 +11,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from acl_jax import build, train
 from acl_jax.batches.orders import open_corpora
+from acl_jax.models.lora import merge_lora
 from acl_jax.sharding.mesh import make_mesh
 from acl_jax.training.metrics import TIME_METRICS, MetricsWriter
 from acl_jax.weights.adapter import load_adapter
@@ -147,7 +149,7 @@ def test_a_stride_adapter_skips_the_ctc_stage(tiny_world, tmp_path, caplog):
 
 
 def test_an_encoder_that_trains_is_resumed_saved_and_loaded(tiny_world, tmp_path):
-  changes = NO_LETTERS | {'encoder.trains': True, 'ctc.steps': 4, 'response.steps': 0}
+  changes = NO_LETTERS | {'encoder.trains': 'full', 'ctc.steps': 4, 'response.steps': 0}
   config = load_config(tiny_world, **changes)
   train_until(config, tmp_path / 'resumed', 'ctc', 4, KeyboardInterrupt())
   model = train.train(config, tmp_path / 'resumed')
@@ -162,6 +164,69 @@ def test_an_encoder_that_trains_is_resumed_saved_and_loaded(tiny_world, tmp_path
   jax.tree.map(np.testing.assert_array_equal, initial.encoder, model.encoder)
 
 
+LORA = {'rank': 2, 'alpha': 4.0, 'dropout': 0.1, 'targets': ('q_proj', 'k_proj', 'fc1')}
+
+
+def test_low_rank_updates_are_resumed_saved_and_loaded(tiny_world, tmp_path):
+  changes = NO_LETTERS | {'encoder.trains': 'lora', 'encoder.lora': LORA}
+  changes |= {'ctc.steps': 4, 'response.steps': 0}
+  config = load_config(tiny_world, **changes)
+  train_until(config, tmp_path / 'resumed', 'ctc', 4, KeyboardInterrupt())
+  model = train.train(config, tmp_path / 'resumed')
+  expected = train.train(config, tmp_path / 'uninterrupted')
+  jax.tree.map(np.testing.assert_array_equal, model.encoder, expected.encoder)
+  base = build.load_encoder(config.encoder)
+  np.testing.assert_array_equal(
+    model.encoder.layers.fc1.weight.base[...], base.layers.fc1.weight[...]
+  )
+  assert np.abs(model.encoder.layers.fc1.weight.lora_B[...]).min() > 0
+  checkpoint = build.find_checkpoint(tmp_path / 'resumed')
+  loaded = build.load_model(config, checkpoint).encoder
+  jax.tree.map(
+    np.testing.assert_array_equal, loaded, merge_lora(nnx.clone(model.encoder))
+  )
+  check_start_from_low_rank_updates(tiny_world, tmp_path, changes, model)
+
+
+def check_start_from_low_rank_updates(tiny_world, tmp_path, changes, model):
+  changes |= {'init_from': str(tmp_path / 'resumed'), 'ctc.steps': 0}
+  config = load_config(tiny_world, **changes)
+  initial = train.train(config, tmp_path / 'initial')
+  jax.tree.map(np.testing.assert_array_equal, initial.encoder, model.encoder)
+  other = load_config(tiny_world, **changes | {'encoder.lora': LORA | {'rank': 3}})
+  with pytest.raises(ValueError, match=r'config\.encoder\.lora has rank 3'):
+    train.train(other, tmp_path / 'other')
+  other = load_config(
+    tiny_world, **changes | {'encoder.lora': LORA | {'targets': ['v']}}
+  )
+  with pytest.raises(ValueError, match="encoder.lora.targets: LoRA target 'v' matches"):
+    train.train(other, tmp_path / 'other')
+
+
+def test_low_rank_updates_of_adapter_and_llm(tiny_world, tmp_path):
+  lora = LORA | {'targets': ['q_proj', 'down_proj']}
+  changes = NO_LETTERS | {
+    'llama.lora': lora,
+    'adapter.lora': LORA | {'targets': ['up_proj']},
+  }
+  changes |= {'ctc.steps': 0, 'response.steps': 2, 'response.ctc_weight': 0.0}
+  config = load_config(tiny_world, **changes)
+  model = train.train(config, tmp_path)
+  state = nnx.state(model.adapter.layers.up_proj)
+  assert set(state) == {'base', 'lora_A', 'lora_B'}
+  loaded = build.load_model(config, build.find_checkpoint(tmp_path))
+  jax.tree.map(np.testing.assert_array_equal, loaded.adapter, model.adapter)
+  merged = merge_lora(nnx.clone(model.llama))
+  base = build.load_frozen_llama(config.llama)
+  assert (
+    merged.layers.self_attn.q_proj[...] != base.layers.self_attn.q_proj[...]
+  ).any()
+  jax.tree.map(np.testing.assert_array_equal, loaded.llama, merged)
+  changes |= {'init_from': str(tmp_path), 'llama.lora': None}
+  with pytest.raises(ValueError, match=r'set config\.llama\.lora'):
+    train.train(load_config(tiny_world, **changes), tmp_path / 'other')
+
+
 def test_training_may_start_from_another_training(tiny_world, uninterrupted, tmp_path):
   changes = {'init_from': str(uninterrupted), 'ctc.steps': 0, 'response.steps': 0}
   train.train(load_config(tiny_world, **changes), tmp_path)
@@ -172,7 +237,7 @@ PACKED = {'data.row_tokens': 90, 'data.row_frames': 60}
 
 
 def test_whisper_does_not_train_on_packed_rows(tiny_world, tmp_path):
-  config = load_config(tiny_world, **PACKED, **{'encoder.trains': True})
+  config = load_config(tiny_world, **PACKED, **{'encoder.trains': 'full'})
   encoder, corpora = build.load_encoder(config.encoder), open_corpora(config.data)
   with pytest.raises(ValueError, match=r'config\.data\.row_frames is 60\b.*whisper'):
     train.open_speech(config, encoder, corpora, tmp_path)

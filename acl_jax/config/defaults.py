@@ -99,13 +99,16 @@ def train_config() -> ConfigDict:
     'dtype': 'float32',
     'sharding': 'replicated',
     'sizes': None,
+    'lora': None,
   }
   c.template = 'chatml'
   c.encoder = {
     'kind': 'whisper',
     'path': 'asset:whisper-base',
-    'trains': False,
+    'trains': 'none',
     'lr_scale': 0.1,
+    'layer_lr_decay': 1.0,
+    'lora': None,
     'sizes': None,
   }
   c.data = _data()

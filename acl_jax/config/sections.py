@@ -7,6 +7,7 @@ from typing import Literal
 from acl_jax.models.attention_decoder import DecoderConfig
 from acl_jax.models.conformer import ConformerConfig
 from acl_jax.models.llama import LlamaConfig
+from acl_jax.models.lora import LoRAConfig
 from acl_jax.models.whisper import WhisperConfig
 from data_pipeline.augment import Augmentation, Masking
 
@@ -33,27 +34,58 @@ class LLMConfig:
   dtype: str  # of the weights: float32, bfloat16 or int8
   sharding: str  # fsdp, or replicated: sharded along mesh.tensor only
   sizes: LlamaConfig | None  # checked against the files; needed to plan without them
+  lora: LoRAConfig | None = None  # None: frozen, which is the method
+
+  def __post_init__(self):
+    if self.lora is not None and self.dtype == 'int8':
+      raise ValueError("lora needs a dtype of float32 or bfloat16; it is 'int8'")
 
 
 @dataclasses.dataclass(frozen=True)
-class WhisperEncoderConfig:
+class TrainableEncoderConfig:
+  """What every encoder's section has: which of its parameters train, and how fast."""
+
+  kind: str
+  path: str
+  trains: Literal['none', 'lora', 'full']  # none: every utterance is encoded once
+  lr_scale: float  # learning rate of the encoder / that of the adapter
+  layer_lr_decay: float = 1.0  # learning rate of a layer / that of the layer above
+  lora: LoRAConfig | None = None  # set if trains is 'lora', else None
+
+  def __post_init__(self):
+    if (self.lora is not None) != (self.trains == 'lora'):
+      raise ValueError(
+        f'trains is {self.trains!r} and lora is {"" if self.lora else "not "}set; lora'
+        " is for trains = 'lora'"
+      )
+    if not 0 < self.layer_lr_decay <= 1:
+      raise ValueError(
+        f'layer_lr_decay = {self.layer_lr_decay} is not above 0 and at most 1'
+      )
+
+  @property
+  def is_trained(self) -> bool:
+    """Whether any of its parameters train."""
+    return self.trains != 'none'
+
+
+@dataclasses.dataclass(frozen=True)
+class WhisperEncoderConfig(TrainableEncoderConfig):
   """Whisper's audio encoder."""
 
   kind: Literal['whisper']
   path: str  # asset:NAME, or a Hugging Face or CTranslate2 folder
-  trains: bool  # False: frozen, and every utterance is encoded once
-  lr_scale: float  # learning rate of the encoder / that of the adapter
+  _: dataclasses.KW_ONLY
   sizes: WhisperConfig | None  # checked against the files; needed to plan without them
 
 
 @dataclasses.dataclass(frozen=True)
-class ConformerEncoderConfig:
+class ConformerEncoderConfig(TrainableEncoderConfig):
   """A Conformer from `pretrain`, or a Parakeet CTC from Hugging Face."""
 
   kind: Literal['conformer']
   path: str  # asset:NAME or a folder
-  trains: bool  # False: frozen, and every utterance is encoded once
-  lr_scale: float  # learning rate of the encoder / that of the adapter
+  _: dataclasses.KW_ONLY
   sizes: ConformerConfig | None  # checked against the files; needed to plan without
 
 
@@ -75,6 +107,7 @@ class StrideConfig:
   kind: Literal['stride']
   stack: int  # encoder frames per embedding
   hidden_size: int | None  # of Ultravox's projector; None: the paper's linear map
+  lora: LoRAConfig | None = None  # None: all of it trains, not only factors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +123,7 @@ class CTCConfig:
   kernel_size: int  # of the convolutions, in frames
   dropout: float
   spelling_size: int  # width of the spelling vectors of tokens
+  lora: LoRAConfig | None = None  # None: all of it trains, not only factors
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from acl_jax.build import SHIPPED
+from acl_jax.checkpoints import SHIPPED
 from acl_jax.config.experiment import TrainConfig
 from acl_jax.config.sections import format_mixture
 

@@ -9,6 +9,7 @@ embedding per token.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,14 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from acl_jax.models.layers import ones, param, rms_norm
+from acl_jax.models.matrices import contract
 
 EPS = 1e-6
+
+
+def project(x: Float[Array, '*b i'], w: Any) -> Float[Array, '*b o']:
+  """Multiply by a matrix in float32, in which adapters compute."""
+  return contract(x.astype(jnp.float32), w)
 
 
 def stack_frames(
@@ -55,12 +62,13 @@ class StrideAdapter(nnx.Module):
     self.config = config
     inputs, hidden = config.stack * config.encoder_size, config.hidden_size
     if hidden is None:
-      self.linear = param(rngs, (inputs, config.llm_size), ('embed', 'llm'))
+      self.linear = param(rngs, (inputs, config.llm_size), ('embed', 'llm'), inputs=1)
       return
     self.ln_pre = ones(inputs)
-    self.linear_1 = param(rngs, (inputs, hidden), ('embed', 'mlp'))
+    self.linear_1 = param(rngs, (inputs, hidden), ('embed', 'mlp'), inputs=1)
     self.ln_mid = ones(hidden // 2)
-    self.linear_2 = param(rngs, (hidden // 2, config.llm_size), ('mlp', 'llm'))
+    shape = hidden // 2, config.llm_size
+    self.linear_2 = param(rngs, shape, ('mlp', 'llm'), inputs=1)
 
   def token_ids(self) -> list[int]:
     """Return no tokens: it does not recognise."""
@@ -85,8 +93,8 @@ class StrideAdapter(nnx.Module):
     del table
     x, mask = stack_frames(frames, frame_mask, self.config.stack)
     if self.config.hidden_size is None:
-      return x @ self.linear[...], mask
-    x = rms_norm(x, self.ln_pre[...], EPS) @ self.linear_1[...]
+      return project(x, self.linear), mask
+    x = project(rms_norm(x, self.ln_pre[...], EPS), self.linear_1)
     x, gate = jnp.split(x, 2, axis=-1)
     x = rms_norm(x * jax.nn.silu(gate), self.ln_mid[...], EPS)
-    return x @ self.linear_2[...], mask
+    return project(x, self.linear_2), mask

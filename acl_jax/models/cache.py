@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Int8
 
-from acl_jax.models.layers import quantise_int8
+from acl_jax.models.matrices import quantise_int8
 from acl_jax.sharding.rules import constrain
 
 AXES = 'layers', 'batch', 'kv_heads', 'time', 'head_dim'

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from acl_jax.models.adapters import EPS
+from acl_jax.models.adapters import EPS, project
 from acl_jax.models.layers import dropout, ones, param, rms_norm
 from acl_jax.sharding.rules import HIDDEN_AXES, constrain
 
@@ -19,9 +19,10 @@ class ConvBlock(nnx.Module):
     self.conv_norm = ones(size)
     self.conv = param(rngs, (kernel_size, size), ('conv', 'embed'), 0.2)
     self.mlp_norm = ones(size)
-    self.gate_proj = param(rngs, (size, size), ('embed', 'mlp'), size**-0.5)
-    self.up_proj = param(rngs, (size, size), ('embed', 'mlp'), size**-0.5)
-    self.down_proj = param(rngs, (size, size), ('mlp', 'embed'), size**-0.5)
+    shape, axes, scale = (size, size), ('embed', 'mlp'), size**-0.5
+    self.gate_proj = param(rngs, shape, axes, scale, inputs=1)
+    self.up_proj = param(rngs, shape, axes, scale, inputs=1)
+    self.down_proj = param(rngs, shape, axes[::-1], scale, inputs=1)
 
   def __call__(
     self, x: Float[Array, 'a s d'], frame_mask: Bool[Array, 'a s'], key: Array | None
@@ -33,8 +34,8 @@ class ConvBlock(nnx.Module):
     kernel = self.conv[...]
     x = x + sum(y[:, i : i + x.shape[1]] * kernel[i][None, None] for i in range(width))
     y = rms_norm(x, self.mlp_norm[...], EPS)
-    y = jax.nn.silu(y @ self.gate_proj[...]) * (y @ self.up_proj[...])
-    return x + dropout(y, self.dropout, key) @ self.down_proj[...]
+    y = jax.nn.silu(project(y, self.gate_proj)) * project(y, self.up_proj)
+    return x + project(dropout(y, self.dropout, key), self.down_proj)
 
 
 def run_blocks(

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from acl_jax.models.adapters import EPS, stack_frames
+from acl_jax.models.adapters import EPS, project, stack_frames
 from acl_jax.models.conv_block import ConvBlock, run_blocks
 from acl_jax.models.layers import Constant, ones, param, rms_norm, zeros
 from acl_jax.models.spelling import NUM_LETTERS, Spelling
@@ -81,12 +81,13 @@ class CTCAdapter(nnx.Module):
       width = 2 * config.letter_hidden_size
       self._create_letters(rngs)
     self.norm_mid = ones(width)
-    self.linear_mid = param(rngs, (width, d), ('embed', 'mlp'), width**-0.5)
+    self.linear_mid = param(rngs, (width, d), ('embed', 'mlp'), width**-0.5, inputs=1)
     self.layers = self._create_blocks(config.num_layers, d, rngs)
     self.norm_post = ones(d)
-    self.linear_2 = param(rngs, (d, e), ('mlp', 'llm'), d**-0.5)
+    self.linear_2 = param(rngs, (d, e), ('mlp', 'llm'), d**-0.5, inputs=1)
     self.spelling = Spelling(config.vocabulary_size, config.spelling_size, rngs=rngs)
-    self.linear_spelling = param(rngs, (d, config.spelling_size), ('mlp', 'llm'))
+    shape = d, config.spelling_size
+    self.linear_spelling = param(rngs, shape, ('mlp', 'llm'), inputs=1)
     self.blank = param(rngs, (e,), ('llm',))
     self.bias = zeros(config.vocabulary_size + 1, 'vocab')
     self.vocabulary = Constant(jnp.arange(config.vocabulary_size))
@@ -95,11 +96,12 @@ class CTCAdapter(nnx.Module):
     config, classes = self.config, 1 + NUM_LETTERS
     h, inputs = config.letter_hidden_size, config.stack // 2 * config.encoder_size
     self.norm_pre = ones(inputs)
-    self.linear_1 = param(rngs, (inputs, h), ('embed', 'mlp'), inputs**-0.5)
+    self.linear_1 = param(rngs, (inputs, h), ('embed', 'mlp'), inputs**-0.5, inputs=1)
     self.letter_layers = self._create_blocks(config.letter_layers, h, rngs)
     self.norm_letters = ones(h)
-    self.letter_head = param(rngs, (h, classes), ('mlp', 'classes'), h**-0.5)
-    self.letter_embed = param(rngs, (classes, h), ('classes', 'mlp'), 1.0)
+    axes = 'mlp', 'classes'
+    self.letter_head = param(rngs, (h, classes), axes, h**-0.5, inputs=1)
+    self.letter_embed = param(rngs, (classes, h), axes[::-1], 1.0, inputs=1)
 
   def _create_blocks(self, number: int, size: int, rngs: nnx.Rngs) -> ConvBlock:
     """Create `number` blocks, stacked."""
@@ -139,7 +141,7 @@ class CTCAdapter(nnx.Module):
       x, mask = stack_frames(x, letters_mask, 2)
     else:
       x, mask = stack_frames(frames, frame_mask, self.config.stack)
-    x = rms_norm(x, self.norm_mid[...], EPS) @ self.linear_mid[...]
+    x = project(rms_norm(x, self.norm_mid[...], EPS), self.linear_mid)
     x = run_blocks(self.layers, x, mask, keys[1], self.unroll)
     x = rms_norm(x, self.norm_post[...], EPS)
     tokens = self._token_logits(x, table, candidates)
@@ -148,13 +150,13 @@ class CTCAdapter(nnx.Module):
   def _letter_scores(self, frames, frame_mask, key: Array | None):
     """Return letter frames, conditioned on their logits, the logits, and the mask."""
     x, mask = stack_frames(frames, frame_mask, self.config.stack // 2)
-    x = rms_norm(x, self.norm_pre[...], EPS) @ self.linear_1[...]
+    x = project(rms_norm(x, self.norm_pre[...], EPS), self.linear_1)
     x = run_blocks(self.letter_layers, x, mask, key, self.unroll)
     x = rms_norm(x, self.norm_letters[...], EPS)
-    letters = x @ self.letter_head[...]
+    letters = project(x, self.letter_head)
     # The layers above are conditioned on the distribution of letters (self-conditioned
     # CTC, Nozaki and Komatsu 2021).
-    return x + jax.nn.softmax(letters) @ self.letter_embed[...], letters, mask
+    return x + project(jax.nn.softmax(letters), self.letter_embed), letters, mask
 
   def _token_logits(
     self,
@@ -169,10 +171,9 @@ class CTCAdapter(nnx.Module):
       embeddings = embeddings[candidates]
       bias = bias[jnp.pad(candidates + 1, (1, 0))]
     classes = jnp.concatenate([self.blank[...][None], embeddings]) / scale
-    by_embedding = jnp.einsum('ase,ce->asc', x @ self.linear_2[...], classes)
-    by_spelling = jnp.einsum(
-      'ask,wk->asw', x @ self.linear_spelling[...], self.spelling(candidates)
-    )
+    by_embedding = jnp.einsum('ase,ce->asc', project(x, self.linear_2), classes)
+    spelling = project(x, self.linear_spelling)
+    by_spelling = jnp.einsum('ask,wk->asw', spelling, self.spelling(candidates))
     logits = by_embedding + jnp.pad(by_spelling, ((0, 0), (0, 0), (1, 0)))
     return logits + jnp.broadcast_to(bias, logits.shape)
 

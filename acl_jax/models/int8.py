@@ -3,8 +3,8 @@
 
 from flax import nnx
 
-from acl_jax.models.layers import QuantisedMatrix
 from acl_jax.models.llama import Llama
+from acl_jax.models.matrices import QuantisedMatrix
 
 # The axes that a matrix product contracts; every other index has its own scale.
 REDUCED_AXES = {

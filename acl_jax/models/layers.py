@@ -6,14 +6,15 @@ g query heads per key/value head, h head width, f feed-forward width, v vocabula
 m mel bins, l layers, a audio clips.
 """
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Int8
+from jaxtyping import Array, Bool, Float, Int
+
+from acl_jax.models.matrices import contract
 
 LAYER_NORM_EPS = 1e-5  # PyTorch's default, which both encoders use
 # What the backward pass may keep of a layer; the rest is recomputed.
@@ -28,10 +29,21 @@ class Constant(nnx.Variable):
 
 
 def param(
-  rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str, ...], scale: float = 0.02
+  rngs: nnx.Rngs,
+  shape: tuple[int, ...],
+  axes: tuple[str, ...],
+  scale: float = 0.02,
+  inputs: int | None = None,
 ) -> nnx.Param:
-  """Draw a normal parameter of standard deviation `scale`; sharding uses `axes`."""
-  return nnx.Param(rngs.params.normal(shape) * scale, axes=axes)
+  """Draw a normal parameter of standard deviation `scale`; sharding uses `axes`.
+
+  inputs: of a matrix that LoRA may wrap, the number of leading axes that a product
+    contracts, or 1 for a table of rows; it is used through `matrices` only.
+  """
+  value = rngs.params.normal(shape) * scale
+  if inputs is None:
+    return nnx.Param(value, axes=axes)
+  return nnx.Param(value, axes=axes, inputs=inputs)
 
 
 def ones(size: int, axis: str = 'embed') -> nnx.Param:
@@ -42,37 +54,6 @@ def ones(size: int, axis: str = 'embed') -> nnx.Param:
 def zeros(size: int, axis: str = 'embed') -> nnx.Param:
   """Create a bias."""
   return nnx.Param(jnp.zeros(size), axes=(axis,))
-
-
-class QuantisedMatrix(nnx.Module):
-  """A matrix in int8; indexing it dequantises to the dtype of the original.
-
-  Symmetric: value times scale, with one scale for each index of the axes that are not
-  in `reduced_axes`.
-  """
-
-  def __init__(self, param: nnx.Variable, reduced_axes: tuple[int, ...]):
-    axes = param.get_metadata()['axes']
-    value, scale = quantise_int8(param[...], reduced_axes)
-    self.value = nnx.Variable(value, axes=axes)
-    size_one = [i % len(axes) for i in reduced_axes]
-    axes = tuple(None if i in size_one else axis for i, axis in enumerate(axes))
-    self.scale = nnx.Variable(scale, axes=axes)
-
-  def __getitem__(self, index) -> Float[Array, '...']:
-    scale = self.scale[index]
-    return self.value[index].astype(scale.dtype) * scale
-
-
-@functools.partial(jax.jit, static_argnames='reduced_axes')  # no float32 copy in memory
-def quantise_int8(
-  weight: Float[Array, '...'], reduced_axes: tuple[int, ...]
-) -> tuple[Int8[Array, '...'], Float[Array, '...']]:
-  """Quantise to int8; returns values and scales, of size 1 in `reduced_axes`."""
-  wide = weight.astype(jnp.float32)
-  largest = jnp.max(jnp.abs(wide), reduced_axes, keepdims=True)
-  scale = jnp.where(largest > 0, largest / 127, 1)
-  return jnp.round(wide / scale).astype(jnp.int8), scale.astype(weight.dtype)
 
 
 class Norm(nnx.Module):
@@ -90,11 +71,11 @@ class Linear(nnx.Module):
   """A dense layer, by default with a bias; `axes` names the input and output axes."""
 
   def __init__(self, shape, axes, bias=True, scale=0.02, *, rngs: nnx.Rngs):
-    self.weight = param(rngs, shape, axes, scale)
+    self.weight = param(rngs, shape, axes, scale, inputs=1)
     self.bias = zeros(shape[1], axes[1]) if bias else None
 
   def __call__(self, x: Float[Array, '*b i']) -> Float[Array, '*b o']:
-    y = x @ self.weight[...].astype(x.dtype)
+    y = contract(x, self.weight)
     if self.bias is None:
       return y
     return y + jnp.broadcast_to(self.bias[...].astype(x.dtype), y.shape)
@@ -119,13 +100,6 @@ def dropout(
     return x
   keep = jax.random.bernoulli(key, 1 - rate, x.shape)
   return jnp.where(keep, x / (1 - rate), 0)
-
-
-def project(
-  x: Float[Array, 'b t d'], w: nnx.Param | QuantisedMatrix
-) -> Float[Array, 'b t n h']:
-  """Project from the model width to heads, in the dtype of `x`."""
-  return jnp.einsum('btd,dnh->btnh', x, w[...].astype(x.dtype))
 
 
 def rms_norm(

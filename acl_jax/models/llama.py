@@ -16,7 +16,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from acl_jax.models.cache import CacheMask, KVCache, empty_cache
-from acl_jax.models.layers import REMAT, attention, ones, param, project, rms_norm, rope
+from acl_jax.models.layers import REMAT, attention, ones, param, rms_norm, rope
+from acl_jax.models.matrices import contract, score_rows
 from acl_jax.models.splash import PackedCausalMask, packed_attention
 from acl_jax.sharding.rules import HIDDEN_AXES, constrain
 
@@ -57,15 +58,15 @@ class Attention(nnx.Module):
     d, h = config.hidden_size, config.head_dim
     n, k = config.num_attention_heads, config.num_key_value_heads
     self.theta = config.rope_theta
-    self.q_proj = param(rngs, (d, n, h), ('embed', 'heads', 'head_dim'))
-    self.k_proj = param(rngs, (d, k, h), ('embed', 'kv_heads', 'head_dim'))
-    self.v_proj = param(rngs, (d, k, h), ('embed', 'kv_heads', 'head_dim'))
-    self.o_proj = param(rngs, (n, h, d), ('heads', 'head_dim', 'embed'))
+    self.q_proj = param(rngs, (d, n, h), ('embed', 'heads', 'head_dim'), inputs=1)
+    self.k_proj = param(rngs, (d, k, h), ('embed', 'kv_heads', 'head_dim'), inputs=1)
+    self.v_proj = param(rngs, (d, k, h), ('embed', 'kv_heads', 'head_dim'), inputs=1)
+    self.o_proj = param(rngs, (n, h, d), ('heads', 'head_dim', 'embed'), inputs=2)
 
   def __call__(self, x, positions, mask, prefix_cache, cache, layer, index):
-    query = rope(project(x, self.q_proj), positions, self.theta)
-    key = rope(project(x, self.k_proj), positions, self.theta)
-    value = project(x, self.v_proj)
+    query = rope(contract(x, self.q_proj), positions, self.theta)
+    key = rope(contract(x, self.k_proj), positions, self.theta)
+    value = contract(x, self.v_proj)
     if cache is not None:
       cache = cache.write(key, value, layer, index)
       y = cache.attend(query, mask, layer)
@@ -79,7 +80,7 @@ class Attention(nnx.Module):
         y = packed_attention(query, key, value, mask)
       else:
         y = attention(query, key, value, mask)
-    return jnp.einsum('btnh,nhd->btd', y, self.o_proj[...].astype(x.dtype)), cache
+    return contract(y, self.o_proj, axes=2), cache
 
 
 def _prepend_prefix(
@@ -95,17 +96,13 @@ class MLP(nnx.Module):
 
   def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs):
     d, f = config.hidden_size, config.intermediate_size
-    self.gate_proj = param(rngs, (d, f), ('embed', 'mlp'))
-    self.up_proj = param(rngs, (d, f), ('embed', 'mlp'))
-    self.down_proj = param(rngs, (f, d), ('mlp', 'embed'))
+    self.gate_proj = param(rngs, (d, f), ('embed', 'mlp'), inputs=1)
+    self.up_proj = param(rngs, (d, f), ('embed', 'mlp'), inputs=1)
+    self.down_proj = param(rngs, (f, d), ('mlp', 'embed'), inputs=1)
 
   def __call__(self, x):
-    gate, up, down = (
-      w[...].astype(x.dtype) for w in (self.gate_proj, self.up_proj, self.down_proj)
-    )
-    y = jax.nn.silu(jnp.einsum('btd,df->btf', x, gate))
-    y = y * jnp.einsum('btd,df->btf', x, up)
-    return jnp.einsum('btf,fd->btd', y, down)
+    y = jax.nn.silu(contract(x, self.gate_proj)) * contract(x, self.up_proj)
+    return contract(y, self.down_proj)
 
 
 class Block(nnx.Module):
@@ -143,7 +140,7 @@ class Llama(nnx.Module):
     self.layers = jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
     self.norm = ones(d)
     if not config.tie_word_embeddings:
-      self.lm_head = param(rngs, (d, v), ('embed', 'vocab'))
+      self.lm_head = param(rngs, (d, v), ('embed', 'vocab'), inputs=1)
 
   @property
   def dtype(self) -> jnp.dtype:
@@ -156,13 +153,11 @@ class Llama(nnx.Module):
 
   def logits(self, x: Float[Array, 'b t d']) -> Float[Array, 'b t v']:
     """Return logits of the next token in float32."""
-    if self.config.tie_word_embeddings:
-      w, equation = self.embed_tokens, 'btd,vd->btv'
-    else:
-      w, equation = self.lm_head, 'btd,dv->btv'
-    w = w[...].astype(x.dtype)
     # float32: the loss subtracts large numbers
-    y = jnp.einsum(equation, x, w, preferred_element_type=jnp.float32)
+    if self.config.tie_word_embeddings:
+      y = score_rows(x, self.embed_tokens, jnp.float32)
+    else:
+      y = contract(x, self.lm_head, dtype=jnp.float32)
     return constrain(y, 'batch', 'time', 'vocab')
 
   def __call__(

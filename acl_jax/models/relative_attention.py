@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from acl_jax.models.layers import Linear, dropout, param
+from acl_jax.models.matrices import contract
 
 THETA = 10_000.0  # of the sinusoids, as in Vaswani et al. 2017
 
@@ -30,7 +31,7 @@ class RelativeAttention(nnx.Module):
     self.k_proj = Linear((d, d), axes, bias, scale=scale, rngs=rngs)
     self.v_proj = Linear((d, d), axes, bias, scale=scale, rngs=rngs)
     self.o_proj = Linear((d, d), axes[::-1], bias, scale=scale, rngs=rngs)
-    self.relative_k_proj = param(rngs, (d, d), axes, scale)
+    self.relative_k_proj = param(rngs, (d, d), axes, scale, inputs=1)
     self.bias_u = param(rngs, (n, d // n), ('heads', 'head_dim'))
     self.bias_v = param(rngs, (n, d // n), ('heads', 'head_dim'))
 
@@ -44,7 +45,7 @@ class RelativeAttention(nnx.Module):
     n, h = self.bias_u.shape
     projections = (self.q_proj, self.k_proj, self.v_proj)
     query, keys, values = (f(x).reshape(*x.shape[:2], n, h) for f in projections)
-    relative = (distances @ self.relative_k_proj[...].astype(x.dtype)).reshape(-1, n, h)
+    relative = contract(distances, self.relative_k_proj).reshape(-1, n, h)
     u, v = (w[...].astype(x.dtype)[None, None] for w in (self.bias_u, self.bias_v))
     # Heads first, so that no product below has to transpose its result.
     heads_first = (2, 0, 1, 3)

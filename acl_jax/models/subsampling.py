@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from acl_jax.models.layers import Linear, param, zeros
+from acl_jax.models.matrices import contract
 
 STRIDE = 2  # of every level, in time and in mel bins
 KERNEL = 3
@@ -57,7 +58,8 @@ class Subsampling(nnx.Module):
       pointwise = Linear((channels, channels), axes, scale=scale, rngs=rngs)
       setattr(self, f'pointwise_{level}', pointwise)
     shape, axes = (mels // factor, channels, hidden_size), ('mels', 'channels', 'embed')
-    self.linear = param(rngs, shape, axes, (shape[0] * shape[1]) ** -0.5)
+    scale = (shape[0] * shape[1]) ** -0.5
+    self.linear = param(rngs, shape, axes, scale, inputs=2)
     self.bias = zeros(hidden_size)
 
   def __call__(
@@ -74,7 +76,7 @@ class Subsampling(nnx.Module):
       x = getattr(self, f'depthwise_{level}')(x, segment_ids)
       segment_ids = segment_ids[:, ::STRIDE]
       x = jax.nn.relu(getattr(self, f'pointwise_{level}')(x))
-    x = jnp.einsum('btqc,qcd->btd', x, self.linear[...].astype(x.dtype))
+    x = contract(x, self.linear, axes=2)
     return x + jnp.broadcast_to(self.bias[...].astype(x.dtype), x.shape), segment_ids
 
 

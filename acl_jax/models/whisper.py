@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from acl_jax.models.layers import Linear, Norm, attention, param, zeros
+from acl_jax.models.matrices import contract
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Block(nnx.Module):
     self.num_heads = config.encoder_attention_heads
     self.self_attn_layer_norm = Norm(width)
     self.q_proj = Linear((width, width), ('embed', 'heads'), rngs=rngs)
-    self.k_proj = param(rngs, (width, width), ('embed', 'heads'))  # without bias
+    self.k_proj = param(rngs, (width, width), ('embed', 'heads'), inputs=1)  # no bias
     self.v_proj = Linear((width, width), ('embed', 'heads'), rngs=rngs)
     self.out_proj = Linear((width, width), ('heads', 'embed'), rngs=rngs)
     self.final_layer_norm = Norm(width)
@@ -77,7 +78,7 @@ class Block(nnx.Module):
   ) -> Float[Array, 'b t d']:
     heads = (*x.shape[:2], self.num_heads, -1)
     y = self.self_attn_layer_norm(x)
-    k = (y @ self.k_proj[...].astype(x.dtype)).reshape(heads)
+    k = contract(y, self.k_proj).reshape(heads)
     q, v = self.q_proj(y).reshape(heads), self.v_proj(y).reshape(heads)
     y = attention(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask)
     x = x + self.out_proj(y.reshape(x.shape))

@@ -30,6 +30,7 @@ PARAMETERS: ShardingRules = {
   'llm': None,
   'mels': None,
   'positions': None,
+  'rank': None,
 }
 # `config.llama.sharding`: the frozen LLM is sharded over `fsdp` and gathered layer by
 # layer, or replicated over it, so that its weights are never communicated.

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from acl_jax.batches.arrays import AudioBatch, ResponseBatch
 from acl_jax.config.stages import ResponseStageConfig
+from acl_jax.models import lora
 from acl_jax.models.attention_adapter import END
 from acl_jax.models.layers import unpack_segments
 from acl_jax.models.speech_llm import SpeechLLM
@@ -31,14 +32,17 @@ class TrainState(NamedTuple):
   optimizer: optax.OptState
 
 
-def trainable_filter(encoder_trains: bool) -> Callable:
+def trainable_filter(trains: str) -> Callable:
   """Return the `nnx` filter of the parameters that train.
 
-  These are the adapter's and, if `encoder_trains`, the encoder's.
+  These are the adapter's, the factors of low-rank updates anywhere and, with 'full',
+  the encoder's. trains: `config.encoder.trains`.
   """
-  towers = ('adapter', 'encoder') if encoder_trains else ('adapter',)
+  towers = ('adapter', 'encoder') if trains == 'full' else ('adapter',)
 
   def is_trainable(path, leaf) -> bool:
+    if issubclass(leaf.type, lora.Factor):
+      return True
     # The encoder's own CTC head takes no part in any loss.
     is_head = 'ctc_head' in path
     return path[0] in towers and not is_head and issubclass(leaf.type, nnx.Param)
@@ -169,7 +173,9 @@ def train_step(state: TrainState, batch, key, frozen, *, graphdef, optimizer, lo
   """
 
   def loss_of_trainable(trainable):
-    return loss(nnx.merge(graphdef, trainable, frozen), batch, key)
+    model = nnx.merge(graphdef, trainable, frozen)
+    lora.set_dropout_key(model, jax.random.fold_in(key, 1))
+    return loss(model, batch, key)
 
   compute_gradient = jax.value_and_grad(loss_of_trainable, has_aux=True)
   (value, parts), gradient = compute_gradient(state.trainable)

@@ -2,8 +2,10 @@
 """Saves and loads an adapter: a safetensors file with its config in the header."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from acl_jax.models.adapters import StrideAdapter, StrideAdapterConfig
 from acl_jax.models.attention_adapter import AttentionAdapter, AttentionAdapterConfig
 from acl_jax.models.ctc import CTCAdapter, CTCAdapterConfig
+from acl_jax.models.lora import LoRAConfig, apply_lora, find_lora_config
 from acl_jax.models.protocols import Adapter
 from acl_jax.weights import safetensors
 from acl_jax.weights.tensor import Tensor
@@ -45,6 +48,9 @@ def save_adapter(path: str | Path, adapter: Adapter, dtype=np.float32) -> None:
     tensors[key] = Tensor.from_array(array)
   config = {'kind': adapter.kind, **dataclasses.asdict(adapter.config)}
   metadata = {'adapter': json.dumps(config)}
+  module: Any = adapter
+  if lora := find_lora_config(module):
+    metadata['lora'] = json.dumps(dataclasses.asdict(lora))
   safetensors.write_file(Path(path), [*tensors.items()], metadata)
 
 
@@ -57,7 +63,8 @@ def load_adapter(path: str | Path) -> Adapter:
   safetensors.verify_checksum(Path(path))
   try:
     with safe_open(path, 'np') as file:
-      config = json.loads((file.metadata() or {}).get('adapter', 'null'))
+      metadata = file.metadata() or {}
+      config, lora = (json.loads(metadata.get(x, 'null')) for x in ('adapter', 'lora'))
       tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
   except (SafetensorError, OSError, ValueError) as error:
     raise ValueError(f'{path}: not a readable safetensors file ({error})') from None
@@ -68,8 +75,10 @@ def load_adapter(path: str | Path) -> Adapter:
   adapter_class, config_class = KINDS[config.pop('kind')]
   try:
     adapter_config = config_class(**config)
-    abstract = jax.eval_shape(lambda: adapter_class(adapter_config, rngs=nnx.Rngs(0)))
-  except (TypeError, ValueError) as error:
+    lora_config = _parse_lora(lora) if lora is not None else None
+    create = functools.partial(_create, adapter_class, adapter_config, lora_config)
+    abstract = jax.eval_shape(create)
+  except (KeyError, TypeError, ValueError) as error:
     raise ValueError(
       f'{path}: the `adapter` in the header is not valid: {error}'
     ) from None
@@ -89,3 +98,13 @@ def load_adapter(path: str | Path) -> Adapter:
   if tensors:
     raise ValueError(f'{path}: unexpected tensors {sorted(tensors)}')
   return nnx.merge(graphdef, nnx.from_flat_state(loaded))
+
+
+def _parse_lora(fields: dict[str, Any]) -> LoRAConfig:
+  targets = tuple(map(str, fields.pop('targets')))
+  return LoRAConfig(**fields, targets=targets)
+
+
+def _create(adapter_class: Any, config: Any, lora: LoRAConfig | None) -> Any:
+  adapter = adapter_class(config, rngs=nnx.Rngs(0))
+  return apply_lora(adapter, lora, rngs=nnx.Rngs(0)) if lora else adapter

@@ -82,6 +82,12 @@ def convert_to_huggingface(source: Source) -> list[tuple[str, Tensor]]:
   return [*table.convert_tensors(source.tensors, source.rows, rows, sizes)]
 
 
+def llama_names(model: llama.Llama) -> table.Names:
+  """Return the names of a model's parameters in Transformers."""
+  rows = _rows_in_use(huggingface.LLAMA, model.config)
+  return table.Names(rows, llama_axis_sizes(model.config))
+
+
 def save_llama(model: llama.Llama, folder: str | Path) -> None:
   """Write a folder that `load_llama` and Transformers read, in the model's dtype."""
   folder, config = Path(folder), model.config

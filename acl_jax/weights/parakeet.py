@@ -19,6 +19,7 @@ from acl_jax.weights import safetensors, table
 from acl_jax.weights.configuration import coerce_field_types, select_attributes
 from acl_jax.weights.exported import read_submodel
 from acl_jax.weights.parakeet_table import axis_sizes, make_rows
+from acl_jax.weights.table import Names
 from acl_jax.weights.tensor import Tensor
 
 CONFIG = 'config.json'
@@ -89,6 +90,11 @@ def export_conformer(model: Conformer | ConformerCTC) -> Iterator[tuple[str, Ten
   prefix = 'encoder.layers' if vocab_size else 'layers'
   for i in range(config.num_hidden_layers):
     yield f'{prefix}.{i}{_COUNTER}', Tensor.from_array(np.zeros((), np.int64))
+
+
+def conformer_names(model: Conformer) -> Names:
+  """Return the names of an encoder's parameters in Transformers."""
+  return Names(make_rows(model.config, 0), axis_sizes(model.config, 0))
 
 
 def describe_conformer(model: Conformer | ConformerCTC) -> dict[str, Any]:

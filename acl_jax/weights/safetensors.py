@@ -51,7 +51,7 @@ def read(
   """
   tensors = {}
   for path in weight_files(folder):
-    tensors |= _read_file(path, ignored_suffix, dtypes)
+    tensors |= read_file(path, ignored_suffix, dtypes)
   if (folder / INDEX).is_file():
     names = set(_read_index(folder))
     if ignored_suffix:
@@ -90,9 +90,12 @@ def _open(path: Path):
     raise ValueError(f'{path}: damaged, or not safetensors ({error})') from error
 
 
-def _read_file(
-  path: Path, ignored_suffix: str | None, dtypes: Mapping[str, np.dtype]
+def read_file(
+  path: Path,
+  ignored_suffix: str | None = None,
+  dtypes: Mapping[str, np.dtype] = WEIGHTS,
 ) -> dict[str, Tensor]:
+  """As `read`, of one file."""
   tensors = {}
   with _open(path) as file:
     for name in file.keys():  # noqa: SIM118
@@ -121,10 +124,15 @@ def _read_slice(path: Path, name: str, index: Index) -> np.ndarray:
     return file.get_slice(name)[index]
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+  """Return the metadata in the header of a file."""
+  with _open(path) as file:
+    return file.metadata() or {}
+
+
 def verify_checksum(path: Path) -> None:
   """Raise ValueError if the header has a SHA-256 that the data do not match."""
-  with _open(path) as file:
-    expected = (file.metadata() or {}).get(SHA256)
+  expected = read_metadata(path).get(SHA256)
   if expected is None:
     return
   digest = hashlib.sha256()

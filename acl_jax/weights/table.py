@@ -12,7 +12,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import einops
 import jax
@@ -27,6 +27,15 @@ from acl_jax.weights.tensor import Tensor
 
 Row = tuple[str, str, str]
 Sizes = Mapping[str, int]
+
+
+class Names(NamedTuple):
+  """The table of a model in one format, and its axis sizes."""
+
+  rows: Sequence[Row]
+  sizes: Sizes
+
+
 Model = TypeVar('Model', bound=nnx.Module)
 
 
@@ -101,7 +110,7 @@ def _read_parameter_slice(
   A parameter axis that comes first in a tensor axis is sliced while reading, the others
   afterwards.
   """
-  tensor_axes, axes = (_parse_axes(side) for side in layout.split('->'))
+  tensor_axes, axes = (parse_axes(side) for side in layout.split('->'))
   slices = {
     axis: part for axis, part in zip(axes, index, strict=True) if len(axis) == 1
   }
@@ -165,11 +174,11 @@ def import_layers(
 
 def tensor_shape(layout: str, sizes: Sizes) -> tuple[int, ...]:
   """Return the shape of the left side of a layout."""
-  axes = _parse_axes(layout.split('->')[0])
+  axes = parse_axes(layout.split('->')[0])
   return tuple(math.prod(sizes[letter] for letter in axis) for axis in axes)
 
 
-def _parse_axes(side: str) -> list[tuple[str, ...]]:
+def parse_axes(side: str) -> list[tuple[str, ...]]:
   """Return the letters of each axis on one side of a layout."""
   matches = re.findall(r'\((.*?)\)|(\w)', side)
   return [tuple((group or letter).split()) for group, letter in matches]

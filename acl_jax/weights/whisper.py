@@ -16,6 +16,7 @@ from acl_jax.models import whisper
 from acl_jax.weights import safetensors, table
 from acl_jax.weights.ctranslate2 import read_ctranslate2
 from acl_jax.weights.exported import read_submodel
+from acl_jax.weights.table import Names
 from acl_jax.weights.tensor import Tensor
 
 # Axes: d, e, o model width; f feed-forward; c kernel; m mel bins; p positions.
@@ -95,6 +96,11 @@ def save_whisper(model: whisper.Whisper, folder: str | Path) -> None:
 def export_whisper(model: whisper.Whisper) -> Iterator[tuple[str, Tensor]]:
   """Yield the tensors under the names of Transformers' `WhisperEncoder`."""
   return table.export_tensors(model, HUGGING_FACE, _axis_sizes(model.config))
+
+
+def whisper_names(model: whisper.Whisper) -> Names:
+  """Return the names of an encoder's parameters in Transformers."""
+  return Names(HUGGING_FACE, _axis_sizes(model.config))
 
 
 def describe_whisper(model: whisper.Whisper) -> dict[str, Any]:

@@ -18,11 +18,13 @@ from acl_jax.config.sections import AugmentationConfig
 from acl_jax.config.stages import ResponseStageConfig
 from acl_jax.models.adapters import StrideAdapter, StrideAdapterConfig
 from acl_jax.models.conformer import Conformer, ConformerConfig
+from acl_jax.models.lora import LoRAConfig, apply_lora
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.targets.store import Targets
 from acl_jax.training import step
 from data_pipeline.batches import BatchPlan
 from data_pipeline.records import Dataset
+from tests.models.lora_test import randomise
 from tests.tiny_world import TOP_K, load_config
 
 SIZES = ConformerConfig(
@@ -76,9 +78,13 @@ def loss_and_gradient(graphdef, trainable, frozen, batch):
   return jax.value_and_grad(loss, has_aux=True)(trainable)
 
 
-def test_packing_changes_neither_loss_nor_gradient(world):
+@pytest.mark.parametrize('trains', ['full', 'lora'])
+def test_packing_changes_neither_loss_nor_gradient(world, trains):
   model, batches = world
-  parts = nnx.split(model, step.trainable_filter(True), ...)
+  if trains == 'lora':
+    model, settings = nnx.clone(model), LoRAConfig(2, 3.0, 0.0, ('q_proj', 'linear1'))
+    randomise(apply_lora(model.encoder, settings, rngs=nnx.Rngs(0)))
+  parts = nnx.split(model, step.trainable_filter(trains), ...)
   packed, alone = (loss_and_gradient(*parts, batch) for batch in batches.values())
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, rtol=1e-5), packed[0], alone[0]
@@ -91,7 +97,7 @@ def test_packing_changes_neither_loss_nor_gradient(world):
 
 def test_values_of_padding_change_nothing(world):
   model, batches = world
-  parts = nnx.split(model, step.trainable_filter(True), ...)
+  parts = nnx.split(model, step.trainable_filter('full'), ...)
   audio, response = batches['packed']
   noise = np.random.default_rng(0).normal(size=audio.frames.shape).astype(np.float32)
   frames = np.where(audio.segment_ids[..., None] > 0, audio.frames, noise)

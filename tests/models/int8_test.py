@@ -9,7 +9,7 @@ from acl_jax import assets
 from acl_jax.generation.engine import Engine, EngineConfig, Request
 from acl_jax.generation.slots import DecodeRules
 from acl_jax.models.int8 import REDUCED_AXES, quantise
-from acl_jax.models.layers import QuantisedMatrix
+from acl_jax.models.matrices import QuantisedMatrix
 from acl_jax.models.speech_llm import causal_segment_mask
 from acl_jax.text.templates import Turn, chatml
 from acl_jax.text.tokenizers import load_tokenizer

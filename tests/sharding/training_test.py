@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 
 from acl_jax.batches.arrays import PretrainBatch
 from acl_jax.config.stages import LettersConfig, PretrainStageConfig
@@ -18,7 +19,12 @@ from acl_jax.sharding.arrays import make_sharded, shard, to_device
 from acl_jax.sharding.mesh import make_mesh
 from acl_jax.training import pretraining, step
 from tests.sharding.meshes import MESHES
-from tests.training.step_test import BOTH, build, make_batch
+from tests.training.step_test import (
+  build,
+  build_with_lora,
+  encoding_loss_and_batch,
+  loss_and_batch,
+)
 
 KEYS = jax.random.split(jax.random.key(3), 2)
 # Not Adam, whose first steps are large even if a gradient is only rounding errors.
@@ -56,12 +62,11 @@ def assert_same(actual, expected):
   )
 
 
-def train_on_responses(data):
+def train_on_responses(model, trains, loss, data):
   """Take steps of the response stage, including its CTC loss, in the current mesh."""
-  split = nnx.split(build(), step.trainable_filter(False), ...)
+  split = nnx.split(model, step.trainable_filter(trains), ...)
   graphdef, (trainable, frozen) = split[0], shard(split[1:])
   state = step.TrainState(trainable, make_sharded(init_optimizer, trainable))
-  loss = functools.partial(step.response_loss, encoder_trains=False, stage=BOTH)
   update = functools.partial(
     step.train_step, frozen=frozen, graphdef=graphdef, optimizer=OPTIMIZER, loss=loss
   )
@@ -69,9 +74,24 @@ def train_on_responses(data):
 
 
 def test_the_response_stage():
-  expected = train_on_responses(make_batch())
+  loss, batch = loss_and_batch('response')
+  expected = train_on_responses(build(), 'none', loss, batch)
   with jax.set_mesh(make_mesh(MESHES['all'])):
-    assert_same(train_on_responses(repeat_last_row(make_batch())), expected)
+    sharded = train_on_responses(build(), 'none', loss, repeat_last_row(batch))
+    assert_same(sharded, expected)
+
+
+def test_low_rank_updates():
+  loss, batch = encoding_loss_and_batch()
+  expected = train_on_responses(build_with_lora(), 'lora', loss, batch)
+  with jax.set_mesh(make_mesh(MESHES['all'])):
+    sharded = train_on_responses(
+      build_with_lora(), 'lora', loss, repeat_last_row(batch)
+    )
+    factors = sharded[0].trainable['encoder']['layers']['fc1']['weight']
+    assert factors['lora_A'][...].sharding.spec == P(None, 'fsdp')
+    assert factors['lora_B'][...].sharding.spec == P(None, None, 'tensor')
+    assert_same(sharded, expected)
 
 
 CONFORMER = ConformerConfig(

@@ -11,7 +11,9 @@ from flax import nnx
 from acl_jax.config import defaults
 from acl_jax.config.parsing import parse
 from acl_jax.config.stages import StageConfig
+from acl_jax.models import whisper
 from acl_jax.models.ctc import CTCAdapter, CTCAdapterConfig
+from acl_jax.models.lora import LoRAConfig, apply_lora
 from acl_jax.training.optimizer import learning_rate_schedule, make_optimizer
 
 CONFIG = parse(
@@ -75,3 +77,38 @@ def test_gradients_are_clipped_by_their_global_norm():
   (adam,) = [s for s in state[1] if isinstance(s, optax.ScaleByAdamState)]
   norm = (3 * 30**2 + 4 * 40**2) ** 0.5
   np.testing.assert_allclose(adam.mu['a'], 0.1 * 30 / norm, rtol=1e-5)
+
+
+def test_learning_rates_decay_from_layer_to_layer():
+  """Whisper: convolutions below all layers, the last norm above them."""
+  sizes = whisper.WhisperConfig(5, 4, 3, 2, 6, 7)
+  encoder = whisper.Whisper(sizes, rngs=nnx.Rngs(0))
+  apply_lora(encoder, LoRAConfig(2, 1.0, 0.0, ('fc1',)), rngs=nnx.Rngs(0))
+  params = {
+    'adapter': {'bias': nnx.Param(jnp.ones(8))},
+    'encoder': nnx.state(encoder, nnx.Param).to_pure_dict(),
+  }
+  ones = jax.tree.map(jnp.ones_like, params)
+  plain, decayed = (step_of(make_optimizer(CONFIG, 0.5, x), ones) for x in (1, 0.1))
+  ratio = jax.tree.map(lambda a, b: a / b, decayed, plain)
+  np.testing.assert_allclose(ratio['adapter']['bias'][...], 1)
+  expected = np.asarray([0.01, 0.1, 1])
+  for name in ('lora_A', 'lora_B'):
+    layers = ratio['encoder']['layers']['fc1']['weight'][name]
+    np.testing.assert_allclose(
+      layers, np.broadcast_to(expected[:, None, None], layers.shape)
+    )
+  bias = ratio['encoder']['layers']['self_attn_layer_norm']['bias']
+  np.testing.assert_allclose(
+    bias, np.broadcast_to(expected[:, None], bias.shape), rtol=1e-6
+  )
+  np.testing.assert_allclose(ratio['encoder']['layer_norm']['bias'], 1)
+  for name in ('conv1', 'conv2'):
+    np.testing.assert_allclose(ratio['encoder'][name]['bias'], 1e-3, rtol=1e-5)
+
+
+def step_of(optimizer, gradient):
+  """The second update, as the first learning rate is zero."""
+  zeros = jax.tree.map(jnp.zeros_like, gradient)
+  _, state = optimizer.update(gradient, optimizer.init(zeros), zeros)
+  return optimizer.update(gradient, state, zeros)[0]

@@ -15,6 +15,7 @@ from acl_jax.config.stages import ResponseStageConfig
 from acl_jax.models import whisper
 from acl_jax.models.adapters import StrideAdapter, StrideAdapterConfig
 from acl_jax.models.ctc import CTCAdapter, CTCAdapterConfig
+from acl_jax.models.lora import LoRAConfig, apply_lora
 from acl_jax.models.speech_llm import Prompt, SpeechLLM
 from acl_jax.models.spelling import token_letters
 from acl_jax.text.layout import NO_AUDIO
@@ -118,14 +119,12 @@ def loss_and_batch(stage):
   return loss, make_batch()
 
 
-def train(model, loss, batch, steps, trains_encoder=False):
+def train(model, loss, batch, steps, trains='none'):
   """Return (trainable, frozen) before and after, the metrics, and Adam's first mean.
 
   The first mean is 0.1 times the gradient.
   """
-  graphdef, trainable, frozen = nnx.split(
-    model, step.trainable_filter(trains_encoder), ...
-  )
+  graphdef, trainable, frozen = nnx.split(model, step.trainable_filter(trains), ...)
   before = jax.tree.map(np.array, (trainable, frozen))
   optimizer = optax.adam(0.05)
   state = step.TrainState(trainable, optimizer.init(trainable))
@@ -188,7 +187,9 @@ def test_a_stride_adapter_learns_responses():
     assert history[-1][part] < 0.8 * history[0][part], part
 
 
-def test_the_encoder_can_train():
+@functools.cache
+def encoding_loss_and_batch():
+  """The response loss and a batch of log-mel frames, for an encoder that trains."""
   loss = functools.partial(step.response_loss, encoder_trains=True, stage=BOTH)
   log_mels, response = make_batch(width=10, frames=2 * FRAMES)
   encoded, _ = make_batch()
@@ -196,7 +197,54 @@ def test_the_encoder_can_train():
     segment_ids=np.repeat(encoded.segment_ids, 2, axis=1),
     frame_index=encoded.frame_index,
   )
-  before, after, *_ = train(build(), loss, (audio, response), 2, trains_encoder=True)
+  return loss, (audio, response)
+
+
+@functools.partial(jax.jit, static_argnames='dropout')
+def build_with_lora(dropout=0.0):
+  model = build()
+  for module, targets in (
+    (model.encoder, ('k_proj', 'fc1')),
+    (model.adapter, ('linear_mid',)),
+    (model.llama, ('o_proj', 'gate_proj')),
+  ):
+    apply_lora(module, LoRAConfig(2, 3.0, dropout, targets), rngs=nnx.Rngs(1))
+  return model
+
+
+def test_only_factors_learn_and_the_adapter_without_its_base():
+  loss, batch = encoding_loss_and_batch()
+  before, after, history, first_mean = train(
+    build_with_lora(), loss, batch, 3, trains='lora'
+  )
+  jax.tree.map(np.testing.assert_array_equal, before[1], after[1])
+  assert jax.tree.structure(first_mean) == jax.tree.structure(before[0])
+  initial = dict(nnx.to_flat_state(before[0]))
+  trained = dict(nnx.to_flat_state(after[0]))
+  factors = {path for path in trained if path[-1] in ('lora_A', 'lora_B')}
+  assert len(factors) == 10
+  assert {path[0] for path in trained.keys() - factors} == {'adapter'}
+  assert not any('base' in path for path in trained)
+  for path in factors:
+    assert (trained[path][...] != initial[path][...]).any(), path
+  # With B = 0 the first loss is that of the base.
+  assert history[0]['loss'] == train(build(), loss, batch, 1, 'full')[2][0]['loss']
+
+
+def test_dropout_of_factors_differs_from_step_to_step():
+  loss, batch = encoding_loss_and_batch()
+  model = build_with_lora(dropout=0.5)
+  again, plain = (
+    train(m, loss, batch, 3, trains='lora')[2] for m in (model, build_with_lora())
+  )
+  assert train(model, loss, batch, 3, trains='lora')[2] == again
+  assert again[0]['response_nll'] == plain[0]['response_nll']
+  assert again[2]['response_nll'] != plain[2]['response_nll']
+
+
+def test_the_encoder_can_train():
+  loss, batch = encoding_loss_and_batch()
+  before, after, *_ = train(build(), loss, batch, 2, trains='full')
   assert set(before[0]) == {'adapter', 'encoder'}
   jax.tree.map(np.testing.assert_array_equal, before[1], after[1])
   initial = dict(nnx.to_flat_state(before[0]['encoder']))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from acl_jax import build
+from acl_jax import build, lora
 from acl_jax.batches.arrays import AudioBatch, PretrainBatch, ResponseBatch
 from acl_jax.batches.responses import LENGTH_STEP
 from acl_jax.config.experiment import Experiment, TrainConfig
@@ -24,6 +24,7 @@ from acl_jax.config.stages import ResponseStageConfig
 from acl_jax.models import llama
 from acl_jax.models.conformer import Conformer, ConformerConfig
 from acl_jax.models.int8 import quantise
+from acl_jax.models.lora import LoRAConfig
 from acl_jax.models.protocols import Encoder
 from acl_jax.models.speech_llm import Prompt, SpeechLLM
 from acl_jax.models.whisper import Whisper, WhisperConfig
@@ -91,7 +92,17 @@ def speech_llm_shapes(config: TrainConfig) -> SpeechLLM:
   )
   create, _ = build.ADAPTERS[config.adapter.kind]
   adapter = jax.eval_shape(lambda: create(sizes, rngs=nnx.Rngs(0)))
+  encoder = _wrap_encoder(encoder, config.encoder.lora)
+  adapter = lora.wrapped_shapes(lora.ADAPTER, adapter, config.adapter.lora)
+  llm = lora.wrapped_shapes(lora.LLAMA, llm, config.llama.lora)
   return SpeechLLM(encoder, adapter, llm)
+
+
+def _wrap_encoder(encoder: Any, updates: LoRAConfig | None) -> Encoder:
+  if encoder.tower is encoder:
+    return lora.wrapped_shapes(lora.ENCODER, encoder, updates)
+  encoder.encoder = lora.wrapped_shapes(lora.ENCODER, encoder.encoder, updates)
+  return encoder  # with a CTC head
 
 
 def response_config(config: TrainConfig) -> ResponseStageConfig:
@@ -166,7 +177,7 @@ def response_batch(
   if model.adapter.recognises:
     candidates = min(config.sampled_classes, model.adapter.config.vocabulary_size)
   audio = AudioBatch(
-    *audio_shapes(shape, model.encoder, config.encoder.trains),
+    *audio_shapes(shape, model.encoder, config.encoder.is_trained),
     labels=_int_array(*utterances, slots),
     letters=_int_array(*utterances, 2 * slots),
     candidates=_int_array(candidates),

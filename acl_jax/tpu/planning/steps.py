@@ -86,10 +86,11 @@ def train(
   batch = shapes.response_batch(config, model, shape)
   trainable_filter = step.trainable_filter(config.encoder.trains)
   graphdef, trainable, frozen = nnx.split(model, trainable_filter, ...)
-  optimizer = make_optimizer(stage, config.encoder.lr_scale)
+  encoder = config.encoder
+  optimizer = make_optimizer(stage, encoder.lr_scale, encoder.layer_lr_decay)
   state = step.TrainState(trainable, jax.eval_shape(optimizer.init, trainable))
   loss = functools.partial(
-    step.response_loss, encoder_trains=config.encoder.trains, stage=stage
+    step.response_loss, encoder_trains=config.encoder.is_trained, stage=stage
   )
   state = with_parameter_shardings(state, mesh)
   frozen = with_parameter_shardings(
@@ -109,7 +110,7 @@ def train(
     'batch': batch,
   }
   llm_passes = 3 if stage.remat == 'full' else 2
-  towers = ('llama', 'encoder') if config.encoder.trains else ('llama',)
+  towers = ('llama', 'encoder') if config.encoder.is_trained else ('llama',)
   return StepSpec(
     lower,
     arguments,

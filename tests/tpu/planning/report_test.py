@@ -42,7 +42,7 @@ KEYS = (
 @pytest.fixture(scope='module')
 def plan_request():
   # With a frozen encoder there is half as much to compile.
-  config = change(tiny_config(), **{'encoder.trains': False})
+  config = change(tiny_config(), **{'encoder.trains': 'none'})
   return PlanRequest(config, slices.parse_slice('v5e:2x2'), rows_per_chip=2)
 
 
