@@ -52,7 +52,7 @@ def encode_batch(
 
   An encoder that trains runs here; otherwise the batch has encoder frames already.
 
-  remat: of a Conformer, see `Conformer.encode`.
+  remat: of the encoder, see `protocols.Encoder.encode_rows`.
   """
   frames = audio.frames.astype(model.llama.dtype)
   if encoder_trains:
