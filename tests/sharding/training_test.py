@@ -18,7 +18,7 @@ from acl_jax.sharding.arrays import make_sharded, shard, to_device
 from acl_jax.sharding.mesh import make_mesh
 from acl_jax.training import pretraining, step
 from tests.sharding.meshes import MESHES
-from tests.training.step_test import BOTH, build, make_batch
+from tests.training.step_test import BOTH, build, make_batch, make_log_mel_batch
 
 KEYS = jax.random.split(jax.random.key(3), 2)
 # Not Adam, whose first steps are large even if a gradient is only rounding errors.
@@ -56,12 +56,14 @@ def assert_same(actual, expected):
   )
 
 
-def train_on_responses(data):
+def train_on_responses(data, encoder_trains=False):
   """Take steps of the response stage, including its CTC loss, in the current mesh."""
-  split = nnx.split(build(), step.trainable_filter(False), ...)
+  split = nnx.split(build(), step.trainable_filter(encoder_trains), ...)
   graphdef, (trainable, frozen) = split[0], shard(split[1:])
   state = step.TrainState(trainable, make_sharded(init_optimizer, trainable))
-  loss = functools.partial(step.response_loss, encoder_trains=False, stage=BOTH)
+  loss = functools.partial(
+    step.response_loss, encoder_trains=encoder_trains, stage=BOTH
+  )
   update = functools.partial(
     step.train_step, frozen=frozen, graphdef=graphdef, optimizer=OPTIMIZER, loss=loss
   )
@@ -72,6 +74,13 @@ def test_the_response_stage():
   expected = train_on_responses(make_batch())
   with jax.set_mesh(make_mesh(MESHES['all'])):
     assert_same(train_on_responses(repeat_last_row(make_batch())), expected)
+
+
+def test_the_response_stage_with_an_encoder_that_trains():
+  expected = train_on_responses(make_log_mel_batch(), encoder_trains=True)
+  with jax.set_mesh(make_mesh(MESHES['all'])):
+    batch = repeat_last_row(make_log_mel_batch())
+    assert_same(train_on_responses(batch, encoder_trains=True), expected)
 
 
 CONFORMER = ConformerConfig(

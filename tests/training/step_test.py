@@ -62,6 +62,17 @@ def make_batch(width=WIDTH, frames=FRAMES):
   return make_audio_batch(rng, width, frames), make_response_batch(rng)
 
 
+def make_log_mel_batch():
+  """The utterances of `make_batch` as noise for the encoder."""
+  log_mels, response = make_batch(width=10, frames=2 * FRAMES)
+  encoded, _ = make_batch()
+  audio = log_mels._replace(
+    segment_ids=np.repeat(encoded.segment_ids, 2, axis=1),
+    frame_index=encoded.frame_index,
+  )
+  return audio, response
+
+
 def make_audio_batch(rng, width, frames):
   frame_mask = np.arange(frames) < np.asarray([frames, frames - 4, 0])[:, None]
   frame_index = np.where(frame_mask, np.arange(frames, dtype=np.int32), NO_AUDIO)
@@ -190,13 +201,7 @@ def test_a_stride_adapter_learns_responses():
 
 def test_the_encoder_can_train():
   loss = functools.partial(step.response_loss, encoder_trains=True, stage=BOTH)
-  log_mels, response = make_batch(width=10, frames=2 * FRAMES)
-  encoded, _ = make_batch()
-  audio = log_mels._replace(
-    segment_ids=np.repeat(encoded.segment_ids, 2, axis=1),
-    frame_index=encoded.frame_index,
-  )
-  before, after, *_ = train(build(), loss, (audio, response), 2, trains_encoder=True)
+  before, after, *_ = train(build(), loss, make_log_mel_batch(), 2, trains_encoder=True)
   assert set(before[0]) == {'adapter', 'encoder'}
   jax.tree.map(np.testing.assert_array_equal, before[1], after[1])
   initial = dict(nnx.to_flat_state(before[0]['encoder']))
