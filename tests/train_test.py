@@ -172,7 +172,7 @@ PACKED = {'data.row_tokens': 90, 'data.row_frames': 60}
 
 
 def test_an_encoder_trains_on_packed_rows_of_one_shape(tiny_world, tmp_path):
-  """Interrupted in both stages; a row has more frames than the encoder has positions."""
+  """Interrupted in both stages; a row is longer than the longest utterance may be."""
   changes = {'encoder.trains': True, 'ctc.steps': 4, 'response.steps': 4}
   config = load_config(tiny_world, **PACKED, **NO_LETTERS, **changes)
   assert (

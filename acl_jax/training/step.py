@@ -65,7 +65,17 @@ def ctc_loss(model: SpeechLLM, batch: AudioBatch, key: Array, *, encoder_trains:
 
   key: of the dropout. Returns the loss and its parts.
   """
-  frames, frame_mask = encode_batch(model, batch, encoder_trains)
+  encoded = encode_batch(model, batch, encoder_trains)
+  return _ctc_loss_of_frames(model, batch, key, *encoded)
+
+
+def _ctc_loss_of_frames(
+  model: SpeechLLM,
+  batch: AudioBatch,
+  key: Array,
+  frames: Float[Array, 'a u d'],
+  frame_mask: Bool[Array, 'a u'],
+):
   table = model.llama.embed_tokens[...]
   adapter: Any = model.adapter  # a CTC adapter
   scores = adapter.scores(frames, frame_mask, table, key, batch.candidates)
@@ -117,7 +127,7 @@ def response_loss(
     loss += stage.kl_weight * kl
     parts['kl'] = kl
   if stage.ctc_weight and model.adapter.recognises:
-    auxiliary, ctc_parts = ctc_loss(model, audio, key, encoder_trains=encoder_trains)
+    auxiliary, ctc_parts = _ctc_loss_of_frames(model, audio, key, frames, frame_mask)
     loss += stage.ctc_weight * auxiliary
     parts |= ctc_parts
   return loss, parts

@@ -213,6 +213,23 @@ def test_the_encoder_can_train():
     assert used is None or not changed[used:].any()
 
 
+def test_the_encoder_runs_once_per_step(monkeypatch):
+  """Both the response and its CTC loss need the encoder frames."""
+  calls = []
+  encode_rows = whisper.Whisper.encode_rows
+
+  def count(self, log_mel, segment_ids, remat):
+    calls.append(remat)
+    return encode_rows(self, log_mel, segment_ids, remat)
+
+  monkeypatch.setattr(whisper.Whisper, 'encode_rows', count)
+  loss = functools.partial(step.response_loss, encoder_trains=True, stage=BOTH)
+  batch = jax.tree.map(jnp.asarray, make_log_mel_batch())
+  _, parts = jax.eval_shape(loss, build(), batch, KEY)
+  assert set(parts) == {'response_nll', 'kl', *CTC_PARTS}
+  assert calls == ['dots']
+
+
 def take_rows(batch, count):
   """Return the first rows of a batch; some arrays have no axis of rows."""
   if isinstance(batch, AudioBatch):
