@@ -119,18 +119,10 @@ def new_adapter(
 def open_speech(
   config: TrainConfig, encoder: Encoder, corpora: Corpora, workdir: Path
 ) -> SpeechSource:
-  """Return the corpora as log-mel frames or, with a frozen encoder, encode them now.
-
-  ValueError if rows are packed and the encoder trains but does not support it.
-  """
+  """Return the corpora as log-mel frames or, with a frozen encoder, encode them now."""
   augmentation = config.utterance_augmentation
   if not config.encoder.is_trained:
     return encode_corpus(encoder, corpora, workdir / 'frames', augmentation)
-  if config.data.row_frames is not None and not encoder.packs:
-    raise ValueError(
-      f'config.data.row_frames is {config.data.row_frames}; a {encoder.kind} encoder'
-      ' that trains takes one utterance a row. Set row_frames to None'
-    )
   return LogMelCorpus(corpora, encoder.config, augmentation)
 
 

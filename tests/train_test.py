@@ -14,9 +14,9 @@ import pytest
 from flax import nnx
 
 from acl_jax import build, train
-from acl_jax.batches.orders import open_corpora
 from acl_jax.models.lora import merge_lora
 from acl_jax.sharding.mesh import make_mesh
+from acl_jax.training import step
 from acl_jax.training.metrics import TIME_METRICS, MetricsWriter
 from acl_jax.weights.adapter import load_adapter
 from tests.tiny_world import load_config
@@ -236,11 +236,26 @@ def test_training_may_start_from_another_training(tiny_world, uninterrupted, tmp
 PACKED = {'data.row_tokens': 90, 'data.row_frames': 60}
 
 
-def test_whisper_does_not_train_on_packed_rows(tiny_world, tmp_path):
-  config = load_config(tiny_world, **PACKED, **{'encoder.trains': 'full'})
-  encoder, corpora = build.load_encoder(config.encoder), open_corpora(config.data)
-  with pytest.raises(ValueError, match=r'config\.data\.row_frames is 60\b.*whisper'):
-    train.open_speech(config, encoder, corpora, tmp_path)
+def test_an_encoder_trains_on_packed_rows_of_one_shape(tiny_world, tmp_path):
+  """Interrupted in both stages; a row is longer than the longest utterance may be."""
+  changes = {'encoder.trains': 'full', 'ctc.steps': 4, 'response.steps': 4}
+  config = load_config(tiny_world, **PACKED, **NO_LETTERS, **changes)
+  assert (
+    config.data.row_frames > build.load_encoder(config.encoder).config.max_frames / 2
+  )
+  step.train_step.clear_cache()
+  expected = train.train(config, tmp_path / 'uninterrupted')
+  assert step.train_step._cache_size() == 2  # one per stage
+  train_until(config, tmp_path / 'resumed', 'ctc', 4, KeyboardInterrupt())
+  train_until(config, tmp_path / 'resumed', 'response', 4, KeyboardInterrupt())
+  model = train.train(config, tmp_path / 'resumed')
+  jax.tree.map(np.testing.assert_array_equal, model.encoder, expected.encoder)
+  jax.tree.map(np.testing.assert_array_equal, model.adapter, expected.adapter)
+  losses = read_losses(tmp_path / 'uninterrupted')
+  assert read_losses(tmp_path / 'resumed') == losses
+  assert [entry['stage'] for entry in losses] == ['ctc'] * 4 + ['response'] * 4
+  before = build.load_encoder(config.encoder)
+  assert (model.encoder.conv1.weight[...] != before.conv1.weight[...]).any()
 
 
 def test_training_on_packed_rows(tiny_world, tmp_path):

@@ -10,9 +10,8 @@ import dataclasses
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from acl_jax.models.batch_norm import Moments
 from acl_jax.models.depthwise import Convolution
@@ -25,6 +24,7 @@ from acl_jax.models.layers import (
 )
 from acl_jax.models.relative_attention import RelativeAttention, sinusoids
 from acl_jax.models.subsampling import Subsampling
+from acl_jax.models.tower import Tower
 from acl_jax.sharding.rules import HIDDEN_AXES, constrain
 
 
@@ -138,15 +138,13 @@ class Block(nnx.Module):
     return self.norm_out(x), moments
 
 
-class Conformer(nnx.Module):
+class Conformer(Tower):
   """Log-mel frames (10 ms) -> encoder frames (80 ms).
 
   unroll: whether the loop over layers is unrolled; see `layers.unroll_layers`.
   """
 
   kind = 'conformer'
-  packs = True
-  recognises = False
 
   def __init__(self, config: ConformerConfig, *, rngs: nnx.Rngs):
     self.config = config
@@ -161,11 +159,6 @@ class Conformer(nnx.Module):
     keys = jax.random.split(rngs.params(), config.num_hidden_layers)
     self.layers = jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
 
-  @property
-  def tower(self) -> 'Conformer':
-    """The encoder itself: it has no CTC head."""
-    return self
-
   def encode_rows(
     self,
     log_mel: Float[Array, 'b t m'],
@@ -174,19 +167,6 @@ class Conformer(nnx.Module):
   ) -> Float[Array, 'b u d']:
     """Encode packed utterances without dropout; see `encode`."""
     return self.encode(log_mel, segment_ids, remat=remat).frames
-
-  def greedy(
-    self, frames: Float[Array, 'b u d'], frame_mask: Bool[Array, 'b u']
-  ) -> None:
-    """Return nothing: it does not recognise."""
-    del frames, frame_mask
-
-  def __call__(
-    self, log_mel: Float[Array, 'b t m'], frame_mask: Bool[Array, 'b t']
-  ) -> tuple[Float[Array, 'b u d'], Bool[Array, 'b u']]:
-    """Encode one utterance a row; returns encoder frames and their mask."""
-    encoded = self.encode(log_mel, frame_mask.astype(jnp.int32))
-    return encoded.frames, encoded.segment_ids > 0
 
   def encode(
     self,
@@ -202,11 +182,6 @@ class Conformer(nnx.Module):
     remat: what to keep for the backward pass, a key of `REMAT`; None keeps everything.
     """
     c = self.config
-    if log_mel.shape[1] > c.max_frames:
-      raise ValueError(
-        f'audio has {log_mel.shape[1]} frames; the limit of the encoder is'
-        f' {c.max_frames}'
-      )
     x, segment_ids = self.subsampling(log_mel, segment_ids)
     keys = None
     if key is not None:

@@ -15,7 +15,6 @@ class ConformerCTC(nnx.Module):
   """An encoder and its CTC head; the last class is the blank, as in Parakeet."""
 
   kind = 'conformer'
-  packs = True
   recognises = True
 
   def __init__(self, config: ConformerConfig, vocab_size: int, *, rngs: nnx.Rngs):

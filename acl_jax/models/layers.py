@@ -176,6 +176,14 @@ def unpack_segments(
   return unpacked.reshape(b * k, u, -1), frame_index.reshape(b * k, u) >= 0
 
 
+def segment_positions(segment_ids: Int[Array, 'b t']) -> Int[Array, 'b t']:
+  """Return each position's distance from the start of its segment."""
+  position = jnp.arange(segment_ids.shape[1])[None]
+  before = jnp.pad(segment_ids, ((0, 0), (1, 0)))[:, :-1]
+  start = jnp.where(segment_ids != before, position, 0)
+  return position - jax.lax.cummax(start, axis=1)
+
+
 def segment_mask(
   segment_ids: Int[Array, 'b t'], context: tuple[int, int] | None = None
 ) -> Bool[Array, 'b t t']:

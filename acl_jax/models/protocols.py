@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 class Encoder(Protocol):
   """Log-mel frames -> encoder frames.
 
-  kind: its name in `config.encoder.kind`. packs: whether utterances may share a row.
+  kind: its name in `config.encoder.kind`.
   recognises: whether it has a CTC head of its own; `greedy` returns None if not.
   config: its sizes: `num_mel_bins`, `output_size`, `subsampling`, `max_frames` (of the
   log-mel), `features` (whose log-mel spectrogram).
@@ -21,9 +21,6 @@ class Encoder(Protocol):
 
   @property
   def kind(self) -> str: ...
-
-  @property
-  def packs(self) -> bool: ...
 
   @property
   def recognises(self) -> bool: ...
@@ -48,7 +45,12 @@ class Encoder(Protocol):
     segment_ids: Int[Array, 'b t'],
     remat: str | None,
   ) -> Float[Array, 'b u d']:
-    """Encode rows of a training batch, packed where `packs`."""
+    """Encode packed utterances as if each were alone.
+
+    segment_ids: 1, 2, … for the utterances of a row; 0 is padding. Each starts at a
+    multiple of `config.subsampling`. remat: what to keep of a layer for the backward
+    pass, a key of `layers.REMAT`; None keeps everything.
+    """
     ...
 
   def greedy(

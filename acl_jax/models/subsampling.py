@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from acl_jax.models.layers import Linear, param, zeros
 from acl_jax.models.matrices import contract
+from acl_jax.models.taps import segment_taps, three_taps
 
 STRIDE = 2  # of every level, in time and in mel bins
 KERNEL = 3
@@ -34,8 +35,8 @@ class Depthwise(nnx.Module):
     self, x: Float[Array, 'b t q i'], segment_ids: Int[Array, 'b t']
   ) -> Float[Array, 'b u p c']:
     weight = self.weight[...].astype(x.dtype)
-    rows = _mask_neighbours(x, segment_ids)
-    taps = [tap for row in rows for tap in _three_taps(row, axis=2)]
+    rows = segment_taps(x, segment_ids, STRIDE)
+    taps = [tap for row in rows for tap in three_taps(row, axis=2, stride=STRIDE)]
     weights = jnp.reshape(weight, (KERNEL * KERNEL, -1))
     if x.shape[-1] == 1:  # a dense convolution: one matrix product
       y = jnp.concatenate(taps, axis=-1) @ weights
@@ -84,29 +85,3 @@ def _scale(
   x: Float[Array, 'b u p c'], weight: Float[Array, ' c']
 ) -> Float[Array, 'b u p c']:
   return x * weight[None, None, None]
-
-
-def _mask_neighbours(
-  x: Float[Array, 'b t q c'], segment_ids: Int[Array, 'b t']
-) -> list[Float[Array, 'b u q c']]:
-  """Return `_three_taps` in time, zero where a neighbour is of another utterance."""
-  taps, ids = _three_taps(x, axis=1), _three_taps(segment_ids, axis=1)
-  centre = ids[1]
-  masks = [(neighbour == centre) & (centre > 0) for neighbour in ids]
-  return [
-    jnp.where(mask[..., None, None], tap, 0)
-    for tap, mask in zip(taps, masks, strict=True)
-  ]
-
-
-def _three_taps(x: Array, axis: int) -> list[Array]:
-  """Return the values before, at and after every other position; zeros beyond the ends.
-
-  Uses a reshape, because the gradient of a strided slice is slow.
-  """
-  x = jnp.moveaxis(x, axis, 0)
-  x = jnp.pad(x, ((0, len(x) % STRIDE), *[(0, 0)] * (x.ndim - 1)))
-  pairs = x.reshape(-1, STRIDE, *x.shape[1:])
-  centre, after = pairs[:, 0], pairs[:, 1]
-  before = jnp.pad(after, ((1, 0), *[(0, 0)] * (after.ndim - 1)))[:-1]
-  return [jnp.moveaxis(tap, 0, axis) for tap in (before, centre, after)]

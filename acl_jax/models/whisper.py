@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whisper's audio encoder (Radford et al. 2022): two convolutions, then a transformer.
 
-It accepts audio of its true length as well as audio padded to 30 s.
+Audio has its true length or is padded to 30 s. Utterances may be packed: frames with
+different segment ids do not affect each other, and 0 is padding.
 """
 
 import dataclasses
@@ -11,8 +12,20 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from acl_jax.models.layers import Linear, Norm, attention, param, zeros
+from acl_jax.models.layers import (
+  REMAT,
+  Linear,
+  Norm,
+  attention,
+  param,
+  segment_mask,
+  segment_positions,
+  zeros,
+)
 from acl_jax.models.matrices import contract
+from acl_jax.models.taps import segment_taps
+from acl_jax.models.tower import Tower
+from acl_jax.sharding.rules import HIDDEN_AXES, constrain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,33 +100,38 @@ class Block(nnx.Module):
 
 
 class Conv(nnx.Module):
-  """A convolution over time of width 3, zero-padded by one frame on each side."""
+  """A convolution of width 3 over each utterance, zero-padded by one frame.
+
+  With stride 2, every utterance starts at an even position.
+  """
 
   def __init__(self, inputs: int, outputs: int, stride: int, *, rngs: nnx.Rngs):
     self.stride = stride
     self.weight = param(rngs, (3, inputs, outputs), ('conv', 'mels', 'embed'))
     self.bias = zeros(outputs)
 
-  def __call__(self, x: Float[Array, 'b t i']) -> Float[Array, 'b u o']:
+  def __call__(
+    self, x: Float[Array, 'b t i'], segment_ids: Int[Array, 'b t']
+  ) -> Float[Array, 'b u o']:
+    taps = jnp.stack(segment_taps(x, segment_ids, self.stride), axis=2)
+    # Not a matrix product: this sums in the order of an ordinary convolution.
     y = jax.lax.conv_general_dilated(
-      x,
+      taps.reshape(len(x), -1, x.shape[-1]),
       self.weight[...].astype(x.dtype),
-      window_strides=(self.stride,),
-      padding=[(1, 1)],
+      window_strides=(3,),
+      padding='VALID',
       dimension_numbers=('NWC', 'WIO', 'NWC'),
     )
     return y + jnp.broadcast_to(self.bias[...].astype(x.dtype), y.shape)
 
 
-class Whisper(nnx.Module):
+class Whisper(Tower):
   """Log-mel frames (10 ms) -> encoder frames (20 ms).
 
   unroll: whether the loop over layers is unrolled; see `layers.unroll_layers`.
   """
 
   kind = 'whisper'
-  packs = False
-  recognises = False
 
   def __init__(self, config: WhisperConfig, *, rngs: nnx.Rngs):
     self.config = config
@@ -126,44 +144,30 @@ class Whisper(nnx.Module):
     self.layers = jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
     self.layer_norm = Norm(config.d_model)
 
-  @property
-  def tower(self) -> 'Whisper':
-    """The encoder itself: it has no CTC head."""
-    return self
-
   def encode_rows(
     self,
     log_mel: Float[Array, 'b t m'],
     segment_ids: Int[Array, 'b t'],
     remat: str | None,
   ) -> Float[Array, 'b u d']:
-    """Encode one utterance a row; nothing is recomputed, whatever `remat`."""
-    del remat
-    return self(log_mel, segment_ids > 0)[0]
+    """Encode packed utterances; u = ceil(t / 2).
 
-  def greedy(
-    self, frames: Float[Array, 'b u d'], frame_mask: Bool[Array, 'b u']
-  ) -> None:
-    """Return nothing: it does not recognise."""
-    del frames, frame_mask
+    A row may have any length; it becomes NaN if an utterance exceeds
+    `max_source_positions`.
+    """
+    x = jax.nn.gelu(self.conv1(log_mel, segment_ids), approximate=False)
+    x = jax.nn.gelu(self.conv2(x, segment_ids), approximate=False)
+    segment_ids = segment_ids[:, ::2]
+    positions = jnp.where(segment_ids > 0, segment_positions(segment_ids), 0)
+    embeddings = jnp.take(self.embed_positions[...], positions, axis=0, mode='fill')
+    x = x + embeddings.astype(x.dtype)
+    mask = segment_mask(segment_ids)
 
-  def __call__(
-    self, log_mel: Float[Array, 'b t m'], frame_mask: Bool[Array, 'b t']
-  ) -> tuple[Float[Array, 'b u d'], Bool[Array, 'b u']]:
-    """Encode one utterance a row; returns frames and their mask. u = ceil(t / 2)."""
-    limit = self.config.max_frames
-    if log_mel.shape[1] > limit:
-      raise ValueError(
-        f'audio has {log_mel.shape[1]} frames; the limit of Whisper is {limit}'
-      )
-    # Padding is zeroed before each convolution mixes time.
-    x = jax.nn.gelu(self.conv1(log_mel * frame_mask[..., None]), approximate=False)
-    x = jax.nn.gelu(self.conv2(x * frame_mask[..., None]), approximate=False)
-    frame_mask = frame_mask[:, ::2]
-    positions = self.embed_positions[...][None, : x.shape[1]]
-    x = x + jnp.broadcast_to(positions.astype(x.dtype), x.shape)
-    mask = jnp.broadcast_to(frame_mask[:, None, :], (*x.shape[:2], x.shape[1]))
-    x, _ = jax.lax.scan(
-      lambda x, block: (block(x, mask), None), x, self.layers, unroll=self.unroll
-    )
-    return self.layer_norm(x), frame_mask
+    def layer(x, block):
+      return constrain(block(x, mask), *HIDDEN_AXES), None
+
+    if remat is not None:
+      layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=False)
+    x = constrain(x, *HIDDEN_AXES)
+    x, _ = jax.lax.scan(layer, x, self.layers, unroll=self.unroll)
+    return self.layer_norm(x)

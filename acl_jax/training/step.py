@@ -57,7 +57,7 @@ def encode_batch(
 
   An encoder that trains runs here; otherwise the batch has encoder frames already.
 
-  remat: of a Conformer, see `Conformer.encode`.
+  remat: of the encoder, see `protocols.Encoder.encode_rows`.
   """
   frames = audio.frames.astype(model.llama.dtype)
   if encoder_trains:
@@ -70,7 +70,17 @@ def ctc_loss(model: SpeechLLM, batch: AudioBatch, key: Array, *, encoder_trains:
 
   key: of the dropout. Returns the loss and its parts.
   """
-  frames, frame_mask = encode_batch(model, batch, encoder_trains)
+  encoded = encode_batch(model, batch, encoder_trains)
+  return _ctc_loss_of_frames(model, batch, key, *encoded)
+
+
+def _ctc_loss_of_frames(
+  model: SpeechLLM,
+  batch: AudioBatch,
+  key: Array,
+  frames: Float[Array, 'a u d'],
+  frame_mask: Bool[Array, 'a u'],
+):
   table = model.llama.embed_tokens[...]
   adapter: Any = model.adapter  # a CTC adapter
   scores = adapter.scores(frames, frame_mask, table, key, batch.candidates)
@@ -99,6 +109,18 @@ def transcription_loss(
   """
   del key
   frames, frame_mask = encode_batch(model, batch, encoder_trains)
+  return _transcription_loss_of_frames(
+    model, batch, frames, frame_mask, label_smoothing
+  )
+
+
+def _transcription_loss_of_frames(
+  model: SpeechLLM,
+  batch: AudioBatch,
+  frames: Float[Array, 'a u d'],
+  frame_mask: Bool[Array, 'a u'],
+  label_smoothing: float = 0.0,
+):
   adapter: Any = model.adapter  # an attention adapter
   labels = batch.labels.reshape(-1, batch.labels.shape[-1])
   entries = batch.candidates[jnp.maximum(labels - 1, 0)] + 1
@@ -151,12 +173,12 @@ def response_loss(
     loss += stage.kl_weight * kl
     parts['kl'] = kl
   if stage.ctc_weight and model.adapter.kind == 'ctc':
-    auxiliary, ctc_parts = ctc_loss(model, audio, key, encoder_trains=encoder_trains)
+    auxiliary, ctc_parts = _ctc_loss_of_frames(model, audio, key, frames, frame_mask)
     loss += stage.ctc_weight * auxiliary
     parts |= ctc_parts
   if stage.transcription_weight and model.adapter.kind == 'attention':
-    auxiliary, transcription_parts = transcription_loss(
-      model, audio, key, encoder_trains=encoder_trains, label_smoothing=0.0
+    auxiliary, transcription_parts = _transcription_loss_of_frames(
+      model, audio, frames, frame_mask
     )
     loss += stage.transcription_weight * auxiliary
     parts |= transcription_parts

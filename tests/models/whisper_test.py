@@ -6,6 +6,8 @@ import pytest
 import torch
 import transformers
 from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from acl_jax.models.whisper import Whisper, WhisperConfig
 from acl_jax.weights.whisper import load_whisper
@@ -86,7 +88,7 @@ def test_padding_content_changes_nothing(whisper):
   lengths = [47, 32]
   expected, mask = encode(whisper, x, lengths)
   assert mask.sum(axis=1).tolist() == [24, 16]
-  for padding in (0.0, -7.5, 1e6):
+  for padding in (0.0, -7.5, 1e6, np.nan, np.inf):
     dirty = np.where(
       (np.arange(60) < np.array(lengths)[:, None])[..., None], x, padding
     )
@@ -112,6 +114,132 @@ def test_empty_rows_are_finite(whisper):
 def test_audio_beyond_the_positions_is_refused(whisper):
   with pytest.raises(ValueError, match='3001 frames.* 3000'):
     whisper(jnp.zeros((1, 3001, 10)), jnp.ones((1, 3001), bool))
+
+
+ROW, POSITIONS = 64, 15  # log-mel frames of a row, encoder frames of an utterance
+
+
+@pytest.fixture(scope='module')
+def short(whisper):
+  """A model whose rows may be longer than its utterances."""
+  model = jax.tree.map(lambda x: x, whisper)
+  positions = model.embed_positions
+  model.embed_positions = positions.replace(positions[:POSITIONS])
+  return model
+
+
+@jax.jit
+def encode_packed(whisper, x, segment_ids, probe):
+  """Encoder frames, and the gradients of their product with a probe."""
+  graphdef, state = nnx.split(whisper)
+
+  def loss(state, x):
+    frames = nnx.merge(graphdef, state).encode_rows(x, segment_ids, None)
+    mask = segment_ids[:, ::2, None] > 0
+    return jnp.sum(jnp.where(mask, frames * probe, 0)), frames
+
+  gradients, frames = jax.grad(loss, (0, 1), has_aux=True)(state, x)
+  return frames, gradients
+
+
+@st.composite
+def layouts(draw):
+  """(start, stop) of up to four utterances in a row; each starts at an even frame."""
+  layout, start = [], 0
+  for _ in range(draw(st.integers(1, 4))):
+    start += 2 * draw(st.integers(0, 2))
+    if start >= ROW:
+      break
+    stop = start + draw(st.integers(1, min(2 * POSITIONS, ROW - start)))
+    layout.append((start, stop))
+    start = stop + stop % 2
+  return layout
+
+
+def random(shape, seed):
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def lay_out(layout):
+  """A packed row of noise, and the same utterances one a row: frames, ids, probe."""
+  packed = (
+    np.full((1, ROW, 10), 9.0, np.float32),
+    np.zeros((1, ROW), np.int32),
+    random((1, ROW // 2, 24), 1),
+  )
+  alone = np.zeros((4, ROW, 10), np.float32), np.zeros((4, ROW), np.int32)
+  alone += (np.zeros((4, ROW // 2, 24), np.float32),)
+  for i, (start, stop) in enumerate(layout):
+    alone[0][i, : stop - start] = random((stop - start, 10), i)
+    packed[0][0, start:stop] = alone[0][i, : stop - start]
+    packed[1][0, start:stop], alone[1][i, : stop - start] = i + 1, 1
+    frames = slice(start // 2, -(-stop // 2))
+    alone[2][i, : frames.stop - frames.start] = packed[2][0, frames]
+  return packed, alone
+
+
+@settings(max_examples=40)
+@given(layouts())
+def test_packed_utterances_and_their_gradients_are_as_alone(short, layout):
+  packed, alone = lay_out(layout)
+  frames, (gradient, by_frame) = encode_packed(short, *packed)
+  expected, (expected_gradient, expected_by_frame) = encode_packed(short, *alone)
+  for i, (start, stop) in enumerate(layout):
+    own = frames[0, start // 2 : -(-stop // 2)]
+    np.testing.assert_allclose(own, expected[i, : len(own)], atol=1e-5)
+    own = by_frame[0, start:stop]
+    scale = np.abs(own).max()
+    np.testing.assert_allclose(
+      own / scale, expected_by_frame[i, : stop - start] / scale, atol=1e-5
+    )
+  assert (by_frame[packed[1] == 0] == 0).all()
+
+  def assert_close(actual, expected):
+    scale = np.abs(expected).max() + 1e-6
+    np.testing.assert_allclose(actual / scale, expected / scale, atol=1e-5)
+
+  jax.tree.map(assert_close, gradient, expected_gradient)
+
+
+@settings(max_examples=20)
+@given(layouts(), st.sampled_from([0.0, -7.5, np.nan, np.inf]))
+def test_other_utterances_and_padding_of_a_row_change_nothing(short, layout, value):
+  (x, ids, probe), _ = lay_out(layout)
+  expected, (_, gradient) = encode_packed(short, x, ids, probe)
+  dirty = np.where((ids == 0)[..., None], np.float32(value), x)
+  dirty = np.where((ids > 1)[..., None], dirty * -3 + 1, dirty)
+  actual, (_, actual_gradient) = encode_packed(short, dirty, ids, probe)
+  first = ids[:, ::2] == 1
+  assert jnp.abs(actual - expected)[first].max() == 0.0
+  assert jnp.abs(actual_gradient - gradient)[ids == 1].max() == 0.0
+  assert jnp.isfinite(actual).all()
+  others = ids[:, ::2] > 1
+  assert not others.any() or jnp.abs(actual - expected)[others].max() > 0.1
+
+
+def test_an_utterance_beyond_the_positions_of_a_row_is_nan(short):
+  (x, ids, probe), _ = lay_out([(0, 2 * POSITIONS), (32, 34)])
+  assert jnp.isfinite(encode_packed(short, x, ids, probe)[0]).all()
+  ids[0, 2 * POSITIONS] = 1
+  assert jnp.isnan(encode_packed(short, x, ids, probe)[0][0, :POSITIONS]).all()
+
+
+@pytest.mark.parametrize('remat', ['full', 'dots'])
+def test_remat_recomputes_and_changes_nothing(short, remat):
+  x, ids, probe = map(jnp.asarray, lay_out([(4, 21), (22, 51)])[0])
+
+  def loss(model, x, remat):
+    return jnp.sum(model.encode_rows(x, ids, remat) * probe)
+
+  differentiate = jax.value_and_grad(loss, argnums=1)
+  for remat_jaxpr in (None, remat):
+    jaxpr = jax.make_jaxpr(differentiate, static_argnums=2)(short, x, remat_jaxpr)
+    assert ('remat' in str(jaxpr)) == (remat_jaxpr is not None)
+  plain, recomputed = (
+    jax.jit(differentiate, static_argnums=2)(short, x, r) for r in (None, remat)
+  )
+  np.testing.assert_allclose(recomputed[0], plain[0], rtol=1e-6)
+  np.testing.assert_allclose(recomputed[1], plain[1], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

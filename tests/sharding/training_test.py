@@ -94,6 +94,14 @@ def test_low_rank_updates():
     assert_same(sharded, expected)
 
 
+def test_the_response_stage_with_an_encoder_that_trains():
+  loss, batch = encoding_loss_and_batch()
+  expected = train_on_responses(build(), 'full', loss, batch)
+  with jax.set_mesh(make_mesh(MESHES['all'])):
+    sharded = train_on_responses(build(), 'full', loss, repeat_last_row(batch))
+    assert_same(sharded, expected)
+
+
 CONFORMER = ConformerConfig(
   hidden_size=24,
   num_hidden_layers=2,

@@ -63,6 +63,17 @@ def make_batch(width=WIDTH, frames=FRAMES):
   return make_audio_batch(rng, width, frames), make_response_batch(rng)
 
 
+def make_log_mel_batch():
+  """The utterances of `make_batch` as noise for the encoder."""
+  log_mels, response = make_batch(width=10, frames=2 * FRAMES)
+  encoded, _ = make_batch()
+  audio = log_mels._replace(
+    segment_ids=np.repeat(encoded.segment_ids, 2, axis=1),
+    frame_index=encoded.frame_index,
+  )
+  return audio, response
+
+
 def make_audio_batch(rng, width, frames):
   frame_mask = np.arange(frames) < np.asarray([frames, frames - 4, 0])[:, None]
   frame_index = np.where(frame_mask, np.arange(frames, dtype=np.int32), NO_AUDIO)
@@ -191,13 +202,7 @@ def test_a_stride_adapter_learns_responses():
 def encoding_loss_and_batch():
   """The response loss and a batch of log-mel frames, for an encoder that trains."""
   loss = functools.partial(step.response_loss, encoder_trains=True, stage=BOTH)
-  log_mels, response = make_batch(width=10, frames=2 * FRAMES)
-  encoded, _ = make_batch()
-  audio = log_mels._replace(
-    segment_ids=np.repeat(encoded.segment_ids, 2, axis=1),
-    frame_index=encoded.frame_index,
-  )
-  return loss, (audio, response)
+  return loss, make_log_mel_batch()
 
 
 @functools.partial(jax.jit, static_argnames='dropout')
@@ -254,6 +259,23 @@ def test_the_encoder_can_train():
     used = FRAMES if path == ('embed_positions',) else None
     assert changed[:used].any(), path
     assert used is None or not changed[used:].any()
+
+
+def test_the_encoder_runs_once_per_step(monkeypatch):
+  """Both the response and its CTC loss need the encoder frames."""
+  calls = []
+  encode_rows = whisper.Whisper.encode_rows
+
+  def count(self, log_mel, segment_ids, remat):
+    calls.append(remat)
+    return encode_rows(self, log_mel, segment_ids, remat)
+
+  monkeypatch.setattr(whisper.Whisper, 'encode_rows', count)
+  loss = functools.partial(step.response_loss, encoder_trains=True, stage=BOTH)
+  batch = jax.tree.map(jnp.asarray, make_log_mel_batch())
+  _, parts = jax.eval_shape(loss, build(), batch, KEY)
+  assert set(parts) == {'response_nll', 'kl', *CTC_PARTS}
+  assert calls == ['dots']
 
 
 def take_rows(batch, count):
