@@ -20,9 +20,9 @@ ReadOthers = Callable[[np.random.Generator], Sequence[np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-  """Settings of waveform augmentation, in the order of the effects.
+  """Settings of waveform augmentation; every share is a probability.
 
-  Every share is the probability of an effect. ValueError if a value is out of range.
+  ValueError if a value is out of range.
   """
 
   speed: float  # largest relative change of tempo and pitch, in both directions
