@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recorded noise of the user: folders of audio files, of which excerpts are read."""
 
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,12 +60,13 @@ def _list_audio(folder: Path) -> list[Path]:
   """Return the audio files in an order that is the same on every machine."""
   if not folder.is_dir():
     raise ValueError(f'{folder}: noise_folders names it, but it is not a folder')
-  files = [
+  found = (
     Path(parent, name)
     for parent, _, names in os.walk(folder)
     for name in names
     if name.lower().endswith(SUFFIXES)
-  ]
+  )
+  files = list(itertools.islice(found, MAX_FILES + 1))  # one more, to detect more
   if not files:
     raise ValueError(
       f'{folder}: this noise folder has no audio files ({", ".join(SUFFIXES)})'

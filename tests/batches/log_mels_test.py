@@ -116,12 +116,11 @@ def test_babble_is_of_other_utterances(dataset, config, monkeypatch):
   quiet = LogMelCorpus(dataset, config, AugmentationConfig(QUIET, seed=5))
   assert np.abs(log_mels[3]['frames'] - quiet[3]['frames']).max() > 0.1
   read = []
-  damaged = DamagedDataset(dataset, set(), read)
-  monkeypatch.setattr(log_mels, '_dataset', damaged)
-  for _ in range(2):
-    log_mels.read([3])
-    first, others = read[0], read[1:]
-    assert first == 3 and 3 <= len(others) <= 7 and 3 not in others
+  monkeypatch.setattr(log_mels, '_dataset', DamagedDataset(dataset, set(), read))
+  for position in range(len(dataset)):
+    log_mels.read([position])
+    first, *others = read
+    assert first == position and 3 <= len(others) <= 7 and position not in others
     read.clear()
 
 

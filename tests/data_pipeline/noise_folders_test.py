@@ -75,3 +75,11 @@ def test_folders_without_noise(tmp_path):
     ValueError, match=r'low: none of the first 1 .*hum\.wav: sample rate is 4000 Hz'
   ):
     NoiseFolders([tmp_path / 'low'])
+
+
+def test_the_number_of_files_is_limited(tmp_path, monkeypatch):
+  for i in range(3):
+    write(tmp_path / f'{i}.wav')
+  monkeypatch.setattr('data_pipeline.noise_folders.MAX_FILES', 2)
+  with pytest.raises(ValueError, match='more than 2 audio files'):
+    NoiseFolders([tmp_path])
