@@ -24,13 +24,14 @@ from acl_jax import assets, build
 from acl_jax.assistant import load
 from acl_jax.config.experiment import TrainConfig, parse_train
 from acl_jax.evaluation import encoding, examples, report
+from acl_jax.evaluation.babble import describe_noise, with_babble
 from acl_jax.evaluation.cascade import BEAM_SIZE, Recogniser
 from acl_jax.evaluation.examples import Example
 from acl_jax.evaluation.preparation import add_reference_responses, prepare_examples
 from acl_jax.evaluation.prompt_batches import PromptCase
 from acl_jax.evaluation.responses import generate_responses
 from acl_jax.evaluation.scores import Score, score_cases
-from acl_jax.evaluation.summary import gap_closed, summarise
+from acl_jax.evaluation.summary import format_table, summarise
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.runtime import compilation_cache, program
 from acl_jax.runtime.files import sha256, write_atomically
@@ -51,11 +52,13 @@ def evaluate(
   checkpoint: str | None = None,
   limit: int | None = None,
   cascade: str = 'asset:whisper-base',
+  babble_snr: float | None = None,
 ) -> dict[str, Any]:
   """Evaluate a manifest; writes both reports and returns the content of report.json.
 
   checkpoint: None for the shipped adapter. limit: lines of the manifest to read.
   cascade: a CTranslate2 folder of Whisper, or 'none' for no cascade.
+  babble_snr: dB above a babble of other utterances; None for the audio as it is.
 
   ValueError if no utterance can be used.
   """
@@ -65,6 +68,8 @@ def evaluate(
   recogniser = Recogniser(assets.resolve(cascade)) if has_cascade else None
   utterances, bad = examples.read_manifest(manifest, limit)
   _check_not_empty(utterances, bad, manifest)
+  if babble_snr is not None:
+    utterances = with_babble(utterances, babble_snr)
   parts = build.find_checkpoint(checkpoint, config.shipped_adapter)
   assistant = load(config, checkpoint)
   text, model = assistant.text, assistant.model
@@ -76,14 +81,9 @@ def evaluate(
       'beam_size': BEAM_SIZE,
     }
   cache, max_new_tokens = output / 'cache', config.targets.max_new_tokens
+  decode = assistant.decode_transcript
   prepared, unusable = prepare_examples(
-    model,
-    text,
-    assistant.decode_transcript,
-    utterances,
-    recogniser,
-    cache,
-    max_new_tokens,
+    model, text, decode, utterances, recogniser, cache, max_new_tokens
   )
   bad = [*bad, *unusable]
   _check_not_empty(prepared, bad, manifest)
@@ -94,6 +94,7 @@ def evaluate(
   scores = score_all(model, text, prepared)
   skipped = [{'id': item.id, 'reason': item.reason} for item in bad]
   summary = summarise(prepared, scores, description, skipped)
+  summary['noise'] = describe_noise(babble_snr)
   _write(output / 'report.json', json.dumps(summary, indent=2, allow_nan=False) + '\n')
   sampled = sample_examples(model, text, prepared, scores, max_new_tokens)
   metrics = Path(checkpoint or '') / 'metrics.jsonl'
@@ -170,18 +171,6 @@ def sample_examples(
   return sampled
 
 
-def format_table(summary: Mapping[str, Any]) -> str:
-  """Format the scores of a report for the terminal."""
-  nll = summary['response_nll']
-  lines = [f'{"":16}{"nats/token":>12}{"perplexity":>12}{"gap closed":>12}']
-  for name in nll:
-    perplexity, closed = summary['response_perplexity'][name], gap_closed(nll, name)
-    cells = [(nll[name], '.3f'), (perplexity, '.3f'), (closed, '.1%')]
-    texts = ('-' if value is None else format(value, spec) for value, spec in cells)
-    lines.append(f'{name:16}' + ''.join(f'{text:>12}' for text in texts))
-  return '\n'.join(lines)
-
-
 def check_skipped(summary: Mapping[str, Any], share: float, manifest: str) -> None:
   """Raise ValueError if more than `share` of the manifest was skipped."""
   skipped = summary['skipped']
@@ -222,6 +211,7 @@ def main(argv: Sequence[str]) -> None:
     checkpoint=args.checkpoint,
     limit=args.limit,
     cascade=args.cascade,
+    babble_snr=args.babble_snr,
   )
   print(format_table(summary))
   print(f'evaluate: {summary["examples"]} examples, see {args.output}/report.html')
@@ -239,6 +229,9 @@ if __name__ == '__main__':
     'cascade',
     'asset:whisper-base',
     f'a CTranslate2 folder of Whisper, or {NO_CASCADE!r}',
+  )
+  flags.DEFINE_float(
+    'babble_snr', None, 'dB above a babble of other utterances', -20, 60
   )
   flags.DEFINE_float(
     'max_skipped', 0.05, 'share of the examples that may be skipped', 0, 1

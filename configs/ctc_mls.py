@@ -24,9 +24,7 @@ def get_config() -> ConfigDict:
   c.data.train = (('data/mls/prepared', 1.0),)
   c.data.dev = 'data/mls/prepared-dev'
   c.data.row_frames = 512  # 41 s at 80 ms
-  c.augmentation = dict(
-    speed=0.1, noise_share=0.0, noise_snr=(5.0, 30.0), telephone_share=0.0
-  )
+  c.augmentation = defaults.augmentation(speed=0.1)
   c.masking = dict(mel_masks=2, mel_width=27, time_masks=10, time_share=0.05)
 
   c.ctc.update(

@@ -46,7 +46,7 @@ def get_config() -> ConfigDict:
   c.data.train = (('data/prepared', 1.0),)
   c.data.targets = 'data/targets'
   c.data.buckets = (64, 96, 128, 192, 256, 384, 512, 1024)  # 20 ms
-  c.augmentation = dict(
+  c.augmentation = defaults.augmentation(
     speed=0.1, noise_share=0.5, noise_snr=(5.0, 30.0), telephone_share=0.25
   )
   c.targets.top_k = 16

@@ -51,7 +51,7 @@ def get_config() -> ConfigDict:
   c.data.train = (('runs/smol_ctc/prepared', 1.0),)
   c.data.targets = 'runs/smol_ctc/targets'
   c.data.buckets = (16, 24, 32, 40, 56, 100)  # 80 ms
-  c.augmentation = dict(
+  c.augmentation = defaults.augmentation(
     speed=0.05, noise_share=0.25, noise_snr=(10.0, 40.0), telephone_share=0.1
   )
   c.targets.top_k = 16

@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
   c.data.train = (('runs/smol_ctc/prepared', 1.0),)
   c.data.dev = 'runs/smol_ctc/prepared-dev'
   c.data.buckets = (18, 22, 26, 32, 44, 100)  # 80 ms
-  c.augmentation = dict(
+  c.augmentation = defaults.augmentation(
     speed=0.05, noise_share=0.15, noise_snr=(10.0, 40.0), telephone_share=0.05
   )
 

@@ -97,6 +97,33 @@ def read(
   return _resample(samples, rate, name, limits)
 
 
+def read_excerpt(
+  path: str | pathlib.Path,
+  seconds: float,
+  position: float,
+  limits: Limits = Limits(),
+) -> Float32[np.ndarray, 'samples']:
+  """Decode `seconds` somewhere in a file, or all of a shorter one; as `read` does.
+
+  position: of the excerpt, from 0 for the first to 1 for the last.
+  """
+  name = str(path)
+  data = _read_bytes(path, name, limits, None)
+  if len(data) > limits.encoded_bytes:
+    raise AudioError(name, 'size', f'is over the limit of {limits.encoded_bytes} bytes')
+  try:
+    with _Stream(io.BytesIO(sanitize(data, name))) as file:
+      _check_header(file, name, limits)
+      rate = file.samplerate
+      count = round(seconds * rate)
+      frames = min(file.frames, int(limits.seconds * rate))  # as the header states
+      start = int(position * max(0, frames - count))
+      samples = _decode_from(file, name, limits, start, count)
+  except soundfile.LibsndfileError as error:
+    raise AudioError(name, 'content', f'cannot be decoded ({error})') from None
+  return _resample(samples, rate, name, limits)
+
+
 def from_pcm(
   samples: Int16[np.ndarray, 'n'], rate: int, name: str, limits: Limits = Limits()
 ) -> Float32[np.ndarray, 'samples']:
@@ -161,19 +188,25 @@ def _decode_stretch(
   limits: Limits,
   stretch: tuple[float, float],
 ) -> Float32[np.ndarray, 'samples']:
-  """Return the samples of a stretch; decodes those before it only if it cannot seek."""
+  """Return the samples of a stretch; AudioError if it goes beyond the end."""
   rate = file.samplerate
   start, count = (round(seconds * rate) for seconds in stretch)
-  if file.format in _SEEKABLE:
-    file.seek(min(start, file.frames))
-    samples = _decode(file, name, limits, count)
-  else:
-    samples = _decode(file, name, limits, start + count)[start:]
+  samples = _decode_from(file, name, limits, start, count)
   if len(samples) < count - _ROUNDING_SECONDS * rate:
     missing = (count - len(samples)) / rate
     problem = f'is {missing:.3f} s too short for {stretch[1]:g} s from {stretch[0]:g} s'
     raise AudioError(name, 'duration', problem)
   return samples
+
+
+def _decode_from(
+  file: soundfile.SoundFile, name: str, limits: Limits, start: int, count: int
+) -> Float32[np.ndarray, 'samples']:
+  """Return up to `count` samples; decodes those before only if it cannot seek."""
+  if file.format not in _SEEKABLE:
+    return _decode(file, name, limits, start + count)[start:]
+  file.seek(min(start, file.frames))
+  return _decode(file, name, limits, count)
 
 
 def _decode(

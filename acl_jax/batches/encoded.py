@@ -28,6 +28,7 @@ from acl_jax.runtime.files import write_atomically
 from acl_jax.runtime.program import Preempted
 from acl_jax.sharding.arrays import to_host
 from acl_jax.weights.fingerprint import fingerprint, parameters_sha256
+from data_pipeline.augment import Augmentation
 from data_pipeline.container import pack, unpack
 from data_pipeline.mixture import Corpora
 from data_pipeline.records import Dataset, Shards, write_shard
@@ -93,7 +94,7 @@ def encode_corpus(
     'source': fingerprint(['\n'.join(dataset.ids).encode()]),
     'encoder': parameters_sha256(encoder),
     'frame_seconds': encoder.config.subsampling * LogMelCorpus.frame_seconds,
-    **dataclasses.asdict(augmentation),
+    **_describe(augmentation),
   }
   info = json.loads(json.dumps(info))
   _check_or_write_info(output / 'frames.json', info)
@@ -176,6 +177,22 @@ def run_encoder(
 @jax.jit
 def _encode(encoder, log_mel, frame_mask):
   return encoder(jnp.asarray(log_mel), frame_mask)
+
+
+def _describe(augmentation: AugmentationConfig) -> dict[str, Any]:
+  """Return all settings, of the effects only those that differ from their defaults.
+
+  Frames thus stay valid when a version adds an effect that is off by default.
+  """
+  description = dataclasses.asdict(augmentation)
+  if augmentation.augmentation is not None:
+    defaults = {f.name: f.default for f in dataclasses.fields(Augmentation)}
+    description['augmentation'] = {
+      name: value
+      for name, value in description['augmentation'].items()
+      if value != defaults[name]
+    }
+  return description
 
 
 def _check_or_write_info(path: Path, info: dict[str, Any]) -> None:

@@ -5,6 +5,8 @@ An encoder that trains reads them at every step; a frozen one reads them once, s
 `acl_jax.batches.encoded`.
 """
 
+import contextlib
+import functools
 import operator
 from collections.abc import Collection, Sequence
 from typing import Any, SupportsIndex
@@ -17,11 +19,12 @@ from acl_jax.batches.source import SpeechSource
 from acl_jax.config.sections import AugmentationConfig
 from acl_jax.models.conformer import ConformerConfig
 from acl_jax.models.whisper import WhisperConfig
-from data_pipeline.augment import augment, augmented_length, mask_spectrogram
+from data_pipeline.augment import Augmenter, mask_spectrogram
 from data_pipeline.batches import BatchPlan, PackedFrames, pack_rows
 from data_pipeline.container import RecordError
 from data_pipeline.features import HOP, SAMPLE_RATE, WINDOW, get_features
 from data_pipeline.mixture import Corpora
+from data_pipeline.noise import TALKERS
 from data_pipeline.records import Dataset
 
 MAX_BROKEN = 10  # unreadable records that a corpus of any size may have
@@ -48,6 +51,9 @@ class LogMelCorpus(Sequence[dict[str, Any]]):
     self.encoder, self.augmentation = encoder, augmentation
     self.subsampling, self.width = encoder.subsampling, encoder.num_mel_bins
     self.broken: set[int] = set()
+    self._augmenter = None
+    if augmentation.augmentation is not None:
+      self._augmenter = Augmenter(augmentation.augmentation)
     self._dataset, self._features = dataset, get_features(encoder.features)
     self._copies: list[tuple[int, int]] = []  # number of the copy, index in the dataset
     self._num_samples: list[int] = []
@@ -72,6 +78,7 @@ class LogMelCorpus(Sequence[dict[str, Any]]):
     self.ids = [dataset.ids[index] for _, index in self._copies]
     self.texts = [dataset.texts[index] for _, index in self._copies]
     self.lengths = np.asarray(lengths, np.int32)
+    self._check_others()
 
   def __len__(self) -> int:
     return len(self._copies)
@@ -102,9 +109,10 @@ class LogMelCorpus(Sequence[dict[str, Any]]):
     copy, index = self._copies[position]
     rng = np.random.default_rng([config.seed, copy, index, epoch])
     augmented = copy > 0 or config.copies == 1
-    if augmented and config.augmentation is not None:
+    if augmented and self._augmenter is not None:
       samples = self._num_samples[position]
-      waveform = augment(waveform, config.augmentation, rng, samples)
+      read_others = functools.partial(self._read_others, index)
+      waveform = self._augmenter(waveform, rng, samples, read_others)
     log_mel = self._features.log_mel(waveform, self.encoder.num_mel_bins)
     if augmented and config.masking is not None:
       log_mel = mask_spectrogram(log_mel, config.masking, rng)
@@ -113,10 +121,37 @@ class LogMelCorpus(Sequence[dict[str, Any]]):
   def _augmented_length(self, copy: int, index: int, samples: int) -> int:
     """Return the samples of a copy of an utterance of `samples` samples."""
     config = self.augmentation
-    if config.augmentation is None or (copy == 0 and config.copies > 1):
+    if self._augmenter is None or (copy == 0 and config.copies > 1):
       return samples
     rng = np.random.default_rng([config.seed, copy, index])
-    return augmented_length(samples, config.augmentation, rng)
+    return self._augmenter.length(samples, rng)
+
+  def _read_others(
+    self, index: int, rng: np.random.Generator
+  ) -> list[Float[np.ndarray, '_']]:
+    """Read random utterances of the corpus other than the one at `index`.
+
+    Fewer, if some cannot be read: that is counted when they are read for themselves.
+    """
+    count, others = rng.integers(TALKERS[0], TALKERS[1] + 1), []
+    for position in rng.integers(len(self._copies), size=2 * count):
+      _, other = self._copies[position]
+      if other == index or len(others) == count:
+        continue
+      with contextlib.suppress(RecordError):
+        others.append(self._dataset.__getitems__([other])[0]['audio'])
+    return others
+
+  def _check_others(self) -> None:
+    """Raise ValueError if babble is asked for and there is only one utterance."""
+    settings = self.augmentation.augmentation
+    if settings is None or not settings.babble_share:
+      return
+    if len({index for _, index in self._copies}) < 2:
+      raise ValueError(
+        f'config.augmentation.babble_share is {settings.babble_share}, but the corpus'
+        ' has fewer than 2 utterances; babble is made of others'
+      )
 
 
 def load_packed(

@@ -8,10 +8,13 @@ A config file sets its own values and locks the result:
   return c.lock()
 """
 
+import dataclasses
 from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
+
+from data_pipeline.augment import Augmentation
 
 # The paper's Conformer: width, heads and kernel. Its depth could not be verified.
 PAPER_CONFORMER = {
@@ -83,6 +86,16 @@ def response_stage(**changes: Any) -> ConfigDict:
   """Return the response stage, with cross-entropy only, as in the paper."""
   c = stage(kl_weight=0.0, kl_temperature=1.0, ctc_weight=0.0, transcription_weight=0.0)
   c.remat = placeholder(str)
+  c.update(changes)
+  return c
+
+
+def augmentation(**changes: Any) -> ConfigDict:
+  """Return waveform augmentation with every effect off, except for the gain."""
+  off = Augmentation(
+    speed=0.0, noise_share=0.0, noise_snr=(0.0, 25.0), telephone_share=0.0
+  )
+  c = ConfigDict(dataclasses.asdict(off))
   c.update(changes)
   return c
 

@@ -100,3 +100,15 @@ def summarise(
     'model': dict(model),
     'skipped': list(skipped),
   }
+
+
+def format_table(summary: Mapping[str, Any]) -> str:
+  """Format the scores of a report for the terminal."""
+  nll = summary['response_nll']
+  lines = [f'{"":16}{"nats/token":>12}{"perplexity":>12}{"gap closed":>12}']
+  for name in nll:
+    perplexity, closed = summary['response_perplexity'][name], gap_closed(nll, name)
+    cells = [(nll[name], '.3f'), (perplexity, '.3f'), (closed, '.1%')]
+    texts = ('-' if value is None else format(value, spec) for value, spec in cells)
+    lines.append(f'{name:16}' + ''.join(f'{text:>12}' for text in texts))
+  return '\n'.join(lines)

@@ -85,4 +85,6 @@ def _format_report(report: dict[str, Any] | None) -> str:
       lines.append(f'| {name.replace("_", " ")} | {value:.3f} |')
   rates = {name: value for name, value in report.get('wer', {}).items() if value}
   summary = f'{report.get("examples")} examples; word error rates: {json.dumps(rates)}.'
+  if noise := report.get('noise'):
+    summary += f' In {noise["kind"]} at {noise["snr"]:g} dB.'
   return '\n'.join([*lines, '', summary])

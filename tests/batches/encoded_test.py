@@ -34,6 +34,21 @@ def dataset(tiny_world):
   return Dataset(tiny_world / 'prepared')
 
 
+def test_effects_that_are_off_are_not_in_the_description(encoder, dataset, tmp_path):
+  """Frames stay valid when a version adds an effect."""
+  encode_corpus(encoder, dataset, tmp_path / 'off', AugmentationConfig(STRONG))
+  info = json.loads((tmp_path / 'off/frames.json').read_text())
+  assert info['augmentation'] == {
+    'speed': 0.1,
+    'noise_share': 0.5,
+    'noise_snr': [5.0, 30.0],
+    'telephone_share': 0.25,
+  }
+  babble = AugmentationConfig(dataclasses.replace(STRONG, babble_share=0.5))
+  with pytest.raises(ValueError, match="'babble_share': 0.5"):
+    encode_corpus(encoder, dataset, tmp_path / 'off', babble)
+
+
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
   monkeypatch.setattr(encoded, 'SHARD_SIZE', 4)

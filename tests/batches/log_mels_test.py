@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
+import functools
 import re
 
 import jax
@@ -13,11 +15,23 @@ from data_pipeline.augment import Augmentation, Masking
 from data_pipeline.batches import BatchPlan
 from data_pipeline.container import RecordError
 from data_pipeline.features import kaldi_log_mel, parakeet_log_mel, whisper_log_mel
+from data_pipeline.loader import load_batches
+from data_pipeline.packing import PackedOrder
 from data_pipeline.records import Dataset
 from tests.tiny_conformer import SIZES
 from tests.tiny_world import load_config
 
 STRONG = Augmentation(0.3, 0.5, (5.0, 30.0), 0.25)
+QUIET = Augmentation(0.0, 0.0, (0.0, 5.0), 0.0)
+NOISY = dataclasses.replace(
+  STRONG,
+  reverberation_share=0.5,
+  babble_share=0.5,
+  music_share=0.5,
+  clipping_share=0.5,
+  line_share=0.5,
+  codec_share=0.3,
+)
 
 
 @pytest.fixture(scope='module')
@@ -63,6 +77,7 @@ def test_epochs_differ_except_in_length(dataset, config):
   masking = Masking(mel_masks=1, mel_width=5, time_masks=1, time_share=0.1)
   for augmentation in (
     AugmentationConfig(STRONG, seed=5),
+    AugmentationConfig(dataclasses.replace(QUIET, babble_share=1.0), seed=5),
     AugmentationConfig(masking=masking, seed=5),
   ):
     log_mels = LogMelCorpus(dataset, config, augmentation)
@@ -71,6 +86,61 @@ def test_epochs_differ_except_in_length(dataset, config):
     )
     np.testing.assert_array_equal(first, again)
     assert first.shape == second.shape and np.abs(first - second).max() > 0.01
+
+
+@pytest.mark.parametrize('threads', [1, 4])
+def test_threads_and_restarts_do_not_change_the_augmentation(dataset, threads):
+  augmentation = AugmentationConfig(NOISY, copies=2, seed=5)
+  lengths = LogMelCorpus(dataset, CONFORMER, augmentation).lengths
+  order = PackedOrder(lengths[:, None], (int(lengths.max()),), 3, 5)
+
+  def load(steps, threads):
+    log_mels = LogMelCorpus(dataset, CONFORMER, augmentation)
+    return [
+      frames.frames.copy()
+      for _, frames in load_batches(
+        order, functools.partial(load_packed, log_mels), steps, threads=threads
+      )
+    ]
+
+  steps = range(2 * order.steps_per_epoch)
+  expected = load(steps, 2)
+  for start in (0, order.steps_per_epoch - 1):
+    loaded = load(steps[start:], threads)
+    jax.tree.map(np.testing.assert_array_equal, loaded, expected[start:])
+
+
+def test_babble_is_of_other_utterances(dataset, config, monkeypatch):
+  settings = dataclasses.replace(QUIET, babble_share=1.0)
+  log_mels = LogMelCorpus(dataset, config, AugmentationConfig(settings, seed=5))
+  quiet = LogMelCorpus(dataset, config, AugmentationConfig(QUIET, seed=5))
+  assert np.abs(log_mels[3]['frames'] - quiet[3]['frames']).max() > 0.1
+  read = []
+  monkeypatch.setattr(log_mels, '_dataset', DamagedDataset(dataset, set(), read))
+  for position in range(len(dataset)):
+    log_mels.read([position])
+    first, *others = read
+    assert first == position and 3 <= len(others) <= 7 and position not in others
+    read.clear()
+
+
+def test_records_that_cannot_be_read_are_left_out_of_the_babble(
+  dataset, config, monkeypatch
+):
+  settings = dataclasses.replace(QUIET, babble_share=1.0)
+  log_mels = LogMelCorpus(dataset, config, AugmentationConfig(settings, seed=5))
+  all_others = set(range(len(dataset))) - {3}
+  quiet = LogMelCorpus(dataset, config, AugmentationConfig(QUIET, seed=5))
+  monkeypatch.setattr(log_mels, '_dataset', DamagedDataset(dataset, all_others))
+  np.testing.assert_array_equal(log_mels[3]['frames'], quiet[3]['frames'])
+  assert not log_mels.broken
+
+
+def test_a_single_utterance_has_no_babble(dataset, config):
+  shortest = dataclasses.replace(config, max_source_positions=15)
+  settings = AugmentationConfig(dataclasses.replace(QUIET, babble_share=0.5))
+  with pytest.raises(ValueError, match=r'babble_share is 0\.5, but .* fewer than 2'):
+    LogMelCorpus(dataset, shortest, settings)
 
 
 def test_features_are_those_of_the_encoder(dataset):
@@ -88,8 +158,8 @@ CONFORMER = ConformerConfig(**SIZES | {'num_mel_bins': 80})
 class DamagedDataset:
   """A dataset with some records that cannot be read."""
 
-  def __init__(self, dataset, damaged):
-    self.dataset, self.damaged = dataset, damaged
+  def __init__(self, dataset, damaged, read=None):
+    self.dataset, self.damaged, self.was_read = dataset, damaged, read
 
   def __getattr__(self, name):
     return getattr(self.dataset, name)
@@ -98,6 +168,8 @@ class DamagedDataset:
     return len(self.dataset)
 
   def __getitems__(self, indices):
+    if self.was_read is not None:
+      self.was_read += indices
     for i in indices:
       if i in self.damaged:
         raise RecordError(f'shard: record {i}: CRC mismatch')

@@ -61,6 +61,21 @@ def test_config_parses_and_a_batch_holds_the_longest_row(name):
     assert config.data.max_frames <= stage.frames_per_batch
 
 
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'bable_share': 0.5}, r'augmentation\.bable_share is not a key; .*babble_share'),
+    ({'babble_share': 2.0}, r'config\.augmentation: babble_share is 2\.0; the limits'),
+    ({'codec_share': 'all'}, r"config\.augmentation\.codec_share = 'all' is not a num"),
+  ],
+)
+def test_augmentation_that_is_misspelt_or_out_of_range(changes, message):
+  config = load('smol')[1].to_dict()
+  config['augmentation'] |= changes
+  with pytest.raises(ValueError, match=message):
+    parse_experiment(config)
+
+
 @pytest.mark.parametrize('name', NAMES)
 def test_every_leaf_can_be_set_by_a_flag(name):
   """Only sections may be plain None, whose type ml_collections cannot infer."""

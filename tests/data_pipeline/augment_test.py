@@ -3,21 +3,34 @@ import dataclasses
 
 import numpy as np
 import pytest
+import soundfile
+import soxr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.augment import (
-  Augmentation,
-  Masking,
-  augment,
-  augmented_length,
-  coloured_noise,
-  mask_spectrogram,
-)
+from data_pipeline.augment import Augmentation, Augmenter, Masking, mask_spectrogram
 from data_pipeline.features import SAMPLE_RATE
+from data_pipeline.noise import coloured_noise
 
 NO_CHANGE = Augmentation(0.0, 0.0, (5.0, 30.0), 0.0)
 STRONG = Augmentation(0.1, 0.5, (5.0, 30.0), 0.25)
+
+
+EVERYTHING = dataclasses.replace(
+  STRONG,
+  noise_share=1.0,
+  reverberation_share=1.0,
+  babble_share=1.0,
+  music_share=1.0,
+  clipping_share=1.0,
+  line_share=1.0,
+  mu_law_share=0.5,
+  codec_share=1.0,
+)
+
+
+def augment(audio, settings, rng, length=None, read_others=None):
+  return Augmenter(settings)(audio, rng, length, read_others)
 
 
 def tone(pitch=440.0, seconds=0.5, loudness=0.3):
@@ -58,7 +71,7 @@ def test_tempo_and_pitch_change_together(seed, speed):
 def test_augmented_length_matches_augment(seed, samples):
   audio = tone()[:samples]
   changed = augment(audio, STRONG, np.random.default_rng(seed))
-  length = augmented_length(len(audio), STRONG, np.random.default_rng(seed))
+  length = Augmenter(STRONG).length(len(audio), np.random.default_rng(seed))
   assert len(changed) == length
 
 
@@ -79,19 +92,105 @@ def test_telephone_removes_frequencies_above_4_khz():
     assert remaining_power == pytest.approx(expected, abs=0.02)
 
 
-@given(st.integers(0, 1000), st.floats(-5, 40), st.integers(400, 9_001))
-def test_noise_has_the_requested_snr(seed, snr, samples):
-  audio = tone()[:samples]
-  noise = coloured_noise(audio, snr, np.random.default_rng(seed))
-  assert noise.shape == audio.shape and noise.dtype == np.float32
-  ratio = np.mean(audio.astype(float) ** 2) / np.mean(noise.astype(float) ** 2)
-  assert 10 * np.log10(ratio) == pytest.approx(snr, abs=0.01)
-
-
 def test_silence_stays_silent():
-  settings = dataclasses.replace(STRONG, noise_share=1.0)
-  changed = augment(np.zeros(4_000, np.float32), settings, np.random.default_rng(0))
+  changed = augment(
+    np.zeros(4_000, np.float32),
+    dataclasses.replace(EVERYTHING, codec_share=0.0),  # codecs add some dither
+    np.random.default_rng(0),
+    read_others=read_others,
+  )
   assert not changed.any()
+
+
+def augment_without_new_effects(audio, settings, rng):
+  """The chain as it is defined without rooms, further noise, devices and lines."""
+  length = round(len(audio) / (1 + settings.speed * rng.uniform(-1, 1)))
+  audio = soxr.resample(audio, SAMPLE_RATE * len(audio) / length, SAMPLE_RATE)
+  if rng.random() < settings.telephone_share:
+    narrow = soxr.resample(audio, SAMPLE_RATE, SAMPLE_RATE // 2)
+    audio = soxr.resample(narrow, SAMPLE_RATE // 2, SAMPLE_RATE)
+  audio = np.pad(audio, (0, max(0, length - len(audio))))[:length]
+  if rng.random() < settings.noise_share:
+    audio = audio + coloured_noise(audio, rng.uniform(*settings.noise_snr), rng)
+  return np.clip(audio * rng.uniform(0.5, 1.2), -1, 1).astype(np.float32)
+
+
+@pytest.mark.parametrize('settings', [NO_CHANGE, STRONG])
+def test_effects_that_are_off_leave_every_byte_as_it_is(settings):
+  for seed in range(20):
+    rngs = [np.random.default_rng([seed, 3]) for _ in range(2)]
+    changed = augment(tone(), settings, rngs[0], read_others=read_others)
+    expected = augment_without_new_effects(tone(), settings, rngs[1])
+    assert changed.tobytes() == expected.tobytes()
+    # The masks of the spectrogram are drawn next.
+    assert rngs[0].random() == rngs[1].random()
+
+
+def read_others(rng):
+  return [tone(rng.uniform(100, 4_000), seconds) for seconds in (0.2, 0.7, 0.9)]
+
+
+@given(st.integers(0, 1000), st.integers(400, 9_001))
+def test_all_effects_together(seed, samples):
+  audio = tone()[:samples]
+  first, second = (
+    augment(audio, EVERYTHING, np.random.default_rng(seed), None, read_others)
+    for _ in '12'
+  )
+  np.testing.assert_array_equal(first, second)
+  length = Augmenter(EVERYTHING).length(len(audio), np.random.default_rng(seed))
+  assert len(first) == length and first.dtype == np.float32
+  assert np.isfinite(first).all() and np.abs(first).max() <= 1
+
+
+@pytest.mark.parametrize(
+  'effect',
+  ['reverberation', 'babble', 'music', 'recorded', 'clipping', 'line', 'codec'],
+)
+def test_every_effect_changes_the_audio_and_draws_alone(effect, noise_folder):
+  settings = dataclasses.replace(
+    NO_CHANGE, noise_folders=(str(noise_folder),), **{f'{effect}_share': 1.0}
+  )
+  audio = np.convolve(np.random.default_rng(0).normal(size=9_000), 10 * [0.03], 'same')
+  plain, changed = (
+    augment(audio.astype(np.float32), s, np.random.default_rng(1), None, read_others)
+    for s in (NO_CHANGE, settings)
+  )
+  assert plain.shape == changed.shape
+  assert np.abs(plain - changed).max() > 0.01
+  assert np.corrcoef(plain, changed)[0, 1] > 0.1  # the same speech at the same time
+
+
+@pytest.fixture(scope='module')
+def noise_folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('noise')
+  soundfile.write(folder / 'hum.wav', tone(120, 0.3), SAMPLE_RATE)
+  return folder
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'babble_share': 1.5}, r'babble_share is 1\.5; the limits are 0 and 1'),
+    ({'speed': 1.0}, r'speed is 1\.0; it must be .* below 1'),
+    (
+      {'noise_snr': (9.0, 3.0)},
+      r'noise_snr is \(9\.0, 3\.0\); the minimum comes first',
+    ),
+    ({'gain': (0.0, 1.0)}, r'gain is \(0\.0, 1\.0\); it must be above 0'),
+    ({'recorded_share': 0.5}, r'recorded_share is 0\.5, but noise_folders is empty'),
+    ({'codec_share': 0.5, 'codecs': ()}, r'codec_share is 0\.5, but codecs is empty'),
+  ],
+)
+def test_settings_out_of_range(changes, message):
+  with pytest.raises(ValueError, match=message):
+    dataclasses.replace(NO_CHANGE, **changes)
+
+
+def test_codecs_are_checked_before_any_audio():
+  settings = dataclasses.replace(NO_CHANGE, codec_share=0.5, codecs=('opus', 'aac'))
+  with pytest.raises(ValueError, match=r"codecs has 'aac'; known: opus, mp3"):
+    Augmenter(settings)
 
 
 def test_loud_audio_is_clipped():

@@ -58,7 +58,9 @@ def test_both_reports(run, add_entry, manifest, tmp_path):
     'wer',
     'model',
     'skipped',
+    'noise',
   ]
+  assert summary['noise'] is None
   assert summary['examples'] == 6
   nll, perplexity = summary['response_nll'], summary['response_perplexity']
   assert tuple(nll) == tuple(perplexity) == CONDITIONS
@@ -94,6 +96,39 @@ def test_reference_responses_are_cached(run, monkeypatch):
   monkeypatch.setattr(responses, 'Engine', CountingEngine)
   assert run() == first
   assert len(engine_configs) == 1  # the responses to audio in report.html
+
+
+def test_babble_is_in_the_audio_of_the_model_and_of_the_cascade(
+  run, monkeypatch, tmp_path
+):
+  heard = []
+
+  class Listener(StubRecogniser):
+    def __call__(self, waveform):
+      heard.append(waveform)
+      return super().__call__(waveform)
+
+  monkeypatch.setattr(program, 'Recogniser', Listener)
+  clean = run()
+  noisy = run(babble_snr=10.0)
+  assert noisy['noise'] == {'kind': 'babble', 'snr': 10.0, 'talkers': 5}
+  assert 'in babble at 10 dB' in (tmp_path / 'out/report.html').read_text()
+  assert noisy['response_nll']['text'] == clean['response_nll']['text']
+  assert noisy['response_nll']['audio'] != clean['response_nll']['audio']
+  assert len(heard) == 10  # no transcript of clean audio stands for a noisy one
+  for plain, mixed in zip(heard[:5], heard[5:], strict=True):
+    gain = 1 / max(1, np.abs(plain).max())
+    snr = np.mean(plain**2) / np.mean((mixed / gain - plain) ** 2)
+    assert 10 * np.log10(snr) == pytest.approx(10, abs=0.5)
+  assert run(babble_snr=10.0) == noisy
+  assert len(heard) == 10  # the same noise again, so the cached transcripts
+  run(babble_snr=5.0)
+  assert len(heard) == 15
+
+
+def test_babble_needs_another_utterance(run):
+  with pytest.raises(ValueError, match=r'--babble_snr=10 needs at least 2 .* are 1'):
+    run(limit=1, babble_snr=10.0)
 
 
 def test_one_example_without_cascade(run):
