@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training and held-out manifests whose speakers, sources and sentences are disjoint."""
+"""Training and held-out manifests with disjoint speakers, sources and sentences."""
 
 import dataclasses
 import json
