@@ -23,10 +23,10 @@ MAX_TOKENS = 509  # 512 positions less the padding at both ends, and one more
 _STYLE_SIZE = 256
 _MAX_STYLE_BYTES = 4 << 20
 _PAUSES = re.compile(r'((?:(?<!\d)[;:,.!?—…"()]|[;:,.!?—…"()](?!\d))+)')
+_LANGUAGE_CHANGE = re.compile(r'\([a-z]{2,3}(?:-[a-z]+)?\)')  # in espeak-ng's phonemes
 _REPLACEMENTS = tuple(
   (re.compile(pattern), replacement)
   for pattern, replacement in (
-    (r'\(\w\w(?:-\w+)?\)', ''),  # espeak-ng marks a change of language so
     ('ʲ', 'j'),
     ('r', 'ɹ'),
     ('x', 'k'),
@@ -105,7 +105,8 @@ def _run_espeak(text: str, language: str) -> str:
   if process.returncode:
     stderr = process.stderr.decode(errors='replace').strip()[-200:]
     raise ChildProcessError(f'espeak-ng failed on {text!r}: {stderr}')
-  return ' '.join(process.stdout.decode(errors='replace').split())
+  phonemes = _LANGUAGE_CHANGE.sub('', process.stdout.decode(errors='replace'))
+  return ' '.join(phonemes.split())
 
 
 class Kokoro:

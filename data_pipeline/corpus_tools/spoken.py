@@ -56,7 +56,7 @@ def _fraction(match: re.Match[str]) -> str:
 def _half_day(match: re.Match[str]) -> str:
   # The full stop of "p.m." also ends the sentence, unless that goes on.
   stop = '.' if match[2] and not match[3] else ''
-  return f' {match[1].upper()} M{stop}'
+  return f' {match[1].upper()}M{stop}'
 
 
 def _year(match: re.Match[str]) -> str:

@@ -62,7 +62,7 @@ A recipe needs {weight} of flour for {small} people. What about {small2}?
 Which is more, {fraction} or {small}%?
 Count backwards from {small}.
 The rent went up from {money} to {money2}. Is that a lot?
-What comes after {number}?
+Is {small}% of {number} more than {small2}?
 My phone number is {phone}. Please repeat it.
 How old is someone who was born in {year}?
 """
