@@ -5,7 +5,8 @@ r"""Program: split manifests into training and held-out sets that share nothing.
       --held_out=dialogue:150:drama --held_out=accented:120:@anna,@wei
 
 writes `splits/train.jsonl`, `splits/dialogue.jsonl` (150 lines of the folder `drama`)
-and `splits/accented.jsonl` (120 lines of two speakers of the training manifests). No
+and `splits/accented.jsonl` (120 lines of two speakers of the training manifests). The
+lines of a set are distinct sentences; `dialogue:all:drama` takes all as they are. No
 line for training is of a held-out folder or speaker, or has the sentence of a held-out
 line, in whatever case and punctuation. Paths become absolute, ids `folder-id`.
 """

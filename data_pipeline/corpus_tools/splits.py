@@ -20,20 +20,23 @@ _NAME = re.compile(r'[\w-]{1,64}')
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-  """A held-out set: so many lines of whole manifests and of speakers."""
+  """A held-out set: so many lines, or all, of whole manifests and of speakers."""
 
   name: str
-  lines: int
+  lines: int | None
   manifests: tuple[Path, ...]
   speakers: frozenset[str]  # of the training manifests
 
   @classmethod
   def parse(cls, spec: str) -> 'HeldOut':
-    """Return the set of `NAME:LINES:SOURCE,…`; a source is a path or `@SPEAKER`."""
+    """Return the set of `NAME:LINES:SOURCE,…`; a source is a path or `@SPEAKER`.
+
+    LINES may be `all`.
+    """
     name, _, rest = spec.partition(':')
     lines, _, sources = rest.partition(':')
     names = [source for source in sources.split(',') if source]
-    if not _NAME.fullmatch(name) or not re.fullmatch('[1-9][0-9]{0,8}', lines):
+    if not _NAME.fullmatch(name) or not re.fullmatch('all|[1-9][0-9]{0,8}', lines):
       names = []
     if not names or name == 'train':
       raise ValueError(
@@ -42,7 +45,7 @@ class HeldOut:
       )
     paths = tuple(find_manifest(Path(n)) for n in names if n[0] != '@')
     speakers = frozenset(n[1:] for n in names if n[0] == '@')
-    return cls(name, int(lines), paths, speakers)
+    return cls(name, None if lines == 'all' else int(lines), paths, speakers)
 
 
 @dataclasses.dataclass
@@ -78,8 +81,8 @@ def hold_out(
 ) -> Counts:
   """Write `train.jsonl` and a manifest of every held-out set, with absolute paths.
 
-  A held-out set has distinct sentences of at least `min_words` words, from as many
-  speakers as evenly as possible. Training has no line by a held-out speaker, of a
+  A held-out set has distinct sentences of at least `min_words` words, as many by each
+  speaker as by any other, unless it has all lines of its sources. Training has no line by a held-out speaker, of a
   held-out manifest or with the sentence of a held-out line. Everything depends on the
   manifests and the seed alone.
 
@@ -93,7 +96,7 @@ def hold_out(
   for each, pool in zip(sets, pools, strict=True):
     rng = random.Random(f'{seed}/{each.name}')
     chosen[each.name] = _choose(each, pool, min_words, sentences, rng)
-    counts.held_out[each.name] = each.lines
+    counts.held_out[each.name] = len(chosen[each.name])
   reserved = {line.utterance.audio_filepath for pool in pools for line in pool}
   kept = []
   for line in train_lines:
@@ -155,6 +158,9 @@ def _choose(
   rng: random.Random,
 ) -> list[_Line]:
   """Return the lines of a set in the order of its pool; adds their sentences."""
+  if held_out.lines is None:
+    taken.update(filter(None, (normalize(line.utterance.text) for line in pool)))
+    return list(pool)
   by_speaker: dict[str | None, list[int]] = defaultdict(list)
   for number, line in enumerate(pool):
     by_speaker[line.utterance.speaker].append(number)

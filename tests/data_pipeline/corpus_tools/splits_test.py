@@ -66,6 +66,15 @@ def test_sets_share_no_speaker_source_or_sentence(corpora):
   assert dialogue[0]['id'] == 'drama-audio/0' and dialogue[0]['age'] == 0
 
 
+def test_all_lines_of_a_manifest_are_held_out(corpora):
+  calls = corpora / 'calls/manifest.jsonl'
+  sets = [HeldOut.parse(f'd:all:{corpora}/drama')]
+  counts = hold_out([calls], sets, corpora / 'out')
+  texts = [line['text'] for line in read(corpora / 'out/d.jsonl')]
+  assert texts == [line['text'] for line in read(corpora / 'drama/manifest.jsonl')]
+  assert counts.held_out == {'d': 8} and counts.held_out_sentence == 1
+
+
 def test_written_manifests_are_read_elsewhere(corpora):
   sets = [HeldOut.parse(f'd:2:{corpora}/drama/manifest.jsonl')]
   hold_out([corpora / 'calls/manifest.jsonl'], sets, corpora / 'far/away')
