@@ -82,9 +82,9 @@ def hold_out(
   """Write `train.jsonl` and a manifest of every held-out set, with absolute paths.
 
   A held-out set has distinct sentences of at least `min_words` words, as many by each
-  speaker as by any other, unless it has all lines of its sources. Training has no line by a held-out speaker, of a
-  held-out manifest or with the sentence of a held-out line. Everything depends on the
-  manifests and the seed alone.
+  speaker as by any other, unless it has all lines of its sources. Training has no line
+  by a held-out speaker, of a held-out manifest or with the sentence of a held-out line.
+  Everything depends on the manifests and the seed alone.
 
   ValueError if a set has too few lines, a speaker none, or an id is not unique.
   """
