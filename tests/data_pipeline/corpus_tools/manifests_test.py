@@ -27,6 +27,38 @@ def test_paths_and_ids_are_prefixed_with_the_folder(folders):
   ]
 
 
+def test_ids_are_optional_and_manifests_may_be_anywhere(tmp_path):
+  lines = [
+    {'audio_filepath': 'audio/x.flac', 'text': 'one'},
+    {'audio_filepath': 'audio/x.flac', 'offset': 1.5, 'duration': 2, 'id': None},
+    {'audio_filepath': '/far/y.flac', 'text': 'three'},
+  ]
+  (tmp_path / 'a').mkdir()
+  (tmp_path / 'a/train.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+  (tmp_path / 'b').mkdir()
+  relative = join_manifests(['a/train.jsonl'], tmp_path / 'm.jsonl')
+  absolute = join_manifests([f'{tmp_path}/a/train.jsonl'], tmp_path / 'b/m.jsonl')
+  for path, folder in ((relative, 'a'), (absolute, f'{tmp_path}/a')):
+    assert [
+      (entry['audio_filepath'], entry['id'])
+      for entry in map(json.loads, path.read_text().splitlines())
+    ] == [
+      (f'{folder}/audio/x.flac', 'train-audio/x'),
+      (f'{folder}/audio/x.flac', 'train-audio/x-1.500'),
+      ('/far/y.flac', 'train-far/y'),
+    ]
+
+
+def test_lines_without_audio_and_missing_folders_are_rejected(folders):
+  with pytest.raises(FileNotFoundError, match='none'):
+    join_manifests(['none'], folders / 'manifest.jsonl')
+  (folders / 'a/manifest.jsonl').write_text('{"text": "hi"}\n')
+  with pytest.raises(
+    ValueError, match='a/manifest.jsonl line 1: audio_filepath is mis'
+  ):
+    join_manifests(['a'], folders / 'manifest.jsonl')
+
+
 def test_wrong_number_of_copies_is_rejected(folders):
   with pytest.raises(ValueError, match=r"'b\*two'"):
     join_manifests(['b*two'], folders / 'manifest.jsonl')

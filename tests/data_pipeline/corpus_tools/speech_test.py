@@ -198,7 +198,7 @@ def test_piper_speaks_many_lines_in_one_process(engines, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   'spec, error, message',
   [
-    ('slt', ValueError, "'slt'.*flite:NAME, espeak-ng:NAME, piper:NAME"),
+    ('slt', ValueError, "'slt'.*flite:NAME, espeak-ng:NAME, piper:NAME, kokoro:NAME"),
     ('flite:', ValueError, "'flite:'"),
     ('say:anna', ValueError, "'say:anna'"),
     ('piper:no.onnx', FileNotFoundError, "'piper:no.onnx': .* no.onnx"),
