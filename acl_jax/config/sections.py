@@ -134,6 +134,7 @@ class AttentionConfig:
   path: str  # Whisper whose decoder it starts from: asset:NAME or a folder; '': new
   stack: int  # encoder frames per token at least, which limits the tokens
   sizes: DecoderConfig | None  # of a new decoder; None with a path
+  lora: LoRAConfig | None = None  # None: all of it trains, not only factors
 
   def __post_init__(self):
     if self.stack < 1:

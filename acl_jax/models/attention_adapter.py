@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from acl_jax.models.attention_decoder import AttentionDecoder, DecoderConfig, Memory
 from acl_jax.models.layers import Constant, param, zeros
+from acl_jax.models.matrices import lookup, score_rows
 from acl_jax.models.repetition import ends_in_repetition
 
 END = 0  # class that ends a transcript; vocabulary entry i is class i + 1
@@ -60,7 +61,7 @@ class AttentionAdapter(nnx.Module):
     self.embed_start = param(rngs, (config.start_length, d), ('positions', 'embed'))
     # Rows of END and of the vocabulary, of inputs and outputs alike.
     shape = (config.vocabulary_size + 1, d)
-    self.embed_tokens = param(rngs, shape, ('classes', 'embed'))
+    self.embed_tokens = param(rngs, shape, ('classes', 'embed'), inputs=1)
     self.gate = zeros(d)
     self.gate_bias = nnx.Param(jnp.full(1, INITIAL_GATE), axes=('classes',))
     self.log_temperature = nnx.Param(
@@ -81,7 +82,7 @@ class AttentionAdapter(nnx.Module):
     self, memory: Memory, classes: Int[Array, 'a n']
   ) -> Float[Array, 'a n+1 d']:
     """Return the decoder's states that predict each class, and the one after them."""
-    x = self.embed_tokens[classes]
+    x = lookup(self.embed_tokens, classes)
     start = self.embed_start[...].astype(x.dtype)
     start = jnp.broadcast_to(start[None], (len(x), *start.shape))
     x = jnp.concatenate([start, x], axis=1)
@@ -104,7 +105,7 @@ class AttentionAdapter(nnx.Module):
     c = w + 1.
     """
     hidden = self.states(self.decoder.attend_to(frames, frame_mask), classes)
-    rows = self.embed_tokens[jnp.pad(candidates + 1, (1, 0))]
+    rows = lookup(self.embed_tokens, jnp.pad(candidates + 1, (1, 0)))
     return jnp.einsum('and,cd->anc', hidden, rows.astype(hidden.dtype))
 
   def __call__(
@@ -118,7 +119,7 @@ class AttentionAdapter(nnx.Module):
     classes = self._write(jax.lax.stop_gradient(memory))
     hidden = self.states(memory, classes)[:, :-1]
     table = table[self.vocabulary[...]]
-    logits = jnp.einsum('and,cd->anc', hidden, self.embed_tokens[1:])
+    logits = score_rows(hidden, self.embed_tokens)[..., 1:]
     posterior = jax.nn.softmax(logits / jnp.exp(self.log_temperature[0]), axis=-1)
     hard = table[jnp.maximum(classes - 1, 0)]
     gate = jax.nn.sigmoid(hidden @ self.gate[...] + self.gate_bias[0])[..., None]
@@ -158,12 +159,12 @@ class AttentionAdapter(nnx.Module):
 
     def write_one(state):
       step, done, hidden, recent, written, cache = state
-      best = jnp.argmax(hidden @ self.embed_tokens[...].T, axis=-1)
+      best = jnp.argmax(score_rows(hidden, self.embed_tokens), axis=-1)
       best = jnp.where(done | (step >= limit), END, best)
       written = jax.lax.dynamic_update_slice(written, best[:, None], (0, step))
       recent = jnp.concatenate([recent[:, 1:], best[:, None]], axis=1)
       done = (best == END) | ends_in_repetition(recent, REPEATS)
-      x = self.embed_tokens[best[:, None]]
+      x = lookup(self.embed_tokens, best[:, None])
       hidden, cache = self.decoder.decode(x, memory, cache, p + step)
       return step + 1, done, hidden[:, 0], recent, written, cache
 
