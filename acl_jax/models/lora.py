@@ -59,9 +59,8 @@ class LoRAMatrix(nnx.Module):
     stacked = len(matrix.shape) - len(axes)
     layers, shape = matrix.shape[:stacked], matrix.shape[stacked:]
     # The rows of a table are looked up, not summed.
-    scale = (
-      1.0 if axes[0] in ('vocab', 'classes') else math.prod(shape[:inputs]) ** -0.5
-    )
+    is_table = axes[0] in ('vocab', 'classes')
+    scale = 1.0 if is_table else math.prod(shape[:inputs]) ** -0.5
     a = rngs.params.normal((*layers, *shape[:inputs], config.rank)) * scale
     b = jnp.zeros((*layers, config.rank, *shape[inputs:]))
     self.inputs, self.rank, self.alpha = inputs, config.rank, config.alpha
