@@ -3,42 +3,34 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
-from flax import nnx
 
 from acl_jax import assets
+from acl_jax.build_adapter import new_attention_adapter
 from acl_jax.checkpoints import ADAPTER_FILE as ADAPTER_FILE
 from acl_jax.checkpoints import ENCODER_FOLDER, LLAMA_FOLDER, Checkpoint
 from acl_jax.checkpoints import find_checkpoint as find_checkpoint
 from acl_jax.config.experiment import TrainConfig
 from acl_jax.config.sections import (
-  AdapterConfig,
   AttentionConfig,
   EncoderConfig,
   LLMConfig,
 )
-from acl_jax.models.adapters import StrideAdapterConfig
-from acl_jax.models.attention_adapter import AttentionAdapter, AttentionAdapterConfig
-from acl_jax.models.ctc import CTCAdapterConfig
 from acl_jax.models.llama import Llama, LlamaConfig
 from acl_jax.models.lora import merge_lora
 from acl_jax.models.protocols import Adapter, Encoder
 from acl_jax.models.speech_llm import SpeechLLM
-from acl_jax.models.spelling import token_letters
 from acl_jax.sharding.rules import sharding_rules
 from acl_jax.text import ctc_vocabulary
 from acl_jax.text.ctc_vocabulary import Vocabulary
 from acl_jax.text.frontend import TextFrontend
 from acl_jax.text.templates import get_template
-from acl_jax.text.tokenizer import Tokenizer
 from acl_jax.text.tokenizers import load_tokenizer
 from acl_jax.weights import safetensors
-from acl_jax.weights.adapter import KINDS as ADAPTERS
 from acl_jax.weights.adapter import load_adapter
 from acl_jax.weights.exported import read_exported_config
 from acl_jax.weights.fingerprint import describe
@@ -48,7 +40,6 @@ from acl_jax.weights.peft import load_lora
 from acl_jax.weights.projector import load_projector
 from acl_jax.weights.table import Names
 from acl_jax.weights.whisper import load_whisper, save_whisper, whisper_names
-from acl_jax.weights.whisper_decoder import rehead_decoder
 
 
 class EncoderFormat(NamedTuple):
@@ -141,90 +132,14 @@ def load_transcript_decoder(
   return None
 
 
-def new_adapter(
-  config: AdapterConfig,
-  seed: int,
-  encoder_size: int,
-  llm_size: int,
-  vocabulary: Sequence[int],
-  piece: Callable[[int], str],
-) -> Adapter:
-  """Return an untrained adapter.
-
-  vocabulary: tokens that a CTC adapter can recognise. piece: returns a token's text.
-  """
-  make, _ = ADAPTERS[config.kind]
-  sizes = adapter_sizes(config, encoder_size, llm_size, len(vocabulary))
-  adapter = make(sizes, rngs=nnx.Rngs(seed))
-  if adapter.recognises:
-    letters = token_letters([*map(piece, vocabulary)])
-    adapter.vocabulary[...] = jnp.asarray(np.asarray(vocabulary, np.int32))
-    adapter.spelling.letters[...] = jnp.asarray(letters)
-  return adapter
-
-
-def new_attention_adapter(
-  config: AttentionConfig,
-  seed: int,
-  encoder_size: int,
-  llm_size: int,
-  text: TextFrontend,
-) -> AttentionAdapter:
-  """Return an attention adapter as Whisper's decoder, or untrained.
-
-  It recognises every token of the LLM that is whole characters, but no control token.
-  """
-  vocabulary, texts = text_tokens(text.tokenizer)
-  if config.sizes is None:
-    folder = assets.resolve(config.path)
-    return rehead_decoder(
-      folder, config.stack, encoder_size, llm_size, vocabulary, texts
-    )
-  sizes = AttentionAdapterConfig(
-    **dataclasses.asdict(config.sizes),
-    stack=config.stack,
-    encoder_size=encoder_size,
-    start_length=1,
-    llm_size=llm_size,
-    vocabulary_size=len(vocabulary),
-  )
-  adapter = AttentionAdapter(sizes, rngs=nnx.Rngs(seed))
-  adapter.vocabulary[...] = jnp.asarray(np.asarray(vocabulary, np.int32))
-  return adapter
-
-
-def text_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[str]]:
-  """Return the tokens that are whole characters, and their texts."""
-  control = set(tokenizer.control_tokens.values())
-  texts = {i: tokenizer.token_text(i) for i in range(tokenizer.vocab_size)}
-  kept = {
-    id: text
-    for id, text in texts.items()
-    if text and '\N{REPLACEMENT CHARACTER}' not in text and id not in control
-  }
-  return list(kept), list(kept.values())
-
-
-def adapter_sizes(
-  config: AdapterConfig, encoder_size: int, llm_size: int, vocabulary_size: int
-) -> CTCAdapterConfig | StrideAdapterConfig:
-  """Return the config of the adapter module."""
-  sizes = dataclasses.asdict(config)
-  del sizes['lora']
-  sizes |= {'encoder_size': encoder_size, 'llm_size': llm_size}
-  if config.kind == 'ctc':
-    sizes['vocabulary_size'] = vocabulary_size
-  _, configure = ADAPTERS[sizes.pop('kind')]
-  return configure(**sizes)
-
-
-def load_trained_adapter(checkpoint: Checkpoint, llm: LLMConfig) -> Adapter:
+def load_trained_adapter(checkpoint: Checkpoint, config: TrainConfig) -> Adapter:
   """Load the adapter of a checkpoint.
 
-  ValueError if it was exported for another LLM than `llm`.
+  ValueError if it was trained or exported for another LLM than that of the config.
   """
   if not checkpoint.exported:
-    return load_adapter(checkpoint.adapter)
+    return load_adapter(checkpoint.adapter, lambda: _load_base(config, checkpoint))
+  llm = config.llama
   folder, path = checkpoint.adapter.parent, assets.resolve(llm.path)
   if not path.is_dir() or path.resolve() != folder.resolve():
     expected = read_exported_config(folder).get('text_model_sha256')
@@ -235,6 +150,22 @@ def load_trained_adapter(checkpoint: Checkpoint, llm: LLMConfig) -> Adapter:
         f' {expected}'
       )
   return load_projector(folder)
+
+
+def _load_base(config: TrainConfig, checkpoint: Checkpoint) -> Adapter:
+  """Return the adapter whose matrices a file of low-rank updates leaves out."""
+  section = config.adapter
+  if not isinstance(section, AttentionConfig) or not section.path:
+    raise ValueError(
+      f'{checkpoint.adapter}: holds low-rank updates of a Whisper decoder, which'
+      ' config.adapter does not name'
+    )
+  tokenizer = load_tokenizer(assets.resolve(config.llama.path))
+  llm_size = open_llama(assets.resolve(config.llama.path)).config.hidden_size
+  encoder = load_encoder(config.encoder, checkpoint).config
+  return new_attention_adapter(
+    section, config.seed, encoder.output_size, llm_size, tokenizer
+  )
 
 
 def check_adapter_sizes(adapter: Adapter, encoder_size: int, llm: LlamaConfig) -> None:
@@ -254,7 +185,7 @@ def check_adapter_sizes(adapter: Adapter, encoder_size: int, llm: LlamaConfig) -
 
 def load_model(config: TrainConfig, checkpoint: Checkpoint) -> SpeechLLM:
   """Load the whole model with a trained adapter."""
-  adapter = load_trained_adapter(checkpoint, config.llama)
+  adapter = load_trained_adapter(checkpoint, config)
   encoder = load_encoder(config.encoder, checkpoint)
   llama = load_frozen_llama(config.llama)
   check_adapter_sizes(adapter, encoder.config.output_size, llama.config)

@@ -89,7 +89,7 @@ def export(
   if options.llm == ALONE:
     return _export_llm(output, source, dtype, text)
   parts = build.find_checkpoint(checkpoint, config.shipped_adapter)
-  adapter = build.load_trained_adapter(parts, config.llama)
+  adapter = build.load_trained_adapter(parts, config)
   encoder = build.load_encoder(config.encoder, parts)
   build.check_adapter_sizes(adapter, encoder.config.output_size, source.config)
   adapter_file = parts.adapter

@@ -21,7 +21,7 @@ from flax import nnx
 from jaxtyping import Int
 from ml_collections import config_flags
 
-from acl_jax import assets, build, lora
+from acl_jax import assets, build, build_adapter, lora
 from acl_jax.batches.ctc import CTCBatchAssembler, CTCLabels
 from acl_jax.batches.encoded import encode_corpus
 from acl_jax.batches.log_mels import LogMelCorpus
@@ -70,7 +70,7 @@ def train(config: TrainConfig, workdir: Path) -> SpeechLLM:
   source = open_speech(config, encoder, corpora, workdir)
   startup.mark_stage('speech')
   if initial is not None:
-    adapter = build.load_trained_adapter(initial, config.llama)
+    adapter = build.load_trained_adapter(initial, config)
   else:
     sizes = encoder.config.output_size, llama.config.hidden_size
     adapter = new_adapter(config, sizes, source.texts, text)
@@ -105,10 +105,12 @@ def new_adapter(
   sizes: width of encoder frames and of the LLM's embeddings.
   """
   if isinstance(config.adapter, AttentionConfig):
-    return build.new_attention_adapter(config.adapter, config.seed, *sizes, text)
+    return build_adapter.new_attention_adapter(
+      config.adapter, config.seed, *sizes, text.tokenizer
+    )
   encode = text.tokenizer.encode
   labels = CTCLabels.of_corpus(texts, encode)
-  adapter: Any = build.new_adapter(
+  adapter: Any = build_adapter.new_adapter(
     config.adapter, config.seed, *sizes, labels.vocabulary, text.tokenizer.token_text
   )
   if adapter.recognises:
@@ -141,7 +143,9 @@ def save_trained(
   llama = lora.factors_to_host(model.llama)
   if jax.process_index():
     return
-  save_adapter(workdir / build.ADAPTER_FILE, adapter)
+  section = config.adapter
+  base = section.path if section.lora and isinstance(section, AttentionConfig) else ''
+  save_adapter(workdir / build.ADAPTER_FILE, adapter, base=base)
   if config.encoder.trains == 'full':
     origin = build.find_encoder(config.encoder, initial)
     build.save_encoder(encoder, workdir / build.ENCODER_FOLDER, origin)
@@ -232,7 +236,8 @@ class Trainer:
   ) -> SpeechLLM:
     """Train a stage to its last step, from its newest intact checkpoint."""
     config, source = self.config, self.ctc_batches.source
-    filter = step.trainable_filter(config.encoder.trains)
+    pretrained = model.adapter.pretrained if config.adapter.lora else ()
+    filter = step.trainable_filter(config.encoder.trains, pretrained)
     graphdef, trainable, frozen = nnx.split(model, filter, ...)
     trainable = shard(trainable)
     frozen = shard(frozen, sharding_rules(config.llama.sharding))

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 import acl_jax
-from acl_jax import build, chat
+from acl_jax import build, build_adapter, chat
 from acl_jax.assistant import Assistant
 from acl_jax.conversation import Clip
 from acl_jax.text.templates import Audio, Turn
@@ -27,7 +27,7 @@ OPTIONS = dict(max_new_tokens=5)
 def workdir(tiny_world, tmp_path_factory) -> Path:
   """A workdir with an untrained adapter."""
   config, folder = load_config(tiny_world), tmp_path_factory.mktemp('workdir')
-  adapter = build.new_adapter(config.adapter, 0, 12, 24, range(270, 300), str)
+  adapter = build_adapter.new_adapter(config.adapter, 0, 12, 24, range(270, 300), str)
   save_adapter(folder / build.ADAPTER_FILE, adapter)
   return folder
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from acl_jax import build, checkpoints
+from acl_jax import build, build_adapter, checkpoints
 from acl_jax.models.adapters import StrideAdapter
 from acl_jax.models.ctc import CTCAdapter
 from acl_jax.models.speech_llm import SpeechLLM
@@ -19,7 +19,7 @@ VOCABULARY = (7, 2, 9)
 
 
 def new_adapter(config, sizes=(12, 24), vocabulary=VOCABULARY):
-  return build.new_adapter(config.adapter, config.seed, *sizes, vocabulary, str)
+  return build_adapter.new_adapter(config.adapter, config.seed, *sizes, vocabulary, str)
 
 
 @pytest.fixture

@@ -57,6 +57,7 @@ class StrideAdapter(nnx.Module):
   kind = 'stride'
   recognises = False
   letters = False
+  pretrained: tuple[str, ...] = ()
 
   def __init__(self, config: StrideAdapterConfig, *, rngs: nnx.Rngs):
     self.config = config

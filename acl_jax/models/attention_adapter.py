@@ -53,6 +53,7 @@ class AttentionAdapter(nnx.Module):
   kind = 'attention'
   recognises = True
   letters = False
+  pretrained = ('decoder', 'embed_start', 'embed_tokens')
 
   def __init__(self, config: AttentionAdapterConfig, *, rngs: nnx.Rngs):
     self.config = config

@@ -71,6 +71,7 @@ class CTCAdapter(nnx.Module):
 
   kind = 'ctc'
   recognises = True
+  pretrained: tuple[str, ...] = ()
 
   def __init__(self, config: CTCAdapterConfig, *, rngs: nnx.Rngs):
     self.config = config

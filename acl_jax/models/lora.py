@@ -50,17 +50,18 @@ class Factor(nnx.Param):
 class LoRAMatrix(nnx.Module):
   """A frozen matrix and its low-rank update; layers are stacked as in the matrix.
 
-  A is drawn such that a product with it keeps the scale of its inputs; B is zero, so
-  that the update is zero at first. key: of the dropout, see `set_dropout_key`.
+  A is drawn such that a product with it keeps the scale of its inputs, or with the
+  scale of a table's rows; B is zero, so that the update is zero at first. key: of the
+  dropout, see `set_dropout_key`.
   """
 
   def __init__(self, matrix: nnx.Variable, config: LoRAConfig, *, rngs: nnx.Rngs):
     axes, inputs = (matrix.get_metadata()[name] for name in ('axes', 'inputs'))
     stacked = len(matrix.shape) - len(axes)
     layers, shape = matrix.shape[:stacked], matrix.shape[stacked:]
-    # The rows of a table are looked up, not summed.
-    is_table = axes[0] in ('vocab', 'classes')
-    scale = 1.0 if is_table else math.prod(shape[:inputs]) ** -0.5
+    scale = math.prod(shape[:inputs]) ** -0.5
+    if axes[0] in ('vocab', 'classes'):  # rows of a table are looked up, not summed
+      scale = jnp.sqrt(jnp.mean(jnp.square(matrix[...].astype(jnp.float32))))
     a = rngs.params.normal((*layers, *shape[:inputs], config.rank)) * scale
     b = jnp.zeros((*layers, config.rank, *shape[inputs:]))
     self.inputs, self.rank, self.alpha = inputs, config.rank, config.alpha

@@ -66,6 +66,8 @@ class Adapter(Protocol):
 
   kind: its name in `config.adapter.kind`. recognises: whether it recognises tokens: the
   CTC loss applies, and `greedy` does not return None. letters: whether letters, too.
+  pretrained: its attributes that come from a pretrained model; with LoRA they are
+  frozen except for low-rank updates.
   config: its sizes: `stack`, `encoder_size`, `llm_size`.
   """
 
@@ -80,6 +82,9 @@ class Adapter(Protocol):
 
   @property
   def letters(self) -> bool: ...
+
+  @property
+  def pretrained(self) -> tuple[str, ...]: ...
 
   def token_ids(self) -> list[int]:
     """The LLM's tokens that it can recognise."""

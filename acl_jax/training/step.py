@@ -6,7 +6,7 @@ the gradient with respect to its inputs, but none with respect to its weights.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -32,11 +32,12 @@ class TrainState(NamedTuple):
   optimizer: optax.OptState
 
 
-def trainable_filter(trains: str) -> Callable:
+def trainable_filter(trains: str, pretrained: Sequence[str] = ()) -> Callable:
   """Return the `nnx` filter of the parameters that train.
 
   These are the adapter's, the factors of low-rank updates anywhere and, with 'full',
-  the encoder's. trains: `config.encoder.trains`.
+  the encoder's. trains: `config.encoder.trains`. pretrained: attributes of the adapter
+  of which only such factors train.
   """
   towers = ('adapter', 'encoder') if trains == 'full' else ('adapter',)
 
@@ -45,6 +46,8 @@ def trainable_filter(trains: str) -> Callable:
       return True
     # The encoder's own CTC head takes no part in any loss.
     is_head = 'ctc_head' in path
+    if path[0] == 'adapter' and path[1] in pretrained:
+      return False
     return path[0] in towers and not is_head and issubclass(leaf.type, nnx.Param)
 
   return is_trainable

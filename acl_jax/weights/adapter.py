@@ -4,8 +4,9 @@
 import dataclasses
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +17,17 @@ from safetensors import SafetensorError, safe_open
 from acl_jax.models.adapters import StrideAdapter, StrideAdapterConfig
 from acl_jax.models.attention_adapter import AttentionAdapter, AttentionAdapterConfig
 from acl_jax.models.ctc import CTCAdapter, CTCAdapterConfig
-from acl_jax.models.lora import LoRAConfig, apply_lora, find_lora_config
+from acl_jax.models.lora import (
+  LoRAConfig,
+  apply_lora,
+  find_lora_config,
+)
 from acl_jax.models.protocols import Adapter
 from acl_jax.weights import safetensors
+from acl_jax.weights.fingerprint import describe
 from acl_jax.weights.tensor import Tensor
 
+FACTORS = ('lora_A', 'lora_B')  # of a `LoRAMatrix`
 KINDS = {
   'ctc': (CTCAdapter, CTCAdapterConfig),
   'stride': (StrideAdapter, StrideAdapterConfig),
@@ -28,15 +35,21 @@ KINDS = {
 }
 
 
-def save_adapter(path: str | Path, adapter: Adapter, dtype=np.float32) -> None:
+def save_adapter(
+  path: str | Path, adapter: Adapter, dtype=np.float32, base: str = ''
+) -> None:
   """Write all parameters to a safetensors file, keyed by their path in the module.
 
   dtype: of the floating-point parameters; integer parameters keep theirs.
+  base: where the pretrained attributes of an adapter with LoRA come from; all but the
+    factors of their updates are left out then, and the file has their fingerprint.
   Raises ValueError if a parameter is not finite in `dtype`.
   """
-  tensors = {}
+  tensors, module = {}, cast(nnx.Module, adapter)
   for path_in_module, variable in nnx.to_flat_state(nnx.state(adapter)):
     key = '/'.join(map(str, path_in_module))
+    if base and _is_base(adapter, path_in_module):
+      continue
     array = np.asarray(variable[...])
     if np.issubdtype(array.dtype, np.floating):
       with np.errstate(over='ignore'):  # checked below
@@ -48,23 +61,30 @@ def save_adapter(path: str | Path, adapter: Adapter, dtype=np.float32) -> None:
     tensors[key] = Tensor.from_array(array)
   config = {'kind': adapter.kind, **dataclasses.asdict(adapter.config)}
   metadata = {'adapter': json.dumps(config)}
-  module: Any = adapter
+  if base:
+    metadata['base'] = json.dumps({'path': base, 'sha256': base_sha256(module)})
   if lora := find_lora_config(module):
     metadata['lora'] = json.dumps(dataclasses.asdict(lora))
   safetensors.write_file(Path(path), [*tensors.items()], metadata)
 
 
-def load_adapter(path: str | Path) -> Adapter:
+def load_adapter(
+  path: str | Path, make_base: Callable[[], Adapter] | None = None
+) -> Adapter:
   """Load a file that `save_adapter` wrote, in float32.
 
+  make_base: returns the adapter without LoRA that a file without its base needs.
+
   Raises ValueError if the checksum, the header, or the names or shapes of the tensors
-  are wrong; every tensor of the file must be used.
+  are wrong, or the base is another one; every tensor of the file must be used.
   """
   safetensors.verify_checksum(Path(path))
   try:
     with safe_open(path, 'np') as file:
       metadata = file.metadata() or {}
-      config, lora = (json.loads(metadata.get(x, 'null')) for x in ('adapter', 'lora'))
+      config, lora, base = (
+        json.loads(metadata.get(key, 'null')) for key in ('adapter', 'lora', 'base')
+      )
       tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
   except (SafetensorError, OSError, ValueError) as error:
     raise ValueError(f'{path}: not a readable safetensors file ({error})') from None
@@ -82,6 +102,8 @@ def load_adapter(path: str | Path) -> Adapter:
     raise ValueError(
       f'{path}: the `adapter` in the header is not valid: {error}'
     ) from None
+  if base is not None:
+    tensors |= _read_base(path, base, lora_config, make_base)
   graphdef, state = nnx.split(abstract)
   loaded = {}
   for path_in_module, variable in nnx.to_flat_state(state):
@@ -97,7 +119,48 @@ def load_adapter(path: str | Path) -> Adapter:
     loaded[path_in_module] = variable.replace(jnp.asarray(array, variable.dtype))
   if tensors:
     raise ValueError(f'{path}: unexpected tensors {sorted(tensors)}')
-  return nnx.merge(graphdef, nnx.from_flat_state(loaded))
+  adapter = nnx.merge(graphdef, nnx.from_flat_state(loaded))
+  if base is not None and (sha256 := base_sha256(adapter)) != base['sha256']:
+    raise ValueError(
+      f'{path}: was trained on another base than {base["path"]} now gives: sha256 is'
+      f' {sha256}, not {base["sha256"]}'
+    )
+  return adapter
+
+
+def base_sha256(adapter: nnx.Module) -> str:
+  """Return the fingerprint of what `save_adapter` leaves out with a base."""
+  return describe(_base(adapter))['sha256']
+
+
+def _base(adapter: Any) -> dict[str, Any]:
+  return {
+    '/'.join(map(str, key)): variable[...]
+    for key, variable in nnx.to_flat_state(nnx.state(adapter))
+    if _is_base(adapter, key)
+  }
+
+
+def _is_base(adapter: Any, path: tuple[Any, ...]) -> bool:
+  """Whether a parameter is of the pretrained model, not of an update to it."""
+  return path[0] in adapter.pretrained and path[-1] not in FACTORS
+
+
+def _read_base(
+  path: str | Path,
+  base: Any,
+  lora: LoRAConfig | None,
+  make_base: Callable[[], Adapter] | None,
+) -> dict[str, np.ndarray]:
+  """Return the parameters that a file leaves out, by their keys."""
+  if not isinstance(base, dict) or not {'path', 'sha256'} <= base.keys() or not lora:
+    raise ValueError(f'{path}: the `base` in the header is not valid: {base!r}')
+  if make_base is None:
+    raise ValueError(
+      f'{path}: holds what LoRA changed in {base["path"]}, which is not given'
+    )
+  adapter = apply_lora(cast(nnx.Module, make_base()), lora, rngs=nnx.Rngs(0))
+  return {key: np.asarray(value) for key, value in _base(adapter).items()}
 
 
 def _parse_lora(fields: dict[str, Any]) -> LoRAConfig:

@@ -96,6 +96,11 @@ def rehead_decoder(
   return adapter
 
 
+def read_decoder_sizes(folder: Path) -> DecoderConfig:
+  """Return the sizes of the decoder of a Whisper, as `rehead_decoder` takes it."""
+  return _read(folder)[0]
+
+
 def _mean_rows(
   rows: Float[np.ndarray, 'p d'], pieces: Sequence[Sequence[int]]
 ) -> Float[np.ndarray, 'c d']:

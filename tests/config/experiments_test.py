@@ -9,7 +9,7 @@ import jax
 import pytest
 from flax import nnx
 
-from acl_jax import build
+from acl_jax import build, build_adapter
 from acl_jax.config.experiment import PretrainConfig, TrainConfig, parse_experiment
 from acl_jax.models.adapters import StrideAdapter
 from acl_jax.models.conformer import Conformer
@@ -55,7 +55,7 @@ def test_config_parses_and_a_batch_holds_the_longest_row(name):
   stages = [config.ctc]
   if isinstance(config, TrainConfig):
     get_template(config.template)
-    build.adapter_sizes(config.adapter, 24, 16, 3)
+    build_adapter.adapter_sizes(config.adapter, 24, 16, 3)
     stages.append(config.response)
   for stage in filter(None, stages):
     assert config.data.max_frames <= stage.frames_per_batch
@@ -127,7 +127,7 @@ def test_encoder_is_the_one_that_ctc_mls_pretrains(name):
   make = lambda rngs: Conformer(config.encoder.sizes, rngs=rngs)  # noqa: E731
   assert num_parameters(make) == 115_092_992
   width, stack = config.llama.sizes.hidden_size, config.adapter.stack
-  sizes = build.adapter_sizes(config.adapter, 512, width, 0)
+  sizes = build_adapter.adapter_sizes(config.adapter, 512, width, 0)
   make = lambda rngs: StrideAdapter(sizes, rngs=rngs)  # noqa: E731
   assert num_parameters(make) == stack * 512 * width
 

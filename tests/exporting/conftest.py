@@ -10,7 +10,7 @@ import pytest
 import torch
 from flax import nnx
 
-from acl_jax import build
+from acl_jax import build, build_adapter
 from acl_jax.export import Options, export
 from acl_jax.weights.adapter import save_adapter
 from tests.tiny_world import change, load_config
@@ -100,8 +100,8 @@ def new_adapter(config, text, encoder_size):
   """Return an adapter that recognises different things in different frames."""
   random = np.random.default_rng(7)
   if config.adapter.kind == 'attention':
-    adapter = build.new_attention_adapter(
-      config.adapter, config.seed, encoder_size, 24, text
+    adapter = build_adapter.new_attention_adapter(
+      config.adapter, config.seed, encoder_size, 24, text.tokenizer
     )
     for weight in (adapter.gate, adapter.linear, adapter.decoder.layer_norm.bias):
       weight[...] += random.normal(0, 0.5, weight.shape).astype(np.float32)
@@ -110,7 +110,7 @@ def new_adapter(config, text, encoder_size):
     adapter.embed_tokens[...] *= 40
     return adapter
   vocabulary = random.permutation(np.arange(3, 300))[:31]
-  adapter = build.new_adapter(
+  adapter = build_adapter.new_adapter(
     config.adapter,
     config.seed,
     encoder_size,

@@ -260,7 +260,7 @@ def test_exported_folder_loads_as_the_same_jax_model(exported):
   original, _ = exported.load_jax()
   checkpoint = build.find_checkpoint(exported.folder)
   # With the LLM that it was exported from, and with the one in the folder.
-  adapter = build.load_trained_adapter(checkpoint, exported.config.llama)
+  adapter = build.load_trained_adapter(checkpoint, exported.config)
   assert adapter.config == original.adapter.config
   assert_same_state(adapter, original.adapter)
   config = change(exported.config, **{'llama.path': str(exported.folder)})
@@ -285,7 +285,7 @@ def test_corrupt_exported_weights_raise(exported_ctc, tmp_path):
   flip_bit(tmp_path / 'copy/model.safetensors')
   checkpoint = build.find_checkpoint(tmp_path / 'copy')
   with pytest.raises(ValueError, match=r'copy/model\.safetensors: .*sha256'):
-    build.load_trained_adapter(checkpoint, exported_ctc.config.llama)
+    build.load_trained_adapter(checkpoint, exported_ctc.config)
 
 
 def test_folder_saved_by_transformers_loads_in_jax(loaded_ctc, exported_ctc, tmp_path):
@@ -311,4 +311,4 @@ def test_projector_of_another_size_raises(export_kind, tmp_path):
   (tmp_path / 'copy/config.json').write_text(json.dumps(config))
   checkpoint = build.find_checkpoint(tmp_path / 'copy')
   with pytest.raises(ValueError, match=r'linear\.weight .*shape'):
-    build.load_trained_adapter(checkpoint, exported.config.llama)
+    build.load_trained_adapter(checkpoint, exported.config)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from acl_jax import build, lora
+from acl_jax import build, build_adapter, lora
 from acl_jax.batches.arrays import AudioBatch, PretrainBatch, ResponseBatch
 from acl_jax.batches.responses import LENGTH_STEP
 from acl_jax.config.experiment import Experiment, TrainConfig
@@ -84,13 +84,13 @@ def llama_shapes(config: LLMConfig) -> llama.Llama:
 def speech_llm_shapes(config: TrainConfig) -> SpeechLLM:
   """Return the whole model as shapes; a CTC adapter has the LLM's vocabulary."""
   encoder, llm = encoder_shapes(config.encoder), llama_shapes(config.llama)
-  sizes = build.adapter_sizes(
+  sizes = build_adapter.adapter_sizes(
     config.adapter,
     encoder.config.output_size,
     llm.config.hidden_size,
     llm.config.vocab_size,
   )
-  create, _ = build.ADAPTERS[config.adapter.kind]
+  create, _ = build_adapter.ADAPTERS[config.adapter.kind]
   adapter = jax.eval_shape(lambda: create(sizes, rngs=nnx.Rngs(0)))
   encoder = _wrap_encoder(encoder, config.encoder.lora)
   adapter = lora.wrapped_shapes(lora.ADAPTER, adapter, config.adapter.lora)

@@ -84,7 +84,8 @@ def train(
   rows = rows or shape.rows
   shape = shape._replace(rows=round_up_rows(rows, mesh))
   batch = shapes.response_batch(config, model, shape)
-  trainable_filter = step.trainable_filter(config.encoder.trains)
+  pretrained = model.adapter.pretrained if config.adapter.lora else ()
+  trainable_filter = step.trainable_filter(config.encoder.trains, pretrained)
   graphdef, trainable, frozen = nnx.split(model, trainable_filter, ...)
   encoder = config.encoder
   optimizer = make_optimizer(stage, encoder.lr_scale, encoder.layer_lr_decay)

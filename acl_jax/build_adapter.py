@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Build adapters that have not been trained, from the config."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from acl_jax import assets
+from acl_jax.config.sections import AdapterConfig, AttentionConfig
+from acl_jax.models.adapters import StrideAdapterConfig
+from acl_jax.models.attention_adapter import AttentionAdapter, AttentionAdapterConfig
+from acl_jax.models.ctc import CTCAdapterConfig
+from acl_jax.models.protocols import Adapter
+from acl_jax.models.spelling import token_letters
+from acl_jax.text.tokenizer import Tokenizer
+from acl_jax.text.whisper_pieces import START_LENGTH
+from acl_jax.weights.adapter import KINDS as ADAPTERS
+from acl_jax.weights.whisper_decoder import read_decoder_sizes, rehead_decoder
+
+
+def new_adapter(
+  config: AdapterConfig,
+  seed: int,
+  encoder_size: int,
+  llm_size: int,
+  vocabulary: Sequence[int],
+  piece: Callable[[int], str],
+) -> Adapter:
+  """Return an untrained adapter.
+
+  vocabulary: tokens that a CTC adapter can recognise. piece: returns a token's text.
+  """
+  make, _ = ADAPTERS[config.kind]
+  sizes = adapter_sizes(config, encoder_size, llm_size, len(vocabulary))
+  adapter = make(sizes, rngs=nnx.Rngs(seed))
+  if adapter.recognises:
+    letters = token_letters([*map(piece, vocabulary)])
+    adapter.vocabulary[...] = jnp.asarray(np.asarray(vocabulary, np.int32))
+    adapter.spelling.letters[...] = jnp.asarray(letters)
+  return adapter
+
+
+def new_attention_adapter(
+  config: AttentionConfig,
+  seed: int,
+  encoder_size: int,
+  llm_size: int,
+  tokenizer: Tokenizer,
+) -> AttentionAdapter:
+  """Return an attention adapter as Whisper's decoder, or untrained.
+
+  It recognises every token of the LLM that is whole characters, but no control token.
+  """
+  vocabulary, texts = text_tokens(tokenizer)
+  if config.sizes is None:
+    folder = assets.resolve(config.path)
+    return rehead_decoder(
+      folder, config.stack, encoder_size, llm_size, vocabulary, texts
+    )
+  sizes = adapter_sizes(config, encoder_size, llm_size, len(vocabulary))
+  assert isinstance(sizes, AttentionAdapterConfig)
+  adapter = AttentionAdapter(sizes, rngs=nnx.Rngs(seed))
+  adapter.vocabulary[...] = jnp.asarray(np.asarray(vocabulary, np.int32))
+  return adapter
+
+
+def text_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[str]]:
+  """Return the tokens that are whole characters, and their texts."""
+  control = set(tokenizer.control_tokens.values())
+  texts = {i: tokenizer.token_text(i) for i in range(tokenizer.vocab_size)}
+  kept = {
+    id: text
+    for id, text in texts.items()
+    if text and '\N{REPLACEMENT CHARACTER}' not in text and id not in control
+  }
+  return list(kept), list(kept.values())
+
+
+def adapter_sizes(
+  config: AdapterConfig, encoder_size: int, llm_size: int, vocabulary_size: int
+) -> AttentionAdapterConfig | CTCAdapterConfig | StrideAdapterConfig:
+  """Return the config of the adapter module."""
+  if isinstance(config, AttentionConfig):
+    sizes = config.sizes or read_decoder_sizes(assets.resolve(config.path))
+    return AttentionAdapterConfig(
+      **dataclasses.asdict(sizes),
+      stack=config.stack,
+      encoder_size=encoder_size,
+      start_length=1 if config.sizes else START_LENGTH,
+      llm_size=llm_size,
+      vocabulary_size=vocabulary_size,
+    )
+  sizes = dataclasses.asdict(config)
+  del sizes['lora']
+  sizes |= {'encoder_size': encoder_size, 'llm_size': llm_size}
+  if config.kind == 'ctc':
+    sizes['vocabulary_size'] = vocabulary_size
+  _, configure = ADAPTERS[sizes.pop('kind')]
+  return configure(**sizes)
