@@ -52,6 +52,7 @@ EXTRAS = {
     'torch==2.13.0',
     'transformers>=4.57,<6',
     'accelerate>=1.15,<2',  # Transformers needs it to read GGUF
+    'peft>=0.21,<0.23',  # the oracle for folders of low-rank updates
   ],
   'tpu': ['jax[tpu]'],
   'gpu': ['jax[cuda12]'],  # CUDA 13 needs a newer driver than many clusters have

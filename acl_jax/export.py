@@ -31,6 +31,7 @@ from acl_jax.config.experiment import (
 from acl_jax.exporting import card, description, provenance, recogniser, weights
 from acl_jax.exporting.folder import atomic_folder, check_disk_space, check_empty
 from acl_jax.exporting.tokenizer import write_tokenizer
+from acl_jax.models.lora import merge_lora
 from acl_jax.models.protocols import Adapter, Encoder
 from acl_jax.runtime import program
 from acl_jax.runtime.files import sha256
@@ -89,8 +90,11 @@ def export(
   if options.llm == ALONE:
     return _export_llm(output, source, dtype, text)
   parts = build.find_checkpoint(checkpoint, config.shipped_adapter)
-  adapter = build.load_trained_adapter(parts, config)
+  adapter: Any = build.load_trained_adapter(parts, config)
+  merge_lora(adapter)
   encoder = build.load_encoder(config.encoder, parts)
+  if updates := parts.lora_folder(build.LLAMA_FOLDER):
+    raise ValueError(f'{updates}: an LLM with low-rank updates cannot be exported')
   build.check_adapter_sizes(adapter, encoder.config.output_size, source.config)
   adapter_file = parts.adapter
   report = None

@@ -51,6 +51,9 @@ VALUES = {
 }
 
 
+LORA = {'rank': 2, 'alpha': 4.0, 'dropout': 0.0, 'targets': ('q_proj',)}
+
+
 def test_values_become_the_types_of_the_fields():
   root = parse(Root, ConfigDict(VALUES).to_dict())
   assert root == Root(1.0, ('a', 'b'), ('c', 2.0), Left('left', 3), None)
@@ -108,6 +111,12 @@ def test_programs_refuse_the_config_of_the_other_kind():
     ({'targets.batch_size': 0}, r'config\.targets\.batch_size is 0'),
     ({'targets.cache_dtype': 'int4'}, r"config\.targets\.cache_dtype is 'int4'"),
     ({'targets.sampling.top_p': 2.0}, r'top_p is 2\.0'),
+    ({'encoder.trains': True}, r'config\.encoder\.trains is True; known: none, lora'),
+    ({'encoder.trains': 'lora'}, r"encoder: trains is 'lora' and lora is not set"),
+    ({'encoder.lora': LORA}, r"encoder: trains is 'full' and lora is set"),
+    ({'llama.lora': LORA | {'rank': 0}}, r'config\.llama\.lora: rank = 0'),
+    ({'llama.lora': LORA, 'llama.dtype': 'int8'}, r"config\.llama: .*it is 'int8'"),
+    ({'encoder.layer_lr_decay': 1.1}, r'config\.encoder: layer_lr_decay = 1\.1'),
     ({'data.train': 'a*b'}, r"config\.data\.train = 'a\*b'"),
   ],
 )

@@ -4,6 +4,7 @@
 import dataclasses
 import json
 
+import jax
 import pytest
 
 from acl_jax.sharding.mesh import make_mesh
@@ -37,6 +38,8 @@ KEYS = (
   'question',
   'versions',
 )
+
+STATE = ('trainable', 'llm')
 
 
 @pytest.fixture(scope='module')
@@ -133,6 +136,26 @@ def test_a_trainable_encoder_is_counted():
   )
   assert shallow.per_llm_token_over_n is None
   assert shallow.per_row < deep.per_row < 2 * shallow.per_row
+
+
+def test_low_rank_updates_of_the_encoder_leave_the_llm_its_cost():
+  lora = {'rank': 3, 'alpha': 4.0, 'dropout': 0.0, 'targets': ('q_proj', 'linear1')}
+  changes = {'encoder.trains': 'lora', 'encoder.lora': lora}
+  config = change(tiny_config(), **changes)
+  trainable, llm = (
+    {k: sum(x.size for x in jax.tree.leaves(step.arguments[k])) for k in STATE}
+    for step in (steps.train(config, None, 2), steps.train(tiny_config(), None, 2))
+  )
+  # Two layers of width 8: q_proj to 8, two of linear1 to 12; the linear adapter.
+  assert trainable['trainable'] == 2 * 3 * (8 + 8 + 2 * (8 + 12)) + 3 * 8 * 16
+  assert trainable['trainable'] < llm['trainable'] and trainable['llm'] > llm['llm']
+  counted, full = (
+    flops.count_step_flops(c, steps.train) for c in (config, tiny_config())
+  )
+  assert counted.per_llm_token_over_n == pytest.approx(
+    full.per_llm_token_over_n, rel=1e-3
+  )
+  assert counted.per_row < full.per_row
 
 
 def test_other_requests_have_other_fingerprints(plan_request):
