@@ -138,7 +138,7 @@ def load_trained_adapter(checkpoint: Checkpoint, config: TrainConfig) -> Adapter
   ValueError if it was trained or exported for another LLM than that of the config.
   """
   if not checkpoint.exported:
-    return load_adapter(checkpoint.adapter, lambda: _load_base(config, checkpoint))
+    return load_adapter(checkpoint.adapter, functools.partial(_load_base, config))
   llm = config.llama
   folder, path = checkpoint.adapter.parent, assets.resolve(llm.path)
   if not path.is_dir() or path.resolve() != folder.resolve():
@@ -152,19 +152,19 @@ def load_trained_adapter(checkpoint: Checkpoint, config: TrainConfig) -> Adapter
   return load_projector(folder)
 
 
-def _load_base(config: TrainConfig, checkpoint: Checkpoint) -> Adapter:
-  """Return the adapter whose matrices a file of low-rank updates leaves out."""
-  section = config.adapter
-  if not isinstance(section, AttentionConfig) or not section.path:
+def _load_base(config: TrainConfig, path: str, sizes: Any) -> Adapter:
+  """Return the adapter whose parameters a file of low-rank updates leaves out.
+
+  path: of a Whisper, as the file names it; a stranger's file may only name an asset.
+  """
+  if not path.startswith(assets.PREFIX) and path != getattr(config.adapter, 'path', ''):
     raise ValueError(
-      f'{checkpoint.adapter}: holds low-rank updates of a Whisper decoder, which'
-      ' config.adapter does not name'
+      f'the adapter holds low-rank updates of {path!r}; set config.adapter.path to it'
     )
+  section = AttentionConfig('attention', path, sizes.stack, None)
   tokenizer = load_tokenizer(assets.resolve(config.llama.path))
-  llm_size = open_llama(assets.resolve(config.llama.path)).config.hidden_size
-  encoder = load_encoder(config.encoder, checkpoint).config
   return new_attention_adapter(
-    section, config.seed, encoder.output_size, llm_size, tokenizer
+    section, config.seed, sizes.encoder_size, sizes.llm_size, tokenizer
   )
 
 

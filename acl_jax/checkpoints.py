@@ -50,7 +50,7 @@ def find_checkpoint(path: str | Path | None, shipped: str = '') -> Checkpoint:
   FileNotFoundError if there is no adapter.
   """
   if path is None:
-    adapter = SHIPPED / f'{shipped}.safetensors'
+    adapter = SHIPPED / shipped / ADAPTER_FILE
   else:
     adapter = Path(path)
     if is_exported(adapter):

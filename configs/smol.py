@@ -1,70 +1,77 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shipped adapter: Whisper base -> CTC adapter -> SmolLM2-135M-Instruct.
+"""The shipped model: Whisper base -> attention adapter -> SmolLM2-135M-Instruct.
 
   configs/smol.sh                      # from scratch, including the data
 
-Data: 31.5 h in 46,782 utterances: 45,000 sentences that `sentences` generates from
-WordNet and two readings of the shipped prompts, synthesised with flite (slt, awb,
-kal16) and sixteen espeak-ng voices, and four augmented copies of the 297 shipped human
-recordings.
-Training: 4,000 steps of the CTC stage. The shipped adapter has had no response stage
-yet (`response.steps=0`). Its learning rate schedule was for 5,000 steps until step 661,
-then for 4,000.
-Time on two cores of an EPYC: 30 min of synthesis, 45 min of encoding (40 times real
-time), 60 min of training. The script synthesises all sentences at once; for the shipped
-adapter the last 23,000 were added later, with half of the espeak-ng voices.
-
-Results on 200 unseen sentences with two unseen voices (piper joe, flite rms), in nats
-per response token: text 0.914, audio 1.282, cascade 1.117, cascade_ctc 1.306,
-shuffled_audio 2.149, no_prompt 2.002. This closes 70 % of the gap between shuffled
-audio and text. The word error rate is 25.8 %; that of Whisper base is 9.4 %. Without
-letters and spelling, 5,000 steps on the same speech closed 64 % with 31.6 % word
-errors; on a third of the speech 57 %.
+FIGURES
 """
 
 from ml_collections import ConfigDict
 
 from acl_jax.config import defaults
 
+MATRICES = ('q_proj', 'k_proj', 'v_proj', 'out_proj', 'fc1', 'fc2')
+
 
 def get_config() -> ConfigDict:
   """Return the experiment."""
   c = defaults.train_config()
   c.shipped_adapter = 'smol'
+  c.encoder.trains = 'lora'
+  c.encoder.lora = dict(rank=32, alpha=64.0, dropout=0.0, targets=MATRICES)
+  c.encoder.lr_scale = 0.5
   c.adapter = dict(
-    kind='ctc',
-    stack=4,  # 80 ms
-    letter_hidden_size=512,
-    letter_layers=2,
-    hidden_size=768,
-    num_layers=2,
-    kernel_size=9,
-    dropout=0.05,
-    spelling_size=128,
+    kind='attention',
+    path='asset:whisper-base',
+    stack=6,  # at most 8 tokens a second
+    sizes=None,
+    lora=dict(
+      rank=64, alpha=64.0, dropout=0.0, targets=(*MATRICES, 'embed_tokens')
+    ),
   )
 
   c.data.train = (('data/prepared', 1.0),)
   c.data.targets = 'data/targets'
-  c.data.buckets = (64, 96, 128, 192, 256, 384, 512, 1024)  # 20 ms
+  c.data.buckets = (96, 144, 224, 384, 768)  # 20 ms
   c.augmentation = defaults.augmentation(
-    speed=0.1, noise_share=0.5, noise_snr=(5.0, 30.0), telephone_share=0.25
+    speed=0.1,
+    noise_share=0.25,
+    babble_share=0.25,
+    music_share=0.1,
+    reverberation_share=0.2,
+    telephone_share=0.05,
+    line_share=0.08,
+    mu_law_share=0.5,
+    clipping_share=0.05,
   )
+  c.masking = dict(mel_masks=1, mel_width=12, time_masks=1, time_share=0.04)
   c.targets.top_k = 16
+  c.targets.instructions = (
+    ('{}', 0.5),
+    ('Repeat the following word for word: {}', 0.14),
+    ('{}\n\nRepeat the text above word for word.', 0.1),
+    ('Summarise this in one sentence: {}', 0.08),
+    ('Continue this text: {}', 0.08),
+    ('Translate this into French: {}', 0.05),
+    ('{}\n\nWhat is this about? Answer with one word.', 0.05),
+  )
 
-  c.ctc = defaults.ctc_stage(
-    steps=4_000,
+  c.transcription = defaults.transcription_stage(
+    steps=450,
     frames_per_batch=3_072,  # 61 s
-    peak_lr=1.5e-3,
-    warmup_steps=200,
-    save_every=250,
+    peak_lr=4e-4,
+    warmup_steps=40,
+    sampled_classes=12_288,
+    log_every=10,
+    save_every=50,
   )
   c.response = defaults.response_stage(
-    steps=60,
-    frames_per_batch=2_048,  # 41 s
+    steps=120,
+    frames_per_batch=1_536,  # 31 s
     peak_lr=2e-4,
     warmup_steps=10,
     kl_weight=1.0,
-    ctc_weight=0.5,
+    transcription_weight=0.5,
     log_every=5,
     save_every=20,
   )

@@ -1,38 +1,22 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Train the shipped adapter from scratch; see configs/smol.py for hours and results.
-# Requires Debian's wordnet-base, flite and espeak-ng, and 15 GB of disk. Run it again to
-# resume.
+# Train the shipped model from scratch: configs/smol.sh [WORK [SPEECH]]
+# configs/speech.sh makes the speech and says what SPEECH is; configs/smol.py has hours
+# and results. Run it again to resume.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=.venv/bin/python
 work=${1:-runs/smol}
-mkdir -p "$work/speech"
 
-repeat() { for _ in $(seq "$1"); do printf '%s,' "$2"; done; }
-natural=$(repeat 8 flite:slt)$(repeat 8 flite:awb)$(repeat 4 flite:kal16)
-robots=$(printf 'espeak-ng:%s,' en-us+{f1,f2,f4,m1,m2,m3,m7,linda,Annie,Andy} \
-  en-gb+{f3,m5} en-gb-scotland+m7 en-029+f3 en-gb-x-rp+m1 en-gb-x-gbclan+f2)
-voices=$natural${robots%,}
+configs/speech.sh "$work/speech" ${2:+"$2"}
+$python -m acl_jax.decode_targets --config=configs/smol.py \
+  --input="$work/speech/prepared" --output="$work/targets"
+$python -m acl_jax.train --config=configs/smol.py --workdir="$work/run" \
+  --config.data.train="$work/speech/prepared" --config.data.targets="$work/targets"
 
-$python -m data_pipeline.sentences --count=45000 --output="$work/lines"
-for _ in 1 2; do
-  $python -c 'import json, sys; [print(json.loads(l)["text"]) for l in sys.stdin]' \
-    < data_pipeline/recordings/manifest.jsonl
-done > "$work/prompts.txt"
-$python -m data_pipeline.synthesize --input="$work/lines.txt" \
-  --output="$work/speech/speech" --voices="$voices"
-$python -m data_pipeline.synthesize --input="$work/prompts.txt" --seed=1 \
-  --output="$work/speech/prompts" --voices="$voices"
-cp -r --no-clobber data_pipeline/recordings "$work/speech/real"
-
-$python -m data_pipeline.join --input='speech,prompts,real*4' \
-  --output="$work/speech/manifest.jsonl"
-$python -m data_pipeline.prepare --corpus=manifest \
-  --input="$work/speech/manifest.jsonl" --output="$work/prepared"
-$python -m acl_jax.train --config=configs/smol.py --workdir="$work" \
-  --config.data.train="$work/prepared" --config.response.steps=0
-$python -c 'import sys; import numpy as np
-from acl_jax.weights.adapter import load_adapter, save_adapter
-save_adapter(sys.argv[2], load_adapter(sys.argv[1]), np.float16)' \
-  "$work/adapter.safetensors" "$work/smol.safetensors"
+mkdir -p "$work/smol/encoder"
+cp "$work/run/encoder/adapter_config.json" "$work/smol/encoder"
+for file in adapter encoder/adapter_model; do
+  $python -m acl_jax.weights.halve "$work/run/$file.safetensors" \
+    "$work/smol/$file.safetensors"
+done

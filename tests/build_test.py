@@ -97,14 +97,14 @@ def test_a_checkpoint_is_a_workdir_a_file_or_the_shipped_adapter(
   path = workdir / build.ADAPTER_FILE
   assert build.find_checkpoint(workdir) == build.find_checkpoint(path)
   assert build.find_checkpoint(path).adapter == path
-  monkeypatch.setattr(checkpoints, 'SHIPPED', workdir)
-  assert build.find_checkpoint(None, 'adapter').adapter == path
+  monkeypatch.setattr(checkpoints, 'SHIPPED', workdir.parent)
+  assert build.find_checkpoint(None, workdir.name).adapter == path
 
 
 def test_errors_name_a_missing_checkpoint(config, tmp_path):
   with pytest.raises(FileNotFoundError, match=f'{tmp_path}/adapter.safetensors'):
     build.find_checkpoint(tmp_path)
-  with pytest.raises(FileNotFoundError, match=r'none\.safetensors'):
+  with pytest.raises(FileNotFoundError, match=r'none/adapter\.safetensors'):
     build.find_checkpoint(None, config.shipped_adapter)
 
 

@@ -52,7 +52,7 @@ def write_card(folder: Path, info: CardInfo, report: dict[str, Any] | None) -> N
   config, model_config = info.config, info.model_config
   llm_files = model_config['text_model_sha256'].items()
   llm_id = model_config.get('text_model_id')
-  is_shipped = info.adapter.parent == SHIPPED
+  is_shipped = info.adapter.parent.parent == SHIPPED
   values = {
     'llm': config.llama.path,
     'llm_licence': LICENCES.get(config.llama.path, UNKNOWN_LICENCE),

@@ -69,11 +69,12 @@ def save_adapter(
 
 
 def load_adapter(
-  path: str | Path, make_base: Callable[[], Adapter] | None = None
+  path: str | Path, make_base: Callable[[str, Any], Adapter] | None = None
 ) -> Adapter:
   """Load a file that `save_adapter` wrote, in float32.
 
-  make_base: returns the adapter without LoRA that a file without its base needs.
+  make_base: given where the base comes from and the config of the adapter, returns the
+    adapter without LoRA that a file without its base needs.
 
   Raises ValueError if the checksum, the header, or the names or shapes of the tensors
   are wrong, or the base is another one; every tensor of the file must be used.
@@ -103,7 +104,7 @@ def load_adapter(
       f'{path}: the `adapter` in the header is not valid: {error}'
     ) from None
   if base is not None:
-    tensors |= _read_base(path, base, lora_config, make_base)
+    tensors |= _read_base(path, base, adapter_config, lora_config, make_base)
   graphdef, state = nnx.split(abstract)
   loaded = {}
   for path_in_module, variable in nnx.to_flat_state(state):
@@ -149,17 +150,19 @@ def _is_base(adapter: Any, path: tuple[Any, ...]) -> bool:
 def _read_base(
   path: str | Path,
   base: Any,
+  config: Any,
   lora: LoRAConfig | None,
-  make_base: Callable[[], Adapter] | None,
+  make_base: Callable[[str, Any], Adapter] | None,
 ) -> dict[str, np.ndarray]:
   """Return the parameters that a file leaves out, by their keys."""
-  if not isinstance(base, dict) or not {'path', 'sha256'} <= base.keys() or not lora:
+  is_valid = isinstance(base, dict) and isinstance(base.get('path'), str)
+  if not is_valid or 'sha256' not in base or not lora:
     raise ValueError(f'{path}: the `base` in the header is not valid: {base!r}')
   if make_base is None:
     raise ValueError(
       f'{path}: holds what LoRA changed in {base["path"]}, which is not given'
     )
-  adapter = apply_lora(cast(nnx.Module, make_base()), lora, rngs=nnx.Rngs(0))
+  adapter = apply_lora(cast(nnx.Module, make_base(base['path'], config)), lora, rngs=nnx.Rngs(0))
   return {key: np.asarray(value) for key, value in _base(adapter).items()}
 
 

@@ -12,7 +12,10 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from acl_jax.models.adapters import StrideAdapter, StrideAdapterConfig
+from acl_jax.models.attention_adapter import AttentionAdapter, AttentionAdapterConfig
 from acl_jax.models.ctc import CTCAdapter, CTCAdapterConfig
+from acl_jax.models.lora import LoRAConfig, apply_lora, wrapped_matrices
+from acl_jax.weights import safetensors
 from acl_jax.weights.adapter import load_adapter, save_adapter
 
 CTC_CONFIG = CTCAdapterConfig(
@@ -160,3 +163,70 @@ def test_a_damaged_file_loads_or_names_the_path(linear_file, tmp_path_factory, d
     load_adapter(path)
   except ValueError as error:
     assert str(path) in str(error)
+
+
+ATTENTION = AttentionAdapterConfig(
+  d_model=8,
+  decoder_layers=2,
+  decoder_attention_heads=2,
+  decoder_ffn_dim=10,
+  max_target_positions=17,
+  stack=4,
+  encoder_size=5,
+  start_length=3,
+  llm_size=6,
+  vocabulary_size=9,
+)
+
+
+def make_whisper(seed=1):
+  return AttentionAdapter(ATTENTION, rngs=nnx.Rngs(seed))
+
+
+@pytest.fixture
+def updates(tmp_path):
+  """A file of low-rank updates without their base, and the adapter that it is of."""
+  adapter = make_whisper()
+  targets = ('encoder_attn.q_proj', 'embed_tokens')
+  apply_lora(adapter, LoRAConfig(2, 3.0, 0.0, targets), rngs=nnx.Rngs(0))
+  for matrix in wrapped_matrices(adapter).values():
+    matrix.lora_B[...] += 0.5
+  adapter.gate[...] += 2
+  save_adapter(tmp_path / 'updates', adapter, base='asset:whisper')
+  return tmp_path / 'updates', adapter
+
+
+def test_low_rank_updates_are_stored_without_their_base(updates):
+  path, adapter = updates
+  names = set(safetensors.read_file(path, dtypes=safetensors.DTYPES))
+  new = {'gate', 'gate_bias', 'log_temperature', 'linear', 'vocabulary'}
+  assert {name for name in names if '/lora_' not in name} == new
+  assert len(names) == 2 * 2 + len(new)
+  asked = []
+
+  def make_base(base, sizes):
+    asked.append((base, sizes))
+    return make_whisper()
+
+  loaded = load_adapter(path, make_base)
+  assert asked == [('asset:whisper', ATTENTION)]
+  jax.tree.map(np.testing.assert_array_equal, nnx.state(loaded), nnx.state(adapter))
+
+
+def test_another_base_is_refused(updates):
+  path, _ = updates
+  with pytest.raises(ValueError, match=r'another base than asset:whisper .*sha256'):
+    load_adapter(path, lambda *_: make_whisper(seed=2))
+  with pytest.raises(ValueError, match='what LoRA changed in asset:whisper'):
+    load_adapter(path)
+
+
+@pytest.mark.parametrize('base', [3, {'path': 'x'}, {'path': 4, 'sha256': 'x'}])
+def test_a_bad_base_is_named(updates, tmp_path, base):
+  path, _ = updates
+  metadata = safetensors.read_metadata(path) | {'base': json.dumps(base)}
+  del metadata[safetensors.SHA256]
+  tensors = safetensors.read_file(path, dtypes=safetensors.DTYPES)
+  safetensors.write_file(tmp_path / 'bad', [*tensors.items()], metadata)
+  with pytest.raises(ValueError, match='the `base` in the header is not valid'):
+    load_adapter(tmp_path / 'bad', lambda *_: make_whisper())

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Program: store the parameters of a safetensors file in half precision.
+
+  python -m acl_jax.weights.halve INPUT OUTPUT
+
+Halves what is shipped: an adapter, or the low-rank updates of an encoder.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from acl_jax.runtime import program
+from acl_jax.weights import safetensors
+from acl_jax.weights.tensor import Tensor
+
+
+def halve(source: Path, target: Path) -> None:
+  """Convert floating-point tensors to float16; others and the metadata stay.
+
+  ValueError if the file is damaged, or a value is not finite in float16.
+  """
+  safetensors.verify_checksum(source)
+  metadata = safetensors.read_metadata(source)
+  metadata.pop(safetensors.SHA256, None)
+  tensors = []
+  for name, tensor in safetensors.read_file(source, dtypes=safetensors.DTYPES).items():
+    array = tensor.read()
+    if np.issubdtype(array.dtype, np.floating):
+      with np.errstate(over='ignore'):  # checked below
+        array = array.astype(np.float16)
+      if not np.isfinite(array).all():
+        raise ValueError(f'{source}: {name} has values that are not finite in float16')
+    tensors.append((name, Tensor.from_array(array)))
+  target.parent.mkdir(parents=True, exist_ok=True)
+  safetensors.write_file(target, tensors, metadata)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Convert the file that the command line names."""
+  if len(argv) != 3:
+    raise ValueError('usage: python -m acl_jax.weights.halve INPUT OUTPUT')
+  halve(Path(argv[1]), Path(argv[2]))
+  print(f'halve: {argv[2]}', flush=True)
+
+
+if __name__ == '__main__':
+  program.run(main)
