@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare the response step with the same step in PyTorch and Transformers.
 
-  .venv/bin/python benchmarks/train_step.py
+  .venv/bin/python benchmarks/train_step.py [--encoder=lora]
 
 Both use the same frozen SmolLM2-135M, projector, batch, optimizer, float32 and threads,
 and run in alternation. Both compute no gradients of frozen weights, and logits of the
-response only. Ours processes the shared prefix once for all rows, as training does;
-PyTorch processes it in every row, and so does ours for `ratio_vs_torch_whole_rows`. The
-last line is JSON; a ratio above 1 means that ours is faster.
+response only. With --encoder=lora or full, Whisper's encoder trains with the projector,
+in PyTorch by Transformers and PEFT. `products_ratio` is that of the matrix products of
+the dense layers alone, measured in the same run. Ours processes the shared prefix once
+for all rows, as training does; PyTorch processes it in every row, and so does ours for
+`ratio_vs_torch_whole_rows`. The last line is JSON; a ratio above 1 means that ours is
+faster.
 """
 
 import functools
@@ -35,18 +38,29 @@ from acl_jax import assets
 from acl_jax.config import defaults
 from acl_jax.config.parsing import parse
 from acl_jax.config.stages import ResponseStageConfig
-from acl_jax.models import adapters, whisper
+from acl_jax.models import adapters
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.training import step
-from acl_jax.weights.llama import load_llama
+from acl_jax.weights.llama import load_llama, open_llama
 from benchmarks.train_step_batch import (
   ENCODER_WIDTH,
+  FRAMES,
   ROWS,
   STACK,
   make_batch,
   with_prefix_in_rows,
 )
+from benchmarks.train_step_encoder import (
+  WHISPER,
+  build_encoder,
+  torch_encoder,
+  with_log_mel,
+)
+from benchmarks.train_step_products import dense_layers, make_steps
 
+_ENCODER = flags.DEFINE_enum(
+  'encoder', 'none', ['none', 'lora', 'full'], 'what trains of the encoder'
+)
 _ROUNDS = flags.DEFINE_integer('rounds', 8, 'measured steps of each', lower_bound=1)
 
 LLAMA = 'asset:smollm2-135m-instruct'
@@ -54,21 +68,24 @@ HIDDEN = 1_536  # width of the projector
 LEARNING_RATE, BETAS, CLIP_NORM = 1e-5, (0.9, 0.98), 1.0
 
 
-def our_step(path: Path, adapter: adapters.StrideAdapter, batch) -> Callable[[], float]:
+def our_step(
+  path: Path, adapter: adapters.StrideAdapter, batch, trains: str
+) -> Callable[[], float]:
   """Return our step; a call is one update and returns the loss before it."""
-  unused = whisper.WhisperConfig(80, ENCODER_WIDTH, 1, 1, ENCODER_WIDTH, 1_500)
   model = SpeechLLM(
-    whisper.Whisper(unused, rngs=nnx.Rngs(0)),
+    build_encoder(trains),
     jax.tree.map(jnp.copy, adapter),  # the step donates its parameters
     load_llama(path, jnp.float32),
   )
-  graphdef, trainable, frozen = nnx.split(model, step.trainable_filter('none'), ...)
+  graphdef, trainable, frozen = nnx.split(model, step.trainable_filter(trains), ...)
   optimizer = optax.chain(
     optax.clip_by_global_norm(CLIP_NORM),
     optax.adamw(LEARNING_RATE, *BETAS, weight_decay=0.0),
   )
   stage = parse(ResponseStageConfig, defaults.response_stage().to_dict())
-  loss = functools.partial(step.response_loss, encoder_trains=False, stage=stage)
+  loss = functools.partial(
+    step.response_loss, encoder_trains=trains != 'none', stage=stage
+  )
   state = step.TrainState(trainable, optimizer.init(trainable))
   batch, key = jax.device_put(batch), jax.random.key(0)
 
@@ -105,9 +122,10 @@ class Projector(torch.nn.Module):
 
 
 def torch_step(
-  path: Path, adapter: adapters.StrideAdapter, batch
+  path: Path, adapter: adapters.StrideAdapter, batch, trains: str
 ) -> Callable[[], float]:
   """Return the same step in PyTorch."""
+  encoder = None if trains == 'none' else torch_encoder(trains).eval()
   transformers_logging.disable_progress_bar()
   llama = LlamaForCausalLM.from_pretrained(
     path.parent,
@@ -117,15 +135,21 @@ def torch_step(
   )
   llama = llama.requires_grad_(False).eval()
   projector = Projector(adapter)
+  parameters = [*projector.parameters()]
+  if encoder is not None:
+    parameters += [x for x in encoder.parameters() if x.requires_grad]
   optimizer = torch.optim.AdamW(
-    projector.parameters(), LEARNING_RATE, BETAS, weight_decay=0.0, fused=True
+    parameters, LEARNING_RATE, BETAS, weight_decay=0.0, fused=True
   )
   audio_batch, response = jax.tree.map(lambda x: torch.tensor(np.asarray(x)), batch)
   prompt, targets = response.prompt, response.targets
-  index, frame_mask = response.index[:, 0].long(), audio_batch.segment_ids > 0
+  index, frame_mask = response.index[:, 0].long(), audio_batch.frame_index[:, 0] >= 0
 
   def loss() -> torch.Tensor:
-    audio = projector(audio_batch.frames, frame_mask)
+    frames = audio_batch.frames
+    if encoder is not None:
+      frames = encoder(frames.swapaxes(1, 2)).last_hidden_state
+    audio = projector(frames, frame_mask)
     is_audio = prompt.audio_index >= 0
     audio_index = prompt.audio_index.clamp(min=0).long()
     audio_mask = frame_mask[:, ::STACK].gather(1, audio_index)
@@ -148,7 +172,7 @@ def torch_step(
     optimizer.zero_grad(set_to_none=True)
     value = loss()
     value.backward()
-    torch.nn.utils.clip_grad_norm_(projector.parameters(), CLIP_NORM)
+    torch.nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
     optimizer.step()
     return value.item()
 
@@ -180,20 +204,28 @@ def main(_):
   path = assets.resolve(LLAMA)
   sizes = adapters.StrideAdapterConfig(STACK, ENCODER_WIDTH, HIDDEN, 576)
   adapter = adapters.StrideAdapter(sizes, rngs=nnx.Rngs(0))
-  batch = make_batch(path)
+  trains, batch = _ENCODER.value, make_batch(path)
+  if trains != 'none':
+    batch = with_log_mel(batch[0]), batch[1]
   whole_rows = batch[0], with_prefix_in_rows(batch[1])
   steps = {
-    'torch': torch_step(path, adapter, whole_rows),
-    'ours': our_step(path, adapter, batch),
-    'ours_whole_rows': our_step(path, adapter, whole_rows),
+    'torch': torch_step(path, adapter, whole_rows, trains),
+    'ours': our_step(path, adapter, batch, trains),
+    'ours_whole_rows': our_step(path, adapter, whole_rows, trains),
   }
+  tokens = whole_rows[1].prompt.tokens.size
+  layers = dense_layers(open_llama(path).config, tokens, WHISPER, ROWS * FRAMES, trains)
+  steps['products'], steps['torch_products'] = make_steps(layers)
   seconds, losses = measure(steps, _ROUNDS.value)
   fastest = {name: min(times) for name, times in seconds.items()}
   ratio = {name: round(fastest['torch'] / fastest[name], 3) for name in fastest}
+  products = fastest['torch_products'] / fastest['products']
   pairs = zip(losses['ours'], losses['torch'], strict=True)
   result = {
     'ratio_vs_torch': ratio['ours'],
     'ratio_vs_torch_whole_rows': ratio['ours_whole_rows'],
+    'products_ratio': round(products, 3),
+    'encoder': trains,
     'ours_seconds': round(fastest['ours'], 4),
     'torch_seconds': round(fastest['torch'], 4),
     'loss_difference': max(abs(a - b) for a, b in pairs),
