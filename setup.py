@@ -82,7 +82,12 @@ setup(
   python_requires='>=3.11',
   packages=find_packages(include=['acl_jax*', 'data_pipeline*', 'configs*', 'launch*']),
   package_data={
-    'acl_jax': ['adapters/*/*', 'adapters/*/*/*', 'exporting/templates/*', 'evaluation/templates/*'],
+    'acl_jax': [
+      'adapters/*/*',
+      'adapters/*/*/*',
+      'exporting/templates/*',
+      'evaluation/templates/*',
+    ],
     'data_pipeline': ['recordings/*', 'recordings/*/*'],
   },
   entry_points={'console_scripts': ['acl-jax=acl_jax.command:main']},

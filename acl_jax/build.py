@@ -2,6 +2,7 @@
 """Load or build the parts of a model: text frontend, encoder, adapter and LLM."""
 
 import dataclasses
+import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path

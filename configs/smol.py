@@ -25,9 +25,7 @@ def get_config() -> ConfigDict:
     path='asset:whisper-base',
     stack=6,  # at most 8 tokens a second
     sizes=None,
-    lora=dict(
-      rank=64, alpha=64.0, dropout=0.0, targets=(*MATRICES, 'embed_tokens')
-    ),
+    lora=dict(rank=64, alpha=64.0, dropout=0.0, targets=(*MATRICES, 'embed_tokens')),
   )
 
   c.data.train = (('data/prepared', 1.0),)

@@ -162,7 +162,9 @@ def _read_base(
     raise ValueError(
       f'{path}: holds what LoRA changed in {base["path"]}, which is not given'
     )
-  adapter = apply_lora(cast(nnx.Module, make_base(base['path'], config)), lora, rngs=nnx.Rngs(0))
+  adapter = apply_lora(
+    cast(nnx.Module, make_base(base['path'], config)), lora, rngs=nnx.Rngs(0)
+  )
   return {key: np.asarray(value) for key, value in _base(adapter).items()}
 
 
