@@ -15,7 +15,7 @@ from jaxtyping import Float, Float32
 
 from acl_jax.evaluation.charts import bar_chart, line_chart
 from acl_jax.evaluation.media import mp3_data_url, spectrogram_data_url
-from acl_jax.evaluation.summary import gap_closed
+from acl_jax.evaluation.summary import describe_significance, gap_closed
 from acl_jax.evaluation.word_diff import diff_words
 
 TEMPLATES = Path(__file__).parent / 'templates'
@@ -39,6 +39,7 @@ CONDITION_LABELS = {
   ),
   'no_prompt': ConditionLabel('No prompt', 'an empty turn', 'guard'),
 }
+WER_LABELS = {'cascade': 'Whisper', 'ctc': 'CTC'}
 STAGE_TITLES = {
   'ctc': 'CTC stage: nats per transcript token, by step',
   'response': 'Response stage: nats per response token, by step',
@@ -114,10 +115,44 @@ def render(
     model_json=json.dumps(report['model'], indent=2),
     conditions=CONDITION_LABELS,
     gap_closed={name: gap_closed(nll, name) for name in CONDITION_LABELS},
+    intervals=_make_interval_rows(report),
     nll_chart=nll_chart,
     training_charts=training_charts,
     examples=examples,
   )
+
+
+class IntervalRow(NamedTuple):
+  """A row of the table of intervals, as text."""
+
+  label: str
+  value: str
+  low: str
+  high: str
+  verdict: str  # empty where 0 has no meaning
+
+
+def _make_interval_rows(report: Mapping[str, Any]) -> list[IntervalRow]:
+  """Return a row for each interval that was measured."""
+  rows = []
+
+  def add(label, interval, key, format_value, verdict=''):
+    value, low, high = (format_value(interval[k]) for k in (key, 'low', 'high'))
+    rows.append(IntervalRow(label, value, low, high, verdict))
+
+  for name, interval in report['gap_closed'].items():
+    if interval is not None:
+      label = f'Gap closed: {CONDITION_LABELS[name].label}'
+      add(label, interval, 'value', _format_percent)
+  for name, interval in report['differences'].items():
+    if interval is not None:
+      first, second = (CONDITION_LABELS[part].label for part in name.split(' - '))
+      verdict = describe_significance(interval)
+      add(f'Nats: {first} − {second}', interval, 'nats', _format_number, verdict)
+  for name, interval in report['wer_interval'].items():
+    if interval is not None:
+      add(f'Word errors: {WER_LABELS[name]}', interval, 'value', _format_percent)
+  return rows
 
 
 @functools.cache

@@ -8,9 +8,22 @@ from typing import Any
 
 import jiwer
 import numpy as np
+from jaxtyping import Int
 
+from acl_jax.evaluation.bootstrap import (
+  difference_interval,
+  gap_closed_interval,
+  ratio_interval,
+  to_json,
+)
 from acl_jax.evaluation.examples import CONDITIONS, Example
 from acl_jax.evaluation.scores import Score
+
+COMPARED = ('audio', 'cascade', 'cascade_ctc')  # by the gap that they close
+DIFFERENCES = (('audio', 'cascade_ctc'), ('audio', 'cascade'))
+
+# By example: the errors of the hypothesis, and the words of the reference.
+WordErrors = tuple[Int[np.ndarray, ' n'], Int[np.ndarray, ' n']]
 
 
 def mean_nll(scores: Sequence[Score]) -> float:
@@ -36,6 +49,20 @@ def word_error_rate(
 
   None if no reference has words, or if hypotheses are missing.
   """
+  return _pool(count_word_errors(references, hypotheses))
+
+
+def _pool(counts: WordErrors | None) -> float | None:
+  return None if counts is None else float(counts[0].sum() / counts[1].sum())
+
+
+def count_word_errors(
+  references: Sequence[str], hypotheses: Sequence[str | None]
+) -> WordErrors | None:
+  """Return the errors of each hypothesis and the words of its reference.
+
+  None if no reference has words, or if hypotheses are missing.
+  """
   normalise = _english_normaliser()
   normalised_references = [normalise(reference) for reference in references]
   normalised_hypotheses = [
@@ -45,7 +72,18 @@ def word_error_rate(
     return None
   if not any(normalised_references):
     return None
-  return jiwer.wer(normalised_references, normalised_hypotheses)
+  aligned = jiwer.process_words(normalised_references, normalised_hypotheses)
+  errors = [
+    sum(
+      max(
+        chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx
+      )
+      for chunk in chunks
+      if chunk.type != 'equal'
+    )
+    for chunks in aligned.alignments
+  ]
+  return np.array(errors), np.array([len(words) for words in aligned.references])
 
 
 def _english_normaliser() -> Callable[[str], str]:
@@ -79,6 +117,14 @@ def summarise(
     name: mean_nll(scores[name]) if name in scores else None for name in CONDITIONS
   }
   references = [example.utterance.text for example in examples]
+  word_errors = {
+    'cascade': count_word_errors(
+      references, [example.cascade_transcript for example in examples]
+    ),
+    'ctc': count_word_errors(
+      references, [example.ctc_transcript for example in examples]
+    ),
+  }
   return {
     'examples': len(examples),
     'response_nll': nll,
@@ -89,26 +135,75 @@ def summarise(
       name: greedy_agreement(scores[name], scores['text']) if name in scores else None
       for name in ('audio', 'cascade')
     },
-    'wer': {
-      'cascade': word_error_rate(
-        references, [example.cascade_transcript for example in examples]
-      ),
-      'ctc': word_error_rate(
-        references, [example.ctc_transcript for example in examples]
-      ),
-    },
+    'wer': {name: _pool(counts) for name, counts in word_errors.items()},
+    **_summarise_intervals(scores, word_errors),
     'model': dict(model),
     'skipped': list(skipped),
   }
 
 
+def _summarise_intervals(
+  scores: Mapping[str, Sequence[Score]], word_errors: Mapping[str, WordErrors | None]
+) -> dict[str, Any]:
+  sums = {
+    name: np.array([score.nll.sum(dtype=np.float64) for score in group])
+    for name, group in scores.items()
+  }
+  num_tokens = np.array([len(score.nll) for score in scores['text']])
+  return {
+    'gap_closed': {name: to_json(gap_closed_interval(sums, name)) for name in COMPARED},
+    'differences': {
+      f'{first} - {second}': to_json(
+        difference_interval(sums, num_tokens, first, second), 'nats'
+      )
+      for first, second in DIFFERENCES
+    },
+    'wer_interval': {
+      name: None if counts is None else to_json(ratio_interval(*counts))
+      for name, counts in word_errors.items()
+    },
+  }
+
+
 def format_table(summary: Mapping[str, Any]) -> str:
-  """Format the scores of a report for the terminal."""
+  """Format the scores of a report for the terminal, with 95 % intervals."""
   nll = summary['response_nll']
-  lines = [f'{"":16}{"nats/token":>12}{"perplexity":>12}{"gap closed":>12}']
+  header = (
+    f'{"nats/token":>12}{"perplexity":>12}{"gap closed":>12}{"95 % interval":>20}'
+  )
+  lines = [f'{"":16}{header}']
   for name in nll:
     perplexity, closed = summary['response_perplexity'][name], gap_closed(nll, name)
     cells = [(nll[name], '.3f'), (perplexity, '.3f'), (closed, '.1%')]
     texts = ('-' if value is None else format(value, spec) for value, spec in cells)
-    lines.append(f'{name:16}' + ''.join(f'{text:>12}' for text in texts))
+    bounds = _format_bounds(summary['gap_closed'].get(name), '.1%')
+    lines.append(f'{name:16}' + ''.join(f'{t:>12}' for t in texts) + f'{bounds:>20}')
+  for name, difference in summary['differences'].items():
+    lines.append(f'{name}: {_format_difference(difference)}')
   return '\n'.join(lines)
+
+
+def _format_bounds(interval: Mapping[str, Any] | None, spec: str) -> str:
+  """Format `low` and `high` of an interval of the report; '-' for what is None."""
+  if interval is None:
+    return '-'
+  bounds = (interval['low'], interval['high'])
+  low, high = ('-' if bound is None else format(bound, spec) for bound in bounds)
+  return f'{low} to {high}'
+
+
+def _format_difference(difference: Mapping[str, Any] | None) -> str:
+  if difference is None:
+    return 'not measured (needs both conditions and at least 2 examples)'
+  bounds = _format_bounds(difference, '+.3f')
+  return (
+    f'{difference["nats"]:+.3f} nats/token, 95 % interval {bounds}: '
+    f'{describe_significance(difference)}'
+  )
+
+
+def describe_significance(interval: Mapping[str, Any]) -> str:
+  """Return whether an interval of the report excludes 0, in words."""
+  low, high = interval['low'], interval['high']
+  excludes_zero = (low is not None and low > 0) or (high is not None and high < 0)
+  return 'significant' if excludes_zero else 'not significant'

@@ -56,6 +56,9 @@ def test_both_reports(run, add_entry, manifest, tmp_path):
     'response_perplexity',
     'greedy_agreement',
     'wer',
+    'gap_closed',
+    'differences',
+    'wer_interval',
     'model',
     'skipped',
     'noise',
@@ -66,7 +69,12 @@ def test_both_reports(run, add_entry, manifest, tmp_path):
   assert tuple(nll) == tuple(perplexity) == CONDITIONS
   assert all(math.exp(nll[name]) == perplexity[name] for name in CONDITIONS)
   assert list(summary['greedy_agreement']) == ['audio', 'cascade']
-  assert list(summary['wer']) == ['cascade', 'ctc']
+  assert list(summary['wer']) == list(summary['wer_interval']) == ['cascade', 'ctc']
+  for name, rate in summary['wer'].items():
+    assert summary['wer_interval'][name]['value'] == pytest.approx(rate)
+  difference = summary['differences']['audio - cascade']
+  assert difference['nats'] == pytest.approx(nll['audio'] - nll['cascade'])
+  assert difference['low'] < difference['high']
   assert summary['model']['adapter']['kind'] == 'ctc'
   assert len(summary['model']['adapter']['sha256']) == 64
   [skipped] = summary['skipped']
@@ -75,6 +83,7 @@ def test_both_reports(run, add_entry, manifest, tmp_path):
   assert nll['text'] < nll['no_prompt']
   page = (tmp_path / 'out/report.html').read_text()
   assert '<script' not in page and '&lt;script&gt;alert(1)' in page
+  assert 'Nats: Audio − CTC cascade' in page
   assert '<b>ctc' not in page and page.count('<audio') == 6
   assert 'http' not in page.replace('http-equiv', '')
   assert 'cascade_ctc' in format_table(summary)
@@ -138,6 +147,22 @@ def test_one_example_without_cascade(run):
   assert summary['greedy_agreement']['cascade'] is None
   assert summary['wer']['cascade'] is None and summary['wer']['ctc'] is not None
   assert summary['model']['cascade'] is None
+  for key in ('gap_closed', 'differences', 'wer_interval'):
+    assert not any(summary[key].values())
+
+
+def test_audio_may_be_outside_the_folder_of_the_manifest(
+  run, manifest, tmp_path, tmp_path_factory
+):
+  expected = run()
+  entries = [json.loads(line) for line in manifest.read_text().splitlines()]
+  folder = tmp_path_factory.mktemp('elsewhere')
+  for entry in entries:
+    path = tmp_path / entry['audio_filepath']
+    entry['audio_filepath'] = str(path.rename(folder / path.name))
+  manifest.write_text('\n'.join(map(json.dumps, entries)))
+  (tmp_path / 'out/cache').rename(folder / 'cache')  # nothing is known from before
+  assert run() == expected
 
 
 def test_utterances_that_are_too_long_are_skipped(run, add_entry, tmp_path):

@@ -69,6 +69,16 @@ def test_unusable_entries_are_returned_with_reasons(manifest, add_entry):
   assert [utterance.id for utterance in read_manifest(manifest, 2)[0]] == ['u0', 'u1']
 
 
+def test_absolute_audio_paths(add_entry, manifest, tmp_path_factory):
+  outside = tmp_path_factory.mktemp('elsewhere') / 'far.wav'
+  inside = manifest.parent / '1.wav'
+  for path in (outside, inside):
+    add_entry(audio_filepath=str(path))
+  usable, bad = read_manifest(manifest, None)
+  assert not bad
+  assert [utterance.audio_filepath for utterance in usable[5:]] == [outside, inside]
+
+
 @pytest.mark.parametrize(
   'clip_length, context, response, error',
   [

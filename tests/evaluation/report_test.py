@@ -63,6 +63,19 @@ def make_report(text=BENIGN):
     'response_perplexity': {name: 10 * value for name, value in NLL.items()},
     'greedy_agreement': {'audio': 0.625, 'cascade': 0.875},
     'wer': {'cascade': 0.0625, 'ctc': 0.1875},
+    'gap_closed': {
+      'audio': {'value': 0.75, 'low': 0.625, 'high': 0.8125},
+      'cascade': {'value': 0.875, 'low': 0.75, 'high': None},
+      'cascade_ctc': None,
+    },
+    'differences': {
+      'audio - cascade_ctc': {'nats': -0.25, 'low': -0.5, 'high': -0.125},
+      'audio - cascade': {'nats': 0.25, 'low': -0.125, 'high': 0.5},
+    },
+    'wer_interval': {
+      'cascade': {'value': 0.0625, 'low': 0.03125, 'high': 0.125},
+      'ctc': None,
+    },
     'model': {'llm': {'path': text}, 'adapter': {'file': text}, text: text},
     'skipped': [{'id': text, 'reason': text}],
   }
@@ -174,6 +187,18 @@ def test_metrics_of_every_condition_are_shown():
   assert 'audio' not in page.texts and 'polyline' not in page.texts
 
 
+def test_intervals_are_shown_with_the_verdict():
+  page = Page(render(make_report() | {'skipped': []}, [], {}, 'title'))
+  cells = page.texts['td'][7 * len(CONDITIONS) :]
+  assert [cells[i : i + 5] for i in range(0, len(cells), 5)] == [
+    ['Gap closed: Audio', '75.0%', '62.5%', '81.2%', ''],
+    ['Gap closed: Cascade', '87.5%', '75.0%', '–', ''],
+    ['Nats: Audio − CTC cascade', '-0.250', '-0.500', '-0.125', 'significant'],
+    ['Nats: Audio − Cascade', '0.250', '-0.125', '0.500', 'not significant'],
+    ['Word errors: Whisper', '6.2%', '3.1%', '12.5%', ''],
+  ]
+
+
 def test_examples_have_audio_spectrogram_and_responses():
   example = make_example(
     'the quick fox',
@@ -209,9 +234,13 @@ def test_metrics_that_were_not_measured():
     'response_perplexity': nll,
     'greedy_agreement': {'audio': 0.625, 'cascade': None},
     'wer': {'cascade': None, 'ctc': None},
+    'gap_closed': dict.fromkeys(('audio', 'cascade', 'cascade_ctc')),
+    'differences': dict.fromkeys(('audio - cascade_ctc', 'audio - cascade')),
+    'wer_interval': {'cascade': None, 'ctc': None},
     'skipped': [],
   }
   page = Page(render(report, [], {}, 'title'))
   assert page.texts['text'].count('not measured') == 3
   assert page.texts['b'] == ['–', '1.000', '62.5%', '–']
   assert 'None' not in ' '.join(page.texts['body'])
+  assert 'How certain the figures are' not in page.texts['h2']
