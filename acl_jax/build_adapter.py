@@ -16,9 +16,9 @@ from acl_jax.models.ctc import CTCAdapterConfig
 from acl_jax.models.protocols import Adapter
 from acl_jax.models.spelling import token_letters
 from acl_jax.text.tokenizer import Tokenizer
-from acl_jax.text.whisper_pieces import START_LENGTH
+from acl_jax.text.whisper_pieces import START_LENGTH, WhisperPieces
 from acl_jax.weights.adapter import KINDS as ADAPTERS
-from acl_jax.weights.whisper_decoder import read_decoder_sizes, rehead_decoder
+from acl_jax.weights.whisper_decoder import Spelling, read_decoder_sizes, rehead_decoder
 
 
 def new_adapter(
@@ -57,8 +57,10 @@ def new_attention_adapter(
   vocabulary, texts = text_tokens(tokenizer)
   if config.sizes is None:
     folder = assets.resolve(config.path)
+    pieces = WhisperPieces(folder)
+    spelling = Spelling(pieces.start_ids, pieces.end_id, [*map(pieces.encode, texts)])
     return rehead_decoder(
-      folder, config.stack, encoder_size, llm_size, vocabulary, texts
+      folder, config.stack, encoder_size, llm_size, vocabulary, spelling
     )
   sizes = adapter_sizes(config, encoder_size, llm_size, len(vocabulary))
   assert isinstance(sizes, AttentionAdapterConfig)

@@ -38,6 +38,7 @@ ROOMS = (
   'config',
   'checkpoints',
   'targets',
+  'build_adapter',
   'build',
   'lora',
   'batches',

@@ -4,6 +4,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,6 @@ from jaxtyping import Float
 
 from acl_jax.models.attention_adapter import AttentionAdapter, AttentionAdapterConfig
 from acl_jax.models.attention_decoder import AttentionDecoder, DecoderConfig
-from acl_jax.text.whisper_pieces import WhisperPieces
 from acl_jax.weights import table
 from acl_jax.weights.ctranslate2 import read_ctranslate2
 from acl_jax.weights.exported import read_submodel
@@ -55,21 +55,29 @@ DECODER = (
 )
 
 
+class Spelling(NamedTuple):
+  """How Whisper's pieces write what starts and ends a transcript, and each token."""
+
+  start: tuple[int, ...]
+  end: int
+  tokens: list[list[int]]
+
+
 def rehead_decoder(
   folder: Path,
   stack: int,
   encoder_size: int,
   llm_size: int,
   vocabulary: Sequence[int],
-  token_texts: Sequence[str],
+  spelling: Spelling,
 ) -> AttentionAdapter:
   """Return an adapter that starts as Whisper's decoder, re-headed on an LLM's tokens.
 
   The row of a token is the mean of the rows of Whisper's pieces that spell it: that of
   the piece itself if it is one.
 
-  folder: holds a Whisper of Hugging Face or CTranslate2, and its `tokenizer.json`.
-  token_texts: the text of each token of `vocabulary`.
+  folder: holds a Whisper of Hugging Face or CTranslate2. spelling: of each token of
+  `vocabulary`.
   """
   sizes, tensors = _read(folder)
   if encoder_size != sizes.d_model:
@@ -77,20 +85,19 @@ def rehead_decoder(
       f'{folder}: the decoder attends to frames of width {sizes.d_model}; those of the'
       f' encoder have {encoder_size}'
     )
-  pieces = WhisperPieces(folder)
   rows = np.asarray(tensors.pop('embed_tokens.weight').read(), np.float32)
   config = AttentionAdapterConfig(
     **dataclasses.asdict(sizes),
     stack=stack,
     encoder_size=encoder_size,
-    start_length=len(pieces.start_ids),
+    start_length=len(spelling.start),
     llm_size=llm_size,
     vocabulary_size=len(vocabulary),
   )
   adapter = AttentionAdapter(config, rngs=nnx.Rngs(0))
   adapter.decoder = _import_decoder(sizes, tensors, str(folder))
-  adapter.embed_start[...] = jnp.asarray(rows[list(pieces.start_ids)])
-  classes = [(pieces.end_id,), *map(pieces.encode, token_texts)]
+  adapter.embed_start[...] = jnp.asarray(rows[list(spelling.start)])
+  classes = [[spelling.end], *spelling.tokens]
   adapter.embed_tokens[...] = jnp.asarray(_mean_rows(rows, classes))
   adapter.vocabulary[...] = jnp.asarray(np.asarray(vocabulary, np.int32))
   return adapter

@@ -11,7 +11,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from acl_jax.models.attention_adapter import END
 from acl_jax.text.whisper_pieces import WhisperPieces
-from acl_jax.weights.whisper_decoder import rehead_decoder
+from acl_jax.weights.whisper_decoder import Spelling, rehead_decoder
 from tests.weights.whisper_test import model_bin
 
 CONTROLS = ('<|endoftext|>', '<|startoftranscript|>', '<|en|>')
@@ -73,7 +73,9 @@ def folder(reference, tmp_path_factory):
 
 
 def rehead(folder, texts, encoder_size=D):
-  return rehead_decoder(folder, 2, encoder_size, 6, [*range(len(texts))], texts)
+  pieces = WhisperPieces(folder)
+  spelling = Spelling(pieces.start_ids, pieces.end_id, [*map(pieces.encode, texts)])
+  return rehead_decoder(folder, 2, encoder_size, 6, [*range(len(texts))], spelling)
 
 
 def test_scores_are_those_of_transformers(reference, folder):

@@ -36,7 +36,6 @@ class AudioChatLlamaConfig(PretrainedConfig):
     stack_factor: int = 8,
     hidden_size: int | None = None,
     ctc: dict[str, Any] | None = None,
-    attention: dict[str, Any] | None = None,
     **kwargs,
   ):
     self.audio_config = _make_config(audio_config, 'whisper')
@@ -47,7 +46,7 @@ class AudioChatLlamaConfig(PretrainedConfig):
     self.stack_factor = stack_factor
     self.hidden_size = hidden_size
     self.ctc = ctc
-    self.attention = attention
+    self.attention: dict[str, Any] | None = kwargs.pop('attention', None)
     self.vocab_size = self.text_config.vocab_size
     super().__init__(**kwargs)
 
