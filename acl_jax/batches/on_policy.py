@@ -101,7 +101,7 @@ def answer_limits(response: ResponseBatch, max_new_tokens: int) -> dict[Place, i
   limits = {}
   for b, row in enumerate(np.asarray(response.prompt.segment_ids)):
     present = np.flatnonzero(lengths[b]).tolist()
-    share = np.count_nonzero(row == 0) // max(1, len(present))
+    share = int(np.count_nonzero(row == 0)) // max(1, len(present))
     for k in present:
       limits[b, k] = min(max_new_tokens, int(lengths[b, k]) + share)
   return limits
@@ -117,10 +117,10 @@ def make_answer_batch(
 
   An utterance without an answer of its own has no targets.
   """
-  rows = response.prompt.tokens.shape
-  shape = (*response.weight.shape[:2], max_new_tokens)
-  batch = empty_batch(rows, shape, top_k, response.shared_prefix)
-  ends = [0] * rows[0]
+  rows, length = response.prompt.tokens.shape
+  shape = rows, response.weight.shape[1], max_new_tokens
+  batch = empty_batch((rows, length), shape, top_k, response.shared_prefix)
+  ends = [0] * rows
   for place, scored in sorted(answers.items()):
     # An utterance that could be read only once may have shifted the others.
     if scored.answer.target == target_checksum(response, place):

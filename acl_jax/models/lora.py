@@ -106,8 +106,7 @@ class LoRAMatrix(nnx.Module):
 
   def unwrap(self) -> nnx.Param:
     """Return the matrix without its update."""
-    metadata = self.base.get_metadata()
-    return nnx.Param(self.base[...], axes=metadata['axes'], inputs=metadata['inputs'])
+    return self._make_param(self.base[...])
 
   def merge(self) -> nnx.Param:
     """Return the sum of the matrix and its update, in the dtype of the matrix."""
@@ -115,7 +114,11 @@ class LoRAMatrix(nnx.Module):
     a = a.reshape(*self.layers, -1, self.rank)
     update = a @ b.reshape(*self.layers, self.rank, -1) * self.scale
     merged = (base.astype(jnp.float32) + update.reshape(base.shape)).astype(base.dtype)
-    return self.unwrap().replace(merged)
+    return self._make_param(merged)
+
+  def _make_param(self, value: Array) -> nnx.Param:
+    metadata = self.base.get_metadata()
+    return nnx.Param(value, axes=metadata['axes'], inputs=metadata['inputs'])
 
 
 class Place(NamedTuple):

@@ -56,9 +56,9 @@ def generate(
 ) -> dict[int, Answers]:
   """Return the student's answers by step.
 
-  shared_prefix: of the prompts with audio. batches: steps and their batches. max_tokens:
-  limit on the tokens of all answers; batches beyond it, the first one excepted, are not
-  answered.
+  shared_prefix: of the prompts with audio. batches: steps and their batches.
+  max_tokens: limit on the tokens of all answers; batches beyond it, the first one
+  excepted, are not answered.
   """
   answers: dict[int, Answers] = {}
 
