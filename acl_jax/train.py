@@ -25,6 +25,7 @@ from acl_jax import assets, build, build_adapter, lora
 from acl_jax.batches.ctc import CTCBatchAssembler, CTCLabels
 from acl_jax.batches.encoded import encode_corpus
 from acl_jax.batches.log_mels import LogMelCorpus
+from acl_jax.batches.on_policy import PromptedBatchAssembler
 from acl_jax.batches.orders import make_order, open_corpora
 from acl_jax.batches.responses import ResponseBatchAssembler, open_targets
 from acl_jax.batches.source import SpeechSource
@@ -46,6 +47,7 @@ from acl_jax.text.frontend import TextFrontend
 from acl_jax.tpu import xla_flags
 from acl_jax.training import loop, startup, step
 from acl_jax.training.journal import BatchFeed
+from acl_jax.training.on_policy import OnPolicy
 from acl_jax.training.optimizer import make_optimizer
 from acl_jax.training.workdir import open_workdir
 from acl_jax.weights.adapter import save_adapter
@@ -224,7 +226,9 @@ class Trainer:
     loss = bind_loss(
       step.response_loss, encoder_trains=config.encoder.is_trained, stage=stage
     )
-    return self._train_stage('response', model, order, assembler, loss)
+    return self._train_stage(
+      'response', model, order, assembler, loss, PromptedBatchAssembler(assembler, text)
+    )
 
   def _train_stage(
     self,
@@ -233,8 +237,12 @@ class Trainer:
     order: Sequence[BatchPlan],
     assemble: Callable[[BatchPlan], Any],
     loss: Callable,
+    prompted: PromptedBatchAssembler | None = None,
   ) -> SpeechLLM:
-    """Train a stage to its last step, from its newest intact checkpoint."""
+    """Train a stage to its last step, from its newest intact checkpoint.
+
+    prompted: assembles the batches for `OnPolicy`.
+    """
     config, source = self.config, self.ctc_batches.source
     pretrained = model.adapter.pretrained if config.adapter.lora else ()
     filter = step.trainable_filter(config.encoder.trains, pretrained)
@@ -247,7 +255,11 @@ class Trainer:
     update = functools.partial(
       step.train_step, frozen=frozen, graphdef=graphdef, optimizer=optimizer, loss=loss
     )
-    feed = BatchFeed(order, assemble, source.frame_seconds, source.ids)
+    on_policy = None
+    if prompted and config.response and config.response.on_policy:
+      merge = lambda state: nnx.merge(graphdef, state.trainable, frozen)  # noqa: E731
+      on_policy = OnPolicy(config, prompted, merge, order)
+    feed = BatchFeed(order, assemble, source.frame_seconds, source.ids, on_policy)
     startup.mark_stage('batches')
     state = loop.run(name, config, self.workdir, state, feed, update, self.fingerprints)
     return nnx.merge(graphdef, state.trainable, frozen)

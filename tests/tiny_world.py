@@ -78,6 +78,7 @@ def config_of(folder: Path) -> dict:
     ctc_weight=0.3,
     transcription_weight=0.4,
     remat='full',
+    on_policy=None,
   )
   return dict(
     seed=0,

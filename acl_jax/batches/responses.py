@@ -21,7 +21,7 @@ from acl_jax.text.frontend import TextFrontend
 from acl_jax.text.instructions import fill_audio
 from acl_jax.text.layout import NO_AUDIO, Segment, layout_prompt
 from acl_jax.text.templates import Audio
-from data_pipeline.batches import BatchPlan
+from data_pipeline.batches import BatchPlan, PackedFrames
 
 LENGTH_STEP = 8  # LLM tokens; the length of a row is a multiple
 PADDING_LOG_PROB = -30.0  # where the teacher has no token
@@ -95,17 +95,23 @@ class ResponseBatchAssembler:
 
     They are `TOO_LONG` for an utterance without a response.
     """
+    ids = self.ctc_batches.source.ids
+    response_lengths, _ = self.targets.lengths_and_instructions(ids)
+    response = np.maximum(response_lengths - 1, 0)  # the last token is no input
+    tokens = self.prompt_lengths() + response
+    lengths = np.stack([self.ctc_batches.lengths(), tokens], axis=1)
+    return np.where((response_lengths > 0)[:, None], lengths, TOO_LONG)
+
+  def prompt_lengths(self) -> Int[np.ndarray, ' n']:
+    """Return the tokens of each utterance's prompt, without the shared prefix."""
     source = self.ctc_batches.source
-    response_lengths, instructions = self.targets.lengths_and_instructions(source.ids)
+    _, instructions = self.targets.lengths_and_instructions(source.ids)
     text_lengths = {
       instruction: len(layout_prompt(rest, [()]).tokens)
       for instruction, rest in self.prompts.items()
     }
-    audio = -(-source.lengths // self.ctc_batches.stack)
     text = np.asarray([text_lengths[instruction] for instruction in instructions])
-    response = np.maximum(response_lengths - 1, 0)  # the last token is no input
-    lengths = np.stack([self.ctc_batches.lengths(), audio + text + response], axis=1)
-    return np.where((response_lengths > 0)[:, None], lengths, TOO_LONG)
+    return -(-source.lengths // self.ctc_batches.stack) + text
 
   def check_context_length(self, lengths: Int[np.ndarray, 'n 2'], limit: int) -> None:
     """Raise ValueError if a prompt with its response exceeds the LLM's context.
@@ -132,23 +138,16 @@ class ResponseBatchAssembler:
 
   def __call__(self, plan: BatchPlan) -> tuple[AudioBatch, ResponseBatch]:
     """Load and assemble a batch, without the utterances that cannot be read."""
-    plan, packed = load_packed(self.ctc_batches.source, plan)
+    return self.assemble(*load_packed(self.ctc_batches.source, plan))
+
+  def assemble(
+    self, plan: BatchPlan, packed: PackedFrames
+  ) -> tuple[AudioBatch, ResponseBatch]:
+    """Add the prompts and responses to the packed frames of a batch."""
     rows = plan.rows, self.row_length(plan)
     shape = plan.rows, plan.max_per_row, self.max_response
-    shared_prefix: Any = np.asarray(self.shared_prefix, np.int32)
-    response = ResponseBatch(
-      shared_prefix=shared_prefix,
-      prompt=Prompt(
-        tokens=_full(rows, 0, np.int32),
-        audio_index=_full(rows, NO_AUDIO, np.int32),
-        segment_ids=_full(rows, 0, np.int32),
-      ),
-      targets=_full(shape, 0, np.int32),
-      index=_full(shape, 0, np.int32),
-      weight=_full(shape, 0, np.float32),
-      top_ids=_full((*shape, self.top_k), 0, np.int32),
-      top_log_probs=_full((*shape, self.top_k), PADDING_LOG_PROB, np.float16),
-    )
+    shared_prefix = np.asarray(self.shared_prefix, np.int32)
+    response = empty_batch(rows, shape, self.top_k, shared_prefix)
     num_embeddings = self.ctc_batches.num_embeddings(plan.max_frames)
     for b, row in enumerate(plan.utterances):
       start = 0
@@ -189,6 +188,28 @@ class ResponseBatchAssembler:
       response.top_ids[b, k, :r] = target['top_ids'][:, : self.top_k]
       response.top_log_probs[b, k, :r] = target['top_log_probs'][:, : self.top_k]
     return stop
+
+
+def empty_batch(
+  rows: tuple[int, int], shape: tuple[int, int, int], top_k: int, shared_prefix: Any
+) -> ResponseBatch:
+  """Return a batch without prompts, as arrays to fill in.
+
+  rows: their number and length. shape: that of the targets, [b k r].
+  """
+  return ResponseBatch(
+    shared_prefix=shared_prefix,
+    prompt=Prompt(
+      tokens=_full(rows, 0, np.int32),
+      audio_index=_full(rows, NO_AUDIO, np.int32),
+      segment_ids=_full(rows, 0, np.int32),
+    ),
+    targets=_full(shape, 0, np.int32),
+    index=_full(shape, 0, np.int32),
+    weight=_full(shape, 0, np.float32),
+    top_ids=_full((*shape, top_k), 0, np.int32),
+    top_log_probs=_full((*shape, top_k), PADDING_LOG_PROB, np.float16),
+  )
 
 
 def _full(shape: tuple[int, ...], fill: int | float, dtype: Any) -> Any:

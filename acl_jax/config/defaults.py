@@ -86,6 +86,7 @@ def response_stage(**changes: Any) -> ConfigDict:
   """Return the response stage, with cross-entropy only, as in the paper."""
   c = stage(kl_weight=0.0, kl_temperature=1.0, ctc_weight=0.0, transcription_weight=0.0)
   c.remat = placeholder(str)
+  c.on_policy = None
   c.update(changes)
   return c
 

@@ -62,6 +62,11 @@ class TrainConfig:
       raise ValueError(
         'config.data.row_tokens is None; rows packed by row_frames need it'
       )
+    if self.response and self.response.on_policy and not self.targets.top_k:
+      raise ValueError(
+        'config.targets.top_k is 0; config.response.on_policy compares that many of the'
+        " teacher's likeliest tokens, at least 1"
+      )
 
   @property
   def sampled_classes(self) -> int:

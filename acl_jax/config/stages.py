@@ -2,6 +2,7 @@
 """Config sections of the stages of training and of the decoding of targets."""
 
 import dataclasses
+import math
 
 from acl_jax.generation.sampling import Sampling
 from acl_jax.text.instructions import check_instructions
@@ -42,6 +43,26 @@ class TranscriptionStageConfig(StageConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class OnPolicyConfig:
+  """A loss on the student's own answers to the audio of its batches."""
+
+  weight: float  # of KL(teacher || student) at the tokens of the answers
+  refresh_every: int  # steps; their answers are generated together, before the first
+  max_new_tokens: int  # of an answer; the padding of its row may allow fewer
+  sampling: Sampling
+
+  def __post_init__(self):
+    if not 0 < self.weight < math.inf:
+      raise ValueError(
+        f'weight is {self.weight}; it must be a positive finite number. Without the'
+        ' loss, on_policy is None'
+      )
+    for name in ('refresh_every', 'max_new_tokens'):
+      if getattr(self, name) < 1:
+        raise ValueError(f'{name} is {getattr(self, name)}; it must be at least 1')
+
+
+@dataclasses.dataclass(frozen=True)
 class ResponseStageConfig(StageConfig):
   """Training on the frozen LLM's responses."""
 
@@ -50,6 +71,7 @@ class ResponseStageConfig(StageConfig):
   ctc_weight: float  # of the CTC loss of a CTC adapter; 0: none
   transcription_weight: float  # of the transcription loss of an attention adapter
   remat: str | None  # what the backward pass recomputes: full, dots or None
+  on_policy: OnPolicyConfig | None = None  # None: no loss on the student's answers
 
 
 @dataclasses.dataclass(frozen=True)

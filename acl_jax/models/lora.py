@@ -104,14 +104,21 @@ class LoRAMatrix(nnx.Module):
     update = contract_array(self.lora_A[ids] * self.scale, self.lora_B[...])
     return rows + update.astype(rows.dtype)
 
+  def unwrap(self) -> nnx.Param:
+    """Return the matrix without its update."""
+    return self._make_param(self.base[...])
+
   def merge(self) -> nnx.Param:
     """Return the sum of the matrix and its update, in the dtype of the matrix."""
     a, b, base = self.lora_A[...], self.lora_B[...], self.base[...]
     a = a.reshape(*self.layers, -1, self.rank)
     update = a @ b.reshape(*self.layers, self.rank, -1) * self.scale
     merged = (base.astype(jnp.float32) + update.reshape(base.shape)).astype(base.dtype)
+    return self._make_param(merged)
+
+  def _make_param(self, value: Array) -> nnx.Param:
     metadata = self.base.get_metadata()
-    return nnx.Param(merged, axes=metadata['axes'], inputs=metadata['inputs'])
+    return nnx.Param(value, axes=metadata['axes'], inputs=metadata['inputs'])
 
 
 class Place(NamedTuple):
@@ -153,6 +160,13 @@ def merge_lora(module: Module) -> Module:
   """Replace every wrapped matrix by its sum, in place, and return the module."""
   for parent, attribute in [place for _, place in _find(module, _is_wrapped)]:
     setattr(parent, attribute, getattr(parent, attribute).merge())
+  return module
+
+
+def remove_lora(module: Module) -> Module:
+  """Replace every wrapped matrix by its base, in place, and return the module."""
+  for parent, attribute in [place for _, place in _find(module, _is_wrapped)]:
+    setattr(parent, attribute, getattr(parent, attribute).unwrap())
   return module
 
 

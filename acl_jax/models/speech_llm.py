@@ -50,6 +50,13 @@ class SpeechLLM(nnx.Module):
     """Adapt encoder frames; returns embeddings in the LLM's space, and their mask."""
     return self.adapter(frames, frame_mask, self.llama.embed_tokens[...])
 
+  def adapt_rows(
+    self, frames: Float[Array, 'a t d'], frame_mask: Bool[Array, 'a t'], rows: int
+  ) -> tuple[Float[Array, 'b s e'], Bool[Array, 'b s']]:
+    """As `adapt`, with the embeddings of the a / b utterances of each row joined."""
+    clips, mask = self.adapt(frames, frame_mask)
+    return clips.reshape(rows, -1, clips.shape[-1]), mask.reshape(rows, -1)
+
   def greedy(
     self, frames: Float[Array, 'a t d'], frame_mask: Bool[Array, 'a t']
   ) -> Int[Array, 'a r'] | None:

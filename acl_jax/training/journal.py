@@ -13,6 +13,7 @@ from acl_jax.config.stages import StageConfig
 from acl_jax.training.checkpoint import Restored
 from acl_jax.training.goodput import Goodput
 from acl_jax.training.metrics import MetricsWriter, Throughput
+from acl_jax.training.on_policy import OnPolicy
 from acl_jax.training.provenance import Provenance
 from data_pipeline.batches import BatchPlan
 
@@ -25,12 +26,14 @@ class BatchFeed(NamedTuple):
 
   order: the plan of every batch. assemble: loads the arrays of a plan. frame_seconds:
   duration of a frame in them. ids: of the utterances that the plans refer to.
+  on_policy: adds the student's own answers to the arrays.
   """
 
   order: Sequence[BatchPlan]
   assemble: Callable[[BatchPlan], Any]
   frame_seconds: float
   ids: Sequence[str]
+  on_policy: OnPolicy | None = None
 
 
 class Journal:
@@ -55,6 +58,8 @@ class Journal:
     path, productive = workdir / f'goodput-{name}.json', metadata.get('productive', 0.0)
     self.goodput = Goodput(path, self.start, productive)
     self._previous: tuple[int, Mapping[str, jax.Array]] | None = None
+    if feed.on_policy and restored:
+      feed.on_policy.restore(metadata.get('on_policy') or {})
 
   def replay_log(self, restored: Restored, measure: Measure | None) -> None:
     """Log where the run resumes, and write the log line that was deferred to it."""
@@ -65,6 +70,16 @@ class Journal:
     if line := restored.metadata['unwritten']:
       measured = measure(restored.state) if measure else {}
       self.metrics.write(step, total, line | measured)
+
+  def add_answers(self, step: int, state: Any, batch: Any, arrays: Any) -> Any:
+    """Return the arrays of a step with the student's answers, if it has any.
+
+    state: before the step. batch: the arrays on the host.
+    """
+    if self.feed.on_policy is None:
+      return arrays
+    self.flush_previous_step()  # no answers of parameters that are not finite
+    return self.feed.on_policy.extend(step, state, batch, arrays)
 
   def record_step(self, step: int, batch: Any, values: Mapping[str, jax.Array]) -> None:
     """Record that a step was dispatched.
@@ -128,11 +143,14 @@ class Journal:
 
     unwritten: the log line that `write` returned.
     """
-    return self.provenance.metadata(step) | {
+    metadata = self.provenance.metadata(step) | {
       'pace': self.throughput.counts(),
       'productive': self.goodput.productive,
       'unwritten': unwritten,
     }
+    if self.feed.on_policy:
+      metadata['on_policy'] = self.feed.on_policy.metadata(step)
+    return metadata
 
   def __enter__(self) -> 'Journal':
     return self

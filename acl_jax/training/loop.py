@@ -62,6 +62,7 @@ def run(
     for step, (batch, arrays) in enumerate(prefetch_to_device(batches), start + 1):
       if step == start + 1:
         startup.mark_stage('first batch')
+      arrays = journal.add_answers(step, state, batch, arrays)
       with profile.step(step):
         state, values = update(state, arrays, jax.random.fold_in(key, step))
       if step == start + 1:

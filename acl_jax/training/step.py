@@ -139,9 +139,37 @@ def _transcription_loss_of_frames(
   return loss, {'transcription': loss}
 
 
+def _logits_of_targets(
+  model: SpeechLLM,
+  response: ResponseBatch,
+  clips: tuple[Float[Array, 'b s e'], Bool[Array, 'b s']],
+  remat: str | None,
+) -> Float[Array, 'b u v']:
+  """Return the logits that predict the targets of each row, padding included.
+
+  clips: audio embeddings of each row, and their mask.
+  """
+  x, segment_ids = model.splice(response.prompt, *clips)
+  hidden = model.hidden_states(
+    x, segment_ids, remat, response.shared_prefix, response.targets.shape[1]
+  )
+  index = response.index.reshape(len(x), -1, 1)
+  return model.llama.logits(jnp.take_along_axis(hidden, index, axis=1))
+
+
+def _kl_to_teacher(
+  logits: Float[Array, 'b u v'], response: ResponseBatch, temperature: float
+) -> Float[Array, '']:
+  """Return KL(teacher || student) at the targets, over the teacher's top tokens."""
+  shape = (*logits.shape[:2], response.top_ids.shape[-1])
+  teacher = response.top_ids.reshape(shape), response.top_log_probs.reshape(shape)
+  weight = response.weight.reshape(shape[:2])
+  return losses.top_k_kl(logits, *teacher, weight, temperature)
+
+
 def response_loss(
   model: SpeechLLM,
-  batch: tuple[AudioBatch, ResponseBatch],
+  batch: tuple[AudioBatch, ResponseBatch] | tuple[AudioBatch, ResponseBatch, Any],
   key: Array,
   *,
   encoder_trains: bool,
@@ -150,31 +178,30 @@ def response_loss(
   """Loss of the response stage: the response to the transcript, given the audio.
 
   It is the cross-entropy plus, as `stage` weighs them, the KL divergence to the
-  teacher's top tokens and the loss of the CTC stage.
+  teacher's top tokens, the same divergence on the student's answers and the loss of the
+  CTC stage.
 
+  batch: with `stage.on_policy` a second `ResponseBatch` has the student's answers.
   key: of the dropout of the CTC loss. Returns the loss and its parts.
   """
-  audio, response = batch
+  audio, response, *answers = batch
   frames, frame_mask = encode_batch(model, audio, encoder_trains, stage.remat)
   rows = len(response.prompt.tokens)
-  clips, clip_mask = model.adapt(frames, frame_mask)
-  clips = clips.reshape(rows, -1, clips.shape[-1])
-  x, segment_ids = model.splice(response.prompt, clips, clip_mask.reshape(rows, -1))
-  hidden = model.hidden_states(
-    x, segment_ids, stage.remat, response.shared_prefix, response.targets.shape[1]
-  )
-  index = response.index.reshape(rows, -1, 1)
-  logits = model.llama.logits(jnp.take_along_axis(hidden, index, axis=1))
+  clips = model.adapt_rows(frames, frame_mask, rows)
+  logits = _logits_of_targets(model, response, clips, stage.remat)
   targets = response.targets.reshape(rows, -1)
   weight = response.weight.reshape(rows, -1)
   loss = nll = losses.cross_entropy(logits, targets, weight)
   parts = {'response_nll': nll}
   if stage.kl_weight:
-    shape = (*index.shape[:2], response.top_ids.shape[-1])
-    teacher = response.top_ids.reshape(shape), response.top_log_probs.reshape(shape)
-    kl = losses.top_k_kl(logits, *teacher, weight, stage.kl_temperature)
+    kl = _kl_to_teacher(logits, response, stage.kl_temperature)
     loss += stage.kl_weight * kl
     parts['kl'] = kl
+  if stage.on_policy and answers:
+    logits = _logits_of_targets(model, answers[0], clips, stage.remat)
+    on_policy_kl = _kl_to_teacher(logits, answers[0], stage.kl_temperature)
+    loss += stage.on_policy.weight * on_policy_kl
+    parts['on_policy_kl'] = on_policy_kl
   if stage.ctc_weight and model.adapter.kind == 'ctc':
     auxiliary, ctc_parts = _ctc_loss_of_frames(model, audio, key, frames, frame_mask)
     loss += stage.ctc_weight * auxiliary

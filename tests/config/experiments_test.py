@@ -172,3 +172,37 @@ def has(values, keys):
   if not isinstance(values, dict) or first not in values:
     return False
   return has(values[first], rest) if rest else True
+
+
+ON_POLICY = dict(
+  weight=0.5,
+  refresh_every=7,
+  max_new_tokens=5,
+  sampling=dict(temperature=1.0, top_k=0, top_p=1.0),
+)
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'weight': 0.0}, r'config\.response\.on_policy: weight is 0\.0; it must be a pos'),
+    ({'weight': float('nan')}, r'on_policy: weight is nan; it must be a positive fin'),
+    ({'refresh_every': 0}, r'on_policy: refresh_every is 0; it must be at least 1'),
+    ({'max_new_tokens': 0}, r'on_policy: max_new_tokens is 0; it must be at least 1'),
+    ({'refresh_every': 2.0}, r'on_policy\.refresh_every = 2\.0 is not an integer'),
+    ({'top_k': 4}, r'config\.response\.on_policy\.top_k is not a key'),
+    ({'sampling': dict(temperature=-1.0)}, r'on_policy\.sampling: temperature is -1'),
+  ],
+)
+def test_bad_settings_of_on_policy_answers_are_refused(tiny_world, changes, message):
+  load_config(tiny_world, **{'response.on_policy': ON_POLICY})
+  with pytest.raises(ValueError, match=message):
+    load_config(tiny_world, **{'response.on_policy': ON_POLICY | changes})
+
+
+def test_on_policy_answers_need_the_teachers_top_tokens(tiny_world):
+  changes = {'response.on_policy': ON_POLICY, 'targets.top_k': 0}
+  with pytest.raises(
+    ValueError, match=r'config\.targets\.top_k is 0; config\.response'
+  ):
+    load_config(tiny_world, **changes)

@@ -10,7 +10,13 @@ from flax import nnx
 from acl_jax.models import lora
 from acl_jax.models.conformer import Conformer, ConformerConfig
 from acl_jax.models.layers import Linear, param
-from acl_jax.models.lora import LoRAConfig, apply_lora, merge_lora, wrapped_matrices
+from acl_jax.models.lora import (
+  LoRAConfig,
+  apply_lora,
+  merge_lora,
+  remove_lora,
+  wrapped_matrices,
+)
 from acl_jax.models.matrices import contract, lookup, score_rows
 from acl_jax.models.whisper import Whisper, WhisperConfig
 from acl_jax.tpu.planning.flops import count_flops
@@ -105,6 +111,13 @@ def test_step_zero_is_the_base_model(name):
     module = apply_lora(build(), config(*targets), rngs=nnx.Rngs(1))
     np.testing.assert_array_equal(run(module), expected)
   assert np.abs(run(randomise(module)) - expected).max() > 1e-3
+
+
+@pytest.mark.parametrize('name', ['whisper', 'llama'])
+def test_removing_updates_leaves_the_base_model(name):
+  build, targets = MODELS[name]
+  module = randomise(apply_lora(build(), config(*targets), rngs=nnx.Rngs(1)))
+  jax.tree.map(np.testing.assert_array_equal, remove_lora(module), build())
 
 
 @pytest.mark.parametrize('name', MODELS)

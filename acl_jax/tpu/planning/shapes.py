@@ -169,8 +169,11 @@ def audio_shapes(shape: BatchShape, encoder: Encoder, trains: bool):
 
 def response_batch(
   config: TrainConfig, model: SpeechLLM, shape: BatchShape
-) -> tuple[AudioBatch, ResponseBatch]:
-  """Return the shapes of a batch of the response stage of `train`."""
+) -> tuple[AudioBatch | ResponseBatch, ...]:
+  """Return the shapes of a batch of the response stage of `train`.
+
+  They are those of its audio, its responses and, if any, the student's answers.
+  """
   utterances = (shape.rows, shape.max_utterances)
   slots = -(-shape.max_utterance_frames // model.adapter.config.stack)
   candidates = 0
@@ -183,10 +186,19 @@ def response_batch(
     candidates=_int_array(candidates),
     logit_correction=_float_array(candidates + 1),
   )
+  stage = response_config(config)
+  top_k = config.targets.top_k if stage.kl_weight else 0
+  batch = audio, _responses(shape, config.targets.max_new_tokens, top_k)
+  if stage.on_policy is None:
+    return batch
+  limit = stage.on_policy.max_new_tokens
+  return *batch, _responses(shape, limit, config.targets.top_k)
+
+
+def _responses(shape: BatchShape, max_new_tokens: int, top_k: int) -> ResponseBatch:
   tokens = (shape.rows, shape.tokens)
-  responses = (*utterances, config.targets.max_new_tokens)
-  top_k = config.targets.top_k if response_config(config).kl_weight else 0
-  response = ResponseBatch(
+  responses = (shape.rows, shape.max_utterances, max_new_tokens)
+  return ResponseBatch(
     shared_prefix=_int_array(ASSUMPTIONS['prefix_tokens']),
     prompt=Prompt(_int_array(*tokens), _int_array(*tokens), _int_array(*tokens)),
     targets=_int_array(*responses),
@@ -195,7 +207,6 @@ def response_batch(
     top_ids=_int_array(*responses, top_k),
     top_log_probs=_float_array(*responses, top_k, dtype=jnp.float16),
   )
-  return audio, response
 
 
 def pretrain_batch(

@@ -116,7 +116,7 @@ def train(
     lower,
     arguments,
     shape.rows,
-    llm_tokens=rows * shape.tokens,
+    llm_tokens=rows * shape.tokens * (len(batch) - 1),  # also of the student's answers
     audio_seconds=rows * shape.frames / frames_per_second,
     hbm_passes={'llm': llm_passes} | _TRAINING_PASSES,
     towers=towers,

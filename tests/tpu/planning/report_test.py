@@ -127,6 +127,22 @@ def test_the_step_of_every_program_lowers_for_tpus(program):
   assert 'sharding' in step.lower().as_text()
 
 
+def test_answers_of_the_student_are_planned(plan_request, counted):
+  settings = dict(
+    weight=1.0,
+    refresh_every=2,
+    max_new_tokens=8,
+    sampling=dict(temperature=0.0, top_k=0, top_p=1.0),
+  )
+  changes = {'response.on_policy': settings, 'targets.top_k': 3}
+  config = change(plan_request.config, **changes)
+  of_both = flops.count_step_flops(config, steps.train)
+  assert of_both.per_llm_token_over_n == pytest.approx(
+    counted.per_llm_token_over_n, rel=0.02
+  )
+  assert 1.8 < of_both.per_row / counted.per_row < 2.2
+
+
 def test_a_trainable_encoder_is_counted():
   shallow, deep = (
     flops.count_step_flops(
