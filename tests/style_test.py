@@ -43,6 +43,7 @@ ROOMS = (
   'lora',
   'batches',
   'training',
+  'stages',
   'evaluation',
   'exporting',
   'tpu',
