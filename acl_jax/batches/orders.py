@@ -50,8 +50,14 @@ def make_order(
     )
   shape = _packed_shape(lengths, limits) if packs else ()
   orders = []
-  for i in range(len(data.train)):
+  for i, (folder, _) in enumerate(data.train):
     of_corpus = np.where((corpus == i)[:, None], lengths, TOO_LONG)
+    if not (of_corpus[:, : len(limits)] <= limits).all(axis=1).any():
+      raise ValueError(
+        f'config.data.train: none of the {int((corpus == i).sum())} utterances of'
+        f' {folder} can be used in this stage: each is longer than {limits[0]} frames,'
+        ' too short for its transcript, or has no transcript or response'
+      )
     if packs:
       orders.append(PackedOrder(of_corpus, limits, budget // limits[0], seed, *shape))
     else:
