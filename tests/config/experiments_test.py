@@ -80,6 +80,7 @@ def test_augmentation_that_is_misspelt_or_out_of_range(changes, message):
 def test_every_leaf_can_be_set_by_a_flag(name):
   """Only sections may be plain None, whose type ml_collections cannot infer."""
   sections = {'sizes', 'augmentation', 'masking', 'ctc', 'response', 'letters'}
+  sections |= {'on_policy'}
 
   def check(values, path):
     for key in values:
