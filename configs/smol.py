@@ -55,18 +55,18 @@ def get_config() -> ConfigDict:
   )
 
   c.transcription = defaults.transcription_stage(
-    steps=450,
+    steps=320,
     frames_per_batch=3_072,  # 61 s
     peak_lr=4e-4,
-    warmup_steps=40,
+    warmup_steps=25,
     sampled_classes=12_288,
     log_every=10,
     save_every=50,
   )
   c.response = defaults.response_stage(
-    steps=120,
+    steps=60,
     frames_per_batch=1_536,  # 31 s
-    peak_lr=2e-4,
+    peak_lr=1e-4,
     warmup_steps=10,
     kl_weight=1.0,
     transcription_weight=0.5,

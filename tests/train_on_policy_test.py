@@ -25,6 +25,8 @@ CHANGES = {
   'adapter': STRIDE,
   'response.steps': 6,
   'response.save_every': 2,
+  'response.peak_lr': 0.3,  # other parameters give other answers
+  'response.warmup_steps': 0,
   'response.on_policy': ON_POLICY,
 }
 
@@ -71,30 +73,39 @@ def test_checkpoints_have_the_answers_until_the_next_refresh(uninterrupted):
   assert rows and all(1 <= len(text.split()) <= 5 for *_, text in rows)
 
 
+def record_refreshes(monkeypatch):
+  """Return a list that gets the steps of each refresh."""
+  refreshes = []
+  generate = on_policy.generate
+
+  def record(*arguments):
+    answers = generate(*arguments)
+    refreshes.append(list(answers))
+    return answers
+
+  monkeypatch.setattr(on_policy, 'generate', record)
+  return refreshes
+
+
 @pytest.mark.parametrize('save_every, failure', [(2, 3), (3, 5)])
 def test_interruptions_change_nothing(
-  tiny_world, uninterrupted, tmp_path, save_every, failure
+  tiny_world, uninterrupted, tmp_path, monkeypatch, save_every, failure
 ):
   """Resumed at step 2, between two refreshes, and at step 3, before one."""
   config = load_config(tiny_world, **CHANGES | {'response.save_every': save_every})
   train_until(config, tmp_path, 'response', failure, KeyboardInterrupt())
+  refreshes = record_refreshes(monkeypatch)
   train.train(config, tmp_path)
   check_equal(tmp_path, uninterrupted)
+  assert refreshes == [[4, 5, 6]]
 
 
 def test_a_refresh_of_few_tokens_ends_early(tiny_world, tmp_path, monkeypatch):
   monkeypatch.setattr(on_policy, 'MAX_TOKENS', 1)
   config = load_config(tiny_world, **CHANGES | {'response.steps': 3})
-  refreshes = []
-  generate = on_policy.generate
-
-  def count(*arguments):
-    refreshes.append(generate(*arguments))
-    return refreshes[-1]
-
-  monkeypatch.setattr(on_policy, 'generate', count)
+  refreshes = record_refreshes(monkeypatch)
   train.train(config, tmp_path)
-  assert [list(answers) for answers in refreshes] == [[1], [2], [3]]
+  assert refreshes == [[1], [2], [3]]
 
 
 ENCODER_LORA = {'encoder.trains': 'lora', 'encoder.lora': LORA}

@@ -88,6 +88,7 @@ def test_every_leaf_can_be_set_by_a_flag(name):
     'transcription',
     'response',
     'letters',
+    'on_policy',
   }
 
   def check(values, path):
