@@ -18,8 +18,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from acl_jax.models.adapters import EPS
 from acl_jax.models.attention_decoder import AttentionDecoder, DecoderConfig, Memory
-from acl_jax.models.layers import Constant, param, zeros
+from acl_jax.models.layers import Constant, param, rms_norm, zeros
 from acl_jax.models.matrices import lookup, score_rows
 from acl_jax.models.repetition import ends_in_repetition
 
@@ -123,8 +124,11 @@ class AttentionAdapter(nnx.Module):
     logits = score_rows(hidden, self.embed_tokens)[..., 1:]
     posterior = jax.nn.softmax(logits / jnp.exp(self.log_temperature[0]), axis=-1)
     hard = table[jnp.maximum(classes - 1, 0)]
-    gate = jax.nn.sigmoid(hidden @ self.gate[...] + self.gate_bias[0])[..., None]
-    y = gate * hard + (1 - gate) * (posterior @ table) + hidden @ self.linear[...]
+    # Of unit scale, like what they add to: steps of the optimizer then change little.
+    state = rms_norm(hidden, jnp.ones(hidden.shape[-1]), EPS)
+    gate = jax.nn.sigmoid(state @ self.gate[...] + self.gate_bias[0])[..., None]
+    y = gate * hard + (1 - gate) * (posterior @ table)
+    y += (state @ self.linear[...]) * jnp.sqrt(jnp.mean(table * table))
     mask = classes != END
     return jnp.where(mask[..., None], y, 0), mask
 

@@ -131,8 +131,10 @@ class AttentionProjector(nn.Module):
     logits = hidden @ self.embed_tokens.weight[1:].T
     expected = (logits / self.log_temperature.exp()).softmax(-1) @ token_table
     hard = token_table[(classes - 1).clamp(min=0)]
-    gate = (hidden @ self.gate + self.gate_bias).sigmoid()[..., None]
-    y = gate * hard + (1 - gate) * expected + self.linear(hidden)
+    state = hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + 1e-6)
+    gate = (state @ self.gate + self.gate_bias).sigmoid()[..., None]
+    scale = token_table.square().mean().sqrt()
+    y = gate * hard + (1 - gate) * expected + self.linear(state) * scale
     mask = classes != END
     return y * mask[..., None], mask
 
