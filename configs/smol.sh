@@ -17,6 +17,6 @@ $python -m acl_jax.train --config=configs/smol.py --workdir="$work/run" \
 mkdir -p "$work/smol/encoder"
 cp "$work/run/encoder/adapter_config.json" "$work/smol/encoder"
 for file in adapter encoder/adapter_model; do
-  $python -m acl_jax.weights.halve "$work/run/$file.safetensors" \
-    "$work/smol/$file.safetensors"
+  $python -m acl_jax.weights.halve --input="$work/run/$file.safetensors" \
+    --output="$work/smol/$file.safetensors"
 done

@@ -32,5 +32,5 @@ $python -m data_pipeline.prepare --corpus=manifest \
   --input="$work/speech/manifest.jsonl" --output="$work/prepared"
 $python -m acl_jax.train --config=configs/whisper_ctc.py --workdir="$work" \
   --config.data.train="$work/prepared" --config.response.steps=0
-$python -m acl_jax.weights.halve "$work/adapter.safetensors" \
-  "$work/whisper_ctc/adapter.safetensors"
+$python -m acl_jax.weights.halve --input="$work/adapter.safetensors" \
+  --output="$work/whisper_ctc/adapter.safetensors"

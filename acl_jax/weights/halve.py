@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Program: store the parameters of a safetensors file in half precision.
 
-  python -m acl_jax.weights.halve INPUT OUTPUT
+  python -m acl_jax.weights.halve --input=run/adapter.safetensors --output=half
 
 Halves what is shipped: an adapter, or the low-rank updates of an encoder.
 """
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from absl import flags
 
 from acl_jax.runtime import program
 from acl_jax.weights import safetensors
@@ -38,12 +39,14 @@ def halve(source: Path, target: Path) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Convert the file that the command line names."""
-  if len(argv) != 3:
-    raise ValueError('usage: python -m acl_jax.weights.halve INPUT OUTPUT')
-  halve(Path(argv[1]), Path(argv[2]))
-  print(f'halve: {argv[2]}', flush=True)
+  """Convert the file that the flags name."""
+  del argv
+  halve(Path(flags.FLAGS.input), Path(flags.FLAGS.output))
+  print(f'halve: {flags.FLAGS.output}', flush=True)
 
 
 if __name__ == '__main__':
+  flags.DEFINE_string('input', None, 'a safetensors file')
+  flags.DEFINE_string('output', None, 'the file to write')
+  flags.mark_flags_as_required(['input', 'output'])
   program.run(main)
