@@ -110,7 +110,7 @@ def describe(
   """Return `model` of the report: the parts, their sizes and their files."""
   return {
     'encoder': {
-      **dataclasses.asdict(config.encoder),
+      **json.loads(json.dumps(dataclasses.asdict(config.encoder))),
       'parameters': _num_parameters(model.encoder),
     },
     'adapter': {

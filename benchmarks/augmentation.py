@@ -28,9 +28,13 @@ from data_pipeline.augment import Augmentation
 from data_pipeline.prepare import prepare
 from data_pipeline.records import Dataset
 
-_UTTERANCES = flags.DEFINE_integer('utterances', 60, 'of 2 to 20 s', 4)
-_ROUNDS = flags.DEFINE_integer('rounds', 3, 'of which the fastest counts', 1)
-_STEP = flags.DEFINE_float('step', 110.0, 'ms of a training step per second of audio')
+_UTTERANCES = flags.DEFINE_integer('augmentation_utterances', 60, 'of 2 to 20 s', 4)
+_ROUNDS = flags.DEFINE_integer(
+  'augmentation_rounds', 3, 'of which the fastest counts', 1
+)
+_STEP = flags.DEFINE_float(
+  'step_ms', 110.0, 'ms of a training step per second of audio'
+)
 
 ENCODER = WhisperConfig(
   num_mel_bins=80,

@@ -120,7 +120,7 @@ def test_a_complete_training_is_not_repeated(
     raise AssertionError('a step ran')
 
   before = (uninterrupted / ADAPTER).read_bytes()
-  monkeypatch.setattr(train.step, 'train_step', refuse)
+  monkeypatch.setattr(step, 'train_step', refuse)
   train.train(load_config(tiny_world), uninterrupted)
   assert (uninterrupted / ADAPTER).read_bytes() == before
   out = capsys.readouterr().out

@@ -277,7 +277,7 @@ def test_exported_adapter_refuses_another_llm(exported_ctc, tiny_world, tmp_path
   save_llama(llama, tmp_path / 'llama')
   config = load_config(tiny_world, **{'llama.path': str(tmp_path / 'llama')})
   with pytest.raises(ValueError, match='llama: .*sha256'):
-    build.load_trained_adapter(build.find_checkpoint(exported_ctc.folder), config.llama)
+    build.load_trained_adapter(build.find_checkpoint(exported_ctc.folder), config)
 
 
 def test_corrupt_exported_weights_raise(exported_ctc, tmp_path):
