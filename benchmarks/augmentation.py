@@ -28,14 +28,6 @@ from data_pipeline.augment import Augmentation
 from data_pipeline.prepare import prepare
 from data_pipeline.records import Dataset
 
-_UTTERANCES = flags.DEFINE_integer('augmentation_utterances', 60, 'of 2 to 20 s', 4)
-_ROUNDS = flags.DEFINE_integer(
-  'augmentation_rounds', 3, 'of which the fastest counts', 1
-)
-_STEP = flags.DEFINE_float(
-  'step_ms', 110.0, 'ms of a training step per second of audio'
-)
-
 ENCODER = WhisperConfig(
   num_mel_bins=80,
   d_model=512,
@@ -115,9 +107,14 @@ def main(argv: list[str]) -> None:
   """Print the measurements."""
   del argv
   with tempfile.TemporaryDirectory() as folder:
-    result = measure(Path(folder), _UTTERANCES.value, _ROUNDS.value, _STEP.value)
+    result = measure(
+      Path(folder), flags.FLAGS.utterances, flags.FLAGS.rounds, flags.FLAGS.step
+    )
   print(json.dumps({name: float(f'{value:.3g}') for name, value in result.items()}))
 
 
 if __name__ == '__main__':
+  flags.DEFINE_integer('utterances', 60, 'of 2 to 20 s', 4)
+  flags.DEFINE_integer('rounds', 3, 'of which the fastest counts', 1)
+  flags.DEFINE_float('step', 110.0, 'ms of a training step per second of audio')
   app.run(main)
