@@ -79,7 +79,7 @@ def main() -> None:
       f'--config.data.train={demo}/prepared',
       f'--config.data.targets={demo}/targets')  # fmt: skip
 
-  print_headline('5. Evaluation of the shipped adapter, which was trained for hours')
+  print_headline('5. Evaluation of the shipped model, which was trained for longer')
   run('-m', 'acl_jax.evaluate', config, f'--manifest={questions}',
       f'--output={demo}/report')  # fmt: skip
   print_report(json.loads((demo / 'report' / 'report.json').read_text()))
