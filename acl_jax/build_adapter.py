@@ -16,7 +16,7 @@ from acl_jax.models.ctc import CTCAdapterConfig
 from acl_jax.models.protocols import Adapter
 from acl_jax.models.spelling import token_letters
 from acl_jax.text.tokenizer import Tokenizer
-from acl_jax.text.whisper_pieces import START_LENGTH, WhisperPieces
+from acl_jax.text.whisper_pieces import WhisperPieces
 from acl_jax.weights.adapter import KINDS as ADAPTERS
 from acl_jax.weights.whisper_decoder import Spelling, read_decoder_sizes, rehead_decoder
 
@@ -86,12 +86,16 @@ def adapter_sizes(
 ) -> AttentionAdapterConfig | CTCAdapterConfig | StrideAdapterConfig:
   """Return the config of the adapter module."""
   if isinstance(config, AttentionConfig):
-    sizes = config.sizes or read_decoder_sizes(assets.resolve(config.path))
+    sizes, start_length = config.sizes, 1
+    if sizes is None:
+      folder = assets.resolve(config.path)
+      sizes = read_decoder_sizes(folder)
+      start_length = len(WhisperPieces(folder).start_ids)
     return AttentionAdapterConfig(
       **dataclasses.asdict(sizes),
       stack=config.stack,
       encoder_size=encoder_size,
-      start_length=1 if config.sizes else START_LENGTH,
+      start_length=start_length,
       llm_size=llm_size,
       vocabulary_size=vocabulary_size,
     )

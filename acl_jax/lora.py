@@ -102,6 +102,11 @@ def prepare_adapter(config: TrainConfig, adapter: Adapter) -> dict[str, Any]:
   return {'adapter': describe(bases)}
 
 
+def frozen_attributes(config: TrainConfig, adapter: Adapter) -> tuple[str, ...]:
+  """Return the attributes of an adapter of which only low-rank updates train."""
+  return adapter.pretrained if config.adapter.lora else ()
+
+
 def factors_to_host(llama: Llama) -> Llama:
   """Gather the factors of an LLM, not its base, as `to_host`."""
   graphdef, factors, others = nnx.split(llama, Factor, ...)

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Int
 
+from acl_jax import lora
 from acl_jax.batches.ctc import CTCBatchAssembler
 from acl_jax.batches.on_policy import PromptedBatchAssembler
 from acl_jax.batches.orders import make_order
@@ -118,8 +119,8 @@ class Trainer:
     prompted: assembles the batches for `OnPolicy`.
     """
     config, source = self.config, self.ctc_batches.source
-    pretrained = model.adapter.pretrained if config.adapter.lora else ()
-    filter = step.trainable_filter(config.encoder.trains, pretrained)
+    frozen_attributes = lora.frozen_attributes(config, model.adapter)
+    filter = step.trainable_filter(config.encoder.trains, frozen_attributes)
     graphdef, trainable, frozen = nnx.split(model, filter, ...)
     trainable = shard(trainable)
     frozen = shard(frozen, sharding_rules(config.llama.sharding))

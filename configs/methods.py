@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 
 from acl_jax.config import defaults
 
-MATRICES = ('q_proj', 'k_proj', 'v_proj', 'out_proj', 'fc1', 'fc2')
 STEPS, RESPONSE_STEPS = 120, 40
 FRAMES_PER_BATCH = 2_048  # 41 s
 ADAPTERS: dict[str, dict[str, Any]] = {
@@ -33,13 +32,7 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     dropout=0.05,
     spelling_size=128,
   ),
-  'attention': dict(
-    kind='attention',
-    path='asset:whisper-base',
-    stack=6,
-    sizes=None,
-    lora=dict(rank=64, alpha=64.0, dropout=0.0, targets=(*MATRICES, 'embed_tokens')),
-  ),
+  'attention': defaults.WHISPER_ATTENTION,
 }
 LOSSES = ('recognition', 'ce', 'kl')
 
@@ -51,7 +44,7 @@ def get_config(row: str = 'attention,lora,kl') -> ConfigDict:
   c.encoder.trains = encoder
   c.encoder.lr_scale = 0.5 if encoder == 'lora' else 0.1
   if encoder == 'lora':
-    c.encoder.lora = dict(rank=32, alpha=64.0, dropout=0.0, targets=MATRICES)
+    c.encoder.lora = defaults.ENCODER_LORA
   c.adapter = ADAPTERS[adapter]
   c.data.train = (('data/prepared', 1.0),)
   c.data.targets = 'data/targets'

@@ -3,8 +3,8 @@
 
   configs/smol.sh                      # from scratch, including the data
 
-Data: 12.7 h. Human, 10.4 h in 12,833 utterances: fotaq_dialogue 4.1 h (the game's own
-licence), speechocean762 4.2 h (free for any use), kathleen 1.4 h (CC0),
+Data: 12.7 h. Human, 10.4 h in 12,833 utterances: fotaq_dialogue 4.3 h (the game's own
+licence), speechocean762 4.1 h (free for any use), kathleen 1.4 h (CC0),
 picovoice_barista and _wakewords 0.6 h (Apache-2.0). Questions: 2.0 h of flite and
 espeak-ng, 0.2 h of Kokoro. `configs/speech.sh` makes more synthetic speech than this.
 Training: 320 steps of transcription (5.4 h heard), 60 of responses to 3,125 of the
@@ -26,23 +26,15 @@ from ml_collections import ConfigDict
 
 from acl_jax.config import defaults
 
-MATRICES = ('q_proj', 'k_proj', 'v_proj', 'out_proj', 'fc1', 'fc2')
-
 
 def get_config() -> ConfigDict:
   """Return the experiment."""
   c = defaults.train_config()
   c.shipped_adapter = 'smol'
   c.encoder.trains = 'lora'
-  c.encoder.lora = dict(rank=32, alpha=64.0, dropout=0.0, targets=MATRICES)
+  c.encoder.lora = defaults.ENCODER_LORA
   c.encoder.lr_scale = 0.5
-  c.adapter = dict(
-    kind='attention',
-    path='asset:whisper-base',
-    stack=6,  # at most 8 tokens a second
-    sizes=None,
-    lora=dict(rank=64, alpha=64.0, dropout=0.0, targets=(*MATRICES, 'embed_tokens')),
-  )
+  c.adapter = defaults.WHISPER_ATTENTION
 
   c.data.train = (('data/prepared', 1.0),)
   c.data.targets = 'data/targets'

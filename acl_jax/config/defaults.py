@@ -29,6 +29,29 @@ PAPER_CONFORMER = {
 }
 
 
+# The matrices of every layer of Whisper's encoder and decoder that LoRA wraps.
+WHISPER_MATRICES = ('q_proj', 'k_proj', 'v_proj', 'out_proj', 'fc1', 'fc2')
+ENCODER_LORA = {
+  'rank': 32,
+  'alpha': 64.0,
+  'dropout': 0.0,
+  'targets': WHISPER_MATRICES,
+}
+# Whisper's decoder as the adapter, trained by LoRA.
+WHISPER_ATTENTION = {
+  'kind': 'attention',
+  'path': 'asset:whisper-base',
+  'stack': 6,  # at most 8 tokens a second
+  'sizes': None,
+  'lora': {
+    'rank': 64,
+    'alpha': 64.0,
+    'dropout': 0.0,
+    'targets': (*WHISPER_MATRICES, 'embed_tokens'),
+  },
+}
+
+
 def llama2_sizes(
   hidden_size: int,
   intermediate_size: int,

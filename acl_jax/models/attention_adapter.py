@@ -76,10 +76,6 @@ class AttentionAdapter(nnx.Module):
     """Return the LLM's tokens that it can recognise."""
     return self.vocabulary[...].tolist()
 
-  def num_tokens(self, num_frames: int) -> int:
-    """Return the limit on the tokens of `num_frames` encoder frames."""
-    return -(-num_frames // self.config.stack)
-
   def states(
     self, memory: Memory, classes: Int[Array, 'a n']
   ) -> Float[Array, 'a n+1 d']:
@@ -150,7 +146,7 @@ class AttentionAdapter(nnx.Module):
     A transcript ends with END, at its limit of tokens, or when it repeats itself.
     """
     a, frames = memory.mask.shape
-    num_steps, p = self.num_tokens(frames), self.config.start_length
+    num_steps, p = -(-frames // self.config.stack), self.config.start_length
     self._check_length(p + num_steps)
     limit = -(-jnp.sum(memory.mask, axis=1) // self.config.stack)
     start = self.embed_start[...]

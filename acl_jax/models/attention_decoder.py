@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whisper's text decoder (Radford et al. 2022), behind any encoder.
+"""Whisper's text decoder (Radford et al. 2022), which can follow any encoder.
 
 One function, `decode`, runs a whole sequence at once or continues a cached one.
 """
@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from acl_jax.models.layers import Linear, Norm, attention, param
+from acl_jax.models.sizes import check_multiple, check_positive_integers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,15 +27,8 @@ class DecoderConfig:
   max_target_positions: int
 
   def __post_init__(self):
-    for field in dataclasses.fields(DecoderConfig):
-      value = getattr(self, field.name)
-      if type(value) is not int or value < 1:
-        raise ValueError(f'{field.name} = {value!r} is not a positive integer')
-    if self.d_model % self.decoder_attention_heads:
-      raise ValueError(
-        f'd_model = {self.d_model} is not a multiple of decoder_attention_heads ='
-        f' {self.decoder_attention_heads}'
-      )
+    check_positive_integers(self, [f.name for f in dataclasses.fields(DecoderConfig)])
+    check_multiple(self, 'd_model', 'decoder_attention_heads')
 
 
 class KeysValues(NamedTuple):

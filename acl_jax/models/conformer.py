@@ -23,6 +23,7 @@ from acl_jax.models.layers import (
   segment_mask,
 )
 from acl_jax.models.relative_attention import RelativeAttention, sinusoids
+from acl_jax.models.sizes import check_positive_integers
 from acl_jax.models.subsampling import Subsampling
 from acl_jax.models.tower import Tower
 from acl_jax.sharding.rules import HIDDEN_AXES, constrain
@@ -53,10 +54,8 @@ class ConformerConfig:
   features: str = 'parakeet'
 
   def __post_init__(self):
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      if field.type is int and (type(value) is not int or value < 1):
-        raise ValueError(f'{field.name} = {value!r} is not a positive integer')
+    fields = dataclasses.fields(self)
+    check_positive_integers(self, [f.name for f in fields if f.type is int])
     for name, divisor in (
       ('hidden_size', 2),
       ('hidden_size', self.num_attention_heads),

@@ -23,6 +23,7 @@ from acl_jax.models.layers import (
   zeros,
 )
 from acl_jax.models.matrices import contract
+from acl_jax.models.sizes import check_multiple, check_positive_integers
 from acl_jax.models.taps import segment_taps
 from acl_jax.models.tower import Tower
 from acl_jax.sharding.rules import HIDDEN_AXES, constrain
@@ -40,15 +41,8 @@ class WhisperConfig:
   max_source_positions: int
 
   def __post_init__(self):
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      if type(value) is not int or value < 1:
-        raise ValueError(f'{field.name} = {value!r} is not a positive integer')
-    if self.d_model % self.encoder_attention_heads:
-      raise ValueError(
-        f'd_model = {self.d_model} is not a multiple of encoder_attention_heads ='
-        f' {self.encoder_attention_heads}'
-      )
+    check_positive_integers(self, [f.name for f in dataclasses.fields(self)])
+    check_multiple(self, 'd_model', 'encoder_attention_heads')
 
   @property
   def output_size(self) -> int:

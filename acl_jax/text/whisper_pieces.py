@@ -10,7 +10,6 @@ from tokenizers import pre_tokenizers
 # neither a language nor a task.
 _START = ('<|startoftranscript|>', '<|en|>', '<|transcribe|>', '<|notimestamps|>')
 _END = '<|endoftext|>'
-START_LENGTH = len(_START)  # of a multilingual model
 
 
 class WhisperPieces:

@@ -85,7 +85,7 @@ def generate(
 
 
 def _limit_answers(student: Student, batch: PromptedBatch) -> dict[Place, int]:
-  """Return the limits of the answers that also fit behind their written prompts."""
+  """Return the limits of the answers that also fit after their written prompts."""
   context = student.model.llama.config.max_position_embeddings
   limits = answer_limits(batch.response, student.engine.max_new_tokens)
   limits = {

@@ -4,7 +4,7 @@
 Every few steps the student answers the audio of the batches to come, and the teacher,
 the frozen LLM, scores the tokens of these answers after the written prompt. As in GKD
 (Agarwal et al. 2023), nothing is differentiated through the choice of the tokens. The
-divergence is KL(teacher || student): the student is the same LLM behind another input,
+divergence is KL(teacher || student): the student is the same LLM with another input,
 so that it can match the teacher's whole distribution, not only a mode of it.
 
 The answers are a function of (seed, step of the refresh, parameters at that step).

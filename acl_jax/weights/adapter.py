@@ -17,17 +17,13 @@ from safetensors import SafetensorError, safe_open
 from acl_jax.models.adapters import StrideAdapter, StrideAdapterConfig
 from acl_jax.models.attention_adapter import AttentionAdapter, AttentionAdapterConfig
 from acl_jax.models.ctc import CTCAdapter, CTCAdapterConfig
-from acl_jax.models.lora import (
-  LoRAConfig,
-  apply_lora,
-  find_lora_config,
-)
+from acl_jax.models.lora import LoRAConfig, apply_lora, find_lora_config
 from acl_jax.models.protocols import Adapter
 from acl_jax.weights import safetensors
 from acl_jax.weights.fingerprint import describe
-from acl_jax.weights.tensor import Tensor
+from acl_jax.weights.tensor import Tensor, cast_floats
 
-FACTORS = ('lora_A', 'lora_B')  # of a `LoRAMatrix`
+BASE, FACTORS = 'base', ('lora_A', 'lora_B')  # attributes of a `LoRAMatrix`
 KINDS = {
   'ctc': (CTCAdapter, CTCAdapterConfig),
   'stride': (StrideAdapter, StrideAdapterConfig),
@@ -50,14 +46,7 @@ def save_adapter(
     key = '/'.join(map(str, path_in_module))
     if base and _is_base(adapter, path_in_module):
       continue
-    array = np.asarray(variable[...])
-    if np.issubdtype(array.dtype, np.floating):
-      with np.errstate(over='ignore'):  # checked below
-        array = array.astype(dtype)
-      if not np.isfinite(array).all():
-        raise ValueError(
-          f'{path}: {key} has values that are not finite in {np.dtype(dtype)}'
-        )
+    array = cast_floats(np.asarray(variable[...]), dtype, f'{path}: {key}')
     tensors[key] = Tensor.from_array(array)
   config = {'kind': adapter.kind, **dataclasses.asdict(adapter.config)}
   metadata = {'adapter': json.dumps(config)}
@@ -104,7 +93,7 @@ def load_adapter(
       f'{path}: the `adapter` in the header is not valid: {error}'
     ) from None
   if base is not None:
-    tensors |= _read_base(path, base, adapter_config, lora_config, make_base)
+    tensors |= _read_base(path, base, adapter_config, abstract, make_base)
   graphdef, state = nnx.split(abstract)
   loaded = {}
   for path_in_module, variable in nnx.to_flat_state(state):
@@ -151,21 +140,29 @@ def _read_base(
   path: str | Path,
   base: Any,
   config: Any,
-  lora: LoRAConfig | None,
+  abstract: nnx.Module,
   make_base: Callable[[str, Any], Adapter] | None,
 ) -> dict[str, np.ndarray]:
-  """Return the parameters that a file leaves out, by their keys."""
+  """Return the parameters that a file leaves out, by their keys in `abstract`."""
   is_valid = isinstance(base, dict) and isinstance(base.get('path'), str)
-  if not is_valid or 'sha256' not in base or not lora:
+  if not is_valid or 'sha256' not in base or not find_lora_config(abstract):
     raise ValueError(f'{path}: the `base` in the header is not valid: {base!r}')
   if make_base is None:
     raise ValueError(
       f'{path}: holds what LoRA changed in {base["path"]}, which is not given'
     )
-  adapter = apply_lora(
-    cast(nnx.Module, make_base(base['path'], config)), lora, rngs=nnx.Rngs(0)
-  )
-  return {key: np.asarray(value) for key, value in _base(adapter).items()}
+  adapter = make_base(base['path'], config)
+  parameters = dict(nnx.to_flat_state(nnx.state(adapter)))
+  return {
+    '/'.join(map(str, key)): np.asarray(parameters[_unwrap(key)][...])
+    for key, _ in nnx.to_flat_state(nnx.state(abstract))
+    if _is_base(abstract, key)
+  }
+
+
+def _unwrap(path: tuple[Any, ...]) -> tuple[Any, ...]:
+  """Return the path of a parameter in the module without LoRA."""
+  return path[:-1] if path[-1] == BASE else path
 
 
 def _parse_lora(fields: dict[str, Any]) -> LoRAConfig:

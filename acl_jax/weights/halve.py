@@ -14,7 +14,7 @@ from absl import flags
 
 from acl_jax.runtime import program
 from acl_jax.weights import safetensors
-from acl_jax.weights.tensor import Tensor
+from acl_jax.weights.tensor import Tensor, cast_floats
 
 
 def halve(source: Path, target: Path) -> None:
@@ -27,12 +27,7 @@ def halve(source: Path, target: Path) -> None:
   metadata.pop(safetensors.SHA256, None)
   tensors = []
   for name, tensor in safetensors.read_file(source, dtypes=safetensors.DTYPES).items():
-    array = tensor.read()
-    if np.issubdtype(array.dtype, np.floating):
-      with np.errstate(over='ignore'):  # checked below
-        array = array.astype(np.float16)
-      if not np.isfinite(array).all():
-        raise ValueError(f'{source}: {name} has values that are not finite in float16')
+    array = cast_floats(tensor.read(), np.float16, f'{source}: {name}')
     tensors.append((name, Tensor.from_array(array)))
   target.parent.mkdir(parents=True, exist_ok=True)
   safetensors.write_file(target, tensors, metadata)

@@ -12,6 +12,20 @@ from jax.typing import DTypeLike
 from acl_jax.weights.sharded_read import Index
 
 
+def cast_floats(array: np.ndarray, dtype: DTypeLike, name: str) -> np.ndarray:
+  """Return a floating-point array in `dtype`, any other array as it is.
+
+  name: of the file and the tensor. ValueError if a value is not finite in `dtype`.
+  """
+  if not np.issubdtype(array.dtype, np.floating):
+    return array
+  with np.errstate(over='ignore'):  # checked below
+    array = array.astype(dtype)
+  if not np.isfinite(array).all():
+    raise ValueError(f'{name} has values that are not finite in {np.dtype(dtype)}')
+  return array
+
+
 class Tensor(NamedTuple):
   """A tensor in a file or in memory: its shape and dtype, and functions that read it.
 

@@ -54,7 +54,7 @@ def _fraction(match: re.Match[str]) -> str:
 
 
 def _half_day(match: re.Match[str]) -> str:
-  # The full stop of "p.m." also ends the sentence, unless that goes on.
+  # The last period of "p.m." also ends the sentence if no more words follow.
   stop = '.' if match[2] and not match[3] else ''
   return f' {match[1].upper()}M{stop}'
 

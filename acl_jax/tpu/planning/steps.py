@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
+from acl_jax import lora
 from acl_jax.config.experiment import PretrainConfig, TrainConfig
 from acl_jax.generation.engine import CACHE_LENGTH_STEP, PREFILL_ROWS
 from acl_jax.generation.prefill_queue import empty_queue
@@ -84,8 +85,8 @@ def train(
   rows = rows or shape.rows
   shape = shape._replace(rows=round_up_rows(rows, mesh))
   batch = shapes.response_batch(config, model, shape)
-  pretrained = model.adapter.pretrained if config.adapter.lora else ()
-  trainable_filter = step.trainable_filter(config.encoder.trains, pretrained)
+  frozen_attributes = lora.frozen_attributes(config, model.adapter)
+  trainable_filter = step.trainable_filter(config.encoder.trains, frozen_attributes)
   graphdef, trainable, frozen = nnx.split(model, trainable_filter, ...)
   encoder = config.encoder
   optimizer = make_optimizer(stage, encoder.lr_scale, encoder.layer_lr_decay)
