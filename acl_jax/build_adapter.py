@@ -16,7 +16,7 @@ from acl_jax.models.ctc import CTCAdapterConfig
 from acl_jax.models.protocols import Adapter
 from acl_jax.models.spelling import token_letters
 from acl_jax.text.tokenizer import Tokenizer
-from acl_jax.text.whisper_pieces import WhisperPieces
+from acl_jax.text.whisper_pieces import CommonTokens, WhisperPieces
 from acl_jax.weights.adapter import KINDS as ADAPTERS
 from acl_jax.weights.whisper_decoder import Spelling, read_decoder_sizes, rehead_decoder
 
@@ -52,16 +52,18 @@ def new_attention_adapter(
 ) -> AttentionAdapter:
   """Return an attention adapter as Whisper's decoder, or untrained.
 
-  It recognises every token of the LLM that is whole characters, but no control token.
+  Whisper's writes the tokens that the LLM has in common with it; an untrained one all
+  that are whole characters, but no control token.
   """
-  vocabulary, texts = text_tokens(tokenizer)
   if config.sizes is None:
     folder = assets.resolve(config.path)
     pieces = WhisperPieces(folder)
-    spelling = Spelling(pieces.start_ids, pieces.end_id, [*map(pieces.encode, texts)])
+    common = CommonTokens(pieces, text_tokens(tokenizer))
+    spelling = Spelling(pieces.start_ids, pieces.end_id, [*common.piece_ids.values()])
     return rehead_decoder(
-      folder, config.stack, encoder_size, llm_size, vocabulary, spelling
+      folder, config.stack, encoder_size, llm_size, [*common.piece_ids], spelling
     )
+  vocabulary = [*text_tokens(tokenizer)]
   sizes = adapter_sizes(config, encoder_size, llm_size, len(vocabulary))
   assert isinstance(sizes, AttentionAdapterConfig)
   adapter = AttentionAdapter(sizes, rngs=nnx.Rngs(seed))
@@ -69,16 +71,25 @@ def new_attention_adapter(
   return adapter
 
 
-def text_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[str]]:
-  """Return the tokens that are whole characters, and their texts."""
+def transcript_encoder(
+  config: AdapterConfig, tokenizer: Tokenizer
+) -> Callable[[str], list[int]]:
+  """Return a function from a transcript to the tokens that an adapter writes."""
+  if isinstance(config, AttentionConfig) and config.sizes is None:
+    pieces = WhisperPieces(assets.resolve(config.path))
+    return CommonTokens(pieces, text_tokens(tokenizer)).encode
+  return tokenizer.encode
+
+
+def text_tokens(tokenizer: Tokenizer) -> dict[int, str]:
+  """Return the tokens that are whole characters, with their texts."""
   control = set(tokenizer.control_tokens.values())
   texts = {i: tokenizer.token_text(i) for i in range(tokenizer.vocab_size)}
-  kept = {
+  return {
     id: text
     for id, text in texts.items()
     if text and '\N{REPLACEMENT CHARACTER}' not in text and id not in control
   }
-  return list(kept), list(kept.values())
 
 
 def adapter_sizes(

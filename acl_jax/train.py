@@ -64,7 +64,7 @@ def train(config: TrainConfig, workdir: Path) -> SpeechLLM:
   ctc_batches = CTCBatchAssembler(
     source,
     CTCLabels(adapter.token_ids()),
-    text.tokenizer.encode,
+    build_adapter.transcript_encoder(config.adapter, text.tokenizer),
     adapter.config.stack,
     config.sampled_classes,
     with_letters=adapter.letters,

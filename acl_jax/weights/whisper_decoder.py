@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads Whisper's decoder, re-headed on an LLM's tokens, as an attention adapter."""
+"""Loads Whisper's decoder, which writes an LLM's tokens, as an attention adapter."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Float
 
 from acl_jax.models.attention_adapter import AttentionAdapter, AttentionAdapterConfig
 from acl_jax.models.attention_decoder import AttentionDecoder, DecoderConfig
@@ -56,11 +55,11 @@ DECODER = (
 
 
 class Spelling(NamedTuple):
-  """How Whisper's pieces write what starts and ends a transcript, and each token."""
+  """Whisper's pieces that start and end a transcript, and the piece of each token."""
 
   start: tuple[int, ...]
   end: int
-  tokens: list[list[int]]
+  tokens: list[int]
 
 
 def rehead_decoder(
@@ -71,10 +70,7 @@ def rehead_decoder(
   vocabulary: Sequence[int],
   spelling: Spelling,
 ) -> AttentionAdapter:
-  """Return an adapter that starts as Whisper's decoder, re-headed on an LLM's tokens.
-
-  The row of a token is the mean of the rows of Whisper's pieces that spell it: that of
-  the piece itself if it is one.
+  """Return an adapter that starts as Whisper's decoder, writing an LLM's tokens.
 
   folder: holds a Whisper of Hugging Face or CTranslate2. spelling: of each token of
   `vocabulary`.
@@ -97,8 +93,7 @@ def rehead_decoder(
   adapter = AttentionAdapter(config, rngs=nnx.Rngs(0))
   adapter.decoder = _import_decoder(sizes, tensors, str(folder))
   adapter.embed_start[...] = jnp.asarray(rows[list(spelling.start)])
-  classes = [[spelling.end], *spelling.tokens]
-  adapter.embed_tokens[...] = jnp.asarray(_mean_rows(rows, classes))
+  adapter.embed_tokens[...] = jnp.asarray(rows[[spelling.end, *spelling.tokens]])
   adapter.vocabulary[...] = jnp.asarray(np.asarray(vocabulary, np.int32))
   return adapter
 
@@ -106,13 +101,6 @@ def rehead_decoder(
 def read_decoder_sizes(folder: Path) -> DecoderConfig:
   """Return the sizes of the decoder of a Whisper, as `rehead_decoder` takes it."""
   return _read(folder)[0]
-
-
-def _mean_rows(
-  rows: Float[np.ndarray, 'p d'], pieces: Sequence[Sequence[int]]
-) -> Float[np.ndarray, 'c d']:
-  """Return the mean of the rows of each class's pieces."""
-  return np.stack([rows[list(ids)].mean(axis=0) for ids in pieces])
 
 
 def _read(folder: Path) -> tuple[DecoderConfig, dict[str, Tensor]]:

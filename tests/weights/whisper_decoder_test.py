@@ -9,8 +9,7 @@ import torch
 from tokenizers import models, pre_tokenizers
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from acl_jax.models.attention_adapter import END
-from acl_jax.text.whisper_pieces import WhisperPieces
+from acl_jax.text.whisper_pieces import CommonTokens, WhisperPieces
 from acl_jax.weights.whisper_decoder import Spelling, rehead_decoder
 from tests.weights.whisper_test import model_bin
 
@@ -74,7 +73,9 @@ def folder(reference, tmp_path_factory):
 
 def rehead(folder, texts, encoder_size=D):
   pieces = WhisperPieces(folder)
-  spelling = Spelling(pieces.start_ids, pieces.end_id, [*map(pieces.encode, texts)])
+  spelling = Spelling(
+    pieces.start_ids, pieces.end_id, [pieces.encode(text)[0] for text in texts]
+  )
   return rehead_decoder(folder, 2, encoder_size, 6, [*range(len(texts))], spelling)
 
 
@@ -97,17 +98,25 @@ def test_scores_are_those_of_transformers(reference, folder):
   np.testing.assert_allclose(actual, expected, atol=1e-4)
 
 
-def test_a_token_of_several_pieces_has_their_mean(reference, folder):
+def test_rows_are_those_of_the_pieces(reference, folder):
   pieces = WhisperPieces(folder)
-  adapter = rehead(folder, [' yes', ' yeson', 'é'])
+  adapter = rehead(folder, [' yes', 'q'])
   rows = reference.model.decoder.embed_tokens.weight.detach().numpy()
-  table = np.asarray(adapter.embed_tokens[...])
-  np.testing.assert_array_equal(table[END], rows[pieces.end_id])
-  [yes], both, accent = map(pieces.encode, (' yes', ' yeson', 'é'))
-  np.testing.assert_array_equal(table[1], rows[yes])
-  assert len(both) == 2 and len(accent) == 2  # two bytes
-  np.testing.assert_allclose(table[2], rows[both].mean(axis=0), atol=1e-7)
-  np.testing.assert_allclose(table[3], rows[accent].mean(axis=0), atol=1e-7)
+  ids = [pieces.end_id, *pieces.encode(' yes'), *pieces.encode('q')]
+  np.testing.assert_array_equal(adapter.embed_tokens[...], rows[ids])
+
+
+def test_common_tokens_write_what_both_know(folder):
+  pieces = WhisperPieces(folder)
+  texts = {3: ' yes', 5: ' yeson', 7: 'on', 9: 'o', 11: 'n', 13: 'y', 15: 'é'}
+  common = CommonTokens(pieces, texts)
+  assert list(common.piece_ids) == [3, 7, 9, 11, 13]
+  assert [common.piece_ids[3]] == pieces.encode(' yes')
+  assert common.encode(' yes') == [3]
+  assert common.encode('on') == [7]
+  without = CommonTokens(pieces, {9: 'o', 11: 'n'})
+  assert without.encode('on') == [9, 11]
+  assert without.encode('noéq') == [11, 9]
 
 
 def ctranslate2_names(layer):
@@ -169,7 +178,9 @@ def test_another_width_of_frames_is_refused(folder):
 
 def test_a_whisper_without_its_tokenizer_is_refused(reference, tmp_path):
   reference.save_pretrained(tmp_path)
-  with pytest.raises(FileNotFoundError, match=r'tokenizer\.json: Whisper needs'):
+  with pytest.raises(
+    FileNotFoundError, match=r'tokenizer\.json: the decoder of Whisper'
+  ):
     rehead(tmp_path, ['on'])
 
 
