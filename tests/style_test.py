@@ -49,6 +49,7 @@ ROOMS = (
   'tpu',
   'conversation',
   'assistant',
+  'serving',
 )
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
