@@ -50,6 +50,8 @@ ROOMS = (
   'conversation',
   'assistant',
   'serving',
+  'audio_devices',
+  'terminal',
 )
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
