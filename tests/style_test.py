@@ -49,6 +49,9 @@ ROOMS = (
   'tpu',
   'conversation',
   'assistant',
+  'serving',
+  'audio_devices',
+  'terminal',
 )
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
