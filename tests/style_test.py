@@ -49,6 +49,8 @@ ROOMS = (
   'tpu',
   'conversation',
   'assistant',
+  'hearing',
+  'serving',
 )
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
