@@ -44,6 +44,7 @@ ROOMS = (
   'batches',
   'training',
   'stages',
+  'hearing',
   'evaluation',
   'exporting',
   'tpu',
