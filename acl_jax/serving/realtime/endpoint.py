@@ -2,6 +2,7 @@
 """The WebSocket of realtime sessions: admission, frames, time limits."""
 
 import asyncio
+import contextlib
 import json
 
 from starlette.routing import WebSocketRoute
@@ -55,7 +56,12 @@ class Sessions:
 
   async def _serve(self, websocket: WebSocket) -> None:
     loop, limit = asyncio.get_running_loop(), asyncio.timeout(self._idle_seconds)
-    outbox = Outbox(websocket.send_text, lambda: limit.reschedule(loop.time()))
+
+    def end() -> None:
+      with contextlib.suppress(RuntimeError):  # it has ended
+        limit.reschedule(loop.time())
+
+    outbox = Outbox(websocket.send_text, end)
     session = Session(self._ears, outbox)
     try:
       async with limit:

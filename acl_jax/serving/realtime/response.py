@@ -152,14 +152,10 @@ class Response:
     self._is_open = True
     await self._emit('response.output_item.added', item=item, **self._item_place())
     if conversation is not None:
-      await self._emit(
-        'conversation.item.added', previous_item_id=previous, item=item
-      )
+      await self._emit('conversation.item.added', previous_item_id=previous, item=item)
     await self._emit('response.content_part.added', part=self._part(), **self._place())
     if self._request.is_spoken and self._service.voice is not None:
-      self._speaker = Speaker(
-        self._service.voice, self._send_audio, self._report_voice
-      )
+      self._speaker = Speaker(self._service.voice, self._send_audio, self._report_voice)
       self._content.spoken = self._speaker.spoken
 
   async def _close(self) -> None:

@@ -147,9 +147,7 @@ class Session:
       raise ClientError('there is no such response in progress', 'response_not_active')
     await self._stop(response, 'client_cancelled')
 
-  async def _respond(
-    self, options: schema.ResponseOptions, items: list[Item]
-  ) -> None:
+  async def _respond(self, options: schema.ResponseOptions, items: list[Item]) -> None:
     if (active := self._active()) is not None:
       raise ClientError(
         f'the response {active.id!r} is in progress; cancel it or wait for its end',
