@@ -49,6 +49,7 @@ ROOMS = (
   'tpu',
   'conversation',
   'assistant',
+  'hearing',
   'serving',
 )
 
