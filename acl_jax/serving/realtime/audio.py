@@ -138,8 +138,8 @@ class InputBuffer:
     received = self._received + len(data)
     if received > 2 * self._rate * self._max_seconds:
       raise ClientError(
-        f'the input audio buffer would hold {received / 2 / self._rate:.1f} s; the limit'
-        f' is {self._max_seconds:g} s; commit or clear it',
+        f'the input audio buffer would hold {received / 2 / self._rate:.1f} s; the'
+        f' limit is {self._max_seconds:g} s; commit or clear it',
         'input_audio_buffer_full',
         'audio',
       )

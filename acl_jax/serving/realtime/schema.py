@@ -72,9 +72,9 @@ class ServerVAD(Schema):
   """When a turn begins and ends, in milliseconds and as a probability of speech."""
 
   type: Literal['server_vad'] = 'server_vad'
-  threshold: float = Field(0.5, ge=0, le=1)
-  prefix_padding_ms: int = Field(300, ge=0, le=5_000)
-  silence_duration_ms: int = Field(500, ge=32, le=10_000)
+  threshold: float = Field(default=0.5, ge=0, le=1)
+  prefix_padding_ms: int = Field(default=300, ge=0, le=5_000)
+  silence_duration_ms: int = Field(default=500, ge=32, le=10_000)
   create_response: bool = True
   interrupt_response: bool = True
 
@@ -132,7 +132,7 @@ class ResponseOptions(Schema):
   max_output_tokens: OutputTokens | None = None
   conversation: Literal['auto', 'none'] = 'auto'
   input: Annotated[list[Message | Reference], Field(max_length=MAX_PARTS)] | None = None
-  metadata: dict[Id, Text] | None = Field(None, max_length=16)
+  metadata: dict[Id, Text] | None = Field(default=None, max_length=16)
   tools: NoTools = []
 
 
@@ -143,32 +143,46 @@ class ClientEvent(Schema):
 
 
 class SessionUpdate(ClientEvent):
+  """Changes of the settings, as objects within objects."""
+
   session: dict[str, Any]
 
 
 class AudioAppend(ClientEvent):
+  """Audio in base64."""
+
   audio: str
 
 
 class ItemCreate(ClientEvent):
+  """An item and its place."""
+
   item: Message
   previous_item_id: Id | None = None
 
 
 class ItemName(ClientEvent):
+  """Which item it is about."""
+
   item_id: Id
 
 
 class ItemTruncate(ItemName):
+  """How much of its audio was played."""
+
   content_index: int = Field(ge=0)
   audio_end_ms: int = Field(ge=0)
 
 
 class ResponseCreate(ClientEvent):
+  """What to answer, and how."""
+
   response: ResponseOptions | None = None
 
 
 class ResponseCancel(ClientEvent):
+  """Which response; by default the one in progress."""
+
   response_id: Id | None = None
 
 

@@ -2,6 +2,7 @@
 """A realtime session: its settings, its conversation, and what each event does."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -197,6 +198,6 @@ class Session:
     if self._running is not None:
       await asyncio.wait({self._running})
 
-  def _check_voice(self, modalities: list[str], param: str) -> None:
+  def _check_voice(self, modalities: Sequence[str], param: str) -> None:
     if 'audio' in modalities and self._service.voice is None:
       raise ClientError('this server has no voice; ask for ["text"]', param=param)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which text belongs to which stretch of spoken audio, so that both are cut together."""
+"""Which text belongs to which stretch of audio, so that both are cut together."""
 
 import dataclasses
 
