@@ -30,8 +30,15 @@ class Transcriptions:
 
   async def __call__(self, request: Request) -> Response:
     """Transcribe a file."""
-    form = await read_form(request)
-    async with form:
+    fields, data = await self._read(request)
+    heard = await unless_gone(request, self._service.hear(data, 'file'))
+    if heard.transcript is None:
+      raise APIError(422, 'this model hears without words: it has no transcripts')
+    return _format(heard, heard.transcript, fields)
+
+  async def _read(self, request: Request) -> tuple[TranscriptionForm, bytes]:
+    """Return the fields of a form and the bytes of its file."""
+    async with read_form(request) as form:
       file = form.get('file')
       if not isinstance(file, UploadFile):
         raise APIError(400, 'file is missing: it is the audio', param='file')
@@ -44,11 +51,7 @@ class Transcriptions:
           values[name] = value
       fields = check_form(TranscriptionForm, values)
       self._service.check_model(fields.model)
-      data = await file.read()
-    heard = await unless_gone(request, self._service.hear(data, 'file'))
-    if heard.transcript is None:
-      raise APIError(422, 'this model hears without words: it has no transcripts')
-    return _format(heard, heard.transcript, fields)
+      return fields, await file.read()
 
 
 def _format(heard: Heard, transcript: str, fields: TranscriptionForm) -> Response:

@@ -3,7 +3,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
 
 import pydantic
@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from acl_jax.serving.errors import APIError
+from acl_jax.serving.schemas import PART_KINDS
 
 BODY_SECONDS = 60.0  # in which a body must arrive
 _MAX_FIELDS, _MAX_FIELD_BYTES = 32, 64 << 10  # of a form, besides its file
@@ -31,18 +32,24 @@ async def read_json(request: Request, schema: type[Schema]) -> Schema:
     raise _explain(error) from None
 
 
-async def read_form(request: Request) -> FormData:
-  """Read a form with one file."""
+@contextlib.asynccontextmanager
+async def read_form(request: Request) -> AsyncIterator[FormData]:
+  """Read a form with one file, which is closed at the end."""
   _check_type(request, 'multipart/form-data')
   async with _in_time():
-    try:
-      return await request.form(
-        max_files=1, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES
-      )
-    except HTTPException as error:
-      raise APIError(400, f'the form is damaged: {error.detail}') from None
-    except (ValueError, LookupError):  # bad headers, an unknown charset
-      raise APIError(400, 'the form is damaged') from None
+    await request.body()  # all of it, or nothing is parsed
+  try:
+    form = await request.form(
+      max_files=1, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES
+    )
+  except HTTPException as error:
+    raise APIError(400, f'the form is damaged: {error.detail}') from None
+  except (ValueError, LookupError):  # bad headers, an unknown charset
+    raise APIError(400, 'the form is damaged') from None
+  try:
+    yield form
+  finally:
+    await form.close()
 
 
 def check_form(schema: type[Schema], values: dict[str, Any]) -> Schema:
@@ -75,7 +82,7 @@ async def _disconnect(request: Request) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _in_time():
+async def _in_time() -> AsyncIterator[None]:
   try:
     async with asyncio.timeout(BODY_SECONDS):
       yield
@@ -95,11 +102,17 @@ def _check_type(request: Request, expected: str) -> None:
 def _explain(error: pydantic.ValidationError) -> APIError:
   """Return the first fault as one sentence."""
   first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-  location = [str(part) for part in first['loc']]
-  param = '.'.join(location)[:200] or None
+  path = [*first['loc']]
+  # The kind of a part is no key: messages.0.content.1.[text.]text
+  path = [x for i, x in enumerate(path) if not (x in PART_KINDS and _is_index(path, i))]
+  param = '.'.join(map(str, path))[:200] or None
   message = ' '.join(first['msg'].removeprefix('Value error, ').split())[:300]
   if first['type'] == 'json_invalid':
     return APIError(400, f'the body is not JSON: {message}')
   if first['type'] == 'extra_forbidden':
     message = 'this server does not know this parameter'
   return APIError(400, f'{param}: {message}' if param else message, param=param)
+
+
+def _is_index(path: list[int | str], i: int) -> bool:
+  return i > 0 and isinstance(path[i - 1], int)

@@ -79,9 +79,12 @@ class Answer:
   async def complete(self) -> dict[str, Any]:
     """Wait for all replies; cancels all if one fails."""
     complete = self._speak_one if self._body.wants_audio else self._complete_one
-    async with asyncio.TaskGroup() as group:
-      tasks = [group.create_task(complete(*x)) for x in enumerate(self._replies)]
-    made = [task.result() for task in tasks]
+    tasks = [asyncio.create_task(complete(*x)) for x in enumerate(self._replies)]
+    try:
+      made = await asyncio.gather(*tasks)
+    finally:
+      for task in tasks:
+        task.cancel()
     return {
       **self._head('chat.completion'),
       'choices': made,
@@ -222,7 +225,6 @@ class Answer:
 def _options(body: ChatRequest) -> list[ReplyOptions]:
   """Return the options of every choice, which differ in their seeds."""
   seed = secrets.randbits(31) if body.seed is None else body.seed
-  stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
   limits = [x for x in (body.max_completion_tokens, body.max_tokens) if x is not None]
   return [
     ReplyOptions(
@@ -230,7 +232,7 @@ def _options(body: ChatRequest) -> list[ReplyOptions]:
       temperature=body.temperature or 0.0,
       top_p=1.0 if body.top_p is None else body.top_p,
       seed=(seed + index) % (1 << 31),
-      stop=tuple(stop),
+      stop=tuple(body.stop),
       num_top_tokens=(body.top_logprobs or 0) if body.logprobs else 0,
     )
     for index in range(body.n or 1)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from acl_jax.serving.errors import APIError
 from acl_jax.serving.parts import Heard
-from acl_jax.serving.schemas import AudioPart, Message, RefusalPart, TextPart
+from acl_jax.serving.schemas import AudioPart, Message, RefusalPart
 from acl_jax.serving.service import Service
 from acl_jax.text.templates import Audio, Turn
 
@@ -54,10 +54,7 @@ def parse_messages(
   for number, message in enumerate(messages):
     param = f'messages.{number}'
     content: list[str | Audio] = []
-    parts = message.content or []
-    if isinstance(parts, str):
-      parts = [TextPart(type='text', text=parts)]
-    for index, part in enumerate(parts):
+    for index, part in enumerate(message.content):
       if isinstance(part, AudioPart):
         content.append(Audio(len(clips)))
         clips.append(EncodedClip(part.input_audio.data, f'{param}.content.{index}'))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What /metrics reports, in the format of Prometheus."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 CONTENT_TYPE = 'text/plain; version=0.0.4; charset=utf-8'
 _SECONDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
-_RATES = (1, 2, 5, 10, 20, 30, 50, 75, 100, 200, 500)
+_RATES = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 50.0, 75.0, 100.0, 200.0, 500.0)
 # Name, whether it only grows, and what it is; of `LiveEngine.statistics`.
 _ENGINE = (
   ('queued', False, 'requests that wait for a slot'),
@@ -63,7 +63,9 @@ class Metrics:
       'reply_tokens_per_second', 'of a reply after its first token', _RATES
     )
 
-  def _histogram(self, name: str, text: str, buckets: tuple[float | int, ...]) -> Histogram:
+  def _histogram(
+    self, name: str, text: str, buckets: tuple[float | int, ...]
+  ) -> Histogram:
     return Histogram(f'acl_jax_{name}', text, buckets=buckets, registry=self.registry)
 
   def render(self) -> bytes:

@@ -7,11 +7,19 @@ change it, and are not supported, are refused unless they have their neutral val
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+  BaseModel,
+  ConfigDict,
+  Field,
+  StringConstraints,
+  field_validator,
+  model_validator,
+)
 
 MAX_CHOICES = 4
 MAX_TOP_TOKENS = 20
 MAX_MESSAGES = 1_000
+MAX_PARTS = 1_000  # of a message
 MAX_SPOKEN = 4_096  # characters
 
 Name = Annotated[str, StringConstraints(max_length=256)]
@@ -70,6 +78,7 @@ class AudioPart(_Body):
   input_audio: InputAudio
 
 
+PART_KINDS = ('text', 'input_audio', 'refusal')
 Part = Annotated[TextPart | AudioPart | RefusalPart, Field(discriminator='type')]
 
 
@@ -84,18 +93,25 @@ class Message(_Body):
 
   unsupported = {'tool_calls': ([],), 'function_call': (), 'tool_call_id': ()}
   role: Literal['system', 'developer', 'user', 'assistant']
-  content: str | Annotated[list[Part], Field(max_length=1_000)] | None = None
+  content: Annotated[list[Part], Field(max_length=MAX_PARTS)] = []
   audio: SpokenReference | None = None
   name: Name | None = None
   refusal: Ignored = None
   annotations: Ignored = None
   reasoning_content: Ignored = None
 
+  @field_validator('content', mode='before')
+  @classmethod
+  def _as_parts(cls, value: Any) -> Any:
+    if isinstance(value, str):
+      return [{'type': 'text', 'text': value}]
+    return [] if value is None else value
+
 
 class SpokenOutput(_Body):
   """How to speak a reply. The server has one voice, whatever its name."""
 
-  voice: Name | dict[Name, Name] = ''
+  voice: Ignored = None
   format: Literal['wav', 'mp3', 'flac', 'opus', 'pcm16'] = 'wav'
 
 
@@ -132,7 +148,7 @@ class ChatRequest(_Body):
   top_p: Annotated[float, Field(gt=0, le=1)] | None = None
   seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
   n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
-  stop: Name | Annotated[list[Name], Field(max_length=4)] | None = None
+  stop: Annotated[list[Name], Field(max_length=4)] = []
   logprobs: bool | None = None
   top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_TOKENS)] | None = None
   stream: bool | None = None
@@ -148,6 +164,13 @@ class ChatRequest(_Body):
   safety_identifier: Ignored = None
   service_tier: Ignored = None
   verbosity: Ignored = None
+
+  @field_validator('stop', mode='before')
+  @classmethod
+  def _as_strings(cls, value: Any) -> Any:
+    if isinstance(value, str):
+      return [value]
+    return [] if value is None else value
 
   @property
   def wants_audio(self) -> bool:
@@ -172,7 +195,7 @@ class SpeechRequest(_Body):
   unsupported = {'instructions': ('',), 'speed': (1,), 'stream_format': ('audio',)}
   model: Name = ''
   input: Annotated[str, StringConstraints(min_length=1, max_length=MAX_SPOKEN)]
-  voice: Name | dict[Name, Name] = ''
+  voice: Ignored = None
   response_format: Literal['mp3', 'opus', 'flac', 'wav', 'pcm'] = 'mp3'
 
 

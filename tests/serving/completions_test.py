@@ -2,6 +2,7 @@
 import base64
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -190,7 +191,9 @@ def test_text_goes_on_without_the_voice(client, service, streamed):
   audio = {'voice': 'alloy', 'format': 'pcm16'}
   options = dict(modalities=['audio', 'text'], audio=audio)
   if streamed:
-    deltas = [c['choices'][0]['delta'].get('audio', {}) for c in stream(client, **options)]
+    deltas = [
+      c['choices'][0]['delta'].get('audio', {}) for c in stream(client, **options)
+    ]
     text = ''.join(d.get('transcript', '') for d in deltas)
     error = deltas[-1]['error']
   else:
@@ -212,8 +215,6 @@ def test_a_failure_of_the_engine(client, service):
 def test_a_full_queue(client, service):
   service.engine.hold()
   # Three have slots, two wait.
-  from concurrent.futures import ThreadPoolExecutor
-
   with ThreadPoolExecutor(5) as pool:
     waiting = [pool.submit(client.post, PATH, json=body()) for _ in range(5)]
     wait_until(lambda: len(service.engine.requests) == 5)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import base64
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -104,7 +106,7 @@ def nans():
   ids=['empty', 'junk', 'half', 'million', 'nan', 'short', 'long'],
 )
 def test_audio(client, service, data):
-  service.limits = type(service.limits)(max_audio_seconds=3.0)
+  service.limits = replace(service.limits, max_audio_seconds=3.0)
   error = refusal(client.post(PATH, json=body([clip(data)])), 400)
   assert error['param'] == 'messages.0.content.0' and error['code'] == 'invalid_audio'
   files = {'file': ('../../etc/passwd', data)}
@@ -113,18 +115,21 @@ def test_audio(client, service, data):
 
 
 def test_clips_are_limited_together(client, service):
-  service.limits = type(service.limits)(max_audio_seconds=1.2)
+  service.limits = replace(service.limits, max_audio_seconds=1.2)
   assert client.post(PATH, json=body([clip(), clip()])).status_code == 200
   error = refusal(client.post(PATH, json=body([clip(), clip(), clip()])), 400)
   assert '1.2 s together' in error['message']
 
 
 @pytest.mark.parametrize(
-  'data', ['https://example.org/a.wav', 'data:audio/wav;base64,AAAA', 'file:///etc/x', 'é']
+  'data',
+  ['https://example.org/a.wav', 'data:audio/wav;base64,AAAA', 'file:///etc/x', 'é'],
 )
 def test_neither_urls_nor_files_are_read(client, data):
   part = {'type': 'input_audio', 'input_audio': {'data': data, 'format': 'wav'}}
-  assert 'is not base64' in refusal(client.post(PATH, json=body([part])), 400)['message']
+  assert (
+    'is not base64' in refusal(client.post(PATH, json=body([part])), 400)['message']
+  )
 
 
 @pytest.mark.parametrize(
@@ -165,7 +170,7 @@ def test_paths_methods_models(client):
 
 
 def test_limit_of_a_body(service):
-  service.limits = type(service.limits)(max_body_bytes=5_000)
+  service.limits = replace(service.limits, max_body_bytes=5_000)
   with TestClient(make_app(service), base_url='http://localhost') as client:
     # Said before it is read: the body has not arrived when the header has.
     headers = {'Content-Length': '5001', 'Content-Type': 'application/json'}
@@ -218,10 +223,8 @@ def test_a_bug_has_no_details(service, monkeypatch):
 
 
 def test_too_many_recordings_at_once(client, service):
-  service.limits = type(service.limits)(max_queue=1)
+  service.limits = replace(service.limits, max_queue=1)
   service.hearing.seconds = 0.5
-  from concurrent.futures import ThreadPoolExecutor
-
   with ThreadPoolExecutor(3) as pool:
     posts = [pool.submit(client.post, PATH, json=body([clip()])) for _ in range(3)]
     statuses = sorted(post.result().status_code for post in posts)
