@@ -201,7 +201,7 @@ class InputBuffer:
       self._padding.append(frame)
       return []
     self._length += FRAME
-    if not changed and self._length < self._max_seconds * RATE:
+    if not changed and self._length + FRAME <= self._max_seconds * RATE:
       return [Speech(frame)]
     detector.reset()  # the turn ended, or is as long as it may be
     return [Speech(frame), Stopped(position_ms)]

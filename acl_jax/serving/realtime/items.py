@@ -200,8 +200,10 @@ async def to_turns(
     content: list[str | Audio] = []
     for part in item.content:
       if part.heard is not None:
-        content.append(Audio(len(clips)))
-        clips.append(await asyncio.shield(part.heard))
+        heard = await asyncio.shield(part.heard)
+        if len(heard.embeddings):  # there are none of silence
+          content.append(Audio(len(clips)))
+          clips.append(heard)
       elif part.text:
         content.append(part.text)
     if content and parts and parts[-1][0] == item.role:

@@ -3,22 +3,12 @@
 
 import asyncio
 from concurrent.futures import Executor
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from acl_jax.serving.parts import Heard
+from acl_jax.serving.parts import Heard, Listener
 from acl_jax.serving.realtime.audio import Samples
 from acl_jax.serving.realtime.items import new_id
-
-
-@runtime_checkable
-class Listener(Protocol):
-  """Encodes the windows of an utterance as they fill."""
-
-  def append(self, samples: Samples) -> None: ...
-
-  def finish(self) -> Heard: ...
 
 
 class Utterance:
