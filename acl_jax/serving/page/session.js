@@ -219,17 +219,19 @@ export class Session extends EventTarget {
 
   /** Silence at once; the server cuts the reply where the visitor stopped hearing it. */
   interrupt() {
-    const key = this.player.playing;
-    const seconds = this.player.stop();
-    const { reply } = this;
+    const { reply, player } = this;
+    const playing = this.conversation.turns.find(({ key }) => key === player.playing);
+    const turn = reply?.turn ?? playing;
+    const { live } = turn ?? {}; // a replayed sound stops, but its turn stays whole
+    const seconds = turn === playing ? player.stop() : 0;
+    player.stop();
     this.reply = null;
     if (reply) {
       if (reply.id) this.ignored.add(reply.id);
       else this.ignoreNext = true;
       this.connection.send({ type: 'response.cancel' });
     }
-    const turn = reply?.turn ?? this.conversation.turns.find((one) => one.key === key);
-    if (turn?.live) this.cut(turn, seconds);
+    if (live) this.cut(turn, seconds);
     this.changed();
   }
 
@@ -238,6 +240,7 @@ export class Session extends EventTarget {
     Object.assign(turn, { live: false, status: 'cut' });
     if (turn.spoken) {
       const heard = Math.min(seconds, received);
+      this.trimSound(turn, heard);
       this.connection.send(truncateItem(turn.id, heard));
       this.connection.send({ type: 'conversation.item.retrieve', item_id: turn.id });
       // A guess, until the server reports where it cut.
@@ -245,6 +248,14 @@ export class Session extends EventTarget {
       turn.unheard = turn.text.slice(end);
       turn.text = turn.text.slice(0, end);
     }
+    this.changed(turn);
+  }
+
+  async trimSound(turn, seconds) {
+    await this.storing;
+    const pcm = await this.sound(turn);
+    if (!pcm) return;
+    this.keepSound(turn, pcm.slice(0, Math.round(seconds * RATE)));
     this.changed(turn);
   }
 

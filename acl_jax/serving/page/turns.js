@@ -110,15 +110,16 @@ function fillHeard(paragraph, { role, status, heard, seconds }) {
 const STATUS = {
   recording: 'Recording',
   waiting: 'Sent as soon as the server is back',
-  cut: 'Interrupted',
+  cut: 'Interrupted; what is grey was not heard',
   cancelled: 'Stopped',
   incomplete: 'Reached the limit of length',
   failed: 'Broken off',
 };
 
 /** The line below a turn: what became of it, and how long it took. */
-function facts({ role, status, timing }) {
-  const parts = STATUS[status] ? [STATUS[status]] : [];
+function facts({ role, status, timing, unheard }) {
+  const what = status === 'cut' && !unheard ? 'Interrupted' : STATUS[status];
+  const parts = what ? [what] : [];
   if (role === 'assistant' && timing) {
     const { word, sound, server } = timing;
     if (word !== undefined) parts.push(`first word ${seconds(word)}`);
