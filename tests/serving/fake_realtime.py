@@ -282,7 +282,12 @@ class FakeServer:
       ]
     )
     config = uvicorn.Config(
-      app, host='127.0.0.1', port=self.port, log_level='error', ws_max_size=2**25
+      app,
+      host='127.0.0.1',
+      port=self.port,
+      log_level='error',
+      lifespan='off',
+      ws_max_size=2**25,
     )
     self.server = uvicorn.Server(config)
     self.thread = threading.Thread(target=self.server.run)

@@ -291,11 +291,10 @@ session.addEventListener('saved', () => {
 });
 
 followUnsureWords(get('scroll'), get('alternatives'));
-const reason = obstacle();
-if (reason) notice(reason);
 const [latest] = await storage.list();
 if (latest) openConversation(latest);
 else newConversation();
+notice(obstacle());
 
 // For the console and for tests.
 window.talk = { connection, player, recorder, session, storage };
