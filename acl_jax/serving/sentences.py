@@ -9,7 +9,7 @@ import re
 from collections.abc import AsyncIterator, Iterator
 
 MAX_CHARACTERS = 300  # of a piece
-# The first piece may end at a comma after so many characters: sound starts early.
+# The first piece may end at a comma after so many characters.
 _MIN_CLAUSE = 40
 
 # A full stop after these never ends a sentence; after the others it does if a capital
@@ -25,12 +25,13 @@ _ANYWHERE = frozenset(
 _ENDS = re.compile(
   r"""(?P<line>\n)
   | (?P<clause>[,;:\u2013\u2014](?=\s))
-  | (?P<wide>[\u3002\uff01\uff1f]+)
+  | (?P<wide>[\u3002\uff01\uff1f]+(?=[^\u3002\uff01\uff1f]))
   | (?P<sentence>[.!?\u2026]+["'\u2019\u201d\u00bb)\]*_]*(?=\s))""",
   re.VERBOSE,
 )
+_SPACE = re.compile(r'\s*')
 _LAST_WORD = re.compile(r'[^\s("\'\u2018\u201c\u00ab\[*_]+$')
-_NUMBERED = re.compile(r'\(?\w{1,3}[.)]')  # the number of a list's item
+_NUMBERED = re.compile(r'\(?(?:\d{1,3}|[A-Za-z])[.)]')  # the number of a list's item
 
 
 async def split_sentences(pieces: AsyncIterator[str]) -> AsyncIterator[str]:
@@ -47,10 +48,13 @@ async def split_sentences(pieces: AsyncIterator[str]) -> AsyncIterator[str]:
 
 
 class SentenceSplitter:
-  """Cuts a growing text into sentences."""
+  """Cuts a growing text into sentences.
 
-  def __init__(self):
-    self._text, self._is_first = '', True
+  starts_early: the first piece may end at a comma, so that sound starts early.
+  """
+
+  def __init__(self, starts_early: bool = True):
+    self._text, self._is_first = '', starts_early
 
   def push(self, piece: str) -> Iterator[str]:
     """Yield the sentences that the next piece of text completes."""
@@ -63,7 +67,8 @@ class SentenceSplitter:
   def _cut(self, piece: str, is_last: bool) -> Iterator[str]:
     text, start = self._text + piece, 0
     while True:
-      start += len(text) - start - len(text[start:].lstrip())
+      if space := _SPACE.match(text, start):
+        start = space.end()
       window = text[start : start + MAX_CHARACTERS + 2]
       if not window:
         break

@@ -12,7 +12,11 @@ import numpy as np
 import soundfile
 import soxr
 
-from acl_jax.serving.sentences import SentenceSplitter, split_sentences
+from acl_jax.serving.sentences import (
+  MAX_CHARACTERS,
+  SentenceSplitter,
+  split_sentences,
+)
 from acl_jax.serving.voice_programs import (
   Piper,
   SentenceCommand,
@@ -100,7 +104,8 @@ class Voice:
     """
     if len(text) > MAX_TEXT:
       raise VoiceError(f'the text has {len(text)} characters, limit {MAX_TEXT}')
-    splitter = SentenceSplitter()
+    # A piece of `split_sentences` is spoken as a whole.
+    splitter = SentenceSplitter(starts_early=len(text) > MAX_CHARACTERS)
     sentences = [*splitter.push(_without_control(text)), *splitter.finish()]
     for sentence in map(_to_line, sentences):
       if any(map(str.isalnum, sentence)):
