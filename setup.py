@@ -87,6 +87,7 @@ setup(
       'adapters/*/*/*',
       'exporting/templates/*',
       'evaluation/templates/*',
+      'serving/page/*',
     ],
     'data_pipeline': ['recordings/*', 'recordings/*/*'],
   },
