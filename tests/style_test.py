@@ -49,6 +49,10 @@ ROOMS = (
   'tpu',
   'conversation',
   'assistant',
+  'hearing',
+  'serving',
+  'audio_devices',
+  'terminal',
 )
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

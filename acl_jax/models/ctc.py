@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 from acl_jax.models.adapters import EPS, project, stack_frames
 from acl_jax.models.conv_block import ConvBlock, run_blocks
 from acl_jax.models.layers import Constant, ones, param, rms_norm, zeros
+from acl_jax.models.recognition import Recognition, ctc_segments, rank_segments
 from acl_jax.models.spelling import NUM_LETTERS, Spelling
 
 BLANK = 0  # class of CTC's blank; vocabulary entry i is class i + 1
@@ -118,6 +119,13 @@ class CTCAdapter(nnx.Module):
     """Whether it recognises letters, too."""
     return self.config.letter_layers > 0
 
+  @property
+  def reach(self) -> int:
+    """See `protocols.Adapter`."""
+    config, side = self.config, self.config.kernel_size // 2
+    letters = config.letter_layers * side * (config.stack // 2)
+    return (config.num_layers * side + 1) * config.stack + letters
+
   def token_ids(self) -> list[int]:
     """Return the LLM's tokens that it can recognise."""
     return self.vocabulary[...].tolist()
@@ -190,6 +198,28 @@ class CTCAdapter(nnx.Module):
   ) -> tuple[Float[Array, 'a s e'], Bool[Array, 'a s']]:
     """Return one embedding per recognised token, at the front of the s slots."""
     logits, mask, *_ = self.scores(frames, frame_mask, table)
+    return self._embed(logits, mask, table)
+
+  def recognise(
+    self,
+    frames: Float[Array, 'a t d'],
+    frame_mask: Bool[Array, 'a t'],
+    table: Float[Array, 'v e'],
+  ) -> Recognition:
+    """As `__call__`, with the tokens."""
+    logits, mask, *_ = self.scores(frames, frame_mask, table)
+    _, segment = ctc_segments(logits, mask)
+    stack, vocabulary = self.config.stack, self.vocabulary[...]
+    tokens = rank_segments(logits, segment, vocabulary, stack)
+    assert tokens.spans is not None
+    return Recognition(*self._embed(logits, mask, table), tokens.spans[..., 0], tokens)
+
+  def _embed(
+    self,
+    logits: Float[Array, 'a s c'],
+    mask: Bool[Array, 'a s'],
+    table: Float[Array, 'v e'],
+  ) -> tuple[Float[Array, 'a s e'], Bool[Array, 'a s']]:
     posterior = jax.nn.softmax(logits, axis=-1)
     start, segment = ctc_segments(logits, mask)
     not_blank = 1 - posterior[..., BLANK]
@@ -213,18 +243,3 @@ class CTCAdapter(nnx.Module):
     start, _ = ctc_segments(logits, mask)
     best = jnp.argmax(logits, axis=-1)
     return jnp.where(start, self.vocabulary[...][jnp.maximum(best - 1, 0)], -1)
-
-
-def ctc_segments(
-  logits: Float[Array, 'a s c'], frame_mask: Bool[Array, 'a s']
-) -> tuple[Bool[Array, 'a s'], Int[Array, 'a s']]:
-  """Apply CTC's rule: drop blanks and merge repeats (Graves et al. 2006).
-
-  Returns whether a token starts at each frame, and the index of the token that each
-  frame belongs to, -1 for none.
-  """
-  best = jnp.where(frame_mask, jnp.argmax(logits, axis=-1), BLANK)
-  previous = jnp.pad(best, ((0, 0), (1, 0)))[:, :-1]
-  token = best != BLANK
-  start = token & (best != previous)
-  return start, jnp.where(token, jnp.cumsum(start, axis=1) - 1, -1)
