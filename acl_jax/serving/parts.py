@@ -55,10 +55,21 @@ class Heard(Protocol):
 
 
 @runtime_checkable
+class Listener(Protocol):
+  """Hears a recording while it lasts; for one thread at a time."""
+
+  def append(self, samples: Float[np.ndarray, ' samples']) -> None: ...
+
+  def finish(self) -> Heard: ...
+
+
+@runtime_checkable
 class Hearing(Protocol):
   """Samples at 16 kHz to what the LLM reads; blocking and thread-safe."""
 
   def hear(self, samples: Float[np.ndarray, ' samples']) -> Heard: ...
+
+  def listen(self) -> Listener: ...
 
 
 @runtime_checkable
