@@ -42,6 +42,7 @@ ROOMS = (
   'build',
   'lora',
   'batches',
+  'hearing',
   'training',
   'stages',
   'evaluation',

@@ -19,6 +19,7 @@ from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.text.tokenizer import Tokenizer
 from data_pipeline import audio
 from data_pipeline.audio import SAMPLE_RATE
+from data_pipeline.features import HOP
 
 MAX_SECONDS = 300.0
 CACHED_BYTES = 64 << 20
@@ -84,6 +85,10 @@ class Hearing:
       raise ValueError(
         f'the samples of the recording reach {peak:g}; the limit is {limit:g}'
       )
+
+  def is_long(self, samples: Float[np.ndarray, ' samples']) -> bool:
+    """Whether a recording is longer than one window."""
+    return len(samples) >= (self.recogniser.sizes.window + 1) * HOP
 
   def remember(self, content: str, pieces: Sequence[Piece], num_samples: int) -> Heard:
     """Join pieces of a recording, and store what was heard."""
