@@ -92,7 +92,8 @@ class Conversation:
     await self.socket.send_text(json.dumps(event))
 
   async def run(self) -> None:
-    await self.send('session.created', session={'type': 'realtime', 'model': 'fake'})
+    session = {'type': 'realtime', 'model': 'fake', 'output_modalities': ['audio']}
+    await self.send('session.created', session=session)
     try:
       async for text in self.socket.iter_text():
         event = json.loads(text)
@@ -112,6 +113,9 @@ class Conversation:
     await self.send('error', error=error)
 
   async def session_update(self, event: dict) -> None:
+    detection = event['session']['audio']['input']['turn_detection']
+    if self.session and self.session['audio']['input']['turn_detection'] != detection:
+      self.streamed = 0
     self.session = event['session']
     await self.send('session.updated', session=self.session)
 
@@ -179,7 +183,7 @@ class Conversation:
   async def conversation_item_truncate(self, event: dict) -> None:
     item = self.items.get(event['item_id'])
     if item is None:
-      await self.error('There is no such item.', 'item_truncate_invalid_item_id')
+      await self.error('There is no such item.', 'item_not_found')
       return
     part = item['content'][0]
     kept = event['audio_end_ms'] * RATE // 1000 // self.server.samples_per_word
@@ -196,7 +200,7 @@ class Conversation:
 
   async def response_cancel(self, event: dict) -> None:
     if not await self.cancel():
-      await self.error('No reply is in progress.', 'response_cancel_not_active')
+      await self.error('No reply is in progress.', 'response_not_active')
 
   async def response_create(self, event: dict) -> None:
     self.task = asyncio.create_task(self.reply())

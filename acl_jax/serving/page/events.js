@@ -4,11 +4,7 @@
 import { fromBase64 } from './sound.js';
 
 // Events that cross on the wire: a reply may end just before it is cancelled.
-const HARMLESS = new Set([
-  'response_cancel_not_active',
-  'item_truncate_invalid_item_id',
-  'item_retrieve_invalid_item_id',
-]);
+const HARMLESS = new Set(['response_not_active', 'item_not_found']);
 
 export function handle(session, event) {
   const { response_id: response } = event;
@@ -17,8 +13,10 @@ export function handle(session, event) {
 }
 
 const handlers = {
-  'session.created'(session, { session: { model } }) {
+  'session.created'(session, { session: { model, output_modalities } }) {
     session.model = model;
+    session.voiceless = !output_modalities.includes('audio');
+    if (session.voiceless) session.voice = false;
   },
 
   error(session, { error }) {
@@ -47,13 +45,14 @@ const handlers = {
     const turn = session.speaker;
     if (!turn) return;
     session.speaker = null;
-    session.keepSound(turn, session.stream.end(audio_end_ms));
+    session.keeper.keepSound(turn, session.stream.end(audio_end_ms));
     turn.status = 'sent';
     session.reply = { id: null, turn: null, asked: performance.now() };
     session.changed(turn);
   },
 
   'input_audio_buffer.committed'(session, { item_id }) {
+    if (session.find(item_id)) return; // the server found that turn itself
     const turn = session.committed.shift();
     if (!turn) return;
     turn.id = item_id;

@@ -3,18 +3,26 @@
 // Realtime API; events.js takes in what the server answers.
 
 import { handle } from './events.js';
-import { appendAudio, createItem, truncateItem, updateSession } from './requests.js';
-import { join, peaks, RATE } from './sound.js';
+import { Keeper } from './keeper.js';
+import {
+  appendAudio,
+  createItem,
+  MAX_ITEM_SAMPLES,
+  truncateItem,
+  updateSession,
+} from './requests.js';
+import { join, RATE } from './sound.js';
 import { Stream } from './stream.js';
 
 const SHORTEST_SECONDS = 0.25;
-const NUM_PEAKS = 64;
+const PIECE = 10 * RATE; // of a file that is too long for one event
 
 /** Dispatches open, turn, drop, saved, heard, replied, notice; `change` with the state. */
 export class Session extends EventTarget {
   constructor(connection, player, storage) {
     super();
-    Object.assign(this, { connection, player, storage });
+    Object.assign(this, { connection, player });
+    this.keeper = new Keeper(storage, (text) => this.emit('notice', text));
     this.voice = true; // replies are spoken
     this.handsFree = false;
     this.forget();
@@ -54,7 +62,7 @@ export class Session extends EventTarget {
 
   changed(turn) {
     if (turn) this.emit('turn', turn);
-    if (turn && turn.status !== 'streaming') this.save();
+    if (turn && turn.status !== 'streaming' && this.keeper.save()) this.emit('saved');
     this.emit('change', this.state);
   }
 
@@ -62,7 +70,7 @@ export class Session extends EventTarget {
     this.player.stop();
     this.forget();
     this.conversation = conversation;
-    this.emit('open', conversation);
+    this.keeper.open(conversation);
     this.connection.connect();
     this.changed();
   }
@@ -88,30 +96,6 @@ export class Session extends EventTarget {
     return this.conversation.turns.find((turn) => turn.id === id);
   }
 
-  save() {
-    const { conversation } = this;
-    const turns = conversation.turns.filter(({ status }) => status !== 'recording');
-    if (!turns.length) return;
-    conversation.updated = Date.now();
-    conversation.title = titleOf(turns) || conversation.title;
-    this.storage.save(structuredClone({ ...conversation, turns })).catch(() => {
-      this.emit('notice', 'This browser has no space left: nothing more is kept.');
-    });
-    this.emit('saved', conversation);
-  }
-
-  keepSound(turn, pcm) {
-    Object.assign(turn, { seconds: pcm.length / RATE, peaks: peaks(pcm, NUM_PEAKS) });
-    const { conversation, storage } = this;
-    this.storing = storage.saveSound(conversation.id, turn.key, pcm).catch(() => {
-      this.emit('notice', 'This browser has no space left: the sound is not kept.');
-    });
-  }
-
-  sound(turn) {
-    return this.storage.sound(this.conversation.id, turn.key);
-  }
-
   configure() {
     this.connection.send(updateSession(this));
   }
@@ -123,6 +107,7 @@ export class Session extends EventTarget {
 
   setHandsFree(handsFree) {
     this.handsFree = handsFree;
+    this.stream = new Stream(); // the server's clock starts anew, too
     if (!handsFree) {
       if (this.speaker) this.dropTurn(this.speaker);
       this.speaker = null;
@@ -147,11 +132,33 @@ export class Session extends EventTarget {
 
   /** Sends a turn whole; returns whether there was a connection. */
   async sendItem(turn, generation = this.connection.generation) {
-    await this.storing;
     const isRecorded = turn.role === 'user' && turn.seconds;
-    const event = createItem(turn, isRecorded && (await this.sound(turn)));
-    if (generation !== this.connection.generation) return false;
-    return Boolean(event) && this.connection.send(event);
+    let pcm = isRecorded && (await this.keeper.sound(turn));
+    const { connection } = this;
+    if (generation !== connection.generation || connection.status !== 'open') return false;
+    if (pcm?.length > MAX_ITEM_SAMPLES) {
+      this.sendLong(turn, pcm);
+      pcm = null;
+    }
+    const event = createItem(turn, pcm);
+    // After long sound its text is an item of its own; the server joins the two.
+    if (event && this.committed.includes(turn)) delete event.item.id;
+    if (event) connection.send(event);
+    return true;
+  }
+
+  /** Sends sound in pieces, as if it had been spoken while a button is held. */
+  sendLong(turn, pcm) {
+    const { connection } = this;
+    connection.send(updateSession({ ...this, handsFree: false }));
+    connection.send({ type: 'input_audio_buffer.clear' });
+    for (let at = 0; at < pcm.length; at += PIECE) {
+      connection.send(appendAudio(pcm.subarray(at, at + PIECE)));
+    }
+    connection.send({ type: 'input_audio_buffer.commit' });
+    this.committed.push(turn);
+    this.stream = new Stream();
+    this.configure();
   }
 
   ask(turn) {
@@ -165,7 +172,7 @@ export class Session extends EventTarget {
   async sendMessage({ text, pcm, name }) {
     this.interrupt();
     const turn = this.addTurn({ role: 'user', text, name, status: 'waiting' });
-    if (pcm) this.keepSound(turn, pcm);
+    if (pcm) this.keeper.keepSound(turn, pcm);
     this.changed(turn);
     // Without a connection the turn waits, and is sent with the rest when there is one.
     if (await this.sendItem(turn)) this.ask(turn);
@@ -199,7 +206,7 @@ export class Session extends EventTarget {
     }
     this.recording = null;
     turn.status = 'waiting';
-    this.keepSound(turn, pcm);
+    this.keeper.keepSound(turn, pcm);
     this.changed(turn);
     if (generation === connection.generation && connection.status === 'open') {
       connection.send({ type: 'input_audio_buffer.commit' });
@@ -240,7 +247,7 @@ export class Session extends EventTarget {
     Object.assign(turn, { live: false, status: 'cut' });
     if (turn.spoken) {
       const heard = Math.min(seconds, received);
-      this.trimSound(turn, heard);
+      this.keeper.trimSound(turn, heard).then(() => this.changed(turn));
       this.connection.send(truncateItem(turn.id, heard));
       this.connection.send({ type: 'conversation.item.retrieve', item_id: turn.id });
       // A guess, until the server reports where it cut.
@@ -251,19 +258,11 @@ export class Session extends EventTarget {
     this.changed(turn);
   }
 
-  async trimSound(turn, seconds) {
-    await this.storing;
-    const pcm = await this.sound(turn);
-    if (!pcm) return;
-    this.keepSound(turn, pcm.slice(0, Math.round(seconds * RATE)));
-    this.changed(turn);
-  }
-
   /** Keeps the sound of a reply, as far as it came; returns its seconds. */
   finishSound(turn) {
     const chunks = this.replySound?.turn === turn ? this.replySound.chunks : [];
     this.replySound = null;
-    if (chunks.length) this.keepSound(turn, join(chunks));
+    if (chunks.length) this.keeper.keepSound(turn, join(chunks));
     return turn.seconds ?? 0;
   }
 
@@ -285,10 +284,4 @@ export class Session extends EventTarget {
     this.recording = recording;
     this.changed();
   }
-}
-
-function titleOf(turns) {
-  const said = turns.map(({ role, text, heard }) => role === 'user' && (text || heard?.text));
-  const title = said.find(Boolean) ?? '';
-  return title.length > 60 ? `${title.slice(0, 57)}…` : title;
 }

@@ -146,7 +146,7 @@ async function replay(turn) {
   session.interrupt();
   if (stops) return;
   player.unlock();
-  const pcm = await session.sound(turn);
+  const pcm = await session.keeper.sound(turn);
   if (pcm) player.play(turn.key, pcm);
   else notice('This sound is not kept in the browser any more.');
 }
@@ -209,12 +209,15 @@ const STATUS = {
   connecting: 'Connecting',
   open: 'Ready',
   waiting: 'The server cannot be reached; trying again',
+  locked: 'The server asks for a key: open the page with #key=… in its address',
 };
 
 connection.addEventListener('status', ({ detail }) => {
   get('status').dataset.status = detail;
   get('status').querySelector('.words').textContent = STATUS[detail];
   get('retry').hidden = detail !== 'waiting';
+  get('voice').checked = session.voice;
+  get('voice').disabled = session.voiceless;
 });
 get('retry').addEventListener('click', () => connection.retryNow());
 
