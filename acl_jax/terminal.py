@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A conversation in the terminal: typed or recorded turns, printed or spoken replies."""
+"""A conversation in the terminal: typed or recorded turns, spoken replies."""
 
 import json
 import sys

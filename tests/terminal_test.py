@@ -30,7 +30,7 @@ class Conversation:
     parts = []
     for part in content:
       if isinstance(part, Clip):
-        if part.source == 'missing.wav':
+        if str(part.source) == 'missing.wav':
           raise FileNotFoundError('missing.wav: no such file')
         part, self.num_clips = Audio(self.num_clips), self.num_clips + 1
       parts.append(part)
