@@ -98,7 +98,9 @@ class Page:
   def wait(self, condition: Callable[[], object], seconds: float = 20):
     end = time.monotonic() + seconds
     while not (value := condition()):
-      assert time.monotonic() < end, f'not within {seconds} s; page: {self.text("body")}'
+      assert time.monotonic() < end, (
+        f'not within {seconds} s; page: {self.text("body")}'
+      )
       time.sleep(0.03)
     return value
 
@@ -109,7 +111,9 @@ class Page:
     return self.browser.find_element(By.CSS_SELECTOR, selector)
 
   def text(self, selector: str) -> str:
-    return self.script('return document.querySelector(arguments[0])?.innerText', selector)
+    return self.script(
+      'return document.querySelector(arguments[0])?.innerText', selector
+    )
 
   def texts(self, selector: str) -> list[str]:
     return self.script(
@@ -236,7 +240,9 @@ def test_hands_free_the_server_finds_the_turn(page, server):
   # The recording that is kept here is the part in which the server heard speech.
   seconds = page.script('return talk.session.conversation.turns[0].seconds')
   assert SPEECH < seconds < SPEECH + 1.5
-  assert page.script('return Math.max(...talk.session.conversation.turns[0].peaks)') > 0.1
+  assert (
+    page.script('return Math.max(...talk.session.conversation.turns[0].peaks)') > 0.1
+  )
   page.one('label:has(#hands-free)').click()
   page.wait(lambda: not page.script('return talk.recorder.running'))
 
