@@ -70,7 +70,7 @@ def test_a_cut_is_in_the_middle_of_the_last_pause():
 
 
 def test_silence_is_relative_to_what_was_heard_before():
-  loud, quiet = noise(1.5, 1) + noise(1.5, 2), np.full(2 * RATE, 1e-3, np.float32)
+  loud, quiet = noise(1.5, 1) + noise(1.5, 2), np.full(2 * RATE, 9e-4, np.float32)
   assert [w.silent for w in windows_of([quiet, quiet])][0]  # -60 dB
   assert not windows_of([4 * quiet, quiet])[0].silent
   after = windows_of([loud, quiet * 2, loud])
