@@ -53,7 +53,7 @@ class Spoken:
     """Note that all of the sentence was sent."""
     self.sentences[-1].is_complete = True
 
-  def text_until(self, milliseconds: float) -> str:
+  def text_until(self, milliseconds: float | int) -> str:
     """Return the text that was heard by then; a sentence is cut between its words."""
     kept = []
     for sentence in self.sentences:
