@@ -4,7 +4,7 @@
 import dataclasses
 
 # Of a sentence that is cut off while its sound is sent: about 15 characters a second.
-MS_PER_CHARACTER = 65
+MS_PER_CHARACTER = 65.0
 
 
 @dataclasses.dataclass
