@@ -57,6 +57,9 @@ EXTRAS = {
     'piper-tts>=1.8,<2',  # the voice; GPL: run as a program, never imported
     'onnxruntime>=1.20,<2',  # runs Kokoro, in a process of its own
   ],
+  'microphone': [
+    'sounddevice>=0.5,<0.6',  # records and plays in chat; needs PortAudio on Linux
+  ],
   'torch': [  # parity tests and export; training imports none of them
     # Exactly this version, so that a CPU build of it from any index satisfies it
     # (see `make help`); the package index may add several GB of CUDA libraries.

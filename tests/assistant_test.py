@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Python interface, and the terminal on top of it."""
+"""The Python interface, and the console script."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 import acl_jax
-from acl_jax import build, build_adapter, chat
+from acl_jax import build, build_adapter
 from acl_jax.assistant import Assistant
 from acl_jax.conversation import Clip
 from acl_jax.text.templates import Audio, Turn
@@ -141,40 +141,6 @@ def test_a_second_turn_compiles_nothing(assistant):
 def test_configs_are_found_by_name():
   with pytest.raises(FileNotFoundError, match=r'none\.py.*smol'):
     acl_jax.load('none')
-
-
-def test_typed_lines_are_text_and_clips():
-  assert chat.parse_turn('one two @a.wav  three @b.wav') == [
-    'one two',
-    Clip('a.wav'),
-    'three',
-    Clip('b.wav'),
-  ]
-  assert chat.parse_turn('   ') == []
-
-
-def test_a_conversation_in_the_terminal(
-  assistant, audio, monkeypatch, capsys, tmp_path
-):
-  lines = iter(['', '@missing.wav what', f'@{audio} yes', 'no'])
-
-  def read_line(prompt):
-    try:
-      return next(lines)
-    except StopIteration:
-      raise EOFError from None
-
-  class Values:
-    max_new_tokens, temperature = 5, 0.0
-
-  monkeypatch.setattr('builtins.input', read_line)
-  monkeypatch.setattr(chat.flags, 'FLAGS', Values)
-  conversation = assistant.conversation()
-  chat.converse(conversation)
-  output = capsys.readouterr()
-  replies = [turn.content for turn in conversation.turns if turn.role == 'assistant']
-  assert output.out == ''.join(f'{reply}\n' for reply in replies)
-  assert 'missing.wav' in output.err and len(replies) == 2
 
 
 @pytest.mark.full

@@ -51,6 +51,8 @@ ROOMS = (
   'assistant',
   'hearing',
   'serving',
+  'audio_devices',
+  'terminal',
 )
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

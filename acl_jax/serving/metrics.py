@@ -63,9 +63,7 @@ class Metrics:
       'reply_tokens_per_second', 'of a reply after its first token', _RATES
     )
 
-  def _histogram(
-    self, name: str, text: str, buckets: tuple[float | int, ...]
-  ) -> Histogram:
+  def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
     return Histogram(f'acl_jax_{name}', text, buckets=buckets, registry=self.registry)
 
   def render(self) -> bytes:

@@ -15,7 +15,7 @@ import uvicorn
 from acl_jax.assistant import Assistant
 from acl_jax.config.serving import ServeConfig
 from acl_jax.generation.live import LiveConfig, LiveEngine
-from acl_jax.hearing import Hearing
+from acl_jax.hearing.hearing import Hearing
 from acl_jax.serving.app import make_app
 from acl_jax.serving.service import Service
 from acl_jax.serving.voice import VoiceError, make_voice
@@ -53,9 +53,14 @@ def make_service(name: str, assistant: Assistant, limits: ServeConfig) -> Servic
   config = LiveConfig(
     limits.slots, limits.context, limits.cached_tokens, limits.max_queue
   )
-  stop_ids = assistant.text.tokenizer.stop_ids
-  engine = LiveEngine(assistant.model.llama, config, stop_ids)
-  hearing = Hearing(assistant, max_seconds=limits.max_audio_seconds)
+  model, tokenizer = assistant.model, assistant.text.tokenizer
+  engine = LiveEngine(model.llama, config, tokenizer.stop_ids)
+  hearing = Hearing(
+    model,
+    tokenizer,
+    assistant.decode_transcript,
+    max_seconds=limits.max_audio_seconds,
+  )
   return Service(name, assistant, engine, hearing, make_voice(limits.voice), limits)
 
 

@@ -3,7 +3,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import NamedTuple
 
 from acl_jax.serving.parts import Voice
@@ -25,7 +25,7 @@ class Fault(NamedTuple):
 
 async def speak_reply(
   reply: Reply, voice: Voice
-) -> AsyncIterator[ReplyPiece | Sound | Fault]:
+) -> AsyncGenerator[ReplyPiece | Sound | Fault, None]:
   """Yield the pieces of a reply, and its sound as soon as a sentence is complete."""
   events: asyncio.Queue[ReplyPiece | Sound | Fault | Exception | None] = asyncio.Queue()
   sentences: asyncio.Queue[str | None] = asyncio.Queue()
