@@ -145,11 +145,29 @@ class FakeToken:
   end: float
 
 
+class FakeListener:
+  """Collects what it is given; fails on a sample above `loudest`."""
+
+  def __init__(self, hearing):
+    self._hearing, self._parts, self.loudest = hearing, [], 0.9
+
+  def append(self, samples):
+    if samples.size and samples.max() > self.loudest:
+      raise ValueError('too loud')
+    self._parts.append(samples)
+
+  def finish(self):
+    return self._hearing.hear(np.concatenate([np.zeros(0, np.float32), *self._parts]))
+
+
 class FakeHearing:
   """Hears how long a recording is; `recognises` = False: without words."""
 
   def __init__(self):
     self.recognises, self.seconds = True, 0.0
+
+  def listen(self):
+    return FakeListener(self)
 
   def hear(self, samples):
     time.sleep(self.seconds)

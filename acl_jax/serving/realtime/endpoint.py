@@ -11,6 +11,7 @@ from starlette.websockets import WebSocket
 from acl_jax.serving.realtime.listening import Ears
 from acl_jax.serving.realtime.outbox import Outbox
 from acl_jax.serving.realtime.session import Session
+from acl_jax.serving.realtime.vad import find_silero
 from acl_jax.serving.service import Service
 
 PATH = '/v1/realtime'
@@ -37,7 +38,8 @@ class Sessions:
     limit: int = MAX_SESSIONS,
     idle_seconds: float = IDLE_SECONDS,
   ):
-    self._ears, self._limit, self._idle_seconds = Ears(service), limit, idle_seconds
+    self._ears = Ears(service, find_silero())
+    self._limit, self._idle_seconds = limit, idle_seconds
     self.num_open = 0
 
   async def converse(self, websocket: WebSocket) -> None:

@@ -2,6 +2,7 @@
 """What a session hears: utterances become items and transcripts while they arrive."""
 
 import asyncio
+import pathlib
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,7 +14,7 @@ from acl_jax.serving.realtime.items import Content, Conversation, Item
 from acl_jax.serving.realtime.response import Emit
 from acl_jax.serving.realtime.schema import AudioInput
 from acl_jax.serving.realtime.utterance import Utterance
-from acl_jax.serving.realtime.vad import SpeechModels, find_silero
+from acl_jax.serving.realtime.vad import SpeechModels
 from acl_jax.serving.service import Service
 
 MAX_PENDING = 8  # recordings of a session that are being heard
@@ -27,9 +28,9 @@ class Ears:
   be noticed.
   """
 
-  def __init__(self, service: Service):
+  def __init__(self, service: Service, silero: pathlib.Path | None):
     self.service = service
-    self.models = SpeechModels(find_silero())
+    self.models = SpeechModels(silero)
     self.detecting = ThreadPoolExecutor(2, 'realtime-vad')
     self.hearing = ThreadPoolExecutor(4, 'realtime-hearing')
 

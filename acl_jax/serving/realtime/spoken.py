@@ -4,7 +4,7 @@
 import dataclasses
 
 # Of a sentence that is cut off while its sound is sent: about 15 characters a second.
-MS_PER_CHARACTER = 65
+MS_PER_CHARACTER = 65.0
 
 
 @dataclasses.dataclass
@@ -53,7 +53,7 @@ class Spoken:
     """Note that all of the sentence was sent."""
     self.sentences[-1].is_complete = True
 
-  def text_until(self, milliseconds: float) -> str:
+  def text_until(self, milliseconds: float | int) -> str:
     """Return the text that was heard by then; a sentence is cut between its words."""
     kept = []
     for sentence in self.sentences:
