@@ -33,7 +33,9 @@ def test_a_short_recording_is_heard_as_one(model, make_hearing, seconds):
   log_mel = get_features('whisper').log_mel(samples, 80)
   mels = pad_to_step([log_mel], 1, 300, FRAME_STEP)
   embeddings, mask = encode(model, *mels)
-  np.testing.assert_array_equal(heard.embeddings, np.asarray(embeddings)[mask])
+  # The compiler fuses the one call otherwise; the shipped model is compared exactly.
+  expected = np.asarray(embeddings)[mask]
+  np.testing.assert_allclose(heard.embeddings, expected, rtol=0, atol=1e-6)
   ids = greedy(model, *map(jnp.asarray, mels))
   assert [token.id for token in heard.tokens] == (
     [] if ids is None else ids[ids >= 0].tolist()
