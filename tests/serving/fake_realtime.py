@@ -224,7 +224,9 @@ class Conversation:
     await self.send('response.created', response=response)
     await asyncio.sleep(self.server.delay)
     is_spoken = self.session['output_modalities'] == ['audio']
-    kind, field = ('output_audio', 'transcript') if is_spoken else ('output_text', 'text')
+    kind, field = (
+      ('output_audio', 'transcript') if is_spoken else ('output_text', 'text')
+    )
     part = {'type': kind, field: ''}
     item = {'id': self.name('item'), 'role': 'assistant', 'content': [part]}
     where = {
