@@ -1,32 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page in a real headless Chromium; a recorded file is its microphone."""
 
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-pytest.importorskip('selenium', reason='the browser test needs selenium')
+pytest.importorskip('selenium', reason='the browser tests need selenium')
 
 from selenium import webdriver  # noqa: E402
-from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 
+from tests.serving.chromium import (  # noqa: E402
+  CHROMIUM,
+  DRIVER,
+  MISSING,
+  Page,
+  open_chromium,
+)
 from tests.serving.fake_realtime import HEARD, RATE, FakeServer  # noqa: E402
 
-CHROMIUM, DRIVER = shutil.which('chromium'), shutil.which('chromedriver')
 pytestmark = [
   pytest.mark.full,
-  pytest.mark.skipif(
-    not (CHROMIUM and DRIVER),
-    reason="the browser test needs Debian's chromium and chromium-driver",
-  ),
+  pytest.mark.skipif(not (CHROMIUM and DRIVER), reason=MISSING),
 ]
 
 TONE = 440.0
@@ -58,98 +58,6 @@ def chromium(microphone: Path) -> Iterator[webdriver.Chrome]:
   browser = open_chromium(microphone)
   yield browser
   browser.quit()
-
-
-def open_chromium(microphone: Path | None, allowed: bool = True) -> webdriver.Chrome:
-  """A browser with a file as its microphone, or with none; it is asked for nothing."""
-  options = webdriver.ChromeOptions()
-  options.binary_location = str(CHROMIUM)
-  arguments = [
-    '--headless=new',
-    '--no-sandbox',
-    '--disable-gpu',
-    '--window-size=1100,800',
-    '--host-resolver-rules=MAP insecure.test 127.0.0.1',
-  ]
-  if microphone:
-    arguments += [
-      '--use-fake-device-for-media-stream',
-      f'--use-file-for-fake-audio-capture={microphone}%noloop',
-    ]
-  for argument in arguments:
-    options.add_argument(argument)
-  setting = 'profile.default_content_setting_values.media_stream_mic'
-  options.add_experimental_option('prefs', {setting: 1 if allowed else 2})
-  options.set_capability('goog:loggingPrefs', {'browser': 'ALL'})
-  return webdriver.Chrome(options=options, service=Service(str(DRIVER)))
-
-
-class Page:
-  """What a visitor does and sees."""
-
-  def __init__(self, browser: webdriver.Chrome):
-    self.browser = browser
-
-  def open(self, url: str) -> 'Page':
-    self.browser.get(url)
-    self.wait(lambda: self.text('#status') == 'Ready')
-    return self
-
-  def wait(self, condition: Callable[[], object], seconds: float = 20):
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-      assert time.monotonic() < end, (
-        f'not within {seconds} s; page: {self.text("body")}'
-      )
-      time.sleep(0.03)
-    return value
-
-  def all(self, selector: str) -> list:
-    return self.browser.find_elements(By.CSS_SELECTOR, selector)
-
-  def one(self, selector: str):
-    return self.browser.find_element(By.CSS_SELECTOR, selector)
-
-  def text(self, selector: str) -> str:
-    return self.script(
-      'return document.querySelector(arguments[0])?.innerText', selector
-    )
-
-  def texts(self, selector: str) -> list[str]:
-    return self.script(
-      'return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)',
-      selector,
-    )
-
-  def script(self, code: str, *arguments):
-    return self.browser.execute_script(code, *arguments)
-
-  @property
-  def state(self) -> str:
-    return self.script('return window.talk?.session.state')
-
-  def player(self, field: str) -> int:
-    return self.script(f'return talk.player.{field}')
-
-  def write(self, text: str) -> None:
-    self.one('#message').send_keys(text, Keys.ENTER)
-
-  def hold(self, seconds: float) -> None:
-    """Hold the button for so long as something is recorded."""
-    ActionChains(self.browser).click_and_hold(self.one('#talk')).perform()
-    self.wait(lambda: self.state == 'recording')
-    time.sleep(seconds)
-    ActionChains(self.browser).release().perform()
-
-  def key(self, kind: str, key: str, code: str) -> None:
-    fields = {'type': kind, 'key': key, 'code': code}
-    self.browser.execute_cdp_cmd('Input.dispatchKeyEvent', fields)
-
-  def wait_for_reply(self, count: int = 1) -> str:
-    """The text of reply number `count`, when it is complete."""
-    done = '.assistant:is([data-status="done"], [data-status="cut"])'
-    self.wait(lambda: len(self.all(done)) >= count)
-    return self.texts('.assistant .said')[count - 1]
 
 
 @pytest.fixture
@@ -292,8 +200,8 @@ def test_conversations_stay_in_the_browser(page, server):
   page.wait(lambda: page.state == 'idle')
   server.received.clear()
   page.open(server.url)  # as after closing the page
-  created = page.wait(lambda: server.of('conversation.item.create'))
   page.wait(lambda: len(server.of('conversation.item.create')) == 2)
+  created = server.of('conversation.item.create')
   assert [event['item']['role'] for event in created] == ['user', 'assistant']
   assert created[0]['item']['content'][0]['type'] == 'input_audio'
   assert page.text('.heard') == HEARD
@@ -328,7 +236,7 @@ def test_the_page_comes_back_when_the_server_does(page, server):
   assert page.text('#status') == 'Ready'
   # Failed attempts to connect are reported by the browser itself.
   log = page.browser.get_log('browser')
-  assert all('WebSocket connection' in entry['message'] for entry in log)
+  assert all('ERR_CONNECTION_REFUSED' in entry['message'] for entry in log), log
 
 
 @pytest.mark.parametrize(

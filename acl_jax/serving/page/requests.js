@@ -3,9 +3,6 @@
 
 import { RATE, toBase64 } from './sound.js';
 
-// The server takes events of up to 15 MiB; base64 is 4/3 of the sound.
-export const MAX_ITEM_SAMPLES = 180 * RATE;
-
 const SERVER_VAD = {
   type: 'server_vad',
   create_response: true,

@@ -4,18 +4,12 @@
 
 import { handle } from './events.js';
 import { Keeper } from './keeper.js';
-import {
-  appendAudio,
-  createItem,
-  MAX_ITEM_SAMPLES,
-  truncateItem,
-  updateSession,
-} from './requests.js';
+import { appendAudio, truncateItem, updateSession } from './requests.js';
 import { join, RATE } from './sound.js';
 import { Stream } from './stream.js';
+import { restore, sendTurn } from './transfer.js';
 
 const SHORTEST_SECONDS = 0.25;
-const PIECE = 10 * RATE; // of a file that is too long for one event
 
 /** Dispatches open, turn, drop, saved, heard, replied, notice; `change` with the state. */
 export class Session extends EventTarget {
@@ -28,7 +22,7 @@ export class Session extends EventTarget {
     this.forget();
     connection.addEventListener('event', ({ detail }) => handle(this, detail));
     connection.addEventListener('status', ({ detail }) => {
-      if (detail === 'open') this.restore();
+      if (detail === 'open') restore(this);
       else this.breakOff();
     });
     player.addEventListener('start', () => this.changed());
@@ -117,50 +111,6 @@ export class Session extends EventTarget {
     this.changed();
   }
 
-  /** Gives the conversation to a server that does not know it. */
-  async restore() {
-    const { connection, conversation } = this;
-    const { generation } = connection;
-    this.configure();
-    for (const turn of [...conversation.turns]) {
-      if (turn.status === 'recording') continue;
-      await this.sendItem(turn, generation);
-    }
-    const last = conversation.turns.at(-1);
-    if (last?.status === 'waiting') this.ask(last);
-  }
-
-  /** Sends a turn whole; returns whether there was a connection. */
-  async sendItem(turn, generation = this.connection.generation) {
-    const isRecorded = turn.role === 'user' && turn.seconds;
-    let pcm = isRecorded && (await this.keeper.sound(turn));
-    const { connection } = this;
-    if (generation !== connection.generation || connection.status !== 'open') return false;
-    if (pcm?.length > MAX_ITEM_SAMPLES) {
-      this.sendLong(turn, pcm);
-      pcm = null;
-    }
-    const event = createItem(turn, pcm);
-    // After long sound its text is an item of its own; the server joins the two.
-    if (event && this.committed.includes(turn)) delete event.item.id;
-    if (event) connection.send(event);
-    return true;
-  }
-
-  /** Sends sound in pieces, as if it had been spoken while a button is held. */
-  sendLong(turn, pcm) {
-    const { connection } = this;
-    connection.send(updateSession({ ...this, handsFree: false }));
-    connection.send({ type: 'input_audio_buffer.clear' });
-    for (let at = 0; at < pcm.length; at += PIECE) {
-      connection.send(appendAudio(pcm.subarray(at, at + PIECE)));
-    }
-    connection.send({ type: 'input_audio_buffer.commit' });
-    this.committed.push(turn);
-    this.stream = new Stream();
-    this.configure();
-  }
-
   ask(turn) {
     turn.status = 'sent';
     this.reply = { id: null, turn: null, asked: performance.now() };
@@ -175,7 +125,7 @@ export class Session extends EventTarget {
     if (pcm) this.keeper.keepSound(turn, pcm);
     this.changed(turn);
     // Without a connection the turn waits, and is sent with the rest when there is one.
-    if (await this.sendItem(turn)) this.ask(turn);
+    if (await sendTurn(this, turn)) this.ask(turn);
   }
 
   startRecording() {
@@ -212,7 +162,7 @@ export class Session extends EventTarget {
       connection.send({ type: 'input_audio_buffer.commit' });
       this.committed.push(turn);
       this.ask(turn);
-    } else if (await this.sendItem(turn)) {
+    } else if (await sendTurn(this, turn)) {
       this.ask(turn); // the connection broke meanwhile, so it was sent whole
     }
   }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The page: makes the parts and connects them.
 
+import { Archive } from './archive.js';
 import { Composer } from './composer.js';
 import { Connection } from './connection.js';
-import { ConversationList } from './conversations.js';
 import { followUnsureWords } from './heard.js';
 import { Player } from './player.js';
 import { obstacle, Recorder } from './recorder.js';
@@ -223,80 +223,18 @@ get('retry').addEventListener('click', () => connection.retryNow());
 
 // Conversations.
 
-const list = new ConversationList({
-  drawer: get('drawer'),
-  menu: get('menu'),
-  shade: get('shade'),
-  list: get('conversations'),
-  template: get('conversation-template'),
-  onOpen: openConversation,
-  onDelete: deleteConversation,
-});
-
-async function showList() {
-  list.show(await storage.list(), session.conversation.id);
-  if (!storage.lasting) {
-    get('kept').textContent = 'This browser keeps nothing: closing the page forgets it.';
-  }
-}
-
-function openConversation(conversation) {
+const archive = new Archive(session, storage, view, () => {
   if (talk.recording) talk.abandon();
   notice('');
-  view.clear();
-  for (const turn of conversation.turns) {
-    turn.live = false;
-    if (turn.status === 'streaming') turn.status = 'failed';
-  }
-  session.open(conversation);
-  for (const turn of conversation.turns) view.show(turn);
-  get('scroll').scrollTop = get('scroll').scrollHeight;
-  showTitle();
-  showList();
-}
-
-function newConversation() {
-  openConversation({
-    id: `${Date.now()}-${crypto.getRandomValues(new Uint32Array(1))[0]}`,
-    title: '',
-    updated: Date.now(),
-    turns: [],
-  });
-}
-
-function deleteConversation(conversation) {
-  const dialog = get('confirm');
-  dialog.returnValue = 'keep';
-  dialog.showModal();
-  dialog.onclose = async () => {
-    if (dialog.returnValue !== 'delete') return;
-    await storage.delete(conversation.id);
-    if (conversation.id === session.conversation.id) newConversation();
-    else showList();
-    get('new').focus();
-  };
-}
-
-function showTitle() {
-  const { title } = session.conversation;
-  get('title').textContent = title || 'Talk';
-  document.title = title ? `${title} · Talk` : 'Talk';
-}
+});
 
 get('new').addEventListener('click', () => {
-  list.toggle(false);
-  newConversation();
+  archive.begin();
   composer.message.focus();
-});
-session.addEventListener('saved', () => {
-  showTitle();
-  showList();
 });
 
 followUnsureWords(get('scroll'), get('alternatives'));
-const [latest] = await storage.list();
-if (latest) openConversation(latest);
-else newConversation();
+await archive.openLatest();
 notice(obstacle());
 
 // For the console and for tests.

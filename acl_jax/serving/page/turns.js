@@ -27,9 +27,11 @@ export class TurnsView {
     const element = this.shown.get(turn.key) ?? this.add(turn);
     fill(element, turn);
     this.welcome.hidden = true;
-    if (below < NEAR_BOTTOM || turn.status === 'recording') {
-      scroll.scrollTop = scroll.scrollHeight;
-    }
+    if (below < NEAR_BOTTOM || turn.status === 'recording') this.scrollToEnd();
+  }
+
+  scrollToEnd() {
+    this.scroll.scrollTop = this.scroll.scrollHeight;
   }
 
   add(turn) {
