@@ -98,8 +98,6 @@ def _find_end(window: str, is_first: bool, is_last: bool) -> int:
         return end
     elif match['sentence']:
       after = window[end + 1 : end + 2]
-      if not (after or is_last):
-        return 0
       if _ends_sentence(window[: match.start()], match['sentence'], after):
         return end
     else:

@@ -27,6 +27,7 @@ from jaxtyping import Float32
 from acl_jax import assets
 
 SECONDS_PER_SENTENCE = 60.0  # a program that takes longer is killed
+_SECONDS_TO_END = 5.0
 MAX_BYTES = 64 << 20  # of the wav file of a sentence
 _MIN_RATE, _MAX_RATE = 4_000, 192_000
 _WROTE = re.compile(rb'Wrote .*?([0-9]+\.wav)\s*$')  # piper's log
@@ -179,9 +180,17 @@ async def _kill(process: asyncio.subprocess.Process) -> None:
   with contextlib.suppress(ProcessLookupError):
     if process.returncode is None:
       os.killpg(process.pid, signal.SIGKILL)
-  await process.wait()
   if process.stdin:
     process.stdin.close()
+  with contextlib.suppress(TimeoutError):
+    async with asyncio.timeout(
+      _SECONDS_TO_END
+    ):  # a child of its own may hold a pipe open
+      for stream in (process.stdout, process.stderr):
+        # asyncio does not see the end of a pipe with unread data, and waits for it.
+        while stream and await stream.read(1 << 16):
+          pass
+      await process.wait()
 
 
 async def _read_line(stream: asyncio.StreamReader) -> bytes:
