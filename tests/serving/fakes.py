@@ -172,13 +172,11 @@ class FakeHearing:
   def __init__(self):
     self.recognises, self.seconds = True, 0.0
 
-<<<<<<< HEAD
   def listen(self):
     return FakeListener(self)
-=======
+
   def warm_up(self, progress):
     progress('hearing')
->>>>>>> ae43d72836cdf9771516ef87789fe850707b3f9c
 
   def hear(self, samples):
     time.sleep(self.seconds)
