@@ -79,6 +79,7 @@ EXTRAS = {
     'jsonschema>=4.26,<5',  # validates JobSet manifests
     'kaldi-native-fbank>=1.22,<2',  # the oracle for Kaldi's features
     'httpx>=0.28,<0.29',  # the oracle of HTTP: a client that is not ours
+    'httpx2>=2,<3',  # what starlette's test client runs on
     'hypothesis>=6.170,<7',  # property tests
     'mkdocs>=1.6,<2',  # builds docs/
     'openai>=2,<4',  # the official client, which must be able to use the server
