@@ -16,6 +16,8 @@ from acl_jax import build
 from acl_jax.batches.padded import pad_to_step
 from acl_jax.config.experiment import TrainConfig, parse_train
 from acl_jax.conversation import Clip, Conversation, Waveform, as_clip
+from acl_jax.generation.live import LiveEngine
+from acl_jax.generation.live_requests import LiveConfig
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.text.frontend import TextFrontend
 from data_pipeline import audio
@@ -139,9 +141,11 @@ class Assistant:
     return pad_to_step([self.log_mel(clip)], 1, self.max_frames, FRAME_STEP)
 
   @functools.cached_property
-  def context(self) -> int:
-    """Tokens that the LLM can read."""
-    return self.model.llama.config.max_position_embeddings
+  def engine(self) -> LiveEngine:
+    """Answers the conversations, one turn at a time."""
+    context = self.model.llama.config.max_position_embeddings
+    config = LiveConfig(slots=1, context=context, cached_tokens=context)
+    return LiveEngine(self.model.llama, config, self.text.tokenizer.stop_ids)
 
 
 @jax.jit

@@ -39,7 +39,7 @@ class Inputs(NamedTuple):
   top_p: Float[Tensor, ' b']
   seed: UInt[Tensor, ' b']
   step: Int[Tensor, ' b']
-  wants_top: Bool[Tensor, '']
+  wants_top: Bool[Tensor, '']  # whether any request reports the likeliest tokens
 
   @classmethod
   def padding(cls, rows: int, length: int, pages: int, audio_size: int) -> 'Inputs':

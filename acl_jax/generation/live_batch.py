@@ -125,6 +125,7 @@ class LiveBatch:
     for row, (sequence, count) in enumerate(zip(sequences, counts, strict=True)):
       sequence.reserve(count, self._pages)
       sequence.fill_row(inputs, row, count)
+    inputs.wants_top[...] = any(x.ticket.request.num_top_tokens for x in sequences)
     sampled = self._call(inputs)
     for row, (sequence, count) in enumerate(zip(sequences, counts, strict=True)):
       self.statistics.prefilled_tokens += count if sequence.num_new == 0 else 0

@@ -27,15 +27,15 @@ _CLOSE_SECONDS = 5.0  # for connections after their replies have ended
 def parse_origin(text: str) -> str:
   """Check the origin of a site: scheme, host and perhaps a port, nothing else."""
   parts = urlsplit(text)
-  if (
-    parts.scheme not in ('http', 'https') or f'{parts.scheme}://{parts.netloc}' != text
-  ):
+  is_web = parts.scheme in ('http', 'https') and parts.hostname
+  if not is_web or f'{parts.scheme}://{parts.netloc}' != text:
     raise ValueError(f'--allow_origin={text} is not an origin like https://example.org')
   return text.lower()
 
 
 def bind(host: str, port: int) -> socket.socket:
   """Return a socket bound to an address; OSError if it is in use."""
+  bound = None
   try:
     family, kind, *_, address = socket.getaddrinfo(
       host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -44,6 +44,8 @@ def bind(host: str, port: int) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.bind(address)
   except OSError as error:
+    if bound is not None:
+      bound.close()
     raise OSError(f'cannot listen at {host} port {port}: {error.strerror}') from None
   return bound
 
@@ -111,8 +113,8 @@ async def _warm_up(service: Service, url: str) -> None:
   parts: Any = service
 
   def compile_all() -> None:
-    for part in (parts.engine, parts.hearing):
-      part.warm_up(_report)
+    parts.engine.warm_up(lambda line: _report(f'engine: {line}'))
+    parts.hearing.warm_up(_report)
     parts.engine.start()
 
   if parts.voice is not None:

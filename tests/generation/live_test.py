@@ -215,7 +215,7 @@ def test_a_thread_answers_many_and_closes_in_grace(llama):
     assert response == greedy(llama, prompt)
   last = []
   engine.submit(LiveRequest([make_tokens(3)], NEW), last.append)
-  engine.close(grace_seconds=60)
+  engine.close(grace_seconds=60.0)
   assert ids(last) == greedy(llama, make_tokens(3))
   with pytest.raises(EngineClosed, match='no more requests'):
     engine.submit(LiveRequest([[1]], 1), last.append)

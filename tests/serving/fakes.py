@@ -66,6 +66,12 @@ class FakeEngine:
     self._free.set()
     threading.Thread(target=self._loop, daemon=True).start()
 
+  def warm_up(self, progress):
+    progress('1 of 1')
+
+  def start(self):
+    pass
+
   def hold(self):
     self._free.clear()
 
@@ -169,6 +175,9 @@ class FakeHearing:
   def listen(self):
     return FakeListener(self)
 
+  def warm_up(self, progress):
+    progress('hearing')
+
   def hear(self, samples):
     time.sleep(self.seconds)
     seconds = len(samples) / 16_000
@@ -193,6 +202,13 @@ class FakeVoice:
 
   def __init__(self):
     self.spoken, self.fails_on = [], None
+
+  async def start(self):
+    if self.fails_on == '':
+      raise VoiceError('no program')
+
+  async def close(self):
+    pass
 
   async def speak(self, text):
     if self.fails_on is not None and self.fails_on in text:

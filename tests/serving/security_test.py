@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import copy
+
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
@@ -102,7 +104,7 @@ def test_websockets_have_the_same_gate(service):
   client = TestClient(Gate(app, service, 'key', []))
   good = ['realtime', 'openai-insecure-api-key.key']
   host = {'Host': 'localhost'}
-  options = dict(subprotocols=good, headers=host)
+  options = dict(subprotocols=good, headers={**host})  # the client adds to it
   with client.websocket_connect('/v1/realtime', **options) as session:
     assert session.receive_text() == 'in'
   header = {'Authorization': 'Bearer key', **host}
@@ -115,7 +117,7 @@ def test_websockets_have_the_same_gate(service):
     ({'headers': {**header, 'Host': 'evil.example'}}, 400),
   ):
     with pytest.raises(WebSocketDenialResponse) as caught:
-      with client.websocket_connect('/v1/realtime', **options):
+      with client.websocket_connect('/v1/realtime', **copy.deepcopy(options)):
         pass
     assert caught.value.status_code == status
 
