@@ -4,10 +4,12 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+_COMPILED = '/jax/core/compile/backend_compile_duration'
 CONTENT_TYPE = 'text/plain; version=0.0.4; charset=utf-8'
 _SECONDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
 _RATES = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 50.0, 75.0, 100.0, 200.0, 500.0)
@@ -47,6 +49,11 @@ class Metrics:
       ['route', 'status'],
       registry=self.registry,
     )
+    self.compilations = Counter(
+      'acl_jax_compilations',
+      'programs that were compiled since the server was ready: there should be none',
+      registry=self.registry,
+    )
     self.heard_seconds = Counter(
       'acl_jax_heard_seconds', 'seconds of audio heard', registry=self.registry
     )
@@ -65,6 +72,15 @@ class Metrics:
 
   def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
     return Histogram(f'acl_jax_{name}', text, buckets=buckets, registry=self.registry)
+
+  def count_compilations(self) -> None:
+    """Count from now on what this process compiles, or loads from JAX's cache."""
+
+    def count(event: str, seconds: float, **details: Any) -> None:
+      if event == _COMPILED:
+        self.compilations.inc()
+
+    jax.monitoring.register_event_duration_secs_listener(count)
 
   def render(self) -> bytes:
     """Return all metrics."""

@@ -124,6 +124,7 @@ async def _warm_up(service: Service, url: str) -> None:
       _report(f'no voice: {error}')
       service.voice = None
   await asyncio.to_thread(compile_all)
+  service.metrics.count_compilations()
   service.ready = True
   _report(f'ready after {time.monotonic() - start:.0f} s: {url}')
 
