@@ -82,7 +82,7 @@ def test_a_conversation_in_speech_and_text(url, question):
   path, seconds = question
   browser = open_chromium(path)
   try:
-    page = Page(browser, patience=180).open(url)
+    page = Page(browser, patience=300).open(url)
     page.hold(seconds + 0.5)
     assert 'Paris' in page.wait_for_reply()
     assert 'capital of France' in page.text('.heard')
@@ -94,7 +94,7 @@ def test_a_conversation_in_speech_and_text(url, question):
     assert 'France' in page.wait_for_reply(2)
 
     page.write('Tell me a long story about a dog and a cat.')
-    page.wait(lambda: page.player('seconds') > 0.5)
+    page.wait(lambda: page.state == 'speaking' and page.player('seconds') > 0.5)
     ActionChains(browser).send_keys(Keys.ESCAPE).perform()
     assert page.player('playing') is None
     page.wait(lambda: page.texts('.unheard')[-1])
