@@ -344,6 +344,10 @@ def test_nothing_overflows_on_a_narrow_screen(page, width):
     page.one('#menu').click()
     page.wait(lambda: page.one('#new').is_displayed())
     assert page.script('return document.activeElement.id') == 'new'
+    drawer = (
+      'return getComputedStyle(document.getElementById("drawer")).backgroundColor'
+    )
+    assert page.script(drawer).startswith('rgb(')  # nothing shines through
     ActionChains(page.browser).send_keys(Keys.ESCAPE).perform()
     assert page.script('return document.activeElement.id') == 'menu'
   finally:
