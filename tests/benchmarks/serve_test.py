@@ -153,6 +153,7 @@ def test_compilations_are_counted_from_ready_on(server, service):
     jax.monitoring.clear_event_listeners()
 
 
+@pytest.mark.full
 def test_a_server_that_does_not_start_is_quoted(tmp_path):
   with pytest.raises(RuntimeError, match=r'its last words:\n.*nowhere\.py'):
     with ServerProcess(['--config=nowhere.py'], tmp_path / 'log'):
