@@ -4,6 +4,7 @@
 import asyncio
 import dataclasses
 import json
+import logging
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -38,6 +39,7 @@ class Answer:
 
 def open_client(url: str) -> httpx.AsyncClient:
   """Return a client of a server on this machine, without a limit on connections."""
+  logging.getLogger('httpx').setLevel(logging.WARNING)  # it logs every request
   limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
   return httpx.AsyncClient(
     base_url=url, trust_env=False, timeout=TIMEOUT, limits=limits

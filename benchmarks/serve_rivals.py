@@ -79,6 +79,8 @@ class BatchEngine:
   """Our batch engine, and the ears before it."""
 
   def __init__(self, config: str, checkpoint: str | None):
+    import jax.numpy as jnp
+
     from acl_jax.assistant import load
 
     self.assistant = load(Path(config), checkpoint)
@@ -86,7 +88,7 @@ class BatchEngine:
     start, _, end = text.audio_prompt()
     assert not isinstance(start, int) and not isinstance(end, int)
     self.start, llama = start, self.assistant.model.llama
-    self.end = np.asarray(llama.embed(np.asarray(end, np.int32)))
+    self.end = np.asarray(llama.embed(jnp.asarray(end, jnp.int32)))
 
   def hear(self, questions: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Return the prompts after their common start, heard anew."""

@@ -76,7 +76,7 @@ class Metrics:
   def count_compilations(self) -> None:
     """Count from now on what this process compiles, or loads from JAX's cache."""
 
-    def count(event: str, seconds: float, **details: Any) -> None:
+    def count(event: str, duration_secs: float, **kwargs: str | int) -> None:
       if event == _COMPILED:
         self.compilations.inc()
 
