@@ -45,6 +45,7 @@ SERVE = [
   'uvicorn>=0.40,<1',  # the HTTP server
   'websockets>=15,<18',  # the WebSocket protocol in uvicorn
   'pydantic>=2.11,<3',  # checks what a request contains
+  'pydantic-core>=2.33,<3',  # its JSON parser; pydantic chooses the version
   'prometheus-client>=0.22,<1',  # /metrics
   'python-multipart>=0.0.20,<0.1',  # uploaded files, for starlette
 ]

@@ -22,17 +22,17 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 from absl import app, flags
+from websockets.exceptions import WebSocketException
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installed or not
 
-from benchmarks import serve_clients, serve_questions, serve_realtime
+from benchmarks import serve_clients, serve_questions, serve_realtime, serve_soak
 from benchmarks.serve_clients import Answer, ask, ask_all, chat_body, question
 from benchmarks.serve_process import ROOT, ServerProcess, environment
 from benchmarks.serve_questions import Questions, Samples
@@ -52,9 +52,8 @@ _SOAK = flags.DEFINE_float(
   'soak', 0.0, 'minutes of load at 8 clients, and no more', 0.0
 )
 
-BATCH = 8  # clients of a soak, and of the comparisons
+BATCH = 8  # clients of the comparisons, and of a soak
 SHORT, LONG = 4.0, 20.0  # seconds of utterances
-SAMPLE_SECONDS = 60.0  # between two looks at the memory in a soak
 
 
 class Load:
@@ -89,7 +88,7 @@ class Load:
     try:
       url, limit = self.server.url, _TOKENS.value
       result |= await serve_realtime.compare(url, short, long, limit)
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, WebSocketException) as error:
       self.errors.append(str(error))
       result['long_utterance_ratio'] = None
     return result
@@ -175,43 +174,6 @@ def _run(*arguments: str) -> str:
   return done.stdout
 
 
-async def soak(server: ServerProcess, minutes: float) -> dict[str, Any]:
-  """Return memory at the start and end of a load, which is warm when it starts."""
-  async with serve_clients.open_client(server.url) as client:
-    questions = Questions(seed=1)
-
-    def bodies(until: float) -> Iterator[bytes]:
-      while time.monotonic() < until:
-        yield chat_body([question(next(questions))], _TOKENS.value)
-
-    async def watch() -> None:
-      while True:
-        memory.append(server.memory_mib())
-        print(f'memory: {memory[-1]:.0f} MiB', flush=True)
-        await asyncio.sleep(SAMPLE_SECONDS)
-
-    warm = [chat_body([question(x)], _TOKENS.value) for x in questions.take(4 * BATCH)]
-    before, _ = await ask_all(client, warm, BATCH)
-    memory: list[float] = []
-    watching = asyncio.create_task(watch())
-    until = time.monotonic() + 60 * minutes
-    answers, seconds = await ask_all(client, bodies(until), BATCH)
-    watching.cancel()
-  errors = [answer.error for answer in (*before, *answers) if answer.error]
-  return {
-    'minutes': seconds / 60,
-    'requests': len(answers),
-    'errors': len(errors),
-    'first_error': errors[0] if errors else None,
-    'memory_mib_start': memory[0],
-    'memory_mib_end': server.memory_mib(),
-    'memory_mib': memory,
-    **{
-      k: v for k, v in serve_clients.summarise(answers, seconds).items() if k[0] == 't'
-    },
-  }
-
-
 def _model_flags() -> list[str]:
   checkpoint = [f'--checkpoint={_CHECKPOINT.value}'] if _CHECKPOINT.value else []
   return [f'--config={_CONFIG.value}', *checkpoint]
@@ -233,10 +195,12 @@ def main(argv: Sequence[str]) -> None:
     with ServerProcess(_model_flags(), folder / 'server.log') as server:
       print(f'ready after {server.start_seconds:.0f} s', flush=True)
       if _SOAK.value:
-        result, questions, answers = asyncio.run(soak(server, _SOAK.value)), [], []
+        load = serve_soak.soak(server, _SOAK.value, BATCH, _TOKENS.value)
+        result, questions, answers = asyncio.run(load), [], []
       else:
         result, questions, answers = asyncio.run(measure(server))
     if questions:
+      print(json.dumps(_rounded(result)), flush=True)
       result |= compare(result, questions, answers, folder)
   print(json.dumps(_rounded(result)))
 

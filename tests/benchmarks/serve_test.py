@@ -3,9 +3,11 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 import uvicorn
 
 from acl_jax.serving.app import make_app
-from benchmarks import serve_clients, serve_questions, serve_realtime
+from benchmarks import serve_clients, serve_questions, serve_realtime, serve_soak
 from benchmarks.serve_process import ServerProcess
 from benchmarks.serve_questions import RATE, Questions
 from tests.serving.fakes import REPLY, make_service
@@ -137,6 +139,17 @@ def test_utterances_are_said_in_real_time(server):
   assert 0 <= parts['long']['hear'] <= parts['long']['first_delta']
   ratio = parts['long']['first_delta'] / parts['short']['first_delta']
   assert result['long_utterance_ratio'] == pytest.approx(ratio)
+
+
+def test_a_soak_reports_memory_and_errors(server, service, monkeypatch):
+  monkeypatch.setattr(serve_soak, 'SAMPLE_SECONDS', 0.2)
+  server._process = SimpleNamespace(pid=os.getpid())
+  service.engine.seconds = 0.002
+  result = asyncio.run(serve_soak.soak(server, 1 / 60, 2, LIMIT))
+  assert 1 <= 60 * result['minutes'] < 60 and result['requests'] > 0
+  assert len(result['memory_mib']) > 1 and result['errors'] == 0
+  assert 10 < result['memory_mib_start'] < 2 * result['memory_mib_end']
+  assert len(service.engine.requests) == result['requests'] + 8  # 4 a client before
 
 
 def test_compilations_are_counted_from_ready_on(server, service):
