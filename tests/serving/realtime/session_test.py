@@ -124,7 +124,7 @@ def test_an_interruption_cuts_what_was_not_played():
     assert kept['content'][0]['transcript'] == 'Größe:'
     await talk.say(silence(0.8))
     await talk.until('response.created')
-    assert not service.engine.statistics.running or len(service.engine.requests) == 2
+    assert service.engine.requests[0].cancelled
     await talk.until('response.done')
     assert prompt_of(service).startswith('Hi\nassistant\nGröße:\nuser\n<')
 
