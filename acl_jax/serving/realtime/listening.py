@@ -17,7 +17,7 @@ from acl_jax.serving.realtime.utterance import Utterance
 from acl_jax.serving.realtime.vad import SpeechModels
 from acl_jax.serving.service import Service
 
-MAX_PENDING = 8  # recordings of a session that are being heard
+MAX_PENDING = 8  # recordings of a session that are being heard; more wait
 LOWEST_LOG_PROB = -1e4  # JSON has no infinity
 
 
@@ -81,17 +81,17 @@ class Listening:
     self._drop()
     await self._emit('input_audio_buffer.cleared')
 
-  def hear(self, item: Item, pcm: dict[int, bytes]) -> None:
+  async def hear(self, item: Item, pcm: dict[int, bytes]) -> None:
     """Hear the audio of a written item; pcm: by the index of the part."""
     rate = self._buffer.settings.format.rate
     for index, data in pcm.items():
-      self._check_pending()
       if len(data) > 2 * rate * self._max_seconds:
         raise ClientError(
           f'the audio has {len(data) / 2 / rate:.1f} s; the limit is'
           f' {self._max_seconds:g} s',
           param=f'item.content.{index}.audio',
         )
+      await self._wait_for_space()
       task = asyncio.create_task(self._hear(data, rate))
       item.content[index].heard = task
       self._watch(item, index, task)
@@ -149,8 +149,8 @@ class Listening:
     assert utterance is not None
     content = Content('input_audio')
     item = Item(utterance.id, 'user', [content])
+    await self._wait_for_space()
     try:
-      self._check_pending()
       previous = self._conversation.add(item)
     except ClientError:
       utterance.drop()
@@ -164,12 +164,10 @@ class Listening:
     await self._emit('conversation.item.done', **place)
     self._watch(item, 0, content.heard)
 
-  def _check_pending(self) -> None:
-    if len(self._watchers) >= MAX_PENDING:
-      raise ClientError(
-        f'{MAX_PENDING} recordings of this session are being heard, which is the limit',
-        'too_many_recordings',
-      )
+  async def _wait_for_space(self) -> None:
+    """Wait until fewer recordings are being heard; the client has to wait as well."""
+    while len(self._watchers) >= MAX_PENDING:
+      await asyncio.wait(self._watchers, return_when=asyncio.FIRST_COMPLETED)
 
   async def _hear(self, data: bytes, rate: int) -> Heard:
     loop = asyncio.get_running_loop()

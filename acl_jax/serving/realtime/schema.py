@@ -7,8 +7,7 @@ may send them.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import from_json
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from acl_jax.serving.realtime.errors import ClientError
 
@@ -199,6 +198,8 @@ EVENTS: dict[str, type[ClientEvent]] = {
   'response.cancel': ResponseCancel,
 }
 
+_OBJECT = TypeAdapter(dict[str, Any])
+
 
 def parse_json(data: str | bytes) -> dict[str, Any]:
   """Return the object that a frame holds; ClientError for anything else."""
@@ -208,12 +209,12 @@ def parse_json(data: str | bytes) -> dict[str, Any]:
       'event_too_large',
     )
   try:
-    event = from_json(data, allow_inf_nan=False)
-  except ValueError as error:
-    raise ClientError(f'the event is not valid JSON: {error}', 'invalid_json') from None
-  if not isinstance(event, dict):
-    raise ClientError('the event is not a JSON object', 'invalid_json')
-  return event
+    return _OBJECT.validate_json(data)
+  except ValidationError as error:
+    message = error.errors(include_url=False, include_input=False)[0]['msg']
+    raise ClientError(
+      f'the event is not a JSON object: {message}', 'invalid_json'
+    ) from None
 
 
 def parse_event(event: dict[str, Any]) -> tuple[str, ClientEvent]:

@@ -102,7 +102,7 @@ class Session:
     item, pcm = editing.make_item(event.item)
     previous = self._conversation.add(item, event.previous_item_id)
     try:
-      self._listening.hear(item, pcm)
+      await self._listening.hear(item, pcm)
     except ClientError:
       self._conversation.delete(item.id)
       raise

@@ -28,6 +28,7 @@ class Speaker:
 
   def write(self, text: str) -> None:
     """Add text; returns at once."""
+    self.spoken.text += text
     self._pieces.put_nowait(text)
 
   async def finish(self) -> None:

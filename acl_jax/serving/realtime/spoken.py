@@ -9,9 +9,10 @@ MS_PER_CHARACTER = 65.0
 
 @dataclasses.dataclass
 class Sentence:
-  """A sentence and where its sound ends, in milliseconds of the audio sent."""
+  """A sentence: where it is in the text, and in milliseconds of the audio sent."""
 
-  text: str
+  start: int
+  end: int
   start_ms: float
   end_ms: float
   is_complete: bool = False
@@ -22,27 +23,30 @@ class Sentence:
     sent = self.end_ms - self.start_ms
     if self.is_complete:
       return sent
-    return max(sent, MS_PER_CHARACTER * len(self.text))
+    return max(sent, MS_PER_CHARACTER * (self.end - self.start))
 
 
 class Spoken:
-  """The sentences whose audio was sent.
+  """The text that was written to be spoken, and the sentences whose audio was sent.
 
   rate: samples a second.
   """
 
   def __init__(self, rate: int):
     self._rate, self._num_bytes = rate, 0
-    self.sentences: list[Sentence] = []
+    self.text, self.sentences = '', list[Sentence]()
 
   @property
   def milliseconds(self) -> float:
     """Length of the audio sent."""
     return 1_000 * self._num_bytes / 2 / self._rate
 
-  def begin(self, text: str) -> None:
-    """Note that the sound of a sentence follows."""
-    self.sentences.append(Sentence(text, self.milliseconds, self.milliseconds))
+  def begin(self, sentence: str) -> None:
+    """Note that the sound of the next sentence of the text follows."""
+    after = self.sentences[-1].end if self.sentences else 0
+    start = max(self.text.find(sentence, after), after)
+    end, now = start + len(sentence), self.milliseconds
+    self.sentences.append(Sentence(start, end, now, now))
 
   def add(self, pcm: bytes) -> None:
     """Note that 16-bit samples of the sentence are sent."""
@@ -54,15 +58,17 @@ class Spoken:
     self.sentences[-1].is_complete = True
 
   def text_until(self, milliseconds: float | int) -> str:
-    """Return the text that was heard by then; a sentence is cut between its words."""
-    kept = []
+    """Return the beginning of the text that was heard by then, in whole words."""
+    end = 0
     for sentence in self.sentences:
       heard = min(milliseconds, sentence.end_ms) - sentence.start_ms
       if heard >= sentence.duration:
-        kept.append(sentence.text)
+        end = sentence.end
       elif heard > 0:
-        kept.append(cut(sentence.text, heard / sentence.duration))
-    return ' '.join(filter(None, kept))
+        text = self.text[sentence.start : sentence.end]
+        if kept := cut(text, heard / sentence.duration):
+          end = sentence.start + len(kept)
+    return self.text[:end]
 
 
 def cut(text: str, fraction: float) -> str:

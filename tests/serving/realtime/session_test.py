@@ -124,7 +124,7 @@ def test_an_interruption_cuts_what_was_not_played():
     assert kept['content'][0]['transcript'] == 'Größe:'
     await talk.say(silence(0.8))
     await talk.until('response.created')
-    assert not service.engine.statistics.running or len(service.engine.requests) == 2
+    assert service.engine.requests[0].cancelled
     await talk.until('response.done')
     assert prompt_of(service).startswith('Hi\nassistant\nGröße:\nuser\n<')
 
@@ -402,3 +402,20 @@ def test_items():
     assert (await talk.until('error'))['error']['code'] == 'conversation_full'
 
   run(converse)
+
+
+def test_many_recordings_at_once_are_all_heard():
+  service = make_service(max_queue=20)
+  service.hearing.seconds = 0.01
+
+  async def converse(talk):
+    await talk.manual('text')
+    for number in range(19):
+      content = [{'type': 'input_audio', 'audio': encode(noise(0.2, -20, seed=number))}]
+      item = {'type': 'message', 'role': 'user', 'content': content}
+      await talk.send('conversation.item.create', item=item)
+    await talk.send('response.create')
+    await talk.until('response.done')
+    assert prompt_of(service).count('<2>') == 19 and not talk.of('error')
+
+  run(converse, service)
