@@ -56,7 +56,8 @@ export class Recorder {
           channelCount: 1,
           // The reply must not be heard as an interruption of itself.
           echoCancellation: true,
-          noiseSuppression: true,
+          // What it removes is missing from the words, too: France became friends.
+          noiseSuppression: false,
           autoGainControl: true,
         },
       });
