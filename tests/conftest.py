@@ -60,6 +60,7 @@ FULL = 'tests marked `full` need real models, libtpu, or processes of their own'
 def pytest_collection_modifyitems(items):
   items.sort(key=lambda item: item.path.name not in FIRST)
 
+
 MAPPINGS = Path('/proc/self/maps')
 MAX_MAPPINGS = 25_000  # Linux allows a process 65,530; XLA crashes without more
 
