@@ -15,6 +15,7 @@ from acl_jax.config.experiment import TrainConfig, parse_train
 from acl_jax.conversation import Clip, Conversation, Waveform, as_clip
 from acl_jax.generation.live import LiveEngine
 from acl_jax.generation.live_requests import LiveConfig
+from acl_jax.hearing.heard import Heard
 from acl_jax.hearing.hearing import Hearing
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.text.frontend import TextFrontend
@@ -90,7 +91,7 @@ class Assistant:
     """Return the model's own hard transcript; None if it does not recognise."""
     if self.decode_transcript is None:
       return None
-    return self.hearing.hear(self.read(clip)).transcript
+    return self.hear(clip).transcript
 
   def conversation(self, seed: int = 0) -> 'Conversation':
     """Start a conversation; `seed` decides what is drawn at temperatures above 0."""
@@ -121,9 +122,13 @@ class Assistant:
       )
     return samples
 
+  def hear(self, clip: str | Path | Waveform | Clip) -> Heard:
+    """Return what is heard in a clip: embeddings, and the model's own transcript."""
+    return self.hearing.hear(self.read(clip))
+
   def encode(self, clip: str | Path | Waveform | Clip) -> Float[np.ndarray, 's e']:
     """Return the embeddings that the LLM reads for a clip."""
-    return self.hearing.hear(self.read(clip)).embeddings
+    return self.hear(clip).embeddings
 
   @functools.cached_property
   def engine(self) -> LiveEngine:

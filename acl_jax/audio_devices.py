@@ -5,7 +5,7 @@ import asyncio
 import importlib
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from acl_jax.hearing.hearing import MAX_SECONDS
 from acl_jax.runtime.files import write_atomically
-from acl_jax.serving.voice import Voice, encode, split_sentences
+from acl_jax.serving.sentences import split_sentences, take_until_none
+from acl_jax.serving.voice import Voice, encode
 from data_pipeline import audio
-
-MAX_SECONDS = 300.0  # of a recording; the rest is left out
 
 
 def open_sounddevice() -> Any:
@@ -37,7 +37,8 @@ def open_sounddevice() -> Any:
 def record(wait: Callable[[], object]) -> Float32[np.ndarray, 'samples']:
   """Record from the default microphone until `wait()` returns.
 
-  Returns 16 kHz, as `audio.read` does. OSError if there is no microphone.
+  Returns 16 kHz, as `audio.read` does; what is too long to be heard is left out.
+  OSError if there is no microphone.
   """
   sounddevice = open_sounddevice()
   blocks, num_samples = [], 0
@@ -110,7 +111,7 @@ class Speaker:
     playing = asyncio.create_task(self._play(spoken))
     pcm = bytearray()
     try:
-      async for sentence in split_sentences(_take(written)):
+      async for sentence in split_sentences(take_until_none(written)):
         async for piece in self._voice.speak(sentence):
           pcm += piece
           spoken.put_nowait(piece)
@@ -137,11 +138,6 @@ class Speaker:
     self._loop.close()
     if self._stream is not None:
       self._stream.close()
-
-
-async def _take(queue: asyncio.Queue[str | None]) -> AsyncIterator[str]:
-  while (piece := await queue.get()) is not None:
-    yield piece
 
 
 def _open_loudspeaker(rate: int) -> Any:

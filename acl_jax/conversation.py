@@ -2,7 +2,6 @@
 """A conversation with an assistant: its turns and its audio."""
 
 import dataclasses
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from jaxtyping import Float
 
 from acl_jax.generation.live_requests import EmbeddedClip, LiveRequest
 from acl_jax.generation.sampling import Sampling
+from acl_jax.text.detokenizer import Detokenizer
 from acl_jax.text.templates import Audio, Turn
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ class Conversation:
     for part in content:
       if isinstance(part, Clip):
         parts.append(Audio(len(clips)))
-        clips.append(embedded_clip(self.assistant.encode(part)))
+        heard = self.assistant.hear(part)
+        clips.append(EmbeddedClip(heard.content, heard.embeddings))
       elif part:
         parts.append(part)
     if not parts:
@@ -79,18 +80,9 @@ class Conversation:
       Sampling(temperature),
       seed=int(np.random.SeedSequence((self._seed, len(turns))).generate_state(1)[0]),
     )
-    ids, shown = [], ''
-    tokenizer = self.assistant.text.tokenizer
+    text, reply = Detokenizer(self.assistant.text.tokenizer), ''
     for token in self.assistant.engine.stream(request):
-      ids.append(token.id)
-      reply = tokenizer.decode(ids)
-      if not reply.endswith('\N{REPLACEMENT CHARACTER}'):  # a character is complete
-        yield reply[len(shown) :]
-        shown = reply
-    self.turns, self._clips = [*turns, Turn('assistant', shown)], clips
-
-
-def embedded_clip(embeddings: Float[np.ndarray, 's d']) -> EmbeddedClip:
-  """Name embeddings by what they are."""
-  content = hashlib.sha256(np.ascontiguousarray(embeddings).tobytes()).hexdigest()
-  return EmbeddedClip(content, embeddings)
+      if piece := text.push(token.id):
+        reply += piece
+        yield piece
+    self.turns, self._clips = [*turns, Turn('assistant', reply)], clips

@@ -82,9 +82,9 @@ def test_a_later_turn_computes_only_what_is_new(assistant, audio):
 
 def test_a_clip_is_encoded_once(assistant, audio, monkeypatch):
   encoded = []
-  encode = Assistant.encode
+  hear = Assistant.hear
   monkeypatch.setattr(
-    Assistant, 'encode', lambda self, clip: encoded.append(clip) or encode(self, clip)
+    Assistant, 'hear', lambda self, clip: encoded.append(clip) or hear(self, clip)
   )
   conversation = assistant.conversation()
   conversation.ask(audio, **OPTIONS)

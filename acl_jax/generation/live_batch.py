@@ -2,7 +2,7 @@
 """The responses in progress, and the pages of the cache that they share.
 
 A step prefills one chunk of some prompts and decodes one token of every response, so
-that a long prompt does not hold up those who are being answered.
+that a long prompt does not delay the responses in progress.
 """
 
 from collections.abc import Callable, Sequence

@@ -2,8 +2,8 @@
 """The pages of the KV cache, and what they hold: prompts find their prefix again.
 
 The pages form a tree. A path from its root spells a sequence of positions, page by
-page, and a new sequence reuses the pages of the longest path that it begins with. Pages
-that nobody uses stay until their space is needed; the least recently used go first.
+page, and a new sequence reuses the pages of the longest path that it begins with.
+Unused pages stay until their space is needed; the least recently used go first.
 """
 
 import dataclasses

@@ -48,7 +48,7 @@ class Hearing:
     self._cache = _Cache(cached_bytes)
 
   def warm_up(self, progress: Callable[[str], None] = lambda message: None) -> None:
-    """Compile every shape; `progress` is told what is next."""
+    """Compile every shape; `progress` is called with the name of each."""
     self.recogniser.warm_up(progress)
     if self.model.adapter.recognises:
       self._space  # noqa: B018

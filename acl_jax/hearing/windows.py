@@ -130,7 +130,7 @@ def frame_power(samples: Float[np.ndarray, ' samples']) -> Float[np.ndarray, ' t
 def find_cut(power: Float[np.ndarray, ' t'], sizes: WindowSizes) -> int:
   """Return the frame to cut a window at: the middle of the last quiet place.
 
-  It is in the second half, with context behind it, and a multiple of `sizes.step`.
+  It is a multiple of `sizes.step` in the second half, and leaves room for the context.
   """
   first, stop = sizes.window // 2 + sizes.step, sizes.window - sizes.context
   candidates = power[first:stop]

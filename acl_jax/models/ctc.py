@@ -198,7 +198,7 @@ class CTCAdapter(nnx.Module):
   ) -> tuple[Float[Array, 'a s e'], Bool[Array, 'a s']]:
     """Return one embedding per recognised token, at the front of the s slots."""
     logits, mask, *_ = self.scores(frames, frame_mask, table)
-    return self._embed(logits, mask, table)
+    return self._embed(logits, *ctc_segments(logits, mask), table)
 
   def recognise(
     self,
@@ -208,25 +208,26 @@ class CTCAdapter(nnx.Module):
   ) -> Recognition:
     """As `__call__`, with the tokens."""
     logits, mask, *_ = self.scores(frames, frame_mask, table)
-    _, segment = ctc_segments(logits, mask)
+    start, segment = ctc_segments(logits, mask)
     stack, vocabulary = self.config.stack, self.vocabulary[...]
     tokens = rank_segments(logits, segment, vocabulary, stack)
     assert tokens.spans is not None
-    return Recognition(*self._embed(logits, mask, table), tokens.spans[..., 0], tokens)
+    embeddings = self._embed(logits, start, segment, table)
+    return Recognition(*embeddings, tokens.spans[..., 0], tokens)
 
   def _embed(
     self,
     logits: Float[Array, 'a s c'],
-    mask: Bool[Array, 'a s'],
+    start: Bool[Array, 'a s'],
+    segment: Int[Array, 'a s'],
     table: Float[Array, 'v e'],
   ) -> tuple[Float[Array, 'a s e'], Bool[Array, 'a s']]:
     posterior = jax.nn.softmax(logits, axis=-1)
-    start, segment = ctc_segments(logits, mask)
     not_blank = 1 - posterior[..., BLANK]
     # Weighted by the probability of not being blank.
     weighted = posterior[..., 1:] @ self.vocabulary_embeddings(table)
     # member[a, i, j]: frame j belongs to token i.
-    slots = jnp.arange(mask.shape[1])
+    slots = jnp.arange(start.shape[1])
     member = (segment[:, None, :] == slots[None, :, None]).astype(weighted.dtype)
     total = jnp.einsum('ais,as->ai', member, not_blank)
     mean = jnp.einsum('ais,ase->aie', member, weighted) / (total[..., None] + 1e-9)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The application: routes, middleware, the page."""
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,13 +15,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from acl_jax.serving.audio_routes import Speech, Transcriptions
 from acl_jax.serving.completions import Completions
-from acl_jax.serving.errors import HANDLERS, APIError
+from acl_jax.serving.errors import HANDLERS
 from acl_jax.serving.metrics import CONTENT_TYPE
+from acl_jax.serving.realtime import routes as realtime_routes
 from acl_jax.serving.security import LOOPBACK_ORIGIN, Gate
 from acl_jax.serving.service import Service
 
 PAGE = Path(__file__).parent / 'page'
-REALTIME = 'acl_jax.serving.realtime'
 
 
 def make_app(service: Service, key: str = '', origins: Sequence[str] = ()) -> Starlette:
@@ -70,12 +69,9 @@ def _routes(service: Service) -> list[BaseRoute]:
     return Response(service.metrics.render(), headers={'Content-Type': CONTENT_TYPE})
 
   async def index(request: Request) -> Response:
-    path = PAGE / 'index.html'
-    if not path.is_file():
-      raise APIError(404, 'this server has no page')
-    return FileResponse(path, headers={'Cache-Control': 'no-cache'})
+    return FileResponse(PAGE / 'index.html', headers={'Cache-Control': 'no-cache'})
 
-  routes: list[BaseRoute] = [
+  return [
     Route('/', index),
     Route('/health', health),
     Route('/ready', ready),
@@ -87,12 +83,9 @@ def _routes(service: Service) -> list[BaseRoute]:
       '/v1/audio/transcriptions', Transcriptions(service).__call__, methods=['POST']
     ),
     Route('/v1/audio/speech', Speech(service).__call__, methods=['POST']),
+    *realtime_routes(service),
+    Mount('/page', PageFiles(directory=PAGE)),
   ]
-  if PAGE.is_dir():
-    routes.append(Mount('/page', PageFiles(directory=PAGE)))
-  if importlib.util.find_spec(REALTIME) is not None:
-    routes += importlib.import_module(REALTIME).routes(service)
-  return routes
 
 
 def _model(service: Service) -> dict[str, object]:

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from acl_jax.serving.errors import APIError
+from acl_jax.serving.events import wait_for_disconnect
 from acl_jax.serving.schemas import PART_KINDS
 
 BODY_SECONDS = 60.0  # in which a body must arrive
@@ -63,7 +64,7 @@ def check_form(schema: type[Schema], values: dict[str, Any]) -> Schema:
 async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
   """Await `work`; cancel it when the client is gone, and raise ClientDisconnect."""
   task = asyncio.ensure_future(work)
-  gone = asyncio.ensure_future(_disconnect(request))
+  gone = asyncio.ensure_future(wait_for_disconnect(request.receive))
   try:
     await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
     if task.done():
@@ -74,11 +75,6 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Re
       each.cancel()
     with contextlib.suppress(asyncio.CancelledError, Exception):
       await task
-
-
-async def _disconnect(request: Request) -> None:
-  while (await request.receive())['type'] != 'http.disconnect':
-    pass
 
 
 @contextlib.asynccontextmanager

@@ -11,8 +11,6 @@ from acl_jax.serving.errors import APIError
 from acl_jax.serving.reply import Reply, ReplyPiece
 from acl_jax.text.tokenizer import Tokenizer
 
-# A reply that repeats itself is cut, as one that reaches its limit.
-_FINISH_REASONS = {'': None, 'stop': 'stop', 'length': 'length', 'repetition': 'length'}
 _MIN_LOG_PROB = -9999.0  # JSON has no infinity
 
 
@@ -22,7 +20,7 @@ def finish_reason(piece: ReplyPiece) -> str | None:
     raise APIError(500, 'the model failed on this reply')
   if piece.finish_reason == 'cancelled':
     raise APIError(503, 'the server is shutting down', retry_after=5)
-  return _FINISH_REASONS[piece.finish_reason]
+  return piece.finish_reason or None
 
 
 def usage(replies: Sequence[Reply]) -> dict[str, Any]:

@@ -74,7 +74,7 @@ async def handle_bug(request: Request, error: Exception) -> Response:
 
 
 async def handle_disconnect(request: Request, error: Exception) -> Response:
-  """End a request whose client is gone; nobody reads this."""
+  """End a request whose client has disconnected; the response is never sent."""
   return Response(status_code=499)
 
 

@@ -21,7 +21,7 @@ Item = TypeVar('Item')
 class EventStream(Response):
   """Sends each item as a `data:` event, then [DONE]; an error becomes an event.
 
-  on_end: called in any case, also when nobody reads any more.
+  on_end: always called, also when the client has disconnected.
   """
 
   def __init__(
@@ -39,7 +39,7 @@ class EventStream(Response):
 
   async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
     sending = asyncio.ensure_future(self._send(send))
-    gone = asyncio.ensure_future(_disconnect(receive))
+    gone = asyncio.ensure_future(wait_for_disconnect(receive))
     try:
       await asyncio.wait((sending, gone), return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -73,7 +73,8 @@ def _event(item: dict[str, Any]) -> bytes:
   return b'data: ' + text.encode() + b'\n\n'
 
 
-async def _disconnect(receive: Receive) -> None:
+async def wait_for_disconnect(receive: Receive) -> None:
+  """Return when the client has disconnected."""
   while (await receive())['type'] != 'http.disconnect':
     pass
 

@@ -33,8 +33,7 @@ class ReplyPiece(NamedTuple):
   """What has arrived since the last piece.
 
   text: whole characters. tokens: without the stop token and what follows a stop string.
-  finish_reason: '' except in the last piece; 'stop', 'length', 'repetition',
-  'cancelled' or 'error'.
+  finish_reason: '' except in the last piece; 'stop', 'length', 'cancelled' or 'error'.
   """
 
   text: str

@@ -5,6 +5,7 @@ Where a text is cut depends on the text alone, not on the pieces in which it arr
 sentence ends at its punctuation and the white space after it, or at a line break.
 """
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
 
@@ -32,6 +33,12 @@ _ENDS = re.compile(
 _SPACE = re.compile(r'\s*')
 _LAST_WORD = re.compile(r'[^\s("\'\u2018\u201c\u00ab\[*_]+$')
 _NUMBERED = re.compile(r'\(?(?:\d{1,3}|[A-Za-z])[.)]')  # the number of a list's item
+
+
+async def take_until_none(queue: asyncio.Queue[str | None]) -> AsyncIterator[str]:
+  """Yield the pieces of text that are put into a queue, until None is."""
+  while (piece := await queue.get()) is not None:
+    yield piece
 
 
 async def split_sentences(pieces: AsyncIterator[str]) -> AsyncIterator[str]:

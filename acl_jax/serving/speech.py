@@ -3,12 +3,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
 from acl_jax.serving.parts import Voice
 from acl_jax.serving.reply import Reply, ReplyPiece
-from acl_jax.serving.voice import VoiceError, split_sentences
+from acl_jax.serving.sentences import split_sentences, take_until_none
+from acl_jax.serving.voice import VoiceError
 
 
 class Sound(NamedTuple):
@@ -18,7 +19,7 @@ class Sound(NamedTuple):
 
 
 class Fault(NamedTuple):
-  """The voice failed; the text goes on without it."""
+  """The voice failed; the text continues without it."""
 
   message: str
 
@@ -28,21 +29,17 @@ async def speak_reply(
 ) -> AsyncGenerator[ReplyPiece | Sound | Fault, None]:
   """Yield the pieces of a reply, and its sound as soon as a sentence is complete."""
   events: asyncio.Queue[ReplyPiece | Sound | Fault | Exception | None] = asyncio.Queue()
-  sentences: asyncio.Queue[str | None] = asyncio.Queue()
+  written: asyncio.Queue[str | None] = asyncio.Queue()
 
   async def write() -> None:
     async for piece in reply:
       events.put_nowait(piece)
-      sentences.put_nowait(piece.text)
-    sentences.put_nowait(None)
-
-  async def texts() -> AsyncIterator[str]:
-    while (text := await sentences.get()) is not None:
-      yield text
+      written.put_nowait(piece.text)
+    written.put_nowait(None)
 
   async def speak() -> None:
     try:
-      async for sentence in split_sentences(texts()):
+      async for sentence in split_sentences(take_until_none(written)):
         async for pcm in voice.speak(sentence):
           events.put_nowait(Sound(pcm))
     except VoiceError as error:

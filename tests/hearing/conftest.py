@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tiny models with every adapter, whose audio decides what they recognise."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -11,6 +9,7 @@ from acl_jax import build
 from acl_jax.hearing.hearing import Hearing
 from acl_jax.models import adapters, attention_adapter, ctc, llama, whisper
 from acl_jax.models.speech_llm import SpeechLLM
+from tests import tiny_weights
 from tests.tiny_world import load_config
 
 RATE = 16_000
@@ -92,23 +91,13 @@ def make_model(text):
       tie_word_embeddings=False,
       max_position_embeddings=220,
     )
-    rng = np.random.default_rng(3)
-
-    def fill(path, leaf):
-      if leaf.dtype == np.int32:
-        return jnp.arange(270, 270 + leaf.size)  # the vocabulary
-      if leaf.dtype == np.uint8:
-        return jnp.asarray(rng.integers(0, 31, leaf.shape), leaf.dtype)
-      if 'norm' in jax.tree_util.keystr(path):
-        return jnp.ones(leaf.shape)
-      return jnp.asarray(rng.normal(size=leaf.shape) * 0.5, jnp.float32)
 
     def create():
       rngs = nnx.Rngs(0)
       encoder = whisper.Whisper(ENCODER, rngs=rngs)
       return SpeechLLM(encoder, ADAPTERS[kind](rngs), llama.Llama(llm, rngs=rngs))
 
-    return jax.tree_util.tree_map_with_path(fill, jax.eval_shape(create))
+    return tiny_weights.fill(create, scale=0.5, seed=3)
 
   return make
 

@@ -18,7 +18,7 @@ class ClientError(ValueError):
 
 
 def error_body(error: BaseException, event_id: str | None = None) -> dict[str, Any]:
-  """Return the `error` of an event. What is nobody's fault but ours is logged.
+  """Return the `error` of an event; an error of the server itself is logged.
 
   event_id: of the client's event that caused it.
   """

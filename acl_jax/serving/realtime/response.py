@@ -142,7 +142,9 @@ class Response:
 
   async def _report_voice(self, error: Exception) -> None:
     body = error_body(error)
-    body['message'] = f'the voice failed; the text goes on: {body["message"]}'
+    body['message'] = (
+      f'the voice failed, and the text continues without it: {body["message"]}'
+    )
     await self._emit('error', error=body)
 
   async def _open(self) -> None:

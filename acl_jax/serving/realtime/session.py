@@ -53,7 +53,7 @@ class Session:
     await self._emit('session.created', session=self._to_json())
 
   async def handle(self, frame: str | bytes) -> None:
-    """Handle a frame; what is wrong with it is told by an `error` event."""
+    """Handle a frame; a bad one is answered with an `error` event."""
     event_id = None
     try:
       event = schema.parse_json(frame)

@@ -2,17 +2,18 @@
 """Speaks a reply sentence by sentence while it is still being written."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 from acl_jax.serving.parts import Voice
 from acl_jax.serving.realtime.spoken import Spoken
-from acl_jax.serving.sentences import split_sentences
+from acl_jax.serving.sentences import split_sentences, take_until_none
 
 
 class Speaker:
   """Speaks what is written to it, in a task of its own.
 
-  send: takes 16-bit samples. fail: is told why the voice failed; it then stays silent.
+  send: takes 16-bit samples. fail: called with the error if the voice fails, which
+  ends its speech.
   """
 
   def __init__(
@@ -43,16 +44,12 @@ class Speaker:
 
   async def _speak(self) -> None:
     try:
-      async for sentence in split_sentences(self._written()):
+      async for sentence in split_sentences(take_until_none(self._pieces)):
         self.spoken.begin(sentence)
         async for pcm in self._voice.speak(sentence):
           self.spoken.add(pcm)
           await self._send(pcm)
         self.spoken.finish()
-    except Exception as error:  # whatever it is, the text goes on
+    except Exception as error:  # of any kind: the text continues without a voice
       self.has_failed = True
       await self._fail(error)
-
-  async def _written(self) -> AsyncIterator[str]:
-    while (text := await self._pieces.get()) is not None:
-      yield text

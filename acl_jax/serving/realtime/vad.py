@@ -20,7 +20,7 @@ RATE = 16_000
 FRAME = 512  # samples, 32 ms
 FRAME_MS = 1_000 * FRAME // RATE
 START_FRAMES = 3  # of speech in a row begin a turn; a click does not
-HYSTERESIS = 0.15  # a turn goes on while speech is nearly as likely as the threshold
+HYSTERESIS = 0.15  # below the threshold, by which a turn that has begun ends
 
 # Packages that contain the model, with the same inputs and outputs.
 SILERO_FILES = (
