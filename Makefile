@@ -1,4 +1,5 @@
-# Two commands for a fresh machine: `make demo` and `make test`. `make` prints the help.
+# Three commands for a fresh machine: `make talk`, `make demo` and `make test`. `make`
+# prints the help.
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -12,9 +13,13 @@ export TRANSFORMERS_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+PORT := 8000
+
+.PHONY: help talk demo test lint clean
 
 help:
+	@echo 'make talk   talk to the shipped model in a browser, at http://127.0.0.1:$(PORT);'
+	@echo '            make talk PORT=8001 chooses another port'
 	@echo 'make demo   all stages end to end on real speech: a few minutes on two cores'
 	@echo 'make test   ruff, pyright, mkdocs and all tests'
 	@echo 'make lint   only ruff, pyright and mkdocs'
@@ -25,6 +30,9 @@ help:
 	@echo 'make test also installs torch, for parity tests, and the TPU compiler, which needs'
 	@echo 'no TPU. To install the smaller CPU build of torch, run'
 	@echo '  PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test'
+
+talk: $(VENV)/.demo
+	$(PYTHON) talk.py --port=$(PORT)
 
 demo: $(VENV)/.demo
 	@echo '== Running the demo in runs/demo'

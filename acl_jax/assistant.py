@@ -7,22 +7,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from acl_jax import build
-from acl_jax.batches.padded import pad_to_step
 from acl_jax.config.experiment import TrainConfig, parse_train
 from acl_jax.conversation import Clip, Conversation, Waveform, as_clip
+from acl_jax.generation.live import LiveEngine
+from acl_jax.generation.live_requests import LiveConfig
+from acl_jax.hearing.heard import Heard
+from acl_jax.hearing.hearing import Hearing
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.text.frontend import TextFrontend
 from data_pipeline import audio
-from data_pipeline.features import HOP, SAMPLE_RATE, get_features
+from data_pipeline.audio import SAMPLE_RATE
 
 CONFIGS = Path(__file__).parent.parent / 'configs'
-FRAME_STEP = 200  # log-mel frames, 2 s: audio is padded to a multiple
 
 
 def load(
@@ -91,65 +91,48 @@ class Assistant:
     """Return the model's own hard transcript; None if it does not recognise."""
     if self.decode_transcript is None:
       return None
-    mels = self._padded(clip)
-    (ids,) = np.asarray(_recognise(self.model, *mels))
-    return self.decode_transcript(ids[ids >= 0].tolist()).strip()
+    return self.hear(clip).transcript
 
   def conversation(self, seed: int = 0) -> 'Conversation':
     """Start a conversation; `seed` decides what is drawn at temperatures above 0."""
     return Conversation(self, seed)
 
-  @property
-  def max_frames(self) -> int:
-    """Log-mel frames that the encoder takes."""
-    return self.model.encoder.config.max_frames
+  @functools.cached_property
+  def hearing(self) -> Hearing:
+    """What hears clips, and remembers them."""
+    return Hearing(self.model, self.text.tokenizer, self.decode_transcript)
 
-  def log_mel(self, clip: str | Path | Waveform | Clip) -> Float[np.ndarray, 't m']:
-    """Return the log-mel spectrogram of a clip.
+  def read(self, clip: str | Path | Waveform | Clip) -> Waveform:
+    """Return the samples of a clip, at 16 kHz.
 
-    AudioError for what cannot be read; ValueError for a clip longer than the encoder
-    takes, or shorter than a frame.
+    AudioError for a file that cannot be read; ValueError for a clip that is too long.
     """
-    encoder, source = self.model.encoder.config, as_clip(clip).source
-    name = source if isinstance(source, (str, Path)) else 'the waveform'
-    seconds = encoder.max_frames * HOP / SAMPLE_RATE
+    source, seconds = as_clip(clip).source, self.hearing.max_seconds
     if isinstance(source, (str, Path)):
-      samples = audio.read(source)
-    else:
-      samples = np.asarray(source, np.float32)
-      if samples.ndim != 1 or not np.isfinite(samples).all():
-        raise ValueError(f'{name} has shape {samples.shape}; it must be finite and 1-D')
-    features = get_features(encoder.features)
-    log_mel = features.log_mel(samples, encoder.num_mel_bins)
-    if len(log_mel) > encoder.max_frames:
+      return audio.read(source, limits=audio.Limits(seconds=seconds))
+    samples = np.asarray(source, np.float32)
+    if samples.ndim != 1 or not np.isfinite(samples).all():
       raise ValueError(
-        f'{name}: {len(samples) / SAMPLE_RATE:.1f} s of audio; the encoder takes'
-        f' {seconds:.1f} s'
+        f'the waveform has shape {samples.shape}; it must be finite and 1-D'
       )
-    return log_mel
+    if len(samples) > seconds * SAMPLE_RATE:
+      raise ValueError(
+        f'the waveform has {len(samples) / SAMPLE_RATE:.1f} s of audio; the limit is'
+        f' {seconds:g} s'
+      )
+    return samples
+
+  def hear(self, clip: str | Path | Waveform | Clip) -> Heard:
+    """Return what is heard in a clip: embeddings, and the model's own transcript."""
+    return self.hearing.hear(self.read(clip))
 
   def encode(self, clip: str | Path | Waveform | Clip) -> Float[np.ndarray, 's e']:
     """Return the embeddings that the LLM reads for a clip."""
-    mels = self._padded(clip)
-    embeddings, mask = _encode_audio(self.model, *mels)
-    return np.asarray(embeddings[0])[np.asarray(mask[0])]
-
-  def _padded(self, clip: str | Path | Waveform | Clip):
-    """Return a batch of one log-mel spectrogram, in one of few shapes, and its mask."""
-    return pad_to_step([self.log_mel(clip)], 1, self.max_frames, FRAME_STEP)
+    return self.hear(clip).embeddings
 
   @functools.cached_property
-  def context(self) -> int:
-    """Tokens that the LLM can read."""
-    return self.model.llama.config.max_position_embeddings
-
-
-@jax.jit
-def _encode_audio(model: SpeechLLM, log_mel, frame_mask):
-  return model.encode_audio(jnp.asarray(log_mel), jnp.asarray(frame_mask))
-
-
-@jax.jit
-def _recognise(model: SpeechLLM, log_mel, frame_mask):
-  frames, mask = model.encoder(jnp.asarray(log_mel), jnp.asarray(frame_mask))
-  return model.greedy(frames, mask)
+  def engine(self) -> LiveEngine:
+    """Answers the conversations, one turn at a time."""
+    context = self.model.llama.config.max_position_embeddings
+    config = LiveConfig(slots=1, context=context, cached_tokens=context)
+    return LiveEngine(self.model.llama, config, self.text.tokenizer.stop_ids)

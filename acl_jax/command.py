@@ -13,6 +13,7 @@ PROGRAMS = {
   'train': 'acl_jax.train',
   'evaluate': 'acl_jax.evaluate',
   'chat': 'acl_jax.chat',
+  'serve': 'acl_jax.serve',
   'export': 'acl_jax.export',
   'plan': 'acl_jax.plan',
 }

@@ -21,7 +21,7 @@ from flax import nnx
 from ml_collections import config_flags
 
 from acl_jax import assets, build
-from acl_jax.assistant import load
+from acl_jax.assistant import Assistant, load
 from acl_jax.config.experiment import TrainConfig, parse_train
 from acl_jax.evaluation import encoding, examples, report
 from acl_jax.evaluation.babble import describe_noise, with_babble
@@ -81,9 +81,9 @@ def evaluate(
       'beam_size': BEAM_SIZE,
     }
   cache, max_new_tokens = output / 'cache', config.targets.max_new_tokens
-  decode = assistant.decode_transcript
+  decode, hearing = assistant.decode_transcript, assistant.hearing
   prepared, unusable = prepare_examples(
-    model, text, decode, utterances, recogniser, cache, max_new_tokens
+    model, text, decode, utterances, recogniser, cache, max_new_tokens, hearing
   )
   bad = [*bad, *unusable]
   _check_not_empty(prepared, bad, manifest)
@@ -96,7 +96,7 @@ def evaluate(
   summary = summarise(prepared, scores, description, skipped)
   summary['noise'] = describe_noise(babble_snr)
   _write(output / 'report.json', json.dumps(summary, indent=2, allow_nan=False) + '\n')
-  sampled = sample_examples(model, text, prepared, scores, max_new_tokens)
+  sampled = sample_examples(assistant, prepared, scores, max_new_tokens)
   metrics = Path(checkpoint or '') / 'metrics.jsonl'
   curves = report.read_curves(metrics) if checkpoint and metrics.is_file() else {}
   title = f'Speech in, answers out: {Path(manifest).absolute().parent.name}'
@@ -136,13 +136,13 @@ def score_all(
 
 
 def sample_examples(
-  model: SpeechLLM,
-  text: TextFrontend,
+  assistant: Assistant,
   prepared: Sequence[Example],
   scores: Mapping[str, Sequence[Score]],
   max_new_tokens: int,
 ) -> list[report.ReportExample]:
   """Return a random sample of the examples, with the responses to their audio."""
+  model, text = assistant.model, assistant.text
   rng = np.random.default_rng(0)
   count = min(SAMPLED_EXAMPLES, len(prepared))
   indices = sorted(rng.choice(len(prepared), count, replace=False).tolist())
@@ -154,7 +154,7 @@ def sample_examples(
   sampled = []
   for case, index in enumerate(indices):
     example = prepared[index]
-    waveform = encoding.read_audio(model, example.utterance)
+    waveform = encoding.read_audio(model, example.utterance, assistant.hearing)
     sampled.append(
       report.ReportExample(
         id=example.utterance.id,

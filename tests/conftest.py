@@ -28,6 +28,7 @@ CACHE = Path(__file__).parent.parent / '.pytest_cache' / 'compiled'
 os.environ['JAX_COMPILATION_CACHE_DIR'] = str(CACHE)
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.3'
 
+import gc  # noqa: E402
 import subprocess  # noqa: E402
 
 import hypothesis  # noqa: E402
@@ -58,6 +59,19 @@ FULL = 'tests marked `full` need real models, libtpu, or processes of their own'
 
 def pytest_collection_modifyitems(items):
   items.sort(key=lambda item: item.path.name not in FIRST)
+
+
+MAPPINGS = Path('/proc/self/maps')
+MAX_MAPPINGS = 25_000  # Linux allows a process 65,530; XLA crashes without more
+
+
+@pytest.fixture(autouse=True, scope='module')
+def few_mappings():
+  """Free compiled programs before their mappings of memory become too many."""
+  yield
+  if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b'\n') > MAX_MAPPINGS:
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)

@@ -42,13 +42,18 @@ ROOMS = (
   'build',
   'lora',
   'batches',
+  'hearing',
   'training',
   'stages',
+  'hearing',
   'evaluation',
   'exporting',
   'tpu',
   'conversation',
   'assistant',
+  'serving',
+  'audio_devices',
+  'terminal',
 )
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -14,6 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from acl_jax.config.serving import ServeConfig
 from data_pipeline.augment import Augmentation
 
 # The paper's Conformer: width, heads and kernel. Its depth could not be verified.
@@ -168,6 +169,7 @@ def train_config() -> ConfigDict:
   c.ctc = None
   c.transcription = None
   c.response = None
+  c.serve = dataclasses.asdict(ServeConfig())
   return c
 
 

@@ -19,6 +19,7 @@ from acl_jax.config.sections import (
   PretrainEncoderConfig,
   parse_mixture,
 )
+from acl_jax.config.serving import ServeConfig
 from acl_jax.config.stages import (
   CTCStageConfig,
   PretrainStageConfig,
@@ -48,6 +49,7 @@ class TrainConfig:
   ctc: CTCStageConfig | None  # None: no CTC stage
   transcription: TranscriptionStageConfig | None  # None: no transcription stage
   response: ResponseStageConfig | None  # None: no response stage
+  serve: ServeConfig = ServeConfig()
 
   def __post_init__(self):
     if isinstance(self.adapter, CTCConfig) and self.ctc is None:

@@ -31,7 +31,10 @@ def render() -> str:
   """Return the page."""
   parts = [HEADER]
   for title, section in (
-    ('`train`, `decode_targets`, `evaluate`, `chat`, `export`, `plan`', TrainConfig),
+    (
+      '`train`, `decode_targets`, `evaluate`, `chat`, `serve`, `export`, `plan`',
+      TrainConfig,
+    ),
     ('`pretrain`', PretrainConfig),
   ):
     rows = '\n'.join(

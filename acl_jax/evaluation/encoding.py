@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 from acl_jax.batches.padded import group_by_length, pad_to_step
+from acl_jax.hearing.hearing import Hearing
 from acl_jax.models.speech_llm import SpeechLLM
 from data_pipeline import audio
 from data_pipeline.corpora.utterance import BadUtterance, Utterance
@@ -30,11 +31,16 @@ class EncodedUtterance(NamedTuple):
 
 
 def read_audio(
-  model: SpeechLLM, utterance: Utterance
+  model: SpeechLLM, utterance: Utterance, hearing: Hearing | None = None
 ) -> Float32[np.ndarray, ' samples']:
-  """Read the waveform; AudioError if it is unreadable or too long for the encoder."""
-  frames = model.encoder.config.max_frames
-  return utterance.read(audio.Limits(seconds=frames * HOP / SAMPLE_RATE))
+  """Read the waveform; AudioError if it is unreadable or too long.
+
+  hearing: sets the limit; None is that of the encoder.
+  """
+  seconds = model.encoder.config.max_frames * HOP / SAMPLE_RATE
+  if hearing is not None:
+    seconds = hearing.max_seconds
+  return utterance.read(audio.Limits(seconds=seconds))
 
 
 def compute_log_mel(
@@ -51,6 +57,7 @@ def encode_utterances(
   decode: Callable[[list[int]], str] | None,
   utterances: Sequence[Utterance],
   advance: Callable[[int], None],
+  hearing: Hearing | None = None,
 ) -> tuple[dict[str, EncodedUtterance], list[BadUtterance]]:
   """Encode utterances in batches of similar length.
 
@@ -59,6 +66,8 @@ def encode_utterances(
     decode: Converts the token ids of `model.greedy` to text; None for no transcripts.
     utterances: Their ids must be unique.
     advance: Called with the number of utterances that were encoded or skipped.
+    hearing: Hears utterances longer than one of its windows; None refuses those that
+      are too long for the encoder.
 
   Returns:
     Encoded utterances by id, and the utterances whose audio cannot be used.
@@ -69,7 +78,13 @@ def encode_utterances(
   def read_log_mels() -> Iterator[tuple[str, np.ndarray]]:
     for utterance in utterances:
       try:
-        log_mel = compute_log_mel(model, read_audio(model, utterance))
+        waveform = read_audio(model, utterance, hearing)
+        if hearing is not None and hearing.is_long(waveform):
+          heard = hearing.hear(waveform)
+          encoded[utterance.id] = EncodedUtterance(heard.embeddings, heard.transcript)
+          advance(1)
+          continue
+        log_mel = compute_log_mel(model, waveform)
       except ValueError as error:
         bad.append(BadUtterance(utterance.id, 'audio', str(error)))
         advance(1)

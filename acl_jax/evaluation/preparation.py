@@ -12,6 +12,7 @@ from acl_jax.evaluation.cascade import Recogniser, transcribe_utterances
 from acl_jax.evaluation.encoding import encode_utterances
 from acl_jax.evaluation.examples import Example, check_context_length
 from acl_jax.evaluation.responses import generate_reference_responses
+from acl_jax.hearing.hearing import Hearing
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.runtime.progress import progress
 from acl_jax.text.frontend import TextFrontend
@@ -28,6 +29,7 @@ def prepare_examples(
   recogniser: Recogniser | None,
   cache: Path,
   max_new_tokens: int,
+  hearing: Hearing | None = None,
 ) -> tuple[list[Example], list[BadUtterance]]:
   """Encode and transcribe utterances.
 
@@ -39,12 +41,13 @@ def prepare_examples(
     recogniser: The cascade's; None to leave the cascade out.
     cache: Folder of the recogniser's transcripts.
     max_new_tokens: Positions that every prompt must leave for the response.
+    hearing: See `encode_utterances`.
 
   Returns:
     Examples without reference responses, and the utterances to skip, with reasons.
   """
   with progress('encode', len(utterances)) as advance:
-    encoded, bad = encode_utterances(model, decode, utterances, advance)
+    encoded, bad = encode_utterances(model, decode, utterances, advance, hearing)
   utterances = [utterance for utterance in utterances if utterance.id in encoded]
   cascade_transcripts: list[str | None] = [None] * len(utterances)
   if recogniser is not None:

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float
 
 from acl_jax.models.layers import ones, param, rms_norm
 from acl_jax.models.matrices import contract
+from acl_jax.models.recognition import Recognition
 
 EPS = 1e-6
 
@@ -57,6 +58,7 @@ class StrideAdapter(nnx.Module):
   kind = 'stride'
   recognises = False
   letters = False
+  reach = 0
   pretrained: tuple[str, ...] = ()
 
   def __init__(self, config: StrideAdapterConfig, *, rngs: nnx.Rngs):
@@ -99,3 +101,16 @@ class StrideAdapter(nnx.Module):
     x, gate = jnp.split(x, 2, axis=-1)
     x = rms_norm(x * jax.nn.silu(gate), self.ln_mid[...], EPS)
     return project(x, self.linear_2), mask
+
+  def recognise(
+    self,
+    frames: Float[Array, 'a t d'],
+    frame_mask: Bool[Array, 'a t'],
+    table: Float[Array, 'v e'],
+  ) -> Recognition:
+    """As `__call__`; without tokens."""
+    embeddings, mask = self(frames, frame_mask, table)
+    starts = jnp.arange(mask.shape[1]) * self.config.stack
+    return Recognition(
+      embeddings, mask, jnp.broadcast_to(starts[None], mask.shape), None
+    )

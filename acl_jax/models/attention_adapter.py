@@ -22,6 +22,7 @@ from acl_jax.models.adapters import EPS
 from acl_jax.models.attention_decoder import AttentionDecoder, DecoderConfig, Memory
 from acl_jax.models.layers import Constant, param, rms_norm, zeros
 from acl_jax.models.matrices import lookup, score_rows
+from acl_jax.models.recognition import Recognition, rank_tokens
 from acl_jax.models.repetition import ends_in_repetition
 
 END = 0  # class that ends a transcript; vocabulary entry i is class i + 1
@@ -54,6 +55,7 @@ class AttentionAdapter(nnx.Module):
   kind = 'attention'
   recognises = True
   letters = False
+  reach = None
   pretrained = ('decoder', 'embed_start', 'embed_tokens')
 
   def __init__(self, config: AttentionAdapterConfig, *, rngs: nnx.Rngs):
@@ -113,11 +115,37 @@ class AttentionAdapter(nnx.Module):
     table: Float[Array, 'v e'],
   ) -> tuple[Float[Array, 'a s e'], Bool[Array, 'a s']]:
     """Return one embedding per token that the decoder writes, and their mask."""
+    classes, hidden, logits = self._read(frames, frame_mask)
+    return self._embed(classes, hidden, logits, table)
+
+  def recognise(
+    self,
+    frames: Float[Array, 'a t d'],
+    frame_mask: Bool[Array, 'a t'],
+    table: Float[Array, 'v e'],
+  ) -> Recognition:
+    """As `__call__`, with the tokens; the decoder writes once for both."""
+    classes, hidden, logits = self._read(frames, frame_mask)
+    embeddings, mask = self._embed(classes, hidden, logits, table)
+    tokens = rank_tokens(logits, classes, self.vocabulary[...])
+    return Recognition(embeddings, mask, None, tokens)
+
+  def _read(self, frames, frame_mask):
+    """Return the classes that are written, and state and logits of each."""
     memory = self.decoder.attend_to(frames, frame_mask)
     classes = self._write(jax.lax.stop_gradient(memory))
     hidden = self.states(memory, classes)[:, :-1]
-    table = table[self.vocabulary[...]]
-    logits = score_rows(hidden, self.embed_tokens)[..., 1:]
+    return classes, hidden, score_rows(hidden, self.embed_tokens)
+
+  def _embed(
+    self,
+    classes: Int[Array, 'a s'],
+    hidden: Float[Array, 'a s d'],
+    logits: Float[Array, 'a s c'],
+    table: Float[Array, 'v e'],
+  ) -> tuple[Float[Array, 'a s e'], Bool[Array, 'a s']]:
+    """Return the embeddings of written classes, and their mask."""
+    table, logits = table[self.vocabulary[...]], logits[..., 1:]
     posterior = jax.nn.softmax(logits / jnp.exp(self.log_temperature[0]), axis=-1)
     hard = table[jnp.maximum(classes - 1, 0)]
     # Of unit scale, like what they add to: steps of the optimizer then change little.

@@ -6,6 +6,7 @@ that is masked for a row leaves that row's output unchanged to the bit, so respo
 not depend on the lengths of other rows.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -91,39 +92,61 @@ class KVCache(NamedTuple):
       sizes = (1, *x.shape[1:3], size, x.shape[4])
       return jax.lax.dynamic_slice(x, (layer, 0, 0, start, 0), sizes)[0]
 
-    return tuple(_dequantise(jax.tree.map(read, array)) for array in self)
+    return tuple(dequantise(jax.tree.map(read, array)) for array in self)
 
   def attend(
     self, query: Float[Array, 'b t n h'], cache_mask: CacheMask, layer: Int[Array, '']
   ) -> Float[Array, 'b t n h']:
     """`layers.attention` over one layer; zeros for a query whose mask is all False."""
-    b, t, n, h = query.shape
-    k, size = jax.tree.leaves(self.key)[0].shape[2], min(BLOCK, self.length)
-    query = (query * h**-0.5).reshape(b, t, k, n // k, h).transpose(0, 2, 3, 1, 4)
+    size = min(BLOCK, self.length)
 
-    def attend_to_block(block, softmax: _RunningSoftmax) -> _RunningSoftmax:
+    def read(block: Int[Array, '']) -> Block:
       # The last block starts early to fit in the cache; positions that the block before
       # has read are masked.
       start = jnp.minimum(block * size, self.length - size)
       mask = jax.lax.dynamic_slice_in_dim(cache_mask.mask, start, size, axis=2)
       mask &= (start + jnp.arange(size) >= block * size)[None, None]
       key, value = self._read_block(layer, start, size)
-      # float32: scores and softmax
-      scores = jnp.einsum(
-        'bkgth,bksh->bkgts', query, key, preferred_element_type=jnp.float32
-      )
-      return softmax.update(scores, mask[:, None, None], value)
+      return Block(key, value, mask)
 
-    num_blocks = -(-cache_mask.end // size)
-    softmax = _RunningSoftmax.empty(query)
-    y = jax.lax.fori_loop(0, num_blocks, attend_to_block, softmax).mean()
-    return y.transpose(0, 3, 1, 2, 4).reshape(b, t, n, h).astype(query.dtype)
+    return attend_to_blocks(query, read, -(-cache_mask.end // size))
 
   def quantise_like(self, key: Array, value: Array) -> 'KVCache':
     """Return other keys and values, quantised if this cache is in int8."""
     if isinstance(self.key, Int8Values):
       return KVCache(_quantise(key), _quantise(value))
     return KVCache(key, value)
+
+
+class Block(NamedTuple):
+  """Keys and values that are read at once, and which queries attend to them."""
+
+  key: Float[Array, 'b k s h']
+  value: Float[Array, 'b k s h']
+  mask: Bool[Array, 'b t s']
+
+
+def attend_to_blocks(
+  query: Float[Array, 'b t n h'],
+  read: Callable[[Int[Array, '']], Block],
+  num_blocks: Int[Array, ''],
+) -> Float[Array, 'b t n h']:
+  """`layers.attention` over blocks that `read` returns by number."""
+  b, t, n, h = query.shape
+  k = jax.eval_shape(read, jnp.int32(0)).key.shape[1]
+  query = (query * h**-0.5).reshape(b, t, k, n // k, h).transpose(0, 2, 3, 1, 4)
+
+  def attend(number, softmax: _RunningSoftmax) -> _RunningSoftmax:
+    block = read(number)
+    # float32: scores and softmax
+    scores = jnp.einsum(
+      'bkgth,bksh->bkgts', query, block.key, preferred_element_type=jnp.float32
+    )
+    return softmax.update(scores, block.mask[:, None, None], block.value)
+
+  softmax = _RunningSoftmax.empty(query)
+  y = jax.lax.fori_loop(0, num_blocks, attend, softmax).mean()
+  return y.transpose(0, 3, 1, 2, 4).reshape(b, t, n, h).astype(query.dtype)
 
 
 class _RunningSoftmax(NamedTuple):
@@ -188,7 +211,8 @@ def _quantise(x: Float[Array, '*b h']) -> Int8Values:
   return Int8Values(*quantise_int8(x, (-1,)))
 
 
-def _dequantise(array: Array | Int8Values) -> Float[Array, 'b k s h']:
+def dequantise(array: Array | Int8Values) -> Float[Array, 'b k s h']:
+  """Return keys or values in the dtype that attention computes in."""
   if isinstance(array, Int8Values):
     return array.values.astype(array.scale.dtype) * array.scale
   return array

@@ -6,8 +6,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from acl_jax.models.conformer import Conformer, ConformerConfig, Encoded
-from acl_jax.models.ctc import ctc_segments
 from acl_jax.models.layers import Linear
+from acl_jax.models.recognition import Tokens, ctc_segments, rank_segments
 from acl_jax.models.spelling import NUM_LETTERS
 
 
@@ -67,6 +67,14 @@ class ConformerCTC(nnx.Module):
     logits = self.logits(frames)
     start, _ = ctc_segments(blank_first(logits), frame_mask)
     return jnp.where(start, jnp.argmax(logits, axis=-1), -1)
+
+  def recognise(
+    self, frames: Float[Array, 'b u d'], frame_mask: Bool[Array, 'b u']
+  ) -> Tokens:
+    """Return the pieces that `greedy` returns, ranked, at the front of the slots."""
+    logits = blank_first(self.logits(frames))
+    _, segment = ctc_segments(logits, frame_mask)
+    return rank_segments(logits, segment, jnp.arange(logits.shape[-1] - 1), 1)
 
 
 class LetterHead(nnx.Module):

@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 from acl_jax.models.adapters import EPS, project, stack_frames
 from acl_jax.models.conv_block import ConvBlock, run_blocks
 from acl_jax.models.layers import Constant, ones, param, rms_norm, zeros
+from acl_jax.models.recognition import Recognition, ctc_segments, rank_segments
 from acl_jax.models.spelling import NUM_LETTERS, Spelling
 
 BLANK = 0  # class of CTC's blank; vocabulary entry i is class i + 1
@@ -118,6 +119,13 @@ class CTCAdapter(nnx.Module):
     """Whether it recognises letters, too."""
     return self.config.letter_layers > 0
 
+  @property
+  def reach(self) -> int:
+    """See `protocols.Adapter`."""
+    config, side = self.config, self.config.kernel_size // 2
+    letters = config.letter_layers * side * (config.stack // 2)
+    return (config.num_layers * side + 1) * config.stack + letters
+
   def token_ids(self) -> list[int]:
     """Return the LLM's tokens that it can recognise."""
     return self.vocabulary[...].tolist()
@@ -190,13 +198,36 @@ class CTCAdapter(nnx.Module):
   ) -> tuple[Float[Array, 'a s e'], Bool[Array, 'a s']]:
     """Return one embedding per recognised token, at the front of the s slots."""
     logits, mask, *_ = self.scores(frames, frame_mask, table)
-    posterior = jax.nn.softmax(logits, axis=-1)
+    return self._embed(logits, *ctc_segments(logits, mask), table)
+
+  def recognise(
+    self,
+    frames: Float[Array, 'a t d'],
+    frame_mask: Bool[Array, 'a t'],
+    table: Float[Array, 'v e'],
+  ) -> Recognition:
+    """As `__call__`, with the tokens."""
+    logits, mask, *_ = self.scores(frames, frame_mask, table)
     start, segment = ctc_segments(logits, mask)
+    stack, vocabulary = self.config.stack, self.vocabulary[...]
+    tokens = rank_segments(logits, segment, vocabulary, stack)
+    assert tokens.spans is not None
+    embeddings = self._embed(logits, start, segment, table)
+    return Recognition(*embeddings, tokens.spans[..., 0], tokens)
+
+  def _embed(
+    self,
+    logits: Float[Array, 'a s c'],
+    start: Bool[Array, 'a s'],
+    segment: Int[Array, 'a s'],
+    table: Float[Array, 'v e'],
+  ) -> tuple[Float[Array, 'a s e'], Bool[Array, 'a s']]:
+    posterior = jax.nn.softmax(logits, axis=-1)
     not_blank = 1 - posterior[..., BLANK]
     # Weighted by the probability of not being blank.
     weighted = posterior[..., 1:] @ self.vocabulary_embeddings(table)
     # member[a, i, j]: frame j belongs to token i.
-    slots = jnp.arange(mask.shape[1])
+    slots = jnp.arange(start.shape[1])
     member = (segment[:, None, :] == slots[None, :, None]).astype(weighted.dtype)
     total = jnp.einsum('ais,as->ai', member, not_blank)
     mean = jnp.einsum('ais,ase->aie', member, weighted) / (total[..., None] + 1e-9)
@@ -213,18 +244,3 @@ class CTCAdapter(nnx.Module):
     start, _ = ctc_segments(logits, mask)
     best = jnp.argmax(logits, axis=-1)
     return jnp.where(start, self.vocabulary[...][jnp.maximum(best - 1, 0)], -1)
-
-
-def ctc_segments(
-  logits: Float[Array, 'a s c'], frame_mask: Bool[Array, 'a s']
-) -> tuple[Bool[Array, 'a s'], Int[Array, 'a s']]:
-  """Apply CTC's rule: drop blanks and merge repeats (Graves et al. 2006).
-
-  Returns whether a token starts at each frame, and the index of the token that each
-  frame belongs to, -1 for none.
-  """
-  best = jnp.where(frame_mask, jnp.argmax(logits, axis=-1), BLANK)
-  previous = jnp.pad(best, ((0, 0), (1, 0)))[:, :-1]
-  token = best != BLANK
-  start = token & (best != previous)
-  return start, jnp.where(token, jnp.cumsum(start, axis=1) - 1, -1)

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from acl_jax.models.cache import CacheMask, KVCache, empty_cache
 from acl_jax.models.layers import REMAT, attention, ones, param, rms_norm, rope
 from acl_jax.models.matrices import contract, score_rows
+from acl_jax.models.paged_cache import PagedCache
 from acl_jax.models.splash import PackedCausalMask, packed_attention
 from acl_jax.sharding.rules import HIDDEN_AXES, constrain
 
@@ -165,17 +166,17 @@ class Llama(nnx.Module):
     x: Float[Array, 'b t d'],
     positions: Int[Array, 'b t'],
     mask: Bool[Array, 'b t s'] | PackedCausalMask,
-    cache: KVCache | None = None,
+    cache: KVCache | PagedCache | None = None,
     index: Int[Array, ' b'] | None = None,
     remat: str | None = None,
     prefix_cache: KVCache | None = None,
-  ) -> tuple[Float[Array, 'b t d'], KVCache]:
+  ) -> tuple[Float[Array, 'b t d'], Any]:
     """Run all layers; returns hidden states after the final norm, and keys and values.
 
     Computes in the dtype of `x`. Without `cache` the keys are those of the t inputs,
     and they are returned. With `cache` the keys are its s positions: row i writes its
     inputs at positions index[i]..index[i] + t - 1, drops those beyond the end, and the
-    updated cache is returned.
+    updated cache is returned. A `PagedCache` knows where to write, without `index`.
 
     mask: the keys that each query attends to; on TPUs and without `cache` it may be a
       `PackedCausalMask`.

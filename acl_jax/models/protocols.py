@@ -8,6 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Float, Int
 
+from acl_jax.models.recognition import Recognition, Tokens
+
 
 @runtime_checkable
 class Encoder(Protocol):
@@ -59,6 +61,12 @@ class Encoder(Protocol):
     """Return the class of every CTC segment where it starts, -1 elsewhere."""
     ...
 
+  def recognise(
+    self, frames: Float[Array, 'b u d'], frame_mask: Bool[Array, 'b u'], /
+  ) -> Tokens | None:
+    """Return the same classes with their log-probabilities."""
+    ...
+
 
 @runtime_checkable
 class Adapter(Protocol):
@@ -68,6 +76,7 @@ class Adapter(Protocol):
   CTC loss applies, and `greedy` does not return None. letters: whether letters, too.
   pretrained: its attributes that come from a pretrained model; with LoRA they are
   frozen except for low-rank updates.
+  reach: encoder frames on each side that an output depends on; None if on all.
   config: its sizes: `stack`, `encoder_size`, `llm_size`.
   """
 
@@ -79,6 +88,9 @@ class Adapter(Protocol):
 
   @property
   def config(self) -> Any: ...
+
+  @property
+  def reach(self) -> int | None: ...
 
   @property
   def letters(self) -> bool: ...
@@ -108,4 +120,14 @@ class Adapter(Protocol):
     /,
   ) -> Int[Array, 'a s'] | None:
     """Return the token of every CTC segment where it starts, -1 elsewhere."""
+    ...
+
+  def recognise(
+    self,
+    frames: Float[Array, 'a t d'],
+    frame_mask: Bool[Array, 'a t'],
+    table: Float[Array, 'v e'],
+    /,
+  ) -> Recognition:
+    """Return what `__call__` and `greedy` return, with log-probabilities, at once."""
     ...

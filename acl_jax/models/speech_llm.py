@@ -15,6 +15,7 @@ from acl_jax.models import splash
 from acl_jax.models.layers import segment_mask
 from acl_jax.models.llama import Llama
 from acl_jax.models.protocols import Adapter, Encoder
+from acl_jax.models.recognition import Recognition
 
 
 class Prompt(NamedTuple):
@@ -67,6 +68,15 @@ class SpeechLLM(nnx.Module):
     """
     tokens = self.adapter.greedy(frames, frame_mask, self.llama.embed_tokens[...])
     return self.encoder.greedy(frames, frame_mask) if tokens is None else tokens
+
+  def recognise(
+    self, frames: Float[Array, 'a t d'], frame_mask: Bool[Array, 'a t']
+  ) -> Recognition:
+    """Return what `adapt` and `greedy` return, with log-probabilities, at once."""
+    heard = self.adapter.recognise(frames, frame_mask, self.llama.embed_tokens[...])
+    if heard.tokens is None:
+      return heard._replace(tokens=self.encoder.recognise(frames, frame_mask))
+    return heard
 
   def splice(
     self,

@@ -46,3 +46,9 @@ class Tower(nnx.Module):
   ) -> None:
     """Return nothing: it does not recognise."""
     del frames, frame_mask
+
+  def recognise(
+    self, frames: Float[Array, 'b u d'], frame_mask: Bool[Array, 'b u']
+  ) -> None:
+    """Return nothing: it does not recognise."""
+    del frames, frame_mask

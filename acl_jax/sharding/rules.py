@@ -49,6 +49,7 @@ ACTIVATIONS: Mapping[str, str | tuple[str, ...] | None] = {
   'mlp': 'tensor',
   'vocab': 'tensor',
   'layers': None,
+  'pages': None,
 }
 HIDDEN_AXES = ('batch', 'time', 'embed')  # of activations between layers
 

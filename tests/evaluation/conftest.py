@@ -6,8 +6,6 @@ import io
 import json
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import sentencepiece
@@ -26,6 +24,7 @@ from acl_jax.text.templates import llama2
 from acl_jax.weights.adapter import save_adapter
 from configs import smol
 from data_pipeline import audio
+from tests import tiny_weights
 
 CORPUS = """What is the capital of France? The capital of France is Paris.
 The quick brown fox jumps over the lazy dog while the band plays a good day song."""
@@ -92,19 +91,8 @@ def model(text) -> SpeechLLM:
       llama.Llama(llm, rngs=rngs),
     )
 
-  rng = np.random.default_rng(0)
-
-  def fill(path, leaf):
-    if leaf.dtype == np.int32:
-      return jnp.arange(270, 270 + leaf.size)  # the CTC vocabulary
-    if leaf.dtype == np.uint8:
-      return jnp.asarray(rng.integers(0, 31, leaf.shape), leaf.dtype)  # its spellings
-    if 'norm' in jax.tree_util.keystr(path):
-      return jnp.ones(leaf.shape)
-    # Large weights, so that predictions are confident.
-    return jnp.asarray(rng.normal(size=leaf.shape) * 0.3, jnp.float32)
-
-  return jax.tree_util.tree_map_with_path(fill, jax.eval_shape(build))
+  # Large weights, so that predictions are confident.
+  return tiny_weights.fill(build, scale=0.3, seed=0)
 
 
 @pytest.fixture

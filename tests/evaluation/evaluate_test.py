@@ -166,12 +166,12 @@ def test_audio_may_be_outside_the_folder_of_the_manifest(
 
 
 def test_utterances_that_are_too_long_are_skipped(run, add_entry, tmp_path):
-  soundfile.write(tmp_path / 'long.wav', np.zeros(48_100), 16_000)
+  soundfile.write(tmp_path / 'long.wav', np.zeros(301 * 8_000), 8_000)
   add_entry(id='long', audio_filepath='long.wav')
   add_entry(id='wordy', text='the quick brown fox ' * 40)
   reasons = {skipped['id']: skipped['reason'] for skipped in run()['skipped']}
   assert set(reasons) == {'long', 'wordy'}
-  assert re.search(r'duration.*\b3 s', reasons['long'])
+  assert re.search(r'duration.*\b300 s', reasons['long'])
   assert re.search(r'`text`.*context of 220\b', reasons['wordy'])
 
 

@@ -10,7 +10,8 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acl_jax.models.ctc import BLANK, CTCAdapter, CTCAdapterConfig, Scores, ctc_segments
+from acl_jax.models.ctc import BLANK, CTCAdapter, CTCAdapterConfig, Scores
+from acl_jax.models.recognition import ctc_segments
 from acl_jax.models.spelling import NUM_LETTERS, token_letters
 from tests.adapter_inputs import FRAME_SIZE as D
 from tests.adapter_inputs import LLM_SIZE as E

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The speech chat server and its parts."""

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A conversation with the shipped model: spoken, written, interrupted."""
+
+import asyncio
+import base64
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import openai
+import pytest
+
+from acl_jax.serving.voice import Voice
+from tests.serving.realtime_fakes import encode, silence
+
+pytestmark = pytest.mark.full
+ROOT = Path(__file__).parents[3]
+PIECE = 2 * 24_000 // 25  # 40 ms
+
+
+@pytest.fixture(scope='module')
+def url(tmp_path_factory):
+  log = tmp_path_factory.mktemp('serve') / 'log'
+  command = [sys.executable, '-m', 'acl_jax.serve', '--config=configs/smol.py']
+  environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+  with open(log, 'wb') as file:
+    server = subprocess.Popen(
+      [*command, '--port=0'], cwd=ROOT, env=environment, stderr=file
+    )
+  try:
+    yield asyncio.run(wait_ready(server, log))
+  finally:
+    server.terminate()
+    server.wait(60)
+
+
+async def wait_ready(server, log):
+  for _ in range(15 * 60):
+    if found := re.search(r'ready after.*(http\S+)', log.read_text()):
+      return found[1]
+    assert server.poll() is None, log.read_text()
+    await asyncio.sleep(1)
+  raise TimeoutError(log.read_text())
+
+
+async def record(text):
+  """Return a spoken text as 24 kHz PCM."""
+  voice = Voice()
+  await voice.start()
+  try:
+    return b''.join([pcm async for pcm in voice.speak(text)])
+  finally:
+    await voice.close()
+
+
+class Client:
+  def __init__(self, connection):
+    self.connection, self.events = connection, []
+
+  async def until(self, kind):
+    async with asyncio.timeout(180):
+      while True:
+        self.events.append(await self.connection.recv())
+        if self.events[-1].type == kind:
+          return self.events[-1]
+
+  async def say(self, pcm):
+    """Send audio in real time."""
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    for number, at in enumerate(range(0, len(pcm), PIECE)):
+      await self.connection.input_audio_buffer.append(
+        audio=encode(pcm[at : at + PIECE])
+      )
+      await asyncio.sleep(max(0.0, start + 0.04 * number - loop.time()))
+
+  def of(self, kind):
+    return [event for event in self.events if event.type == kind]
+
+
+async def converse(url, question, interruption):
+  client = openai.AsyncOpenAI(api_key='none', base_url=f'{url}v1')
+  async with client, client.realtime.connect(model='smol') as connection:
+    talk = Client(connection)
+    await talk.until('session.created')
+    await talk.say(silence(0.5) + question + silence(1.0))
+    answer = (await talk.until('response.done')).response
+    assert answer.status == 'completed', answer
+    (heard,) = talk.of('conversation.item.input_audio_transcription.completed')
+    assert 'capital' in heard.transcript.lower() and heard.logprobs
+    written = ''.join(
+      e.delta for e in talk.of('response.output_audio_transcript.delta')
+    )
+    assert written == answer.output[0].content[0].transcript and 'Paris' in written
+    sound = b''.join(
+      base64.b64decode(e.delta) for e in talk.of('response.output_audio.delta')
+    )
+    assert len(sound) > 24_000
+    print(f'\nheard {heard.transcript!r}, answered {written!r}, {answer.timing}')
+
+    content = [{'type': 'input_text', 'text': 'Tell me a long story about that city.'}]
+    await connection.conversation.item.create(
+      item={'type': 'message', 'role': 'user', 'content': content}
+    )
+    await connection.response.create()
+    await talk.until('response.output_audio.delta')
+    speaking = asyncio.create_task(talk.say(silence(0.3) + interruption + silence(1.0)))
+    story = (await talk.until('response.done')).response
+    assert story.status == 'cancelled', story
+    assert story.status_details.reason == 'turn_detected'
+    assert story.usage.input_token_details.cached_tokens > 0
+    item = story.output[0]
+    print(f'interrupted after {item.content[0].transcript!r}, {story.timing}')
+    await connection.conversation.item.truncate(
+      item_id=item.id, content_index=0, audio_end_ms=200
+    )
+    await talk.until('conversation.item.truncated')
+    await speaking
+    last = (await talk.until('response.done')).response
+    assert last.status == 'completed', last
+    print(f'then {last.output[0].content[0].transcript!r}, {last.timing}')
+    assert not talk.of('error')
+
+
+def test_a_conversation_with_the_shipped_model(url):
+  async def main():
+    question = await record('What is the capital of France?')
+    interruption = await record('Wait. What is two plus two?')
+    await converse(url, question, interruption)
+
+  asyncio.run(main())
