@@ -20,6 +20,7 @@ from acl_jax.config.sections import (
   AttentionConfig,
   EncoderConfig,
   LLMConfig,
+  WhisperEncoderConfig,
 )
 from acl_jax.models.llama import Llama, LlamaConfig
 from acl_jax.models.lora import merge_lora
@@ -92,6 +93,8 @@ def load_encoder(
     safetensors.verify_checksum(folder / safetensors.FILE)
   encoder = ENCODERS[config.kind].load(folder)
   _check_sizes('encoder', config.path, config.sizes, encoder.config)
+  if isinstance(config, WhisperEncoderConfig):
+    encoder.config = config.configure(encoder.config)
   if checkpoint and (updates := checkpoint.lora_folder(ENCODER_FOLDER)):
     load_encoder_lora(encoder, updates)
     merge_lora(encoder)

@@ -4,6 +4,7 @@
 All take 16 kHz audio in [-1, 1] and return one frame per 10 ms.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -167,6 +168,30 @@ def get_features(name: str) -> Features:
   if name not in FEATURES:
     raise ValueError(f'features is {name!r}; known: {", ".join(sorted(FEATURES))}')
   return FEATURES[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class Frontend:
+  """From a waveform to the log-mel frames that an encoder takes.
+
+  features: a key of `FEATURES`. trailing_silence: log-mel frames of silence that follow
+  every waveform.
+  """
+
+  features: str
+  num_mel_bins: int
+  trailing_silence: int = 0
+
+  def log_mel(self, audio: Float[np.ndarray, ' samples']) -> Float[np.ndarray, 't m']:
+    """Return the log-mel frames; ValueError if the audio is shorter than a window."""
+    _check_length(audio)
+    padded = np.pad(audio, (0, self.trailing_silence * HOP))
+    return get_features(self.features).log_mel(padded, self.num_mel_bins)
+
+  def num_frames(self, samples: int) -> int:
+    """Return the number of log-mel frames of so many samples."""
+    count = samples + self.trailing_silence * HOP
+    return get_features(self.features).num_frames(count)
 
 
 FEATURES = {

@@ -96,6 +96,8 @@ def encode_corpus(
     'frame_seconds': encoder.config.subsampling * LogMelCorpus.frame_seconds,
     **_describe(augmentation),
   }
+  if silence := encoder.config.frontend.trailing_silence:
+    info['trailing_silence'] = silence
   info = json.loads(json.dumps(info))
   _check_or_write_info(output / 'frames.json', info)
   log_mels = LogMelCorpus(dataset, encoder.config, augmentation)

@@ -22,7 +22,7 @@ from acl_jax.models.whisper import WhisperConfig
 from data_pipeline.augment import Augmenter, mask_spectrogram
 from data_pipeline.batches import BatchPlan, PackedFrames, pack_rows
 from data_pipeline.container import RecordError
-from data_pipeline.features import HOP, SAMPLE_RATE, WINDOW, get_features
+from data_pipeline.features import HOP, SAMPLE_RATE, WINDOW
 from data_pipeline.mixture import Corpora
 from data_pipeline.noise import TALKERS
 from data_pipeline.records import Dataset
@@ -54,22 +54,23 @@ class LogMelCorpus(Sequence[dict[str, Any]]):
     self._augmenter = None
     if augmentation.augmentation is not None:
       self._augmenter = Augmenter(augmentation.augmentation)
-    self._dataset, self._features = dataset, get_features(encoder.features)
+    self._dataset, self._frontend = dataset, encoder.frontend
     self._copies: list[tuple[int, int]] = []  # number of the copy, index in the dataset
     self._num_samples: list[int] = []
     lengths = []
+    longest = encoder.max_frames - self._frontend.trailing_silence
     for copy in range(augmentation.copies):
       for index, seconds in enumerate(dataset.seconds):
         samples = round(float(seconds) * SAMPLE_RATE)
         samples = self._augmented_length(copy, index, samples)
-        num_frames = self._features.num_frames(samples)
+        num_frames = self._frontend.num_frames(samples)
         if samples < WINDOW or num_frames > encoder.max_frames:
           logging.warning(
             '%s is left out: it has %.3f s; the limits are %.3f and %g s',
             dataset.ids[index],
             samples / SAMPLE_RATE,
             WINDOW / SAMPLE_RATE,
-            encoder.max_frames * HOP / SAMPLE_RATE,
+            longest * HOP / SAMPLE_RATE,
           )
           continue
         self._copies.append((copy, index))
@@ -113,7 +114,7 @@ class LogMelCorpus(Sequence[dict[str, Any]]):
       samples = self._num_samples[position]
       read_others = functools.partial(self._read_others, index)
       waveform = self._augmenter(waveform, rng, samples, read_others)
-    log_mel = self._features.log_mel(waveform, self.encoder.num_mel_bins)
+    log_mel = self._frontend.log_mel(waveform)
     if augmented and config.masking is not None:
       log_mel = mask_spectrogram(log_mel, config.masking, rng)
     return log_mel

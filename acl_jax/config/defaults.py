@@ -147,6 +147,7 @@ def train_config() -> ConfigDict:
     'lr_scale': 0.1,
     'layer_lr_decay': 1.0,
     'lora': None,
+    'trailing_silence': 0.0,
     'sizes': None,
   }
   c.data = _data()

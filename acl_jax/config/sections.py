@@ -10,6 +10,7 @@ from acl_jax.models.llama import LlamaConfig
 from acl_jax.models.lora import LoRAConfig
 from acl_jax.models.whisper import WhisperConfig
 from data_pipeline.augment import Augmentation, Masking
+from data_pipeline.features import HOP, SAMPLE_RATE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +77,13 @@ class WhisperEncoderConfig(TrainableEncoderConfig):
   kind: Literal['whisper']
   path: str  # asset:NAME, or a Hugging Face or CTranslate2 folder
   _: dataclasses.KW_ONLY
+  trailing_silence: float = 0.0  # seconds after every utterance, which Whisper expects
   sizes: WhisperConfig | None  # checked against the files; needed to plan without them
+
+  def configure(self, sizes: WhisperConfig) -> WhisperConfig:
+    """Return the config of an encoder with these sizes."""
+    frames = round(self.trailing_silence * SAMPLE_RATE / HOP)
+    return dataclasses.replace(sizes, trailing_silence=frames)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from acl_jax.hearing.hearing import Hearing
 from acl_jax.models.speech_llm import SpeechLLM
 from data_pipeline import audio
 from data_pipeline.corpora.utterance import BadUtterance, Utterance
-from data_pipeline.features import HOP, SAMPLE_RATE, get_features
+from data_pipeline.features import HOP, SAMPLE_RATE
 
 LENGTH_MULTIPLE = 400  # log-mel frames
 FRAMES_PER_BATCH = 3_200
@@ -37,9 +37,13 @@ def read_audio(
 
   hearing: sets the limit; None is that of the encoder.
   """
-  seconds = model.encoder.config.max_frames * HOP / SAMPLE_RATE
   if hearing is not None:
     seconds = hearing.max_seconds
+  else:
+    encoder = model.encoder.config
+    seconds = (
+      (encoder.max_frames - encoder.frontend.trailing_silence) * HOP / SAMPLE_RATE
+    )
   return utterance.read(audio.Limits(seconds=seconds))
 
 
@@ -48,8 +52,7 @@ def compute_log_mel(
 ) -> Float[np.ndarray, 't m']:
   """Return the encoder's input features, truncated to its maximum length."""
   encoder = model.encoder.config
-  log_mel = get_features(encoder.features).log_mel(waveform, encoder.num_mel_bins)
-  return log_mel[: encoder.max_frames]
+  return encoder.frontend.log_mel(waveform)[: encoder.max_frames]
 
 
 def encode_utterances(

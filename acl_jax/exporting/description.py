@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The JSON files of an exported folder, from which Transformers builds the model."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -82,8 +83,7 @@ def write_processor_config(folder: Path, encoder: Encoder, stack: int) -> None:
   settings = {
     'processor_class': 'AudioChatLlamaProcessor',
     'auto_map': {'AutoProcessor': _CLASSES['AutoProcessor']},
-    'features': config.features,
-    'num_mel_bins': config.num_mel_bins,
+    **dataclasses.asdict(config.frontend),
     'max_frames': config.max_frames,
     'subsampling': config.subsampling,
     'stack_factor': stack,

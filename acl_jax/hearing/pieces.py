@@ -19,7 +19,7 @@ from acl_jax.hearing.windows import Window, WindowSizes
 from acl_jax.models.recognition import Recognition, Tokens
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.runtime.rounding import round_up
-from data_pipeline.features import HOP, SAMPLE_RATE, get_features
+from data_pipeline.features import HOP, SAMPLE_RATE
 
 FRAME_STEP = 200  # log-mel frames, 2 s: windows are padded to a multiple
 # A decoder is trained on single utterances, which seldom last longer.
@@ -66,8 +66,10 @@ class Recogniser:
     encoder, adapter = model.encoder.config, model.adapter
     longest = DECODER_WINDOW if adapter.reach is None else WINDOW
     step = encoder.subsampling
-    self.sizes = WindowSizes(min(longest, encoder.max_frames) // step * step, step)
-    self.features = get_features(encoder.features)
+    self.frontend = encoder.frontend
+    self.silence = encoder.frontend.trailing_silence
+    limit = encoder.max_frames - self.silence
+    self.sizes = WindowSizes(min(longest, limit) // step * step, step)
 
   def new_joiner(self) -> 'DecoderJoiner | FrameJoiner':
     """Return what turns the windows of one recording into pieces."""
@@ -109,7 +111,10 @@ class Recogniser:
   def warm_up(self, progress: Callable[[str], None]) -> None:
     """Compile every shape."""
     encoder = self.model.encoder.config
-    lengths = range(FRAME_STEP, round_up(self.sizes.window, FRAME_STEP) + 1, FRAME_STEP)
+    first, longest = (
+      round_up(frames + self.silence, FRAME_STEP) for frames in (1, self.sizes.window)
+    )
+    lengths = range(first, longest + 1, FRAME_STEP)
     for length in lengths:
       length = min(length, encoder.max_frames)
       progress(f'hearing: up to {length * HOP / SAMPLE_RATE:g} s')
@@ -128,7 +133,7 @@ class Recogniser:
 
   def _log_mel(self, window: Window) -> PaddedFrames:
     encoder = self.model.encoder.config
-    log_mel = self.features.log_mel(window.samples, encoder.num_mel_bins)
+    log_mel = self.frontend.log_mel(window.samples)
     return pad_to_step([log_mel], 1, encoder.max_frames, FRAME_STEP)
 
   def _own_frames(self, window: Window, mels: PaddedFrames) -> Bool[np.ndarray, '1 u']:
@@ -159,7 +164,7 @@ class DecoderJoiner:
   def append(self, window: Window) -> Iterator[Piece]:
     """Yield what was heard in a window."""
     if not window.silent:
-      yield self._recogniser.hear(window)
+      yield self._recogniser.hear(window.without_rest())
 
   def finish(self, window: Window) -> Iterator[Piece]:
     """Yield what was heard in the last window."""

@@ -46,6 +46,14 @@ class Window:
   def whole(self) -> bool:
     return self.start == 0 and self.own == (0, None)
 
+  def without_rest(self) -> 'Window':
+    """Return the window as if the recording ended with its own frames."""
+    first, stop = self.own
+    if stop is None:
+      return self
+    samples = self.samples[: stop * HOP]
+    return dataclasses.replace(self, samples=samples, own=(first, None))
+
 
 @dataclasses.dataclass(frozen=True)
 class WindowSizes:

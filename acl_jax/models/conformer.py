@@ -27,6 +27,7 @@ from acl_jax.models.sizes import check_positive_integers
 from acl_jax.models.subsampling import Subsampling
 from acl_jax.models.tower import Tower
 from acl_jax.sharding.rules import HIDDEN_AXES, constrain
+from data_pipeline.features import Frontend
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +80,11 @@ class ConformerConfig:
   def subsampling(self) -> int:
     """Log-mel frames per encoder frame."""
     return self.subsampling_factor
+
+  @property
+  def frontend(self) -> Frontend:
+    """What turns a waveform into its input."""
+    return Frontend(self.features, self.num_mel_bins)
 
   @property
   def max_frames(self) -> int:

@@ -27,6 +27,7 @@ from acl_jax.models.sizes import check_multiple, check_positive_integers
 from acl_jax.models.taps import segment_taps
 from acl_jax.models.tower import Tower
 from acl_jax.sharding.rules import HIDDEN_AXES, constrain
+from data_pipeline.features import Frontend
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +40,16 @@ class WhisperConfig:
   encoder_attention_heads: int
   encoder_ffn_dim: int
   max_source_positions: int
+  trailing_silence: int = 0  # log-mel frames after every utterance; not in its files
 
   def __post_init__(self):
-    check_positive_integers(self, [f.name for f in dataclasses.fields(self)])
+    check_positive_integers(self, FILE_SIZES)
     check_multiple(self, 'd_model', 'encoder_attention_heads')
+    if not 0 <= self.trailing_silence < self.max_frames:
+      raise ValueError(
+        f'trailing_silence = {self.trailing_silence} log-mel frames is not at least 0'
+        f' and less than the {self.max_frames} of the encoder'
+      )
 
   @property
   def output_size(self) -> int:
@@ -60,9 +67,17 @@ class WhisperConfig:
     return 2 * self.max_source_positions
 
   @property
-  def features(self) -> str:
-    """The definition of log-mel spectrogram that it was trained with."""
-    return 'whisper'
+  def frontend(self) -> Frontend:
+    """What turns a waveform into its input."""
+    return Frontend('whisper', self.num_mel_bins, self.trailing_silence)
+
+
+# The sizes that a Whisper's files state.
+FILE_SIZES = tuple(
+  field.name
+  for field in dataclasses.fields(WhisperConfig)
+  if field.default is dataclasses.MISSING
+)
 
 
 class Block(nnx.Module):

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loads Whisper's encoder from Hugging Face or CTranslate2; saves it as the former."""
 
-import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -105,7 +104,8 @@ def whisper_names(model: whisper.Whisper) -> Names:
 
 def describe_whisper(model: whisper.Whisper) -> dict[str, Any]:
   """Return the `config.json` of an encoder."""
-  return _SUPPORTED_VALUES | dataclasses.asdict(model.config)
+  sizes = {name: getattr(model.config, name) for name in whisper.FILE_SIZES}
+  return _SUPPORTED_VALUES | sizes
 
 
 def _axis_sizes(config: whisper.WhisperConfig) -> dict[str, int]:
@@ -125,8 +125,8 @@ def _parse_config(config: dict[str, Any], path: Path) -> whisper.WhisperConfig:
   for key, value in _SUPPORTED_VALUES.items():
     if config.get(key) != value:
       raise ValueError(f'{path}: {key} is {config.get(key)!r}, not {value!r}')
-  names = [field.name for field in dataclasses.fields(whisper.WhisperConfig)]
-  return _make_config(path, **{name: config.get(name) for name in names})
+  sizes = {name: config.get(name) for name in whisper.FILE_SIZES}
+  return _make_config(path, **sizes)
 
 
 def _infer_config(

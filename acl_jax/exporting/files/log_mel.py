@@ -51,11 +51,17 @@ LOG_MEL = {
 }
 
 
-def log_mel(features: str, audio: np.ndarray, num_mels: int) -> np.ndarray:
-  """Compute the log-mel [t m] of 16 kHz audio in [-1, 1]; `features` keys LOG_MEL."""
+def log_mel(
+  features: str, audio: np.ndarray, num_mels: int, trailing_silence: int = 0
+) -> np.ndarray:
+  """Compute the log-mel [t m] of 16 kHz audio in [-1, 1], and of silence after it.
+
+  features: a key of LOG_MEL. trailing_silence: frames.
+  """
   if len(audio) < WINDOW:
     raise ValueError(f'the audio has {len(audio)} samples; a frame needs {WINDOW}')
-  return LOG_MEL[features](audio.astype(np.float32), num_mels)
+  audio = np.pad(audio.astype(np.float32), (0, trailing_silence * HOP))
+  return LOG_MEL[features](audio, num_mels)
 
 
 @functools.cache

@@ -16,6 +16,7 @@ class AudioChatLlamaProcessor(ProcessorMixin):
   """Tokenises text with `<|audio|>` placeholders and computes log-mel spectrograms.
 
   features: definition of the log-mel spectrogram, a key of `log_mel.LOG_MEL`.
+  trailing_silence: frames of 10 ms that are appended to every clip.
   max_frames: limit of the encoder, in frames of 10 ms. subsampling: such frames per
   encoder frame. stack_factor: encoder frames per position of the prompt.
   """
@@ -28,6 +29,7 @@ class AudioChatLlamaProcessor(ProcessorMixin):
     tokenizer=None,
     features: str = 'whisper',
     num_mel_bins: int = 80,
+    trailing_silence: int = 0,
     max_frames: int = 3_000,
     subsampling: int = 2,
     stack_factor: int = 8,
@@ -35,6 +37,7 @@ class AudioChatLlamaProcessor(ProcessorMixin):
     chat_template: str | None = None,
   ):
     self.features, self.num_mel_bins = features, num_mel_bins
+    self.trailing_silence = trailing_silence
     self.max_frames, self.subsampling = max_frames, subsampling
     self.stack_factor, self.audio_token = stack_factor, audio_token
     super().__init__(tokenizer, chat_template=chat_template)
@@ -114,11 +117,13 @@ class AudioChatLlamaProcessor(ProcessorMixin):
   def _compute_log_mel(self, clip: Any, sampling_rate: int) -> np.ndarray:
     """Return the log-mel spectrogram [t m]; ValueError if the clip is too long."""
     waveform = _resample(_to_mono(np.asarray(clip)), sampling_rate)
-    mel = log_mel(self.features, waveform, self.num_mel_bins)
+    mel = log_mel(self.features, waveform, self.num_mel_bins, self.trailing_silence)
     if len(mel) > self.max_frames:
+      seconds, limit = (
+        (frames - self.trailing_silence) / 100 for frames in (len(mel), self.max_frames)
+      )
       raise ValueError(
-        f'an audio clip has {len(mel) / 100:.1f} s; the limit of the encoder is'
-        f' {self.max_frames // 100} s'
+        f'an audio clip has {seconds:.1f} s; the limit of the encoder is {limit:g} s'
       )
     return mel
 

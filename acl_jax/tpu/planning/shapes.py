@@ -19,6 +19,7 @@ from acl_jax.config.sections import (
   EncoderConfig,
   LLMConfig,
   PretrainEncoderConfig,
+  WhisperEncoderConfig,
 )
 from acl_jax.config.stages import ResponseStageConfig
 from acl_jax.models import llama
@@ -29,6 +30,7 @@ from acl_jax.models.protocols import Encoder
 from acl_jax.models.speech_llm import Prompt, SpeechLLM
 from acl_jax.models.whisper import Whisper, WhisperConfig
 from acl_jax.runtime.rounding import round_up
+from data_pipeline.audio import SAMPLE_RATE
 
 # Lengths of Multilingual LibriSpeech's utterances and of Llama-2's prompts for them.
 ASSUMPTIONS = {
@@ -62,6 +64,8 @@ def encoder_shapes(config: EncoderConfig | PretrainEncoderConfig) -> Encoder:
   if config.sizes is None:
     return to_shapes(build.load_encoder(config))
   sizes = config.sizes
+  if isinstance(config, WhisperEncoderConfig) and config.sizes is not None:
+    sizes = config.configure(config.sizes)
   create = {WhisperConfig: Whisper, ConformerConfig: Conformer}[type(sizes)]
   return jax.eval_shape(lambda: create(sizes, rngs=nnx.Rngs(0)))
 
@@ -121,7 +125,7 @@ def batch_shape(
   config: Experiment,
   frames_per_batch: int,
   stack: int,
-  frames_per_second: float,
+  encoder: ConformerConfig | WhisperConfig,
 ) -> BatchShape:
   """Return the shape of a stage's batches; with buckets, that of the longest bucket.
 
@@ -129,18 +133,23 @@ def batch_shape(
     config: The config.
     frames_per_batch: Encoder frames of a batch.
     stack: Encoder frames that the adapter turns into one embedding.
-    frames_per_second: Encoder frames of a second of audio.
+    encoder: Sizes of the encoder.
   """
   data = config.data
   length = data.max_frames
-  max_frames = min(length, round(ASSUMPTIONS['longest_seconds'] * frames_per_second))
+
+  def num_frames(seconds: float) -> int:
+    samples = round(seconds * SAMPLE_RATE)
+    return encoder.frontend.num_frames(samples) // encoder.subsampling
+
+  max_frames = min(length, num_frames(ASSUMPTIONS['longest_seconds']))
   if data.row_frames is None:
     trains_llm = isinstance(config, TrainConfig)
     response_tokens = config.targets.max_new_tokens if trains_llm else 0
     tokens = -(-length // stack) + ASSUMPTIONS['suffix_tokens'] + response_tokens
     tokens = round_up(tokens, LENGTH_STEP)
     return BatchShape(frames_per_batch // length, length, tokens, length, 1)
-  mean_frames = ASSUMPTIONS['mean_seconds'] * frames_per_second
+  mean_frames = num_frames(ASSUMPTIONS['mean_seconds'])
   max_utterances = max(1, int(1.5 * length / mean_frames))
   tokens = (data.row_tokens or 0) if isinstance(data, DataConfig) else 0
   rows = frames_per_batch // length

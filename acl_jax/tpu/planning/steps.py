@@ -78,10 +78,9 @@ def train(
   if unroll:
     unroll_layers(model)
   stack = model.adapter.config.stack
-  frames_per_second = _frames_per_second(model.encoder.config)
   stage = shapes.response_config(config)
   budget = stage.frames_per_batch
-  shape = shapes.batch_shape(config, budget, stack, frames_per_second)
+  shape = shapes.batch_shape(config, budget, stack, model.encoder.config)
   rows = rows or shape.rows
   shape = shape._replace(rows=round_up_rows(rows, mesh))
   batch = shapes.response_batch(config, model, shape)
@@ -118,7 +117,7 @@ def train(
     arguments,
     shape.rows,
     llm_tokens=rows * shape.tokens * (len(batch) - 1),  # also of the student's answers
-    audio_seconds=rows * shape.frames / frames_per_second,
+    audio_seconds=rows * shape.frames / _frames_per_second(model.encoder.config),
     hbm_passes={'llm': llm_passes} | _TRAINING_PASSES,
     towers=towers,
   )
@@ -137,9 +136,8 @@ def pretrain(
   )
   if unroll:
     unroll_layers(model)
-  frames_per_second = _frames_per_second(sizes)
   budget = config.ctc.frames_per_batch
-  shape = shapes.batch_shape(config, budget, 1, frames_per_second)
+  shape = shapes.batch_shape(config, budget, 1, sizes)
   rows = rows or shape.rows
   shape = shape._replace(rows=round_up_rows(rows, mesh))
   head = jax.eval_shape(
@@ -173,7 +171,7 @@ def pretrain(
     arguments,
     shape.rows,
     llm_tokens=0,
-    audio_seconds=rows * shape.frames / frames_per_second,
+    audio_seconds=rows * shape.frames / _frames_per_second(sizes),
     hbm_passes=_TRAINING_PASSES | {'average': 2},
     towers=('encoder',),
   )
