@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whisper's decoder against Transformers, before and after it is re-headed."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -117,6 +119,20 @@ def test_common_tokens_write_what_both_know(folder):
   without = CommonTokens(pieces, {9: 'o', 11: 'n'})
   assert without.encode('on') == [9, 11]
   assert without.encode('noéq') == [11, 9]
+
+
+def test_a_merge_that_the_file_lacks_is_made(tmp_path):
+  pieces = write_pieces(tmp_path)
+  path = tmp_path / 'tokenizer.json'
+  fields = json.loads(path.read_text())
+  merges = fields['model']['merges']
+  fields['model']['merges'] = [m for m in merges if ''.join(m) != 'Ġy']
+  path.write_text(json.dumps(fields))
+  damaged = tokenizers.Tokenizer.from_file(str(path))
+  assert len(damaged.encode(' yes').ids) > 1
+  whisper = WhisperPieces(tmp_path)
+  assert whisper.encode(' yes') == [pieces.index(' yes')]
+  assert whisper.write('on yes') == ['on', ' yes']
 
 
 def ctranslate2_names(layer):
