@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from acl_jax.exporting.weights import describe_tower
+from acl_jax.hearing.hearing import MAX_SECONDS
+from acl_jax.hearing.pieces import window_sizes
 from acl_jax.models.protocols import Adapter, Encoder
 from acl_jax.text.tokenizer import Tokenizer
 from acl_jax.weights.exported import MODEL_TYPE
@@ -77,16 +79,17 @@ def write_generation_config(folder: Path, tokenizer: Tokenizer) -> None:
   write_json(folder / 'generation_config.json', settings)
 
 
-def write_processor_config(folder: Path, encoder: Encoder, stack: int) -> None:
+def write_processor_config(folder: Path, encoder: Encoder, adapter: Adapter) -> None:
   """Write `processor_config.json`: from waveforms to the encoder's features."""
   config = encoder.config
   settings = {
     'processor_class': 'AudioChatLlamaProcessor',
     'auto_map': {'AutoProcessor': _CLASSES['AutoProcessor']},
     **dataclasses.asdict(config.frontend),
-    'max_frames': config.max_frames,
+    'window_frames': window_sizes(config, adapter).window,
+    'max_seconds': MAX_SECONDS,
     'subsampling': config.subsampling,
-    'stack_factor': stack,
+    'stack_factor': adapter.config.stack,
     'audio_token': '<|audio|>',
   }
   write_json(folder / 'processor_config.json', settings)
