@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from acl_jax.exporting.weights import describe_tower
-from acl_jax.hearing.hearing import MAX_SECONDS
 from acl_jax.hearing.pieces import window_sizes
 from acl_jax.models.protocols import Adapter, Encoder
 from acl_jax.text.tokenizer import Tokenizer
@@ -18,6 +17,7 @@ from acl_jax.weights.exported import MODEL_TYPE
 from acl_jax.weights.huggingface import describe_llama
 from acl_jax.weights.llama import Source
 from acl_jax.weights.projector import describe_projector
+from data_pipeline.features import Frontend
 
 CODE_FOLDER = Path(__file__).parent / 'files'
 DEFAULT_MAX_NEW_TOKENS = 128  # of `generate`, unless the caller sets it
@@ -85,12 +85,10 @@ def write_processor_config(folder: Path, encoder: Encoder, adapter: Adapter) -> 
   settings = {
     'processor_class': 'AudioChatLlamaProcessor',
     'auto_map': {'AutoProcessor': _CLASSES['AutoProcessor']},
-    **dataclasses.asdict(config.frontend),
+    **dataclasses.asdict(Frontend.of(config)),
     'window_frames': window_sizes(config, adapter).window,
-    'max_seconds': MAX_SECONDS,
     'subsampling': config.subsampling,
     'stack_factor': adapter.config.stack,
-    'audio_token': '<|audio|>',
   }
   write_json(folder / 'processor_config.json', settings)
 

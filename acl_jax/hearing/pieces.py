@@ -20,7 +20,7 @@ from acl_jax.models.protocols import Adapter
 from acl_jax.models.recognition import Recognition, Tokens
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.runtime.rounding import round_up
-from data_pipeline.features import HOP, SAMPLE_RATE
+from data_pipeline.features import HOP, SAMPLE_RATE, Frontend
 
 FRAME_STEP = 200  # log-mel frames, 2 s: windows are padded to a multiple
 # A decoder is trained on single utterances, which seldom last longer.
@@ -62,7 +62,7 @@ def _concatenate(*parts: Any) -> Any:
 def window_sizes(encoder: Any, adapter: Adapter) -> WindowSizes:
   """Return the sizes of the windows in which a model hears; `encoder`: its config."""
   longest = DECODER_WINDOW if adapter.reach is None else WINDOW
-  limit = encoder.max_frames - encoder.frontend.trailing_silence
+  limit = encoder.max_frames - encoder.trailing_silence
   step = encoder.subsampling
   return WindowSizes(min(longest, limit) // step * step, step)
 
@@ -73,8 +73,8 @@ class Recogniser:
   def __init__(self, model: SpeechLLM):
     self.model = model
     encoder, adapter = model.encoder.config, model.adapter
-    self.frontend = encoder.frontend
-    self.silence = encoder.frontend.trailing_silence
+    self.frontend = Frontend.of(encoder)
+    self.silence = encoder.trailing_silence
     self.sizes = window_sizes(encoder, adapter)
 
   def new_joiner(self) -> 'DecoderJoiner | FrameJoiner':

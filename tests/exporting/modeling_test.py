@@ -16,6 +16,7 @@ from acl_jax.models.speech_llm import Prompt
 from acl_jax.text.layout import NO_AUDIO, layout_prompt
 from acl_jax.text.templates import Audio, Turn
 from data_pipeline.batches import pad, pad_frames
+from data_pipeline.features import Frontend
 from tests.exporting.conftest import export_tiny, noise_clips
 
 # Two conversations of unequal length, with three clips in one turn and in several.
@@ -53,7 +54,7 @@ def jax_logits(exported):
   """Return the JAX model's logits [b t v] and mask [b t], padded at the end."""
   model, text = exported.load_jax()
   encoder = model.encoder.config
-  log_mels = [encoder.frontend.log_mel(clip) for clip in CLIPS]
+  log_mels = [Frontend.of(encoder).log_mel(clip) for clip in CLIPS]
   audio = pad_frames(log_mels, len(log_mels), max(map(len, log_mels)))
   frames = -(-np.array([len(mel) for mel in log_mels]) // encoder.subsampling)
   positions = -(-frames // model.adapter.config.stack)

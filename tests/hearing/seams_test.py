@@ -18,7 +18,6 @@ from acl_jax.models.ctc import CTCAdapter, CTCAdapterConfig, Scores
 from acl_jax.models.llama import Llama, LlamaConfig
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.models.tower import Tower
-from data_pipeline.features import Frontend
 from tests.hearing.conftest import RATE
 
 BINS = (15, 25, 35, 45)  # of the log-mel spectrogram, one for each tone
@@ -50,7 +49,8 @@ class LogMelEncoder(Tower):
       output_size=80,
       subsampling=2,
       max_frames=300,
-      frontend=Frontend('whisper', 80),
+      features='whisper',
+      trailing_silence=0,
     )
 
   def encode_rows(self, log_mel, segment_ids, remat):

@@ -59,7 +59,7 @@ def encode(whisper, x, lengths):
 @pytest.mark.parametrize('silence', [-1, 60])
 def test_silence_leaves_room_for_speech(silence):
   sizes = SIZES | {'max_source_positions': 30}
-  assert WhisperConfig(**sizes, trailing_silence=59).frontend.trailing_silence == 59
+  assert WhisperConfig(**sizes, trailing_silence=59).trailing_silence == 59
   with pytest.raises(ValueError, match=rf'trailing_silence = {silence}\b.*\b60\b'):
     WhisperConfig(**sizes, trailing_silence=silence)
 

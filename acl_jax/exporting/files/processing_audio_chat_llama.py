@@ -12,6 +12,9 @@ from transformers import BatchFeature, ProcessorMixin
 from .log_mel import SAMPLE_RATE, log_mel
 from .windows import cut
 
+AUDIO_TOKEN = '<|audio|>'
+MAX_SECONDS = 300.0  # of a clip
+
 
 class AudioChatLlamaProcessor(ProcessorMixin):
   """Tokenises text with `<|audio|>` placeholders and computes log-mel spectrograms.
@@ -19,8 +22,8 @@ class AudioChatLlamaProcessor(ProcessorMixin):
   features: definition of the log-mel spectrogram, a key of `log_mel.LOG_MEL`.
   trailing_silence: frames of 10 ms that are appended to every clip.
   window_frames: frames of 10 ms of a longer clip that are encoded at a time.
-  max_seconds: of a clip. subsampling: frames of 10 ms per encoder frame.
-  stack_factor: encoder frames per position of the prompt.
+  subsampling: frames of 10 ms per encoder frame. stack_factor: encoder frames per
+  position of the prompt.
   """
 
   attributes = ['tokenizer']
@@ -33,17 +36,14 @@ class AudioChatLlamaProcessor(ProcessorMixin):
     num_mel_bins: int = 80,
     trailing_silence: int = 0,
     window_frames: int = 3_000,
-    max_seconds: float = 300.0,
     subsampling: int = 2,
     stack_factor: int = 8,
-    audio_token: str = '<|audio|>',
     chat_template: str | None = None,
   ):
     self.features, self.num_mel_bins = features, num_mel_bins
     self.trailing_silence = trailing_silence
-    self.window_frames, self.max_seconds = window_frames, max_seconds
+    self.window_frames = window_frames
     self.subsampling, self.stack_factor = subsampling, stack_factor
-    self.audio_token = audio_token
     super().__init__(tokenizer, chat_template=chat_template)
 
   @property
@@ -68,10 +68,10 @@ class AudioChatLlamaProcessor(ProcessorMixin):
     """
     texts = [text] if isinstance(text, str) else list(text)
     clips = _flatten_clips(audio)
-    placeholders = sum(text.count(self.audio_token) for text in texts)
+    placeholders = sum(text.count(AUDIO_TOKEN) for text in texts)
     if placeholders != len(clips):
       raise ValueError(
-        f'the text contains {self.audio_token} {placeholders} times, but there are'
+        f'the text contains {AUDIO_TOKEN} {placeholders} times, but there are'
         f' {len(clips)} audio clips'
       )
     windows = [self._compute_log_mels(clip, sampling_rate) for clip in clips]
@@ -98,8 +98,8 @@ class AudioChatLlamaProcessor(ProcessorMixin):
     audio_lengths: positions of every window of every clip; a space is put between
     windows.
     """
-    first, *others = text.split(self.audio_token)
-    audio_id = self.tokenizer.convert_tokens_to_ids(self.audio_token)
+    first, *others = text.split(AUDIO_TOKEN)
+    audio_id = self.tokenizer.convert_tokens_to_ids(AUDIO_TOKEN)
     ids = self._encode(self._strip_before_audio(first) if others else first)
     for number, part in enumerate(others, 1):
       for window, length in enumerate(next(audio_lengths)):
@@ -133,9 +133,9 @@ class AudioChatLlamaProcessor(ProcessorMixin):
     ValueError if the clip is too long.
     """
     waveform = _resample(_to_mono(np.asarray(clip)), sampling_rate)
-    if (seconds := len(waveform) / SAMPLE_RATE) > self.max_seconds:
+    if (seconds := len(waveform) / SAMPLE_RATE) > MAX_SECONDS:
       raise ValueError(
-        f'an audio clip has {seconds:.1f} s; the limit is {self.max_seconds:g} s'
+        f'an audio clip has {seconds:.1f} s; the limit is {MAX_SECONDS:g} s'
       )
     return [
       log_mel(self.features, piece, self.num_mel_bins, self.trailing_silence)
