@@ -11,6 +11,7 @@ import torch
 from tokenizers import models, pre_tokenizers
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
+from acl_jax import assets
 from acl_jax.text.whisper_pieces import CommonTokens, WhisperPieces
 from acl_jax.weights.whisper_decoder import Spelling, rehead_decoder
 from tests.weights.whisper_test import model_bin
@@ -133,6 +134,17 @@ def test_a_merge_that_the_file_lacks_is_made(tmp_path):
   whisper = WhisperPieces(tmp_path)
   assert whisper.encode(' yes') == [pieces.index(' yes')]
   assert whisper.write('on yes') == ['on', ' yes']
+
+
+@pytest.mark.full
+def test_every_piece_of_the_embedded_whisper_is_written():
+  folder = assets.resolve('asset:whisper-base')
+  pieces = WhisperPieces(folder)
+  vocabulary = json.loads((folder / 'tokenizer.json').read_text())['model']['vocab']
+  texts = {k.replace('Ġ', ' '): v for k, v in vocabulary.items()}
+  words = {k: v for k, v in texts.items() if k.isascii() and '<|' not in k}
+  assert len(words) > 30_000
+  assert {k: v for k, v in words.items() if pieces.encode(k) != [v]} == {}
 
 
 def ctranslate2_names(layer):
