@@ -143,7 +143,7 @@ def _write_small_files(
   """Write code, tokenizer and settings; returns the id of the audio token."""
   description.copy_code(folder)
   description.write_generation_config(folder, text.tokenizer)
-  description.write_processor_config(folder, encoder, adapter.config.stack)
+  description.write_processor_config(folder, encoder, adapter)
   return write_tokenizer(folder, text.tokenizer, text.template.__name__)
 
 

@@ -7,7 +7,7 @@ All take 16 kHz audio in [-1, 1] and return one frame per 10 ms.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.fft
@@ -181,6 +181,11 @@ class Frontend:
   features: str
   num_mel_bins: int
   trailing_silence: int = 0
+
+  @classmethod
+  def of(cls, encoder: Any) -> 'Frontend':
+    """Return the frontend of an encoder with this config."""
+    return cls(encoder.features, encoder.num_mel_bins, encoder.trailing_silence)
 
   def log_mel(self, audio: Float[np.ndarray, ' samples']) -> Float[np.ndarray, 't m']:
     """Return the log-mel frames; ValueError if the audio is shorter than a window."""

@@ -45,7 +45,6 @@ ROOMS = (
   'hearing',
   'training',
   'stages',
-  'hearing',
   'evaluation',
   'exporting',
   'tpu',

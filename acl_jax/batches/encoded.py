@@ -96,7 +96,7 @@ def encode_corpus(
     'frame_seconds': encoder.config.subsampling * LogMelCorpus.frame_seconds,
     **_describe(augmentation),
   }
-  if silence := encoder.config.frontend.trailing_silence:
+  if silence := encoder.config.trailing_silence:
     info['trailing_silence'] = silence
   info = json.loads(json.dumps(info))
   _check_or_write_info(output / 'frames.json', info)

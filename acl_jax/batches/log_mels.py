@@ -22,7 +22,7 @@ from acl_jax.models.whisper import WhisperConfig
 from data_pipeline.augment import Augmenter, mask_spectrogram
 from data_pipeline.batches import BatchPlan, PackedFrames, pack_rows
 from data_pipeline.container import RecordError
-from data_pipeline.features import HOP, SAMPLE_RATE, WINDOW
+from data_pipeline.features import HOP, SAMPLE_RATE, WINDOW, Frontend
 from data_pipeline.mixture import Corpora
 from data_pipeline.noise import TALKERS
 from data_pipeline.records import Dataset
@@ -54,7 +54,7 @@ class LogMelCorpus(Sequence[dict[str, Any]]):
     self._augmenter = None
     if augmentation.augmentation is not None:
       self._augmenter = Augmenter(augmentation.augmentation)
-    self._dataset, self._frontend = dataset, encoder.frontend
+    self._dataset, self._frontend = dataset, Frontend.of(encoder)
     self._copies: list[tuple[int, int]] = []  # number of the copy, index in the dataset
     self._num_samples: list[int] = []
     lengths = []

@@ -52,6 +52,7 @@ class TrainableEncoderConfig:
   lr_scale: float  # learning rate of the encoder / that of the adapter
   layer_lr_decay: float = 1.0  # learning rate of a layer / that of the layer above
   lora: LoRAConfig | None = None  # set if trains is 'lora', else None
+  trailing_silence: float = 0.0  # seconds after every utterance; Whisper expects some
 
   def __post_init__(self):
     if (self.lora is not None) != (self.trains == 'lora'):
@@ -77,7 +78,6 @@ class WhisperEncoderConfig(TrainableEncoderConfig):
   kind: Literal['whisper']
   path: str  # asset:NAME, or a Hugging Face or CTranslate2 folder
   _: dataclasses.KW_ONLY
-  trailing_silence: float = 0.0  # seconds after every utterance, which Whisper expects
   sizes: WhisperConfig | None  # checked against the files; needed to plan without them
 
   def configure(self, sizes: WhisperConfig) -> WhisperConfig:
@@ -94,6 +94,14 @@ class ConformerEncoderConfig(TrainableEncoderConfig):
   path: str  # asset:NAME or a folder
   _: dataclasses.KW_ONLY
   sizes: ConformerConfig | None  # checked against the files; needed to plan without
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.trailing_silence:
+      raise ValueError(
+        f'trailing_silence = {self.trailing_silence} is for Whisper, which was trained'
+        ' with silence after the speech; set it to 0'
+      )
 
 
 EncoderConfig = WhisperEncoderConfig | ConformerEncoderConfig

@@ -14,7 +14,7 @@ from acl_jax.hearing.hearing import Hearing
 from acl_jax.models.speech_llm import SpeechLLM
 from data_pipeline import audio
 from data_pipeline.corpora.utterance import BadUtterance, Utterance
-from data_pipeline.features import HOP, SAMPLE_RATE
+from data_pipeline.features import HOP, SAMPLE_RATE, Frontend
 
 LENGTH_MULTIPLE = 400  # log-mel frames
 FRAMES_PER_BATCH = 3_200
@@ -41,9 +41,7 @@ def read_audio(
     seconds = hearing.max_seconds
   else:
     encoder = model.encoder.config
-    seconds = (
-      (encoder.max_frames - encoder.frontend.trailing_silence) * HOP / SAMPLE_RATE
-    )
+    seconds = (encoder.max_frames - encoder.trailing_silence) * HOP / SAMPLE_RATE
   return utterance.read(audio.Limits(seconds=seconds))
 
 
@@ -52,7 +50,7 @@ def compute_log_mel(
 ) -> Float[np.ndarray, 't m']:
   """Return the encoder's input features, truncated to its maximum length."""
   encoder = model.encoder.config
-  return encoder.frontend.log_mel(waveform)[: encoder.max_frames]
+  return Frontend.of(encoder).log_mel(waveform)[: encoder.max_frames]
 
 
 def encode_utterances(

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 
 from acl_jax.exporting.weights import describe_tower
+from acl_jax.hearing.pieces import window_sizes
 from acl_jax.models.protocols import Adapter, Encoder
 from acl_jax.text.tokenizer import Tokenizer
 from acl_jax.weights.exported import MODEL_TYPE
 from acl_jax.weights.huggingface import describe_llama
 from acl_jax.weights.llama import Source
 from acl_jax.weights.projector import describe_projector
+from data_pipeline.features import Frontend
 
 CODE_FOLDER = Path(__file__).parent / 'files'
 DEFAULT_MAX_NEW_TOKENS = 128  # of `generate`, unless the caller sets it
@@ -77,17 +79,16 @@ def write_generation_config(folder: Path, tokenizer: Tokenizer) -> None:
   write_json(folder / 'generation_config.json', settings)
 
 
-def write_processor_config(folder: Path, encoder: Encoder, stack: int) -> None:
+def write_processor_config(folder: Path, encoder: Encoder, adapter: Adapter) -> None:
   """Write `processor_config.json`: from waveforms to the encoder's features."""
   config = encoder.config
   settings = {
     'processor_class': 'AudioChatLlamaProcessor',
     'auto_map': {'AutoProcessor': _CLASSES['AutoProcessor']},
-    **dataclasses.asdict(config.frontend),
-    'max_frames': config.max_frames,
+    **dataclasses.asdict(Frontend.of(config)),
+    'window_frames': window_sizes(config, adapter).window,
     'subsampling': config.subsampling,
-    'stack_factor': stack,
-    'audio_token': '<|audio|>',
+    'stack_factor': adapter.config.stack,
   }
   write_json(folder / 'processor_config.json', settings)
 

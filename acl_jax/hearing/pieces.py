@@ -16,10 +16,11 @@ from jaxtyping import Bool, Float
 
 from acl_jax.batches.padded import PaddedFrames, pad_to_step
 from acl_jax.hearing.windows import Window, WindowSizes
+from acl_jax.models.protocols import Adapter
 from acl_jax.models.recognition import Recognition, Tokens
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.runtime.rounding import round_up
-from data_pipeline.features import HOP, SAMPLE_RATE
+from data_pipeline.features import HOP, SAMPLE_RATE, Frontend
 
 FRAME_STEP = 200  # log-mel frames, 2 s: windows are padded to a multiple
 # A decoder is trained on single utterances, which seldom last longer.
@@ -58,18 +59,23 @@ def _concatenate(*parts: Any) -> Any:
   return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else parts[0]
 
 
+def window_sizes(encoder: Any, adapter: Adapter) -> WindowSizes:
+  """Return the sizes of the windows in which a model hears; `encoder`: its config."""
+  longest = DECODER_WINDOW if adapter.reach is None else WINDOW
+  limit = encoder.max_frames - encoder.trailing_silence
+  step = encoder.subsampling
+  return WindowSizes(min(longest, limit) // step * step, step)
+
+
 class Recogniser:
   """Runs a model on windows, in few shapes."""
 
   def __init__(self, model: SpeechLLM):
     self.model = model
     encoder, adapter = model.encoder.config, model.adapter
-    longest = DECODER_WINDOW if adapter.reach is None else WINDOW
-    step = encoder.subsampling
-    self.frontend = encoder.frontend
-    self.silence = encoder.frontend.trailing_silence
-    limit = encoder.max_frames - self.silence
-    self.sizes = WindowSizes(min(longest, limit) // step * step, step)
+    self.frontend = Frontend.of(encoder)
+    self.silence = encoder.trailing_silence
+    self.sizes = window_sizes(encoder, adapter)
 
   def new_joiner(self) -> 'DecoderJoiner | FrameJoiner':
     """Return what turns the windows of one recording into pieces."""
@@ -164,7 +170,7 @@ class DecoderJoiner:
   def append(self, window: Window) -> Iterator[Piece]:
     """Yield what was heard in a window."""
     if not window.silent:
-      yield self._recogniser.hear(window.without_rest())
+      yield self._recogniser.hear(window.alone())
 
   def finish(self, window: Window) -> Iterator[Piece]:
     """Yield what was heard in the last window."""

@@ -46,13 +46,13 @@ class Window:
   def whole(self) -> bool:
     return self.start == 0 and self.own == (0, None)
 
-  def without_rest(self) -> 'Window':
-    """Return the window as if the recording ended with its own frames."""
+  def alone(self) -> 'Window':
+    """Return the window as if its own frames were all of a recording."""
     first, stop = self.own
-    if stop is None:
-      return self
-    samples = self.samples[: stop * HOP]
-    return dataclasses.replace(self, samples=samples, own=(first, None))
+    samples = self.samples[first * HOP : None if stop is None else stop * HOP]
+    return dataclasses.replace(
+      self, samples=samples, start=self.start + first, own=(0, None)
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,6 @@ from acl_jax.models.sizes import check_positive_integers
 from acl_jax.models.subsampling import Subsampling
 from acl_jax.models.tower import Tower
 from acl_jax.sharding.rules import HIDDEN_AXES, constrain
-from data_pipeline.features import Frontend
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,9 +81,9 @@ class ConformerConfig:
     return self.subsampling_factor
 
   @property
-  def frontend(self) -> Frontend:
-    """What turns a waveform into its input."""
-    return Frontend(self.features, self.num_mel_bins)
+  def trailing_silence(self) -> int:
+    """Log-mel frames of silence that it expects after an utterance."""
+    return 0
 
   @property
   def max_frames(self) -> int:

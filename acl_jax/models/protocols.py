@@ -18,7 +18,8 @@ class Encoder(Protocol):
   kind: its name in `config.encoder.kind`.
   recognises: whether it has a CTC head of its own; `greedy` returns None if not.
   config: its sizes: `num_mel_bins`, `output_size`, `subsampling`, `max_frames` (of the
-  log-mel), `features` (whose log-mel spectrogram).
+  log-mel), `features` (whose log-mel spectrogram), `trailing_silence` (log-mel frames
+  after an utterance).
   """
 
   @property

@@ -27,7 +27,6 @@ from acl_jax.models.sizes import check_multiple, check_positive_integers
 from acl_jax.models.taps import segment_taps
 from acl_jax.models.tower import Tower
 from acl_jax.sharding.rules import HIDDEN_AXES, constrain
-from data_pipeline.features import Frontend
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +66,9 @@ class WhisperConfig:
     return 2 * self.max_source_positions
 
   @property
-  def frontend(self) -> Frontend:
-    """What turns a waveform into its input."""
-    return Frontend('whisper', self.num_mel_bins, self.trailing_silence)
+  def features(self) -> str:
+    """The definition of log-mel spectrogram that it was trained with."""
+    return 'whisper'
 
 
 # The sizes that a Whisper's files state.

@@ -51,8 +51,8 @@ class WhisperPieces:
 def _complete_merges(content: str) -> str:
   """Return a tokenizer.json whose merges make every piece of two characters.
 
-  Copies of Whisper's that are in use lack the first merge, of a space and "t", so that
-  " the" and 1,169 more pieces, though in the vocabulary, would never be written.
+  That of the embedded Whisper lacks the first merge, of a space and "t", so that " the"
+  and 1,169 more pieces, though in the vocabulary, would never be written.
   """
   fields = json.loads(content)
   model = fields['model']

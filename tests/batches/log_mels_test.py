@@ -53,6 +53,22 @@ def test_without_augmentation_features_are_those_of_the_audio(dataset, config):
     np.testing.assert_array_equal(record['frames'], expected)
 
 
+def test_silence_counts_in_lengths_and_limits(dataset, config):
+  plain = LogMelCorpus(dataset, config, AugmentationConfig())
+  config = dataclasses.replace(config, trailing_silence=29)
+  log_mels = LogMelCorpus(dataset, config, AugmentationConfig())
+  for i in (2, 5):
+    silence = np.zeros(29 * 160, np.float32)
+    padded = np.append(dataset[i]['audio'], silence)
+    np.testing.assert_array_equal(log_mels[i]['frames'], whisper_log_mel(padded))
+    assert log_mels.lengths[i] == -(-len(log_mels[i]['frames']) // 2)
+  assert set(log_mels.lengths - plain.lengths) <= {14, 15}
+  longest = max(len(plain[i]['frames']) for i in range(len(plain)))
+  positions = -(-(longest + 29) // 2)
+  shorter = dataclasses.replace(config, max_source_positions=positions - 1)
+  assert len(LogMelCorpus(dataset, shorter, AugmentationConfig())) < len(plain)
+
+
 @pytest.mark.parametrize('copies', [1, 3])
 def test_lengths_are_known_before_reading(dataset, config, copies):
   log_mels = LogMelCorpus(

@@ -117,6 +117,10 @@ def test_programs_refuse_the_config_of_the_other_kind():
     ({'llama.lora': LORA | {'rank': 0}}, r'config\.llama\.lora: rank = 0'),
     ({'llama.lora': LORA, 'llama.dtype': 'int8'}, r"config\.llama: .*it is 'int8'"),
     ({'encoder.layer_lr_decay': 1.1}, r'config\.encoder: layer_lr_decay = 1\.1'),
+    (
+      {'encoder.kind': 'conformer', 'encoder.trailing_silence': 2.0},
+      r'config\.encoder: trailing_silence = 2\.0',
+    ),
     ({'data.train': 'a*b'}, r"config\.data\.train = 'a\*b'"),
   ],
 )

@@ -10,6 +10,7 @@ from data_pipeline.audio import read
 from data_pipeline.features import (
   FEATURES,
   SAMPLE_RATE,
+  Frontend,
   get_features,
   kaldi_log_mel,
   mel_filters,
@@ -113,6 +114,19 @@ def test_num_frames_matches_log_mel(name, samples):
   assert log_mel.dtype == np.float32 and np.isfinite(log_mel).all()
   with pytest.raises(ValueError, match=r'\b399\b.*\b400\b'):
     FEATURES[name].log_mel(audio[:399], 40)
+
+
+@pytest.mark.parametrize('name', sorted(FEATURES))
+def test_silence_follows_the_audio(name):
+  audio = np.random.default_rng(3).normal(size=1_111).astype(np.float32)
+  frontend = Frontend(name, 40, trailing_silence=7)
+  log_mel = frontend.log_mel(audio)
+  padded = np.append(audio, np.zeros(7 * 160, np.float32))
+  np.testing.assert_array_equal(log_mel, FEATURES[name].log_mel(padded, 40))
+  assert len(log_mel) == frontend.num_frames(len(audio))
+  assert len(log_mel) == Frontend(name, 40).num_frames(len(audio)) + 7
+  with pytest.raises(ValueError, match=r'\b399\b.*\b400\b'):
+    frontend.log_mel(audio[:399])
 
 
 def test_unknown_name_is_rejected():

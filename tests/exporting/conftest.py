@@ -79,7 +79,8 @@ def export_tiny(tiny_world: Path, tmp: Path, kind: str, llm='include') -> Export
     hidden = 14 if kind == 'swiglu' else None
     config = change(config, adapter=STRIDE | {'hidden_size': hidden})
   if kind == 'attention':
-    config = change(config, adapter=ATTENTION, transcription=TRANSCRIPTION)
+    silence = {'encoder.trailing_silence': 0.07}
+    config = change(config, adapter=ATTENTION, transcription=TRANSCRIPTION, **silence)
   if kind == 'conformer':
     from tests import tiny_conformer
 

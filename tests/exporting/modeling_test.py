@@ -16,7 +16,7 @@ from acl_jax.models.speech_llm import Prompt
 from acl_jax.text.layout import NO_AUDIO, layout_prompt
 from acl_jax.text.templates import Audio, Turn
 from data_pipeline.batches import pad, pad_frames
-from data_pipeline.features import get_features
+from data_pipeline.features import Frontend
 from tests.exporting.conftest import export_tiny, noise_clips
 
 # Two conversations of unequal length, with three clips in one turn and in several.
@@ -54,8 +54,7 @@ def jax_logits(exported):
   """Return the JAX model's logits [b t v] and mask [b t], padded at the end."""
   model, text = exported.load_jax()
   encoder = model.encoder.config
-  compute_log_mel = get_features(encoder.features).log_mel
-  log_mels = [compute_log_mel(clip, encoder.num_mel_bins) for clip in CLIPS]
+  log_mels = [Frontend.of(encoder).log_mel(clip) for clip in CLIPS]
   audio = pad_frames(log_mels, len(log_mels), max(map(len, log_mels)))
   frames = -(-np.array([len(mel) for mel in log_mels]) // encoder.subsampling)
   positions = -(-frames // model.adapter.config.stack)

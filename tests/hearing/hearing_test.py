@@ -2,6 +2,7 @@
 """Short recordings are heard as before, long ones in windows, streams as wholes."""
 
 import concurrent.futures
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from acl_jax.batches.padded import pad_to_step
 from acl_jax.hearing.pieces import FRAME_STEP
+from acl_jax.hearing.windows import Windows
 from data_pipeline.features import get_features
 from tests.hearing.conftest import RATE, noise
 
@@ -87,6 +89,31 @@ def test_tokens_are_ranked_and_spell_the_transcript(make_model, make_hearing):
       assert np.isnan(token.start) == (kind == 'attention')
       if kind == 'ctc':
         assert 0 <= token.start < token.end <= 2.6
+
+
+def test_silence_follows_every_window(make_model, make_hearing):
+  """A decoder writes each window of a long recording as if it were all of it."""
+  model = make_model('attention')
+  model.encoder.config = dataclasses.replace(model.encoder.config, trailing_silence=50)
+  hearing, samples = make_hearing(model), noise(5.7, 3)
+  windows = Windows(hearing.recogniser.sizes)
+  parts = [*windows.append(samples), windows.finish()]
+  assert len(parts) > 2 and hearing.recogniser.sizes.window <= 250
+  heard, alone = hearing.hear(samples), []
+  for window in parts:
+    first, stop = window.own
+    assert window.alone().own == (0, None)
+    alone.append(hearing.recogniser.hear(window.alone()).embeddings)
+    if stop is not None:
+      assert len(window.alone().samples) == (stop - first) * 160
+  assert len(heard.embeddings) >= sum(map(len, alone)) > 0
+  short = noise(0.3, 1)
+  padded = np.append(short, np.zeros(8_000, np.float32))
+  model.encoder.config = dataclasses.replace(model.encoder.config, trailing_silence=0)
+  expected = make_hearing(model).hear(padded)
+  np.testing.assert_allclose(
+    hearing.hear(short).embeddings, expected.embeddings, atol=1e-5
+  )
 
 
 def test_long_silence_costs_nothing(model, make_hearing, monkeypatch):

@@ -50,6 +50,7 @@ class LogMelEncoder(Tower):
       subsampling=2,
       max_frames=300,
       features='whisper',
+      trailing_silence=0,
     )
 
   def encode_rows(self, log_mel, segment_ids, remat):

@@ -56,6 +56,14 @@ def encode(whisper, x, lengths):
   return np.asarray(hidden), np.asarray(mask)
 
 
+@pytest.mark.parametrize('silence', [-1, 60])
+def test_silence_leaves_room_for_speech(silence):
+  sizes = SIZES | {'max_source_positions': 30}
+  assert WhisperConfig(**sizes, trailing_silence=59).trailing_silence == 59
+  with pytest.raises(ValueError, match=rf'trailing_silence = {silence}\b.*\b60\b'):
+    WhisperConfig(**sizes, trailing_silence=silence)
+
+
 def test_padded_to_30_seconds_equals_transformers(reference, whisper):
   x = log_mel(3000)
   hidden, mask = encode(whisper, x, [3000, 3000])

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whisper's decoder against Transformers, before and after it is re-headed."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 from tokenizers import models, pre_tokenizers
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
+from acl_jax import assets
 from acl_jax.text.whisper_pieces import CommonTokens, WhisperPieces
 from acl_jax.weights.whisper_decoder import Spelling, rehead_decoder
 from tests.weights.whisper_test import model_bin
@@ -117,6 +120,31 @@ def test_common_tokens_write_what_both_know(folder):
   without = CommonTokens(pieces, {9: 'o', 11: 'n'})
   assert without.encode('on') == [9, 11]
   assert without.encode('noéq') == [11, 9]
+
+
+def test_a_merge_that_the_file_lacks_is_made(tmp_path):
+  pieces = write_pieces(tmp_path)
+  path = tmp_path / 'tokenizer.json'
+  fields = json.loads(path.read_text())
+  merges = fields['model']['merges']
+  fields['model']['merges'] = [m for m in merges if ''.join(m) != 'Ġy']
+  path.write_text(json.dumps(fields))
+  damaged = tokenizers.Tokenizer.from_file(str(path))
+  assert len(damaged.encode(' yes').ids) > 1
+  whisper = WhisperPieces(tmp_path)
+  assert whisper.encode(' yes') == [pieces.index(' yes')]
+  assert whisper.write('on yes') == ['on', ' yes']
+
+
+@pytest.mark.full
+def test_every_piece_of_the_embedded_whisper_is_written():
+  folder = assets.resolve('asset:whisper-base')
+  pieces = WhisperPieces(folder)
+  vocabulary = json.loads((folder / 'tokenizer.json').read_text())['model']['vocab']
+  texts = {k.replace('Ġ', ' '): v for k, v in vocabulary.items()}
+  words = {k: v for k, v in texts.items() if k.isascii() and k and '<|' not in k}
+  assert len(words) > 30_000
+  assert {k: v for k, v in words.items() if pieces.encode(k) != [v]} == {}
 
 
 def ctranslate2_names(layer):

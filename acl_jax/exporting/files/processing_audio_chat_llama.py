@@ -10,6 +10,10 @@ import torch
 from transformers import BatchFeature, ProcessorMixin
 
 from .log_mel import SAMPLE_RATE, log_mel
+from .windows import cut
+
+AUDIO_TOKEN = '<|audio|>'
+MAX_SECONDS = 300.0  # of a clip
 
 
 class AudioChatLlamaProcessor(ProcessorMixin):
@@ -17,8 +21,9 @@ class AudioChatLlamaProcessor(ProcessorMixin):
 
   features: definition of the log-mel spectrogram, a key of `log_mel.LOG_MEL`.
   trailing_silence: frames of 10 ms that are appended to every clip.
-  max_frames: limit of the encoder, in frames of 10 ms. subsampling: such frames per
-  encoder frame. stack_factor: encoder frames per position of the prompt.
+  window_frames: frames of 10 ms of a longer clip that are encoded at a time.
+  subsampling: frames of 10 ms per encoder frame. stack_factor: encoder frames per
+  position of the prompt.
   """
 
   attributes = ['tokenizer']
@@ -30,16 +35,15 @@ class AudioChatLlamaProcessor(ProcessorMixin):
     features: str = 'whisper',
     num_mel_bins: int = 80,
     trailing_silence: int = 0,
-    max_frames: int = 3_000,
+    window_frames: int = 3_000,
     subsampling: int = 2,
     stack_factor: int = 8,
-    audio_token: str = '<|audio|>',
     chat_template: str | None = None,
   ):
     self.features, self.num_mel_bins = features, num_mel_bins
     self.trailing_silence = trailing_silence
-    self.max_frames, self.subsampling = max_frames, subsampling
-    self.stack_factor, self.audio_token = stack_factor, audio_token
+    self.window_frames = window_frames
+    self.subsampling, self.stack_factor = subsampling, stack_factor
     super().__init__(tokenizer, chat_template=chat_template)
 
   @property
@@ -64,15 +68,16 @@ class AudioChatLlamaProcessor(ProcessorMixin):
     """
     texts = [text] if isinstance(text, str) else list(text)
     clips = _flatten_clips(audio)
-    log_mels = [self._compute_log_mel(clip, sampling_rate) for clip in clips]
-    placeholders = sum(text.count(self.audio_token) for text in texts)
-    if placeholders != len(log_mels):
+    placeholders = sum(text.count(AUDIO_TOKEN) for text in texts)
+    if placeholders != len(clips):
       raise ValueError(
-        f'the text contains {self.audio_token} {placeholders} times, but there are'
-        f' {len(log_mels)} audio clips'
+        f'the text contains {AUDIO_TOKEN} {placeholders} times, but there are'
+        f' {len(clips)} audio clips'
       )
-    audio_lengths = [self._num_positions(len(mel)) for mel in log_mels]
-    remaining_lengths = iter(audio_lengths)
+    windows = [self._compute_log_mels(clip, sampling_rate) for clip in clips]
+    log_mels = [mel for mels in windows for mel in mels]
+    lengths = [[self._num_positions(len(mel)) for mel in mels] for mels in windows]
+    remaining_lengths = iter(lengths)
     rows = [self._tokenize(text, remaining_lengths) for text in texts]
     width = max(map(len, rows), default=0)
     pad = self.tokenizer.pad_token_id
@@ -82,16 +87,24 @@ class AudioChatLlamaProcessor(ProcessorMixin):
       'attention_mask': [[0] * (width - len(row)) + [1] * len(row) for row in rows],
     }
     if log_mels:
-      inputs |= _pad_log_mels(log_mels) | {'audio_token_len': audio_lengths}
+      inputs |= _pad_log_mels(log_mels) | {
+        'audio_token_len': [n for clip in lengths for n in clip]
+      }
     return BatchFeature(inputs, tensor_type=return_tensors)
 
-  def _tokenize(self, text: str, audio_lengths: Iterator[int]) -> list[int]:
-    """Return the ids of a text; audio tokens fill the positions of each clip."""
-    first, *others = text.split(self.audio_token)
-    audio_id = self.tokenizer.convert_tokens_to_ids(self.audio_token)
+  def _tokenize(self, text: str, audio_lengths: Iterator[list[int]]) -> list[int]:
+    """Return the ids of a text; audio tokens fill the positions of each clip.
+
+    audio_lengths: positions of every window of every clip; a space is put between
+    windows.
+    """
+    first, *others = text.split(AUDIO_TOKEN)
+    audio_id = self.tokenizer.convert_tokens_to_ids(AUDIO_TOKEN)
     ids = self._encode(self._strip_before_audio(first) if others else first)
     for number, part in enumerate(others, 1):
-      ids += [audio_id] * next(audio_lengths)
+      for window, length in enumerate(next(audio_lengths)):
+        ids += self._encode_continuation(' ') if window else []
+        ids += [audio_id] * length
       part = self._strip_before_audio(part) if number < len(others) else part
       ids += self._encode_continuation(part) if part else []
     return ids
@@ -114,18 +127,20 @@ class AudioChatLlamaProcessor(ProcessorMixin):
     """Whether the tokenizer puts a space before the first word of a text."""
     return self._encode('\na')[len(self._encode('\n')) :] != self._encode('a')
 
-  def _compute_log_mel(self, clip: Any, sampling_rate: int) -> np.ndarray:
-    """Return the log-mel spectrogram [t m]; ValueError if the clip is too long."""
+  def _compute_log_mels(self, clip: Any, sampling_rate: int) -> list[np.ndarray]:
+    """Return the log-mel spectrogram [t m] of every window of a clip.
+
+    ValueError if the clip is too long.
+    """
     waveform = _resample(_to_mono(np.asarray(clip)), sampling_rate)
-    mel = log_mel(self.features, waveform, self.num_mel_bins, self.trailing_silence)
-    if len(mel) > self.max_frames:
-      seconds, limit = (
-        (frames - self.trailing_silence) / 100 for frames in (len(mel), self.max_frames)
-      )
+    if (seconds := len(waveform) / SAMPLE_RATE) > MAX_SECONDS:
       raise ValueError(
-        f'an audio clip has {seconds:.1f} s; the limit of the encoder is {limit:g} s'
+        f'an audio clip has {seconds:.1f} s; the limit is {MAX_SECONDS:g} s'
       )
-    return mel
+    return [
+      log_mel(self.features, piece, self.num_mel_bins, self.trailing_silence)
+      for piece in cut(waveform, self.window_frames, self.subsampling)
+    ]
 
   def _num_positions(self, frames: int) -> int:
     """Number of positions that a clip takes in the prompt."""

@@ -31,6 +31,7 @@ from acl_jax.models.speech_llm import Prompt, SpeechLLM
 from acl_jax.models.whisper import Whisper, WhisperConfig
 from acl_jax.runtime.rounding import round_up
 from data_pipeline.audio import SAMPLE_RATE
+from data_pipeline.features import Frontend
 
 # Lengths of Multilingual LibriSpeech's utterances and of Llama-2's prompts for them.
 ASSUMPTIONS = {
@@ -140,7 +141,7 @@ def batch_shape(
 
   def num_frames(seconds: float) -> int:
     samples = round(seconds * SAMPLE_RATE)
-    return encoder.frontend.num_frames(samples) // encoder.subsampling
+    return Frontend.of(encoder).num_frames(samples) // encoder.subsampling
 
   max_frames = min(length, num_frames(ASSUMPTIONS['longest_seconds']))
   if data.row_frames is None:
