@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Languages of translations: their names, and which tokeniser of sacreBLEU they need."""
+"""Languages of translations: their names, and their tokenisers in sacreBLEU."""
 
 # Written with spaces between words, which is what tokeniser 13a splits at.
 _SPACED = {

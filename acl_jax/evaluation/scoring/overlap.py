@@ -31,7 +31,7 @@ def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> float:
 
 
 def check_tokeniser(lang: str) -> None:
-  """Raise KeyError if sacreBLEU has no tokeniser, RuntimeError if it lacks a package."""
+  """Raise RuntimeError if the tokeniser of a language needs a missing package."""
   try:
     _bleu(TOKENISERS[lang])
   except ImportError as error:
