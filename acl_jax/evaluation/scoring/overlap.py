@@ -42,7 +42,7 @@ def signature() -> str:
   """Return sacreBLEU's signatures of `bleu` and `chrf`, and the other tokenisers."""
   metrics = [_bleu('13a'), _chrf()]
   for metric in metrics:
-    _statistics(metric.name.lower()[:4], '13a', 'a', 'a')  # a signature needs a score
+    metric.corpus_score(['a'], [['a']])  # the signature needs a number of references
   bleu_signature, chrf_signature = (str(m.get_signature()) for m in metrics)
   others = [f'{lang}: tok:{t}' for lang, t in TOKENISERS.items() if t != '13a']
   return f'BLEU {bleu_signature} ({", ".join(others)}); chrF2 {chrf_signature}'
