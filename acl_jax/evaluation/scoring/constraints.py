@@ -1,27 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The checkable constraints of IFEval (arXiv 2311.07911).
 
-A constraint is `{"kind": …}` and the fields of its kind, which have IFEval's names:
+A constraint is `{"kind": …}` and the fields of its kind; bounds include their ends:
 
-    num_words {num_words, relation}
-    num_sentences {num_sentences, relation}
-    num_paragraphs {num_paragraphs}
-    num_sections {section_spliter, num_sections}
-    first_word {num_paragraphs, nth_paragraph, first_word}
-    keywords {keywords}
-    forbidden_words {forbidden_words}
-    keyword_frequency {keyword, frequency, relation}
-    letter_frequency {letter, let_frequency, let_relation}
-    capital_words {capital_frequency, capital_relation}
-    uppercase {}   lowercase {}   no_commas {}   quotation {}   json {}   title {}
-    num_bullets {num_bullets}   num_highlights {num_highlights}
-    num_placeholders {num_placeholders}   postscript {postscript_marker}
-    end_phrase {end_phrase}   starts_with {starter}   two_responses {}
-    repeat {prompt_to_repeat}   language {language}   choice {options}
+    num_words, num_sentences {at_least | at_most}   num_paragraphs, bullets {exactly}
+    keywords, forbidden_words {words}   keyword_frequency {word, at_least | at_most}
+    letter_frequency {letter, at_least | at_most}   placeholders {at_least}
+    starts_with, end_phrase {phrase}   postscript {marker}   choose {options}
+    all_uppercase, all_lowercase, no_commas, quotation, json, title, two_responses {}
+    language {lang}   capital_words {at_least | at_most}   highlights {at_least}
+    sections {marker, at_least}   first_word {word, paragraph, exactly}
+    repeat {phrase}   contains_option {options}
 
-A relation is 'less than' or 'at least'. Paragraphs of `num_paragraphs` are divided by
-`***`, those of `first_word` by a blank line. Words and phrases are taken literally,
-never as regular expressions.
+Paragraphs of `num_paragraphs` are divided by `***`, those of `first_word` (`exactly` so
+many) by blank lines. Words and phrases are taken literally, never as regular
+expressions.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,19 +23,29 @@ from typing import Any, NamedTuple
 from acl_jax.evaluation.scoring import english, layout, wording
 from data_pipeline.corpora.manifest import LineError, required_string, shorten
 
-RELATIONS = ('less than', 'at least')
 MAX_COUNT = 10_000
 MAX_STRINGS = 100
 MAX_CHARACTERS = 2_000  # of a word or phrase
+BOUNDS: dict[str, Callable[[int, int], bool]] = {
+  'at_least': lambda count, bound: count >= bound,
+  'at_most': lambda count, bound: count <= bound,
+  'exactly': lambda count, bound: count == bound,
+}
 
 Constraint = Mapping[str, Any]
+Reader = Callable[[Constraint, str], Any]
 
 
 class Kind(NamedTuple):
-  """A kind of constraint: how each field is read, and whether a text follows it."""
+  """A kind of constraint.
 
-  fields: dict[str, Callable[[Constraint, str], Any]]
-  follows: Callable[..., bool]  # of the text and the fields
+  measure: of a text and the fields; a count if there are bounds, else whether the text
+  follows. fields: how each is read. bounds: exactly one of these is given.
+  """
+
+  measure: Callable[..., int]
+  fields: Mapping[str, Reader] = {}
+  bounds: tuple[str, ...] = ()
 
 
 def read_constraint(entry: object) -> dict[str, Any]:
@@ -57,23 +60,23 @@ def read_constraint(entry: object) -> dict[str, Any]:
     raise LineError(
       'kind', f'is {shorten(name)}, not a constraint; known: {" ".join(KINDS)}'
     )
-  values = {key: read(entry, key) for key, read in KINDS[name].fields.items()}
-  return {'kind': name, **values}
-
-
-def from_ifeval(instruction_id: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-  """Return the constraint of an `instruction_id` of IFEval and its `kwargs`."""
-  if instruction_id not in IFEVAL_KINDS:
-    raise LineError('instruction_id_list', f'contains {shorten(instruction_id)}')
-  kind = IFEVAL_KINDS[instruction_id]
-  options = {'options': IFEVAL_OPTIONS} if kind == 'choice' else {}
-  return read_constraint({**kwargs, **options, 'kind': kind})
+  kind = KINDS[name]
+  values = {key: read(entry, key) for key, read in kind.fields.items()}
+  given = [key for key in kind.bounds if entry.get(key) is not None]
+  if kind.bounds and len(given) != 1:
+    problem = f'has {len(given)} of {" and ".join(kind.bounds)}; it must have one'
+    raise LineError(name, problem)
+  return {'kind': name, **values, **{key: _count(entry, key) for key in given}}
 
 
 def follows(text: str, constraint: Constraint) -> bool:
   """Return whether an answer follows a constraint, strictly; a blank one does not."""
-  values = {key: value for key, value in constraint.items() if key != 'kind'}
-  return bool(text.strip()) and KINDS[constraint['kind']].follows(text, **values)
+  if not text.strip():
+    return False
+  kind = KINDS[constraint['kind']]
+  value = kind.measure(text, *(constraint[key] for key in kind.fields))
+  bounds = [BOUNDS[key](value, constraint[key]) for key in BOUNDS if key in constraint]
+  return all(bounds) if bounds else bool(value)
 
 
 def follows_loosely(text: str, constraint: Constraint) -> bool:
@@ -97,13 +100,6 @@ def _count(entry: Constraint, key: str) -> int:
   return value
 
 
-def _relation(entry: Constraint, key: str) -> str:
-  value = required_string(dict(entry), key)
-  if value not in RELATIONS:
-    raise LineError(key, f"is {shorten(value)}, not 'less than' or 'at least'")
-  return value
-
-
 def _phrase(entry: Constraint, key: str) -> str:
   value = required_string(dict(entry), key).strip()
   if not 0 < len(value) <= MAX_CHARACTERS:
@@ -121,6 +117,8 @@ def _phrases(entry: Constraint, key: str) -> list[str]:
     raise LineError(
       key, f'is {shorten(values)}, not a list of 1 to {MAX_STRINGS} strings'
     )
+  if None in values:
+    raise LineError(key, 'contains null')
   return [_phrase({key: value}, key) for value in values]
 
 
@@ -140,76 +138,38 @@ def _language(entry: Constraint, key: str) -> str:
   return value
 
 
-KINDS = {
-  'num_words': Kind({'num_words': _count, 'relation': _relation}, wording.num_words),
-  'num_sentences': Kind(
-    {'num_sentences': _count, 'relation': _relation}, wording.num_sentences
-  ),
-  'keywords': Kind({'keywords': _phrases}, wording.keywords),
-  'forbidden_words': Kind({'forbidden_words': _phrases}, wording.forbidden_words),
-  'keyword_frequency': Kind(
-    {'keyword': _phrase, 'frequency': _count, 'relation': _relation},
-    wording.keyword_frequency,
-  ),
-  'letter_frequency': Kind(
-    {'letter': _letter, 'let_frequency': _count, 'let_relation': _relation},
-    wording.letter_frequency,
-  ),
-  'capital_words': Kind(
-    {'capital_frequency': _count, 'capital_relation': _relation},
-    wording.capital_words,
-  ),
-  'uppercase': Kind({}, wording.uppercase),
-  'lowercase': Kind({}, wording.lowercase),
-  'no_commas': Kind({}, wording.no_commas),
-  'language': Kind({'language': _language}, wording.language),
-  'starts_with': Kind({'starter': _phrase}, wording.starts_with),
-  'end_phrase': Kind({'end_phrase': _phrase}, wording.ends_with),
-  'repeat': Kind({'prompt_to_repeat': _phrase}, wording.repeats),
-  'choice': Kind({'options': _phrases}, wording.chooses),
-  'num_paragraphs': Kind({'num_paragraphs': _count}, layout.num_paragraphs),
-  'first_word': Kind(
-    {'num_paragraphs': _count, 'nth_paragraph': _count, 'first_word': _phrase},
-    layout.first_word_of_paragraph,
-  ),
-  'num_sections': Kind(
-    {'section_spliter': _phrase, 'num_sections': _count}, layout.num_sections
-  ),
-  'num_bullets': Kind({'num_bullets': _count}, layout.num_bullets),
-  'num_highlights': Kind({'num_highlights': _count}, layout.num_highlights),
-  'num_placeholders': Kind({'num_placeholders': _count}, layout.num_placeholders),
-  'postscript': Kind({'postscript_marker': _phrase}, layout.postscript),
-  'quotation': Kind({}, layout.quotation),
-  'json': Kind({}, layout.json_format),
-  'title': Kind({}, layout.title),
-  'two_responses': Kind({}, layout.two_responses),
-}
+_RANGE = ('at_least', 'at_most')
 
-IFEVAL_OPTIONS = ['My answer is yes.', 'My answer is no.', 'My answer is maybe.']
-IFEVAL_KINDS = {
-  'keywords:existence': 'keywords',
-  'keywords:frequency': 'keyword_frequency',
-  'keywords:forbidden_words': 'forbidden_words',
-  'keywords:letter_frequency': 'letter_frequency',
-  'language:response_language': 'language',
-  'length_constraints:number_sentences': 'num_sentences',
-  'length_constraints:number_paragraphs': 'num_paragraphs',
-  'length_constraints:number_words': 'num_words',
-  'length_constraints:nth_paragraph_first_word': 'first_word',
-  'detectable_content:number_placeholders': 'num_placeholders',
-  'detectable_content:postscript': 'postscript',
-  'detectable_format:number_bullet_lists': 'num_bullets',
-  'detectable_format:constrained_response': 'choice',
-  'detectable_format:number_highlighted_sections': 'num_highlights',
-  'detectable_format:multiple_sections': 'num_sections',
-  'detectable_format:json_format': 'json',
-  'detectable_format:title': 'title',
-  'combination:two_responses': 'two_responses',
-  'combination:repeat_prompt': 'repeat',
-  'startend:end_checker': 'end_phrase',
-  'startend:quotation': 'quotation',
-  'change_case:capital_word_frequency': 'capital_words',
-  'change_case:english_capital': 'uppercase',
-  'change_case:english_lowercase': 'lowercase',
-  'punctuation:no_comma': 'no_commas',
+KINDS = {
+  'num_words': Kind(english.count_words, bounds=_RANGE),
+  'num_sentences': Kind(english.count_sentences, bounds=_RANGE),
+  'num_paragraphs': Kind(layout.count_paragraphs, bounds=('exactly',)),
+  'bullets': Kind(layout.count_bullets, bounds=('exactly',)),
+  'keywords': Kind(wording.has_keywords, {'words': _phrases}),
+  'forbidden_words': Kind(wording.lacks_words, {'words': _phrases}),
+  'keyword_frequency': Kind(wording.count_keyword, {'word': _phrase}, _RANGE),
+  'letter_frequency': Kind(wording.count_letter, {'letter': _letter}, _RANGE),
+  'placeholders': Kind(layout.count_placeholders, bounds=('at_least',)),
+  'starts_with': Kind(wording.starts_with, {'phrase': _phrase}),
+  'end_phrase': Kind(wording.ends_with, {'phrase': _phrase}),
+  'postscript': Kind(layout.has_postscript, {'marker': _phrase}),
+  'choose': Kind(wording.chooses, {'options': _phrases}),
+  'all_uppercase': Kind(wording.is_uppercase),
+  'all_lowercase': Kind(wording.is_lowercase),
+  'no_commas': Kind(wording.has_no_commas),
+  'quotation': Kind(layout.is_quotation),
+  'json': Kind(layout.is_json),
+  'title': Kind(layout.has_title),
+  'two_responses': Kind(layout.has_two_responses),
+  'language': Kind(english.has_language, {'lang': _language}),
+  'capital_words': Kind(english.count_capital_words, bounds=_RANGE),
+  'highlights': Kind(layout.count_highlights, bounds=('at_least',)),
+  'sections': Kind(layout.count_sections, {'marker': _phrase}, ('at_least',)),
+  'first_word': Kind(
+    layout.count_paragraphs_with_first_word,
+    {'word': _phrase, 'paragraph': _count},
+    ('exactly',),
+  ),
+  'repeat': Kind(wording.repeats, {'phrase': _phrase}),
+  'contains_option': Kind(wording.contains_option, {'options': _phrases}),
 }

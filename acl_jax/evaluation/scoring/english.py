@@ -25,6 +25,11 @@ def split_sentences(text: str) -> list[str]:
   return _punkt().tokenize(text)
 
 
+def count_sentences(text: str) -> int:
+  """Return the number of sentences of an English text."""
+  return len(split_sentences(text))
+
+
 def count_words(text: str) -> int:
   """Return the number of runs of letters, digits and underscores."""
   return len(re.findall(r'\w+', text))

@@ -1,87 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fields of a line of a manifest, checked; every error names the field and the task."""
+"""Fields of the lines of a manifest that several tasks have."""
 
-import contextlib
-import hashlib
-import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from acl_jax.evaluation.tasks.task import Speech, TaskTurn
-from data_pipeline.corpora import manifest
-from data_pipeline.corpora.manifest import LineError
+from acl_jax.evaluation.tasks.task import Speech
+from data_pipeline.corpora.manifest import (
+  LineError,
+  from_entry,
+  required_string,
+  shorten,
+)
 
-MAX_CHARACTERS = 20_000  # of a field, so that no score takes minutes
-MAX_TRANSCRIPT_CHARACTERS = 200_000
-POSITIONS = ('before', 'after')
-
-
-@contextlib.contextmanager
-def naming(task: str) -> Iterator[None]:
-  """Add the name of the task to each LineError."""
-  try:
-    yield
-  except LineError as error:
-    problem = str(error).removeprefix(f'{error.field} ')
-    raise LineError(error.field, f'{problem} (task {task})') from None
+MAX_STRINGS = 100  # of a list
+MAX_CHARACTERS = 10_000  # of a string
 
 
-def is_named(entry: Mapping[str, Any], task: str, keys: Sequence[str] = ()) -> bool:
-  """Return whether a line is of a task: it names it, or no task and has its keys.
-
-  keys: none if a line must name the task.
-  """
-  if (name := entry.get('task')) is not None:
-    return name == task
-  return bool(keys) and all(key in entry for key in keys)
+def nonempty_string(entry: Mapping[str, Any], key: str) -> str:
+  """Return a string, stripped; LineError if it is missing, empty or too long."""
+  value = required_string(dict(entry), key).strip()
+  check_string(value, key)
+  return value
 
 
-def text_field(
-  entry: Mapping[str, Any], key: str, max_characters: int = MAX_CHARACTERS
-) -> str:
-  """Return a string that says something, stripped."""
-  text = manifest.required_string(dict(entry), key).strip()
-  if not text:
+def nonempty_strings(entry: Mapping[str, Any], key: str) -> tuple[str, ...]:
+  """Return a list of strings, stripped; LineError if it or one of them is empty."""
+  values = entry.get(key)
+  if values is None:
+    raise LineError(key, 'is missing')
+  if not isinstance(values, list):
+    raise LineError(key, f'is {shorten(values)}, not a list of strings')
+  if not 0 < len(values) <= MAX_STRINGS:
+    raise LineError(key, f'has {len(values)} strings; it must have 1 to {MAX_STRINGS}')
+  strings = []
+  for number, value in enumerate(values):
+    strings.append(nonempty_string({f'{key}[{number}]': value}, f'{key}[{number}]'))
+  return tuple(strings)
+
+
+def check_string(value: str, key: str) -> None:
+  """Raise LineError if a string is empty or too long."""
+  if not value:
     raise LineError(key, 'is empty')
-  if len(text) > max_characters:
-    raise LineError(
-      key, f'has {len(text):,} characters; the limit is {max_characters:,}'
-    )
-  return text
+  if len(value) > MAX_CHARACTERS:
+    raise LineError(key, f'has {len(value)} characters; the limit is {MAX_CHARACTERS}')
 
 
-def optional_text(entry: Mapping[str, Any], key: str) -> str | None:
-  """Return the string of a key, which may be missing or null but not empty."""
-  return None if entry.get(key) is None else text_field(entry, key)
-
-
-def read_speech(entry: Mapping[str, Any], folder: pathlib.Path) -> Speech:
-  """Return what a line says: its audio, whose transcript must not be empty."""
-  text_field(entry, 'text', MAX_TRANSCRIPT_CHARACTERS)
-  return Speech(manifest.from_entry(dict(entry), folder))
-
-
-def instructed_turn(
-  entry: Mapping[str, Any],
-  speech: Speech,
-  instruction: str,
-  position: str,
-) -> TaskTurn:
-  """Return a user turn of an instruction before or after what is said.
-
-  A line may have its own `instruction` and `position`.
-  """
-  instruction = optional_text(entry, 'instruction') or instruction
-  if entry.get('position') is not None:
-    position = entry['position']
-    if position not in POSITIONS:
-      problem = f"is {manifest.shorten(position)}, not 'before' or 'after'"
-      raise LineError('position', problem)
-  if position == 'before':
-    return TaskTurn('user', (f'{instruction}\n', speech))
-  return TaskTurn('user', (speech, f'\n{instruction}'))
-
-
-def draw_position(id: str) -> str:
-  """Return 'before' or 'after'; depends on the id alone."""
-  return POSITIONS[hashlib.sha256(id.encode()).digest()[0] % 2]
+def read_speech(entry: Mapping[str, Any], folder: Path) -> Speech:
+  """Return the audio of a line, or of a part of a turn, and what it says."""
+  nonempty_string(entry, 'text')
+  return Speech(from_entry(dict(entry), folder))

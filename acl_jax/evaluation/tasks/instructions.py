@@ -16,7 +16,8 @@ from acl_jax.evaluation.scoring.constraints import (
   follows_loosely,
   read_constraint,
 )
-from acl_jax.evaluation.tasks import fields
+from acl_jax.evaluation.tasks.fields import read_speech
+from acl_jax.evaluation.tasks.instructed import naming
 from acl_jax.evaluation.tasks.task import Answer, Case, TaskTurn
 from data_pipeline.corpora.manifest import LineError, shorten
 
@@ -40,12 +41,12 @@ class Instructions:
   binary: bool = True
 
   def applies(self, entry: Mapping[str, Any]) -> bool:
-    return fields.is_named(entry, self.name, ('constraints',))
+    return 'constraints' in entry
 
   def parse(self, entry: Mapping[str, Any], folder: pathlib.Path) -> list[Case]:
     """Return one case; its group is the kind of its constraint, or 'several'."""
-    with fields.naming(self.name):
-      speech = fields.read_speech(entry, folder)
+    with naming(self.name):
+      speech = read_speech(entry, folder)
       constraints = _read_constraints(entry)
     kinds = {constraint['kind'] for constraint in constraints}
     return [
@@ -84,7 +85,7 @@ def _verdicts(
 
 def _tokens_needed(constraint: Constraint) -> int:
   """Return how many tokens an answer may have: twice the words that it must have."""
-  words = constraint.get('num_words', 0)
+  words = constraint.get('at_least', 0) if constraint['kind'] == 'num_words' else 0
   return min(max(MAX_NEW_TOKENS, 2 * words), MAX_NEW_TOKENS_OF_LONG_ANSWERS)
 
 

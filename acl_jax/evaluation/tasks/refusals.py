@@ -9,7 +9,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from acl_jax.evaluation.tasks import fields
+from acl_jax.evaluation.tasks.fields import read_speech
+from acl_jax.evaluation.tasks.instructed import naming
 from acl_jax.evaluation.tasks.task import Answer, Case, TaskTurn
 
 MAX_NEW_TOKENS = 128
@@ -91,12 +92,12 @@ class Refusals:
   binary: bool = True
 
   def applies(self, entry: Mapping[str, Any]) -> bool:
-    return fields.is_named(entry, self.name)
+    return entry.get('task') == self.name
 
   def parse(self, entry: Mapping[str, Any], folder: pathlib.Path) -> list[Case]:
     """Return one case."""
-    with fields.naming(self.name):
-      speech = fields.read_speech(entry, folder)
+    with naming(self.name):
+      speech = read_speech(entry, folder)
     return [Case(speech.utterance.id, (TaskTurn('user', (speech,)),), MAX_NEW_TOKENS)]
 
   def score(self, case: Case, answer: Answer) -> dict[str, float]:

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from acl_jax.evaluation.scoring import learned, rouge
-from acl_jax.evaluation.tasks import fields
+from acl_jax.evaluation.tasks import instructed
+from acl_jax.evaluation.tasks.fields import read_speech
 from acl_jax.evaluation.tasks.task import Answer, Case
 from data_pipeline.corpora.manifest import LineError
 
@@ -40,19 +41,19 @@ class Summarisation:
     return ('BERTScore: bert-score is not installed',)
 
   def applies(self, entry: Mapping[str, Any]) -> bool:
-    return fields.is_named(entry, self.name)
+    return entry.get('task') == self.name
 
   def parse(self, entry: Mapping[str, Any], folder: pathlib.Path) -> list[Case]:
     """Return one case; `expected` is None if the line has no reference.
 
     Its group is what it is compared with: 'reference' or 'text answer'.
     """
-    with fields.naming(self.name):
-      speech = fields.read_speech(entry, folder)
-      reference = fields.optional_text(entry, 'reference')
+    with instructed.naming(self.name):
+      speech = read_speech(entry, folder)
+      reference = instructed.optional_string(entry, 'reference')
       if reference is not None and not rouge.has_words(reference):
         raise LineError('reference', 'has no word of letters a to z, as ROUGE needs')
-      turn = fields.instructed_turn(entry, speech, INSTRUCTION, 'before')
+      turn = instructed.instructed_turn(entry, speech, INSTRUCTION, 'before')
     return [
       Case(
         speech.utterance.id,

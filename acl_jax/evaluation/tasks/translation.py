@@ -13,7 +13,8 @@ from typing import Any
 
 from acl_jax.evaluation.scoring import learned, overlap
 from acl_jax.evaluation.scoring.languages import NAMES, TOKENISERS, primary_language
-from acl_jax.evaluation.tasks import fields
+from acl_jax.evaluation.tasks import instructed
+from acl_jax.evaluation.tasks.fields import nonempty_string, read_speech
 from acl_jax.evaluation.tasks.task import Answer, Case
 from data_pipeline.corpora.manifest import LineError, shorten
 
@@ -44,21 +45,22 @@ class Translation:
     return ('COMET: unbabel-comet is not installed',)
 
   def applies(self, entry: Mapping[str, Any]) -> bool:
-    return fields.is_named(entry, self.name, ('reference', 'target_lang'))
+    return 'reference' in entry and 'target_lang' in entry
 
   def parse(self, entry: Mapping[str, Any], folder: pathlib.Path) -> list[Case]:
     """Return one case; its group is the pair of languages, as in 'fr-en'."""
-    with fields.naming(self.name):
-      speech = fields.read_speech(entry, folder)
+    with instructed.naming(self.name):
+      speech = read_speech(entry, folder)
       source = _read_language(entry, 'lang')
       target = _read_language(entry, 'target_lang')
       if source == target:
         raise LineError('target_lang', f'is {target!r}, as is lang')
       _check_tokeniser(target)
-      reference = fields.text_field(entry, 'reference')
-      position = fields.draw_position(speech.utterance.id)
+      reference = nonempty_string(entry, 'reference')
+      drawn = instructed.draw_position(speech.utterance.id)
+      position = instructed.read_position(entry, drawn)
       instruction = _instruction(position, NAMES[source], NAMES[target])
-      turn = fields.instructed_turn(entry, speech, instruction, position)
+      turn = instructed.instructed_turn(entry, speech, instruction, position)
     return [
       Case(
         speech.utterance.id,
@@ -100,7 +102,7 @@ def _instruction(position: str, source: str, target: str) -> str:
 
 def _read_language(entry: Mapping[str, Any], key: str) -> str:
   """Return a code in `NAMES`."""
-  code = primary_language(fields.text_field(entry, key))
+  code = primary_language(nonempty_string(entry, key))
   if code not in NAMES:
     raise LineError(
       key,
