@@ -62,6 +62,7 @@ EXTRAS = {
   'evaluation': EVALUATION,  # tasks of `evaluate`; the likelihoods need none of them
   'demo': [
     *SERVE,
+    *EVALUATION,
     'faster-whisper>=1.2,<2',  # the cascade; reads the embedded Whisper
     'piper-tts>=1.8,<2',  # the voice; GPL: run as a program, never imported
     'onnxruntime>=1.20,<2',  # runs Kokoro, in a process of its own

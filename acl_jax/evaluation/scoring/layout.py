@@ -34,7 +34,7 @@ def count_paragraphs_with_first_word(text: str, first_word: str, number: int) ->
 
 
 def count_sections(text: str, marker: str) -> int:
-  """Return the number of headings such as 'Section 1', where the marker is 'Section'."""
+  """Return the number of headings: the marker and a number, as in 'Section 1'."""
   return len(re.findall(rf'{re.escape(marker)}\s?\d+', text))
 
 
