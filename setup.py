@@ -50,10 +50,19 @@ SERVE = [
   'python-multipart>=0.0.20,<0.1',  # uploaded files, for starlette
 ]
 
+EVALUATION = [
+  'sacrebleu>=2.6,<2.7',  # BLEU and chrF; what is added up per segment is private
+  'rouge-score>=0.1.2,<0.2',  # ROUGE-L, as summaries are compared by
+  'nltk>=3.9,<4',  # words and sentences, as IFEval counts them; rouge-score needs it
+  'langdetect>=1.0.9,<2',  # the language of an answer, as IFEval finds it
+]
+
 EXTRAS = {
   'serve': SERVE,
+  'evaluation': EVALUATION,  # tasks of `evaluate`; the likelihoods need none of them
   'demo': [
     *SERVE,
+    *EVALUATION,
     'faster-whisper>=1.2,<2',  # the cascade; reads the embedded Whisper
     'piper-tts>=1.8,<2',  # the voice; GPL: run as a program, never imported
     'onnxruntime>=1.20,<2',  # runs Kokoro, in a process of its own
