@@ -146,7 +146,7 @@ def sample_examples(
   rng = np.random.default_rng(0)
   count = min(SAMPLED_EXAMPLES, len(prepared))
   indices = sorted(rng.choice(len(prepared), count, replace=False).tolist())
-  cases = [PromptCase(text.audio_prompt(), prepared[index].clip) for index in indices]
+  cases = [PromptCase(text.audio_prompt(), [prepared[index].clip]) for index in indices]
   stop_ids = text.tokenizer.stop_ids
   responses = dict(
     generate_responses(model, cases, max_new_tokens=max_new_tokens, stop_ids=stop_ids)

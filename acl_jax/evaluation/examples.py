@@ -98,7 +98,7 @@ def check_context_length(
   limit = context - max(max_new_tokens, given_length)
   for name, prompt in example.prompts(text).items():
     has_audio = any(isinstance(segment, int) for segment in prompt)
-    length = row_length(PromptCase(prompt, longest_clip if has_audio else None))
+    length = row_length(PromptCase(prompt, [longest_clip] if has_audio else ()))
     if length > limit:
       raise ValueError(
         f'the `{name}` prompt is {length} tokens; the limit is {limit}: a context of '
@@ -125,16 +125,16 @@ def make_prompt_cases(
   """Return the cases of each available condition, in the order of the examples."""
   prompts = [example.prompts(text) for example in examples]
   derangement = random_derangement(len(examples))
-  clips = {'audio': [example.clip for example in examples]}
+  clips = {'audio': [(example.clip,) for example in examples]}
   if derangement is not None:
-    clips['shuffled_audio'] = [examples[index].clip for index in derangement]
+    clips['shuffled_audio'] = [(examples[index].clip,) for index in derangement]
   cases = {}
   for name in CONDITIONS:
     if name not in prompts[0] or (name == 'shuffled_audio' and derangement is None):
       continue
-    condition_clips = clips.get(name, [None] * len(examples))
+    condition_clips = clips.get(name, [()] * len(examples))
     cases[name] = [
-      PromptCase(prompt[name], clip, example.response)
-      for prompt, clip, example in zip(prompts, condition_clips, examples, strict=True)
+      PromptCase(prompt[name], clips_of_case, example.response)
+      for prompt, clips_of_case, example in zip(prompts, condition_clips, examples, strict=True)
     ]
   return cases
