@@ -19,7 +19,9 @@ def score_directly(model, case):
   parts = []
   for segment in case.prompt:
     is_clip = isinstance(segment, int)
-    parts.append(case.clips[segment] if is_clip else model.llama.embed(jnp.asarray([segment]))[0])
+    parts.append(
+      case.clips[segment] if is_clip else model.llama.embed(jnp.asarray([segment]))[0]
+    )
   parts.append(model.llama.embed(jnp.asarray([case.response]))[0])
   x = jnp.concatenate(parts)[None]
   t = x.shape[1]

@@ -89,9 +89,7 @@ def _read_turns(turns: Any, folder: Path) -> Iterator[TaskTurn]:
     yield TaskTurn(role, content)
 
 
-def _read_content(
-  content: Any, field: str, folder: Path
-) -> tuple[str | Speech, ...]:
+def _read_content(content: Any, field: str, folder: Path) -> tuple[str | Speech, ...]:
   """Return the parts of a turn, with a space between each two."""
   parts = [{'text': content}] if isinstance(content, str) else content
   if not isinstance(parts, list) or not 0 < len(parts) <= MAX_PARTS:
@@ -107,7 +105,9 @@ def _read_content(
       raise LineError(where, f'is {shorten(part)}; it must have text, or audio too')
     try:
       is_said = 'audio_filepath' in part
-      read.append(read_speech(part, folder) if is_said else nonempty_string(part, 'text'))
+      read.append(
+        read_speech(part, folder) if is_said else nonempty_string(part, 'text')
+      )
     except LineError as error:
       problem = str(error).removeprefix(f'{error.field} ')
       raise LineError(f'{where}.{error.field}', problem) from None

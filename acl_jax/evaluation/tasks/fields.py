@@ -44,9 +44,7 @@ def check_string(value: str, key: str) -> None:
   if not value:
     raise LineError(key, 'is empty')
   if len(value) > MAX_CHARACTERS:
-    raise LineError(
-      key, f'has {len(value)} characters; the limit is {MAX_CHARACTERS}'
-    )
+    raise LineError(key, f'has {len(value)} characters; the limit is {MAX_CHARACTERS}')
 
 
 def read_speech(entry: Mapping[str, Any], folder: Path) -> Speech:

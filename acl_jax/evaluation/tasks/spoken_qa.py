@@ -46,8 +46,10 @@ class SpokenQA:
   def applies(self, entry: Mapping[str, Any]) -> bool:
     """Return whether a line has an audio file, and answers or options."""
     other = 'context' in entry or 'turns' in entry
-    return 'audio_filepath' in entry and not other and not entry.keys().isdisjoint(
-      ('answers', 'options')
+    return (
+      'audio_filepath' in entry
+      and not other
+      and not entry.keys().isdisjoint(('answers', 'options'))
     )
 
   def parse(self, entry: Mapping[str, Any], folder: Path) -> list[Case]:
@@ -71,7 +73,7 @@ class SpokenQA:
     ]
 
   def score(self, case: Case, answer: Answer) -> dict[str, float]:
-    """Return the metrics of an answer; those of the other kind of question are left out.
+    """Return the metrics of the kind of question.
 
     likelihood: whether the right option is the likeliest, by nats per token.
     """

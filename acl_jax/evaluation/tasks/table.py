@@ -6,3 +6,5 @@ from acl_jax.evaluation.tasks.spoken_qa import SpokenQA
 from acl_jax.evaluation.tasks.task import Task
 
 TASKS: dict[str, Task] = {task.name: task for task in (SpokenQA(), Conversation())}
+
+ON_REQUEST: frozenset[str] = frozenset()  # tasks that run only if --suite names them
