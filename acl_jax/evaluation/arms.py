@@ -17,7 +17,7 @@ from acl_jax.text.templates import Audio, Turn
 
 ARMS = ('text', 'audio', 'cascade', 'cascade_ctc', 'shuffled_audio', 'no_audio')
 
-StandIn = str | Float[np.ndarray, 'n e']  # text or a clip
+StandIn = str | Float[np.ndarray, '_ e']  # text or a clip; lengths differ
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ def write_case_lines(
   with open_atomically(path) as file:
     for name in results.tasks:
       for line in _case_lines(name, results, scores[name]):
-        file.write(json.dumps(line, default=_to_json, ensure_ascii=False) + '\n')
+        file.write(json.dumps(line, default=_to_json) + '\n')
 
 
 def _case_lines(

@@ -24,7 +24,7 @@ class PromptCase(NamedTuple):
   """A prompt, the clips (embeddings) that its segments name, the response to score."""
 
   prompt: Sequence[Segment]
-  clips: Sequence[Float[np.ndarray, 'n e']] = ()
+  clips: Sequence[Float[np.ndarray, '_ e']] = ()  # lengths differ
   response: tuple[int, ...] = ()
 
 
