@@ -22,18 +22,18 @@ from flax import nnx
 from ml_collections import config_flags
 
 from acl_jax import assets, build
-from acl_jax.assistant import Assistant, load
+from acl_jax.assistant import load
 from acl_jax.config.experiment import TrainConfig, parse_train
 from acl_jax.evaluation import manifest_cases, report
 from acl_jax.evaluation.cascade import BEAM_SIZE, Recogniser
-from acl_jax.evaluation.case_lines import write_case_lines
 from acl_jax.evaluation.manifest_cases import MODALITY
 from acl_jax.evaluation.modality import Modality
 from acl_jax.evaluation.runner import Runner
 from acl_jax.evaluation.summary import format_table
-from acl_jax.evaluation.task_summary import format_tasks, score_answers, summarise_task
+from acl_jax.evaluation.task_report import summarise_tasks
+from acl_jax.evaluation.task_summary import format_tasks
 from acl_jax.evaluation.tasks.table import TASKS
-from acl_jax.evaluation.tasks.task import Case
+from acl_jax.evaluation.tasks.task import Task
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.runtime import compilation_cache, program
 from acl_jax.runtime.files import sha256, write_atomically
@@ -64,11 +64,11 @@ def evaluate(
   ValueError if no utterance can be used.
   """
   output = Path(output)
-  suite = _choose_suite(suite, babble_snr)
+  suite = _choose_suite(suite, babble_snr, TASKS)
   # Check optional dependencies first, so that a missing one fails fast.
   has_cascade = cascade != NO_CASCADE
   recogniser = Recogniser(assets.resolve(cascade)) if has_cascade else None
-  selected = manifest_cases.select(manifest, suite, limit)
+  selected = manifest_cases.select(manifest, suite, limit, TASKS)
   parts = build.find_checkpoint(checkpoint, config.shipped_adapter)
   assistant = load(config, checkpoint)
   description = describe(config, assistant.model, parts)
@@ -95,7 +95,11 @@ def evaluate(
     summary, sampled = modality.evaluate(selected.utterances, manifest)
   summary['skipped'] += [{'id': x.id, 'reason': x.reason} for x in selected.bad]
   if selected.cases:
-    _add_tasks(summary, assistant, recogniser, selected.cases, output)
+    parts = assistant.model, assistant.text, assistant.hearing
+    runner = Runner(*parts, recogniser, cache, description['llm']['sha256'])
+    results = runner.run(selected.cases)
+    summary['skipped'] += [{'id': x.id, 'reason': x.reason} for x in results.skipped]
+    summary['tasks'] = summarise_tasks(TASKS, results, output / 'cases.jsonl')
   _write(output / 'report.json', json.dumps(summary, indent=2, allow_nan=False) + '\n')
   if selected.utterances is not None:
     metrics = Path(checkpoint or '') / 'metrics.jsonl'
@@ -106,10 +110,10 @@ def evaluate(
 
 
 def _choose_suite(
-  suite: Sequence[str] | None, babble_snr: float | None
+  suite: Sequence[str] | None, babble_snr: float | None, tasks: Mapping[str, Task]
 ) -> list[str] | None:
   """Return the names of the tasks; None for those whose fields the lines have."""
-  names = manifest_cases.parse_suite(suite)
+  names = manifest_cases.parse_suite(suite, tasks)
   if babble_snr is None:
     return names
   if names not in (None, [MODALITY]):
@@ -118,34 +122,6 @@ def _choose_suite(
       f' {",".join(names)}. Tasks named robustness_* have babble'
     )
   return [MODALITY]
-
-
-def _add_tasks(
-  summary: dict[str, Any],
-  assistant: Assistant,
-  recogniser: Recogniser | None,
-  cases: Mapping[str, Sequence[Case]],
-  output: Path,
-) -> None:
-  """Add the results of tasks to a report, and write their cases.
-
-  ValueError if no case can be used.
-  """
-  digest = summary['model']['llm']['sha256']
-  parts = assistant.model, assistant.text, assistant.hearing
-  results = Runner(*parts, recogniser, output / 'cache', digest).run(cases)
-  summary['skipped'] += [{'id': x.id, 'reason': x.reason} for x in results.skipped]
-  if not results.tasks:
-    first = results.skipped[0].reason
-    raise ValueError(f'none of {len(results.skipped)} cases can be used: {first}')
-  scores = {
-    name: score_answers(TASKS[name], result) for name, result in results.tasks.items()
-  }
-  summary['tasks'] = {
-    name: summarise_task(TASKS[name], result, scores[name])
-    for name, result in results.tasks.items()
-  }
-  write_case_lines(output / 'cases.jsonl', results, scores)
 
 
 def describe(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from acl_jax.evaluation.tasks.table import ON_REQUEST, TASKS
+from acl_jax.evaluation.tasks.table import ON_REQUEST
 from acl_jax.evaluation.tasks.task import Case, Task
 from data_pipeline import corpora
 from data_pipeline.corpora import manifest, patterns
@@ -31,9 +31,12 @@ class Selection:
   bad: list[BadUtterance]
 
 
-def parse_suite(names: Sequence[str] | None) -> list[str] | None:
+Tasks = Mapping[str, Task]  # by name
+
+
+def parse_suite(names: Sequence[str] | None, tasks: Tasks) -> list[str] | None:
   """Check the names of a suite; None stands for what the fields allow."""
-  known = [MODALITY, *TASKS]
+  known = [MODALITY, *tasks]
   for name in names or ():
     if name not in known:
       raise ValueError(f'--suite: {name!r} is not one of {", ".join(known)}')
@@ -57,18 +60,18 @@ def find_manifests(path: str | Path) -> list[Path]:
 
 
 def select(
-  path: str | Path, suite: Sequence[str] | None, limit: int | None
+  path: str | Path, suite: Sequence[str] | None, limit: int | None, tasks: Tasks
 ) -> Selection:
   """Read what is evaluated of a manifest, or of all in a folder.
 
-  suite: see `parse_suite`. limit: lines of each task.
+  suite: see `parse_suite`. limit: lines of each task. tasks: all that there are.
 
   ValueError if a task of the suite has no line.
   """
   manifests = find_manifests(path)
-  names = [name for name in TASKS if name not in ON_REQUEST] if suite is None else suite
-  tasks = [TASKS[name] for name in names if name != MODALITY]
-  reader = _Reader(tasks, suite, limit)
+  names = [name for name in tasks if name not in ON_REQUEST] if suite is None else suite
+  chosen = [tasks[name] for name in names if name != MODALITY]
+  reader = _Reader(chosen, suite, limit, tasks)
   for each in manifests:
     if not each.is_file():
       raise FileNotFoundError(f'{each}: the manifest does not exist')
@@ -76,14 +79,14 @@ def select(
   utterances = None
   if suite is None or MODALITY in suite:
     lines = itertools.chain.from_iterable(
-      _read_utterances(each, suite is not None) for each in manifests
+      _read_utterances(each, tasks, suite is not None) for each in manifests
     )
     utterances = [*itertools.islice(corpora.reject_duplicates(lines), limit)]
     usable = any(isinstance(each, Utterance) for each in utterances)
     if suite is None and reader.cases and not usable:
       reader.bad += [each for each in utterances if isinstance(each, BadUtterance)]
       utterances = None
-  for task in tasks if suite is not None else ():
+  for task in chosen if suite is not None else ():
     if not reader.cases.get(task.name):
       first = f' The first problem: {reader.bad[0].reason}' if reader.bad else ''
       raise ValueError(f'{path}: no line can be used for the task {task.name}.{first}')
@@ -97,13 +100,17 @@ class _Reader:
   """
 
   def __init__(
-    self, tasks: Sequence[Task], suite: Sequence[str] | None, limit: int | None
+    self,
+    chosen: Sequence[Task],
+    suite: Sequence[str] | None,
+    limit: int | None,
+    every: Tasks,
   ):
-    self.tasks, self.suite, self.limit = tasks, suite, limit
+    self.chosen, self.limit, self.every = chosen, limit, every
     self.alone = suite is not None and MODALITY not in suite
     self.cases: dict[str, list[Case]] = {}
     self.bad: list[BadUtterance] = []
-    self._lines = dict.fromkeys((task.name for task in tasks), 0)
+    self._lines = dict.fromkeys((task.name for task in chosen), 0)
     self._ids: set[tuple[str, str]] = set()
 
   def read(self, path: Path) -> None:
@@ -132,22 +139,19 @@ class _Reader:
 
   def _choose(self, entry: Mapping[str, Any]) -> list[Task]:
     """Return the tasks of the suite that a line is for."""
-    named = entry.get('task')
-    if named is not None and (not isinstance(named, str) or named not in TASKS):
-      raise LineError(
-        'task', f'is {shorten(named)}, which is not one of {", ".join(TASKS)}'
-      )
-    if named is not None:
-      # A task may be about the lines of another, its `task`.
-      return [each for each in self.tasks if getattr(each, 'task', each).name == named]
-    chosen = [task for task in self.tasks if task.applies(entry)]
+    if (named := entry.get('task')) is not None:
+      if not any(_is_named(task, entry) for task in self.every.values()):
+        known = ', '.join(self.every)
+        raise LineError('task', f'is {shorten(named)}, which is not one of {known}')
+      return [task for task in self.chosen if _is_named(task, entry)]
+    chosen = [task for task in self.chosen if task.applies(entry)]
     if chosen or not self.alone:
       return chosen
-    if any(task.applies(entry) for task in TASKS.values()):
+    if any(task.applies(entry) for task in self.every.values()):
       return []
-    if len(self.tasks) == 1:
-      return [*self.tasks]  # which says what is missing
-    names = ', '.join(task.name for task in self.tasks)
+    if len(self.chosen) == 1:
+      return [*self.chosen]  # which says what is missing
+    names = ', '.join(task.name for task in self.chosen)
     raise LineError('task', f'is missing, and the fields are of none of {names}')
 
   def _check_ids(self, task: Task, cases: Sequence[Case]) -> None:
@@ -157,21 +161,34 @@ class _Reader:
     self._ids |= {*ids}
 
 
-def _read_utterances(path: Path, every_line: bool) -> Iterator[AnyUtterance]:
+def _is_named(task: Task, entry: Mapping[str, Any]) -> bool:
+  """Whether the `task` of a line is this one, or one whose lines it takes.
+
+  It takes those of the task that it varies, its `task`, and those of a benchmark that
+  it is a part of: `voicebench_sd_qa` takes `voicebench`, if it applies.
+  """
+  named, name = entry['task'], getattr(task, 'task', task).name
+  is_part = isinstance(named, str) and name.startswith(f'{named}_')
+  return name == named or (is_part and task.applies(entry))
+
+
+def _read_utterances(
+  path: Path, tasks: Tasks, every_line: bool
+) -> Iterator[AnyUtterance]:
   """Yield the utterances of a manifest, or only those for which no task is named."""
   folder = path.parent.resolve()
 
   def parse(entry: dict[str, Any]) -> AnyUtterance | None:
-    if not every_line and not _is_plain(entry):
+    if not every_line and not _is_plain(entry, tasks):
       return None
     return manifest.from_entry(entry, folder)
 
   return (each for each in manifest.read_lines(path, parse) if each is not None)
 
 
-def _is_plain(entry: Mapping[str, Any]) -> bool:
+def _is_plain(entry: Mapping[str, Any], tasks: Tasks) -> bool:
   """Whether a line may be one of `modality`: audio and its transcript."""
   if 'task' in entry:
     return False
   is_complete = 'audio_filepath' in entry and 'text' in entry
-  return is_complete or not any(task.applies(entry) for task in TASKS.values())
+  return is_complete or not any(task.applies(entry) for task in tasks.values())

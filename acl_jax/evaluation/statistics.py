@@ -40,21 +40,30 @@ def pooled_difference(first: Pool, second: Pool, count: int) -> Json:
   return _with_bounds(first(every) - second(every), draws[0] - draws[1])
 
 
-def mcnemar(first: Bool[np.ndarray, ' n'], second: Bool[np.ndarray, ' n']) -> float:
-  """Return the p-value of McNemar's exact test of two arms on the same cases."""
+def mcnemar(
+  first: Bool[np.ndarray, ' n'], second: Bool[np.ndarray, ' n']
+) -> float | None:
+  """Return the two-sided p-value of McNemar's exact test; None without cases.
+
+  1 if no case is right in one arm alone.
+  """
+  if not len(first):
+    return None
   only_first, only_second = np.sum(first & ~second), np.sum(second & ~first)
   if not (disagreements := int(only_first + only_second)):
     return 1.0
   return float(stats.binomtest(int(only_first), disagreements, 0.5).pvalue)
 
 
-def cohen_kappa(
+def kappa(
   first: Bool[np.ndarray, ' n'], second: Bool[np.ndarray, ' n']
 ) -> float | None:
   """Return Cohen's kappa: the agreement of two arms beyond that of chance.
 
-  None if both arms are always right, or both always wrong: chance agrees as well.
+  None without cases, or if both arms are always right, or both always wrong.
   """
+  if not len(first):
+    return None
   p, q = float(first.mean()), float(second.mean())
   by_chance = p * q + (1 - p) * (1 - q)
   if by_chance == 1:
@@ -69,19 +78,20 @@ def compare_values(
 
   binary: whether it is 0 or 1, so that McNemar's test and kappa apply.
   """
-  p_value = kappa = None
-  if binary:
-    p_value = mcnemar(first > 0.5, second > 0.5)
-    kappa = cohen_kappa(first > 0.5, second > 0.5)
-  return describe_comparison(mean_interval(first - second), p_value, kappa)
+  difference = mean_interval(first - second)
+  if not binary:
+    return describe_comparison(difference)
+  is_right = first > 0.5, second > 0.5
+  return describe_comparison(difference, mcnemar(*is_right), kappa(*is_right))
 
 
 def describe_comparison(
-  difference: Json, p_value: float | None = None, kappa: float | None = None
+  difference: Json, p_value: float | None = None, agreement: float | None = None
 ) -> Json:
   """Return a comparison as in report.json, with its verdict in words.
 
-  The verdict follows McNemar's test or, without one, the interval of the difference.
+  The verdict follows the p-value or, without one, the interval of the difference.
+  agreement: Cohen's kappa.
   """
   low, high = difference['low'], difference['high']
   excludes_zero = (low is not None and low > 0) or (high is not None and high < 0)
@@ -89,7 +99,7 @@ def describe_comparison(
   return {
     'difference': difference,
     'mcnemar_p': p_value,
-    'kappa': kappa,
+    'kappa': agreement,
     'verdict': f'{"can" if is_clear else "cannot"} be told from chance',
   }
 

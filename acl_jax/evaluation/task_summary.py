@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`tasks` of report.json: metrics by arm and group, and arms compared."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,18 @@ from acl_jax.evaluation.tasks.task import Answer, Case, Task
 COMPARISONS = (('audio', 'cascade'), ('audio', 'cascade_ctc'), ('audio', 'text'))
 
 Scores = Sequence[Mapping[str, float]]  # of each case
+
+
+def complete_cases(task: Task, result: TaskResult) -> TaskResult:
+  """Return a result with what is expected of each case.
+
+  A task with `expected_from` may expect what was answered to the written text.
+  """
+  complete = getattr(task, 'expected_from', None)
+  if complete is None:
+    return result
+  pairs = zip(result.cases, result.answers['text'], strict=True)
+  return dataclasses.replace(result, cases=[complete(*pair) for pair in pairs])
 
 
 def score_answers(task: Task, result: TaskResult) -> dict[str, list[dict[str, float]]]:
@@ -56,6 +69,8 @@ def summarise_task(
   }
   if signature := getattr(task, 'signature', None):
     summary['signature'] = signature
+  if left_out := getattr(task, 'left_out', None):
+    summary['left_out'] = list(left_out)
   return summary
 
 

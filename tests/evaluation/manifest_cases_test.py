@@ -3,7 +3,9 @@ import json
 
 import pytest
 
-from acl_jax.evaluation.manifest_cases import parse_suite, select
+from acl_jax.evaluation import manifest_cases
+from acl_jax.evaluation.tasks.conversation import Conversation
+from acl_jax.evaluation.tasks.spoken_qa import SpokenQA
 from data_pipeline.corpora.utterance import Utterance
 
 SAID = {'audio_filepath': 'q.wav', 'text': 'Who?'}
@@ -19,6 +21,17 @@ def write(tmp_path):
     return path
 
   return write
+
+
+TASKS = {task.name: task for task in (SpokenQA(), Conversation())}
+
+
+def select(path, suite, limit):
+  return manifest_cases.select(path, suite, limit, TASKS)
+
+
+def parse_suite(names):
+  return manifest_cases.parse_suite(names, TASKS)
 
 
 def ids(selection):

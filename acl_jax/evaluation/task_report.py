@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`cases.jsonl`: every case with what was heard of it, its answers and their scores."""
+"""What is written of tasks: their part of report.json, and `cases.jsonl`, with every
+case, what was heard of it, its answers and their scores.
+"""
 
 import dataclasses
 import json
@@ -9,9 +11,35 @@ from typing import Any
 
 from acl_jax.evaluation.heard_speech import HeardSpeech
 from acl_jax.evaluation.runner import Results
-from acl_jax.evaluation.task_summary import Scores
-from acl_jax.evaluation.tasks.task import Case, Speech
+from acl_jax.evaluation.task_summary import (
+  Scores,
+  complete_cases,
+  score_answers,
+  summarise_task,
+)
+from acl_jax.evaluation.tasks.task import Case, Speech, Task
 from acl_jax.runtime.files import open_atomically
+
+
+def summarise_tasks(
+  tasks: Mapping[str, Task], results: Results, path: Path
+) -> dict[str, Any]:
+  """Return `tasks` of report.json, and write the cases to a file.
+
+  ValueError if no case could be answered.
+  """
+  if not results.tasks:
+    first = results.skipped[0].reason
+    raise ValueError(f'none of {len(results.skipped)} cases can be used: {first}')
+  answered = {
+    name: complete_cases(tasks[name], result) for name, result in results.tasks.items()
+  }
+  scores = {name: score_answers(tasks[name], each) for name, each in answered.items()}
+  write_case_lines(path, dataclasses.replace(results, tasks=answered), scores)
+  return {
+    name: summarise_task(tasks[name], result, scores[name])
+    for name, result in answered.items()
+  }
 
 
 def write_case_lines(
