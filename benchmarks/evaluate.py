@@ -3,11 +3,11 @@
 
   .venv/bin/python benchmarks/evaluate.py --examples=24
 
-The examples are questions of the shipped recordings, answered in all six arms: the text,
-the audio, the transcript of Whisper, the model's own, the audio of another question, and
-nothing. The loop asks each as a new conversation of `acl_jax.load`; it transcribes each
-recording once, as `evaluate` does, and remembers what it heard. Both run once before they
-are measured, so that nothing compiles. The last line is JSON; a ratio above 1 means that
+The examples are shipped recordings, answered in all six arms: the text, the audio, the
+transcript of Whisper, the model's own, the audio of another recording, and nothing. The
+loop asks each as a new conversation of `acl_jax.load`; it transcribes each recording
+once, as `evaluate` does, and remembers what it heard. Both run once before they are
+measured, so that nothing compiles. The last line is JSON; a ratio above 1 means that
 `evaluate` is faster.
 """
 
@@ -35,24 +35,25 @@ from data_pipeline import audio, corpora
 from data_pipeline.corpora.utterance import Utterance
 
 _CONFIG = flags.DEFINE_string('config', 'configs/smol.py', 'the model')
-_EXAMPLES = flags.DEFINE_integer('examples', 24, 'questions', lower_bound=2)
+_EXAMPLES = flags.DEFINE_integer('examples', 24, 'recordings', lower_bound=2)
 _TOKENS = flags.DEFINE_integer('max_new_tokens', 64, 'of an answer', lower_bound=1)
 _WHISPER = flags.DEFINE_string('cascade', 'asset:whisper-base', 'of the cascade')
 
 RECORDINGS = Path(__file__).parent.parent / 'data_pipeline/recordings/manifest.jsonl'
+MIN_WORDS = 5
 
 Answers = list[dict[str, str]]  # of each case, by arm
 
 
 def read_cases(count: int) -> list[Case]:
-  """Return recordings that are questions; ValueError if there are too few."""
+  """Return recordings of several words; ValueError if there are too few."""
   utterances = [
     each
     for each in corpora.open_corpus('manifest', RECORDINGS)
-    if isinstance(each, Utterance) and each.text.endswith('?')
+    if isinstance(each, Utterance) and len(each.text.split()) >= MIN_WORDS
   ]
   if len(utterances) < count:
-    raise ValueError(f'--examples={count}: only {len(utterances)} are questions')
+    raise ValueError(f'--examples={count}: there are {len(utterances)} recordings')
   return [
     Case(each.id, (TaskTurn('user', (Speech(each),)),), _TOKENS.value)
     for each in utterances[:count]
@@ -66,7 +67,7 @@ def answer_together(
   with tempfile.TemporaryDirectory() as folder:
     parts = assistant.model, assistant.text, assistant.hearing
     runner = Runner(*parts, recogniser, Path(folder), digest)
-    answers = runner.run({'questions': cases}).tasks['questions'].answers
+    answers = runner.run({'recordings': cases}).tasks['recordings'].answers
   return [
     {arm: each[index].text for arm, each in answers.items()}
     for index in range(len(cases))

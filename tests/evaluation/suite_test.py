@@ -135,10 +135,15 @@ def test_the_batch_answers_as_conversations_do_one_by_one(
     [turn] = case['turns']
     [speech] = turn['content']
     options = {'max_new_tokens': 64}
-    audio = case['answers']['audio']['text']
-    assert audio == assistant.answer(speech['audio'], **options).strip()
-    written = case['answers']['text']['text']
-    assert written == assistant.answer(text=speech['text'], **options).strip()
+    audio = assistant.answer(speech['audio'], **options)
+    assert trim(case['answers']['audio']['text']) == trim(audio)
+    written = assistant.answer(text=speech['text'], **options)
+    assert trim(case['answers']['text']['text']) == trim(written)
+
+
+def trim(text):
+  """Remove the mark of a character that an answer ends within."""
+  return text.strip().rstrip('\ufffd')
 
 
 class Interrupted(Exception):
