@@ -66,40 +66,28 @@ def evaluate(
   output = Path(output)
   suite = _choose_suite(suite, babble_snr, TASKS)
   # Check optional dependencies first, so that a missing one fails fast.
-  has_cascade = cascade != NO_CASCADE
-  recogniser = Recogniser(assets.resolve(cascade)) if has_cascade else None
+  recogniser = None
+  if cascade != NO_CASCADE:
+    recogniser = Recogniser(assets.resolve(cascade))
   selected = manifest_cases.select(manifest, suite, limit, TASKS)
-  parts = build.find_checkpoint(checkpoint, config.shipped_adapter)
+  found = build.find_checkpoint(checkpoint, config.shipped_adapter)
   assistant = load(config, checkpoint)
-  description = describe(config, assistant.model, parts)
-  if recogniser is not None:
-    description['cascade'] = {
-      'path': cascade,
-      'sha256': recogniser.sha256,
-      'beam_size': BEAM_SIZE,
-    }
+  description = describe(config, assistant.model, found)
+  description['cascade'] = _describe_cascade(cascade, recogniser)
   cache = output / 'cache'
   summary: dict[str, Any] = {'model': description, 'skipped': []}
   sampled: list[report.ReportExample] = []
+  parts = assistant.model, assistant.text, assistant.hearing, recogniser, cache
   if selected.utterances is not None:
-    modality = Modality(
-      assistant.model,
-      assistant.text,
-      assistant.hearing,
-      recogniser,
-      cache,
-      config.targets.max_new_tokens,
-      babble_snr,
-      description,
-    )
+    limits = config.targets.max_new_tokens, babble_snr
+    modality = Modality(*parts, *limits, description)
     summary, sampled = modality.evaluate(selected.utterances, manifest)
-  summary['skipped'] += [{'id': x.id, 'reason': x.reason} for x in selected.bad]
+  unused = selected.bad
   if selected.cases:
-    parts = assistant.model, assistant.text, assistant.hearing
-    runner = Runner(*parts, recogniser, cache, description['llm']['sha256'])
-    results = runner.run(selected.cases)
-    summary['skipped'] += [{'id': x.id, 'reason': x.reason} for x in results.skipped]
+    results = Runner(*parts, description['llm']['sha256']).run(selected.cases)
     summary['tasks'] = summarise_tasks(TASKS, results, output / 'cases.jsonl')
+    unused = [*unused, *results.skipped]
+  summary['skipped'] += [{'id': each.id, 'reason': each.reason} for each in unused]
   _write(output / 'report.json', json.dumps(summary, indent=2, allow_nan=False) + '\n')
   if selected.utterances is not None:
     metrics = Path(checkpoint or '') / 'metrics.jsonl'
@@ -127,7 +115,7 @@ def _choose_suite(
 def describe(
   config: TrainConfig, model: SpeechLLM, checkpoint: build.Checkpoint
 ) -> dict[str, Any]:
-  """Return `model` of the report: the parts, their sizes and their files."""
+  """Return `model` of the report but `cascade`: the parts, their sizes and files."""
   return {
     'encoder': {
       **json.loads(json.dumps(dataclasses.asdict(config.encoder))),
@@ -142,8 +130,15 @@ def describe(
     'llm': {'path': config.llama.path, **fingerprint.describe(model.llama)},
     'template': config.template,
     'max_new_tokens': config.targets.max_new_tokens,
-    'cascade': None,
   }
+
+
+def _describe_cascade(
+  path: str, recogniser: Recogniser | None
+) -> dict[str, Any] | None:
+  if recogniser is None:
+    return None
+  return {'path': path, 'sha256': recogniser.sha256, 'beam_size': BEAM_SIZE}
 
 
 def count_examples(summary: Mapping[str, Any]) -> int:
