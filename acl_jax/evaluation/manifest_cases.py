@@ -16,6 +16,7 @@ from data_pipeline.corpora.utterance import AnyUtterance, BadUtterance, Utteranc
 
 MODALITY = 'modality'  # likelihoods of the answers to transcripts; see `examples`
 MAX_MANIFESTS = 1_000
+NEMO_TASKS = ('asr', 'ast')  # of NeMo's own manifests: they name none of ours
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +140,7 @@ class _Reader:
 
   def _choose(self, entry: Mapping[str, Any]) -> list[Task]:
     """Return the tasks of the suite that a line is for."""
-    if (named := entry.get('task')) is not None:
+    if (named := _named_task(entry)) is not None:
       if not any(_is_named(task, entry) for task in self.every.values()):
         known = ', '.join(self.every)
         raise LineError('task', f'is {shorten(named)}, which is not one of {known}')
@@ -159,6 +160,12 @@ class _Reader:
     for _, id in {*ids} & self._ids:
       raise LineError('id', f'is {shorten(id)}, as that of an earlier line')
     self._ids |= {*ids}
+
+
+def _named_task(entry: Mapping[str, Any]) -> Any:
+  """Return the `task` of a line, if it names one."""
+  named = entry.get('task')
+  return None if named in NEMO_TASKS else named
 
 
 def _is_named(task: Task, entry: Mapping[str, Any]) -> bool:
@@ -188,7 +195,7 @@ def _read_utterances(
 
 def _is_plain(entry: Mapping[str, Any], tasks: Tasks) -> bool:
   """Whether a line may be one of `modality`: audio and its transcript."""
-  if 'task' in entry:
+  if _named_task(entry) is not None:
     return False
   is_complete = 'audio_filepath' in entry and 'text' in entry
   return is_complete or not any(task.applies(entry) for task in tasks.values())

@@ -57,6 +57,31 @@ def test_a_named_task_is_the_only_one(write):
   assert ids(selection) == {'spoken_qa': ['q']} and selection.utterances is None
 
 
+def test_the_tasks_of_nemo_are_not_ours(write):
+  selection = select(write(SAID | {'task': 'asr'}), None, None)
+  assert len(selection.utterances) == 1 and not selection.bad
+
+
+def test_parts_of_a_benchmark_and_variants_of_a_task_take_its_lines(write):
+  class Part(SpokenQA):
+    name = 'spoken_qa_short'
+
+    def applies(self, entry):
+      return entry.get('subset') == 'short'
+
+  class Variant(SpokenQA):
+    name, task = 'robustness_spoken_qa', SpokenQA()
+
+  tasks = {task.name: task for task in (SpokenQA(), Part(), Variant())}
+  lines = [QUESTION | {'id': name, 'subset': name} for name in ('short', 'long')]
+  path = write(*(line | {'task': 'spoken_qa'} for line in lines))
+  assert ids(manifest_cases.select(path, None, None, tasks)) == {
+    'spoken_qa': ['short', 'long'],
+    'spoken_qa_short': ['short'],
+    'robustness_spoken_qa': ['short', 'long'],
+  }
+
+
 def test_the_suite_chooses_among_them(write, tmp_path):
   write(QUESTION, name='a.jsonl')
   write(TALK, name='b.jsonl')
