@@ -91,11 +91,13 @@ def answer_one_by_one(
       'cascade_ctc': assistant.transcribe(waveform),
       'no_audio': ' ',  # a turn may not be empty
     }
-    options = {'max_new_tokens': case.max_new_tokens}
-    asked = {arm: assistant.answer(clip, **options) for arm, clip in clips.items()}
+    limit = case.max_new_tokens
+    asked = {
+      arm: assistant.answer(clip, max_new_tokens=limit) for arm, clip in clips.items()
+    }
     for arm, text in texts.items():
       if text:
-        asked[arm] = assistant.answer(text=text, **options)
+        asked[arm] = assistant.answer(text=text, max_new_tokens=limit)
     answers.append({arm: text.strip() for arm, text in asked.items()})
   return answers
 

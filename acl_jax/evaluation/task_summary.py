@@ -84,8 +84,12 @@ class _Arm:
 
   def select(self, indices: Sequence[int]) -> '_Arm':
     """Return the same of the cases at these indices."""
-    parts = (self.cases, self.answers, self.scores)
-    return _Arm(self.task, *([part[i] for i in indices] for part in parts))
+    return _Arm(
+      self.task,
+      [self.cases[i] for i in indices],
+      [self.answers[i] for i in indices],
+      [self.scores[i] for i in indices],
+    )
 
   def summarise(self) -> Json:
     """Return every metric with its interval."""
