@@ -1,5 +1,5 @@
-# Three commands for a fresh machine: `make talk`, `make demo` and `make test`. `make`
-# prints the help.
+# Four commands for a fresh machine: `make talk`, `make demo`, `make evaluate` and `make
+# test`. `make` prints the help.
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -14,13 +14,19 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 PORT := 8000
+# What `make evaluate` measures; see docs/evaluation.md.
+SUITE := spoken_qa,conversation,context,translation,summarisation,instructions
 
-.PHONY: help talk demo test lint clean
+.PHONY: help talk demo evaluate test lint clean
 
 help:
 	@echo 'make talk   talk to the shipped model in a browser, at http://127.0.0.1:$(PORT);'
 	@echo '            make talk PORT=8001 chooses another port'
 	@echo 'make demo   all stages end to end on real speech: a few minutes on two cores'
+	@echo 'make evaluate'
+	@echo '            the shipped model against text and cascades: spoken questions,'
+	@echo '            translation, summaries and more, in runs/evaluate; resumes if stopped;'
+	@echo '            make evaluate LIMIT=10 reads 10 lines of each task'
 	@echo 'make test   ruff, pyright, mkdocs and all tests'
 	@echo 'make lint   only ruff, pyright and mkdocs'
 	@echo 'make clean  remove $(VENV) and caches; runs/ and downloaded models stay'
@@ -37,6 +43,14 @@ talk: $(VENV)/.demo
 demo: $(VENV)/.demo
 	@echo '== Running the demo in runs/demo'
 	$(PYTHON) demo.py --workdir=runs/demo
+
+evaluate: $(VENV)/.evaluation
+	@echo '== Saying the sets that come with the code, in runs/evaluate/sets'
+	$(PYTHON) -m data_pipeline.evaluation_sets.build --output=runs/evaluate/sets
+	@echo '== Evaluating the shipped model in runs/evaluate/report'
+	$(PYTHON) -m acl_jax.evaluate --config=configs/smol.py --suite=$(SUITE) \
+	  --manifest=runs/evaluate/sets --output=runs/evaluate/report \
+	  $(if $(LIMIT),--limit=$(LIMIT))
 
 test: lint
 	@start=$$(date +%s); \
@@ -64,6 +78,11 @@ clean:
 $(VENV)/.demo: Makefile setup.py $(VENV)/.made
 	@echo '== Installing acl_jax and the dependencies of the demo into $(VENV)'
 	$(PYTHON) -m pip install -e '.[demo]'
+	@touch $@
+
+$(VENV)/.evaluation: Makefile setup.py $(VENV)/.demo
+	@echo '== Installing what scores translations and summaries into $(VENV)'
+	$(PYTHON) -m pip install -e '.[demo,evaluation]'
 	@touch $@
 
 $(VENV)/.test: Makefile setup.py $(VENV)/.made

@@ -20,7 +20,7 @@ BEAM_SIZE = 5
 
 
 class Recogniser:
-  """Whisper through faster-whisper: float32, beam search, English.
+  """Whisper through faster-whisper: float32, beam search.
 
   Raises ValueError if faster-whisper is missing or cannot load `folder`, and
   FileNotFoundError if a file of the folder is missing.
@@ -57,11 +57,14 @@ class Recogniser:
       raise ValueError(f'{folder}: cannot load as a Whisper model: {error}') from None
     self.sha256 = sha256(folder / 'model.bin')
 
-  def __call__(self, waveform: Float32[np.ndarray, ' samples']) -> str:
-    """Transcribe 16 kHz mono audio."""
+  def __call__(
+    self, waveform: Float32[np.ndarray, ' samples'], language: str = 'en'
+  ) -> str:
+    """Transcribe 16 kHz mono audio; the language is guessed if it is not known."""
+    known = language in self.model.supported_languages
     segments, _ = self.model.transcribe(
       waveform,
-      language='en',
+      language=language if known else None,
       beam_size=BEAM_SIZE,
       condition_on_previous_text=False,
     )

@@ -3,7 +3,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from acl_jax.evaluation.prompt_batches import PromptCase, row_length
 from acl_jax.text.frontend import TextFrontend
 from acl_jax.text.layout import Segment
 from data_pipeline import corpora
-from data_pipeline.corpora.utterance import BadUtterance, Utterance
+from data_pipeline.corpora.utterance import AnyUtterance, BadUtterance, Utterance
 
 CONDITIONS = (
   'text',
@@ -62,8 +62,16 @@ def read_manifest(
   manifest: str | Path, limit: int | None
 ) -> tuple[list[Utterance], list[BadUtterance]]:
   """Read at most `limit` entries of a manifest; return usable and unusable ones."""
+  lines = corpora.open_corpus('manifest', manifest)
+  return split_usable(itertools.islice(lines, limit))
+
+
+def split_usable(
+  lines: Iterable[AnyUtterance],
+) -> tuple[list[Utterance], list[BadUtterance]]:
+  """Return the utterances of the lines of a manifest, and those that are unusable."""
   usable, bad = [], []
-  for item in itertools.islice(corpora.open_corpus('manifest', manifest), limit):
+  for item in lines:
     if isinstance(item, BadUtterance):
       bad.append(item)
     elif not item.text.strip():
@@ -98,7 +106,7 @@ def check_context_length(
   limit = context - max(max_new_tokens, given_length)
   for name, prompt in example.prompts(text).items():
     has_audio = any(isinstance(segment, int) for segment in prompt)
-    length = row_length(PromptCase(prompt, longest_clip if has_audio else None))
+    length = row_length(PromptCase(prompt, [longest_clip] if has_audio else ()))
     if length > limit:
       raise ValueError(
         f'the `{name}` prompt is {length} tokens; the limit is {limit}: a context of '
@@ -125,16 +133,18 @@ def make_prompt_cases(
   """Return the cases of each available condition, in the order of the examples."""
   prompts = [example.prompts(text) for example in examples]
   derangement = random_derangement(len(examples))
-  clips = {'audio': [example.clip for example in examples]}
+  clips = {'audio': [(example.clip,) for example in examples]}
   if derangement is not None:
-    clips['shuffled_audio'] = [examples[index].clip for index in derangement]
+    clips['shuffled_audio'] = [(examples[index].clip,) for index in derangement]
   cases = {}
   for name in CONDITIONS:
     if name not in prompts[0] or (name == 'shuffled_audio' and derangement is None):
       continue
-    condition_clips = clips.get(name, [None] * len(examples))
+    condition_clips = clips.get(name, [()] * len(examples))
     cases[name] = [
-      PromptCase(prompt[name], clip, example.response)
-      for prompt, clip, example in zip(prompts, condition_clips, examples, strict=True)
+      PromptCase(prompt[name], clips_of_case, example.response)
+      for prompt, clips_of_case, example in zip(
+        prompts, condition_clips, examples, strict=True
+      )
     ]
   return cases

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batch prompts with responses into few shapes: few compilations, little padding."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -15,15 +16,15 @@ from data_pipeline.batches import pad
 
 # Sizes are padded to a multiple of these.
 LENGTH_MULTIPLE = 16  # positions of a row
-AUDIO_MULTIPLE = 8  # positions for an audio clip
+AUDIO_MULTIPLE = 8  # audio embeddings of a row
 RESPONSE_MULTIPLE = 32  # response tokens
 
 
 class PromptCase(NamedTuple):
-  """A prompt with at most one audio clip (embeddings), and the response to score."""
+  """A prompt, the clips (embeddings) that its segments name, the response to score."""
 
   prompt: Sequence[Segment]
-  clip: Float[np.ndarray, 'n e'] | None = None
+  clips: Sequence[Float[np.ndarray, '_ e']] = ()  # lengths differ
   response: tuple[int, ...] = ()
 
 
@@ -40,79 +41,119 @@ class PromptBatch(NamedTuple):
   target_positions: Int[Array, 'b u']
 
 
-def num_audio_positions(case: PromptCase) -> int:
-  """Number of positions reserved for the clip of a case."""
-  return round_up(0 if case.clip is None else len(case.clip), AUDIO_MULTIPLE)
+class PromptRows(NamedTuple):
+  """Prompts laid out in rows, with other tokens after them.
+
+  last: The position of the last token of each prompt; 0 in padding rows.
+  """
+
+  prompt: Prompt
+  audio: Float[Array, 'b s e']
+  audio_mask: Bool[Array, 'b s']
+  last: Int[np.ndarray, ' b']
+
+
+def prompt_length(case: PromptCase) -> int:
+  """Number of positions of the prompt."""
+  return sum(
+    len(case.clips[segment] if isinstance(segment, int) else segment)
+    for segment in case.prompt
+  )
 
 
 def row_length(case: PromptCase) -> int:
   """Number of positions for prompt and response, except the last response token."""
-  texts = (len(segment) for segment in case.prompt if not isinstance(segment, int))
-  clips = sum(isinstance(segment, int) for segment in case.prompt)
-  return sum(texts) + clips * num_audio_positions(case) + max(0, len(case.response) - 1)
+  return prompt_length(case) + max(0, len(case.response) - 1)
+
+
+def group_rows(
+  lengths: Sequence[int], tokens: int, max_rows: int
+) -> Iterator[tuple[list[int], int]]:
+  """Group rows of similar length, the longest first.
+
+  Args:
+    lengths: Number of positions of each row.
+    tokens: Limit for rows times length. A single longer row is a group of its own.
+    max_rows: Limit for rows.
+
+  Yields:
+    The indices of the rows of a group, and the rows that the batch is padded to.
+  """
+  remaining = sorted(range(len(lengths)), key=lambda i: (lengths[i], i), reverse=True)
+  while remaining:
+    length = round_up(lengths[remaining[0]], LENGTH_MULTIPLE)
+    rows = max(1, min(max_rows, tokens // length))
+    indices, remaining = remaining[:rows], remaining[rows:]
+    yield indices, rows
 
 
 def batch_cases(
   cases: Sequence[PromptCase], width: int, tokens: int, max_rows: int
 ) -> Iterator[tuple[list[int], PromptBatch]]:
-  """Batch cases of similar length, longest first.
+  """Batch cases with responses of at least one token; see `group_rows`.
 
-  Args:
-    cases: Prompts with responses of at least one token.
-    width: Size of an embedding.
-    tokens: Limit for rows times length. A single longer case forms its own batch; a
-      batch with clips of different lengths may exceed the limit slightly.
-    max_rows: Limit for rows.
+  width: Size of an embedding.
 
   Yields:
     The indices of the cases and their arrays.
   """
-  remaining = sorted(
-    range(len(cases)), key=lambda i: (row_length(cases[i]), i), reverse=True
-  )
-  while remaining:
-    length = round_up(row_length(cases[remaining[0]]), LENGTH_MULTIPLE)
-    rows = max(1, min(max_rows, tokens // length))
-    indices, remaining = remaining[:rows], remaining[rows:]
+  for indices, rows in group_rows([*map(row_length, cases)], tokens, max_rows):
     yield indices, layout_batch([cases[i] for i in indices], rows, width)
 
 
 def layout_batch(cases: Sequence[PromptCase], rows: int, width: int) -> PromptBatch:
   """Lay out up to `rows` cases of embedding size `width`, padding every dimension."""
-  num_audio = max(map(num_audio_positions, cases))
-  layouts = [layout_prompt(case.prompt, [range(num_audio)]) for case in cases]
-  tokens = [
-    [*layout.tokens, *case.response[:-1]]
-    for layout, case in zip(layouts, cases, strict=True)
-  ]
-  audio_index = [layout.audio_index for layout in layouts]
-  length = round_up(max(map(len, tokens)), LENGTH_MULTIPLE)
-  shape = (rows, length)
-  lengths = np.zeros((rows, 1), np.int32)
-  lengths[: len(cases), 0] = [len(row) for row in tokens]
-  segment_ids = (np.arange(length) < lengths).astype(np.int32)
-  audio = np.zeros((rows, num_audio, width), np.float32)
-  audio_mask = np.zeros((rows, num_audio), bool)
-  for row, case in enumerate(cases):
-    if case.clip is not None:
-      audio[row, : len(case.clip)] = case.clip
-      audio_mask[row, : len(case.clip)] = True
   responses = [case.response for case in cases]
+  laid_out = layout_rows(cases, [response[:-1] for response in responses], rows, width)
   num_targets = round_up(max(map(len, responses)), RESPONSE_MULTIPLE)
-  starts = np.zeros((rows, 1), np.int32)
-  starts[: len(cases), 0] = [len(layout.tokens) - 1 for layout in layouts]
   # Positions after the response are arbitrary: their results are discarded.
   target_positions = np.minimum(
-    starts + np.arange(num_targets, dtype=np.int32), length - 1
+    laid_out.last[:, None] + np.arange(num_targets, dtype=np.int32),
+    laid_out.prompt.tokens.shape[1] - 1,
   )
   return PromptBatch(
-    prompt=Prompt(
-      tokens=jnp.asarray(pad(tokens, shape, 0, np.int32)),
-      audio_index=jnp.asarray(pad(audio_index, shape, NO_AUDIO, np.int32)),
-      segment_ids=jnp.asarray(segment_ids),
-    ),
-    audio=jnp.asarray(audio),
-    audio_mask=jnp.asarray(audio_mask),
+    *laid_out[:3],
     targets=jnp.asarray(pad(responses, (rows, num_targets), 0, np.int32)),
     target_positions=jnp.asarray(target_positions),
   )
+
+
+def layout_rows(
+  cases: Sequence[PromptCase], tails: Sequence[Sequence[int]], rows: int, width: int
+) -> PromptRows:
+  """Lay out the prompts of up to `rows` cases, each with the tokens of its tail.
+
+  The responses of the cases are not laid out. width: Size of an embedding.
+  """
+  tokens, audio_index, last = [], [], np.zeros(rows, np.int32)
+  num_audio = round_up(max(map(_num_audio, cases)), AUDIO_MULTIPLE)
+  audio = np.zeros((rows, num_audio, width), np.float32)
+  audio_mask = np.zeros((rows, num_audio), bool)
+  for row, (case, tail) in enumerate(zip(cases, tails, strict=True)):
+    layout = layout_prompt(case.prompt, _place_clips(case))
+    tokens.append([*layout.tokens, *tail])
+    audio_index.append(layout.audio_index)
+    last[row] = len(layout.tokens) - 1
+    audio_mask[row, : (count := _num_audio(case))] = True
+    if count:
+      audio[row, :count] = np.concatenate(case.clips)
+  length = round_up(max(map(len, tokens)), LENGTH_MULTIPLE)
+  lengths = np.zeros((rows, 1), np.int32)
+  lengths[: len(cases), 0] = [*map(len, tokens)]
+  segment_ids = (np.arange(length) < lengths).astype(np.int32)
+  prompt = Prompt(
+    tokens=jnp.asarray(pad(tokens, (rows, length), 0, np.int32)),
+    audio_index=jnp.asarray(pad(audio_index, (rows, length), NO_AUDIO, np.int32)),
+    segment_ids=jnp.asarray(segment_ids),
+  )
+  return PromptRows(prompt, jnp.asarray(audio), jnp.asarray(audio_mask), last)
+
+
+def _num_audio(case: PromptCase) -> int:
+  return sum(map(len, case.clips))
+
+
+def _place_clips(case: PromptCase) -> list[range]:
+  """Return where the embeddings of each clip are among those of the row."""
+  ends = np.cumsum([0, *map(len, case.clips)]).tolist()
+  return [range(start, end) for start, end in itertools.pairwise(ends)]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Greedy responses of the LLM, to transcripts (the references) and to audio."""
 
+import collections
 import json
 from collections.abc import Callable, Iterator, Sequence
 
@@ -8,7 +9,7 @@ import jax
 import numpy as np
 
 from acl_jax.evaluation.cache import ResultCache
-from acl_jax.evaluation.prompt_batches import PromptCase, layout_batch, row_length
+from acl_jax.evaluation.prompt_batches import PromptCase, layout_rows, prompt_length
 from acl_jax.generation.engine import Engine, EngineConfig, Request
 from acl_jax.generation.slots import DecodeRules
 from acl_jax.models.speech_llm import SpeechLLM
@@ -18,37 +19,61 @@ from acl_jax.weights.fingerprint import fingerprint
 from data_pipeline.corpora.utterance import Utterance
 
 MAX_SLOTS = 32  # a decode step reads all weights, whatever the number of slots
+CACHED_POSITIONS = 1 << 14  # of all slots of an engine: fewer slots for long prompts
+SHORT = 512  # positions: no engine has a shorter limit
 
 
 def generate_responses(
   model: SpeechLLM,
   cases: Sequence[PromptCase],
   *,
-  max_new_tokens: int,
+  max_new_tokens: int | Sequence[int],
   stop_ids: tuple[int, ...],
 ) -> Iterator[tuple[int, tuple[int, ...]]]:
   """Generate the response to every case, with continuous batching.
+
+  Cases that need caches of similar length share an engine, so that a few long prompts
+  do not lengthen the caches of all.
+
+  max_new_tokens: of all cases, or of each.
 
   Yields:
     The index of a case and its response, stop token included, in order of completion.
   """
   if not cases:
     return
+  if isinstance(max_new_tokens, int):
+    max_new_tokens = [max_new_tokens] * len(cases)
   prefix_length = common_prefix_length([_leading_text(case) for case in cases])
-  shared_prefix = _leading_text(cases[0])[:prefix_length]
-  config = EngineConfig(
-    slots=min(MAX_SLOTS, len(cases)),
-    prompt_length=max(map(row_length, cases)) - prefix_length,
-    max_new_tokens=max_new_tokens,
-    rules=DecodeRules(stop_ids),
-  )
-  requests = (
-    Request(str(index), _engine_prompt(model, case, prefix_length))
-    for index, case in enumerate(cases)
-  )
-  engine = Engine(model.llama, config, shared_prefix=shared_prefix)
-  for response in engine.run(requests):
-    yield int(response.request.id), tuple(response.tokens.tolist())
+  groups = collections.defaultdict(list)
+  for index, (case, limit) in enumerate(zip(cases, max_new_tokens, strict=True)):
+    groups[_cache_class(prompt_length(case) + limit)].append(index)
+  for length, indices in sorted(groups.items(), reverse=True):
+    # The longest responses first, so that no slot is idle at the end.
+    indices.sort(key=lambda index: -max_new_tokens[index])
+    config = EngineConfig(
+      slots=min(MAX_SLOTS, CACHED_POSITIONS // length or 1, len(indices)),
+      prompt_length=max(prompt_length(cases[i]) for i in indices) - prefix_length,
+      max_new_tokens=max(max_new_tokens[i] for i in indices),
+      rules=DecodeRules(stop_ids),
+    )
+    requests = (
+      Request(
+        str(index),
+        _engine_prompt(model, cases[index], prefix_length),
+        max_new_tokens=max_new_tokens[index],
+      )
+      for index in indices
+    )
+    shared_prefix = _leading_text(cases[0])[:prefix_length]
+    engine = Engine(model.llama, config, shared_prefix=shared_prefix)
+    for response in engine.run(requests):
+      yield int(response.request.id), tuple(response.tokens.tolist())
+
+
+def _cache_class(length: int) -> int:
+  """Return a power of two, at least `SHORT`, that is no less than a length."""
+  return max(SHORT, 1 << (length - 1).bit_length())
 
 
 def _leading_text(case: PromptCase) -> tuple[int, ...]:
@@ -59,16 +84,14 @@ def _leading_text(case: PromptCase) -> tuple[int, ...]:
 
 def _engine_prompt(model: SpeechLLM, case: PromptCase, prefix_length: int):
   """The prompt after the shared prefix: token ids or, with audio, embeddings."""
-  if len(case.prompt) == 1 and case.clip is None:
+  if len(case.prompt) == 1 and not case.clips:
     return _leading_text(case)[prefix_length:]
-  batch = layout_batch([case], 1, model.llama.config.hidden_size)
-  embeddings, segment_ids = _splice(model, batch)
+  rows = layout_rows([case], [()], 1, model.llama.config.hidden_size)
+  embeddings, segment_ids = _splice(model, rows.prompt, rows.audio, rows.audio_mask)
   return np.asarray(embeddings[0][segment_ids[0] > 0][prefix_length:])
 
 
-_splice = jax.jit(
-  lambda model, batch: model.splice(batch.prompt, batch.audio, batch.audio_mask)
-)
+_splice = jax.jit(lambda model, *rows: model.splice(*rows))
 
 
 def encode_response(text: TextFrontend, response: str) -> tuple[int, ...]:

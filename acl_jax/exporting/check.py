@@ -114,7 +114,7 @@ def _generate_cases(
   advance: Callable[[int], None],
 ) -> list[PromptCase]:
   """Return audio prompts with the JAX model's greedy responses."""
-  cases = [PromptCase(text.audio_prompt(), clip) for clip in clips]
+  cases = [PromptCase(text.audio_prompt(), [clip]) for clip in clips]
   responses = generate_responses(
     model,
     cases,
@@ -187,7 +187,7 @@ def compare_outputs(
   same_argmax = logits.argmax(-1) == theirs['logits'].argmax(-1)
   return Difference(
     log_mel=_max_difference(log_mel, theirs['log_mel']),
-    embeddings=_max_difference(case.clip, theirs['clip']),
+    embeddings=_max_difference(case.clips[0], theirs['clip']),
     logits=_max_difference(logits, theirs['logits']),
     kl=float(kl.mean()),
     agreement=float(same_argmax.mean()),

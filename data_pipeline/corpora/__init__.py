@@ -48,10 +48,10 @@ def open_corpus(kind: str, path: str | Path) -> Iterator[AnyUtterance]:
     # A split of a TFDS dataset is not a file of its own.
     if not each.exists() and not (kind == 'tfds' and each.parent.is_dir()):
       raise FileNotFoundError(f'{each}: the corpus does not exist')
-  return _reject_duplicates(itertools.chain.from_iterable(map(CORPORA[kind], paths)))
+  return reject_duplicates(itertools.chain.from_iterable(map(CORPORA[kind], paths)))
 
 
-def _reject_duplicates(utterances: Iterable[AnyUtterance]) -> Iterator[AnyUtterance]:
+def reject_duplicates(utterances: Iterable[AnyUtterance]) -> Iterator[AnyUtterance]:
   """Yield utterances with an id seen before as bad ones.
 
   SQLite stores the ids in a temporary file, so that ten million ids take no more memory

@@ -46,9 +46,9 @@ def test_prompts_of_each_condition(text):
     assert cases['no_prompt'].prompt == text.prompt('')
     assert cases['audio'].prompt == text.audio_prompt()
     assert cases['shuffled_audio'].prompt == text.audio_prompt()
-    assert cases['audio'].clip is example.clip
-    assert len(cases['shuffled_audio'].clip) != len(example.clip)
-    assert cases['text'].clip is None
+    assert cases['audio'].clips[0] is example.clip
+    assert len(cases['shuffled_audio'].clips[0]) != len(example.clip)
+    assert not cases['text'].clips
     assert all(case.response == (5, 2) for case in cases.values())
 
 

@@ -19,7 +19,9 @@ def score_directly(model, case):
   parts = []
   for segment in case.prompt:
     is_clip = isinstance(segment, int)
-    parts.append(case.clip if is_clip else model.llama.embed(jnp.asarray([segment]))[0])
+    parts.append(
+      case.clips[segment] if is_clip else model.llama.embed(jnp.asarray([segment]))[0]
+    )
   parts.append(model.llama.embed(jnp.asarray([case.response]))[0])
   x = jnp.concatenate(parts)[None]
   t = x.shape[1]
@@ -32,11 +34,11 @@ def score_directly(model, case):
 @pytest.fixture
 def cases(text):
   return [
-    PromptCase(text.prompt('the capital of France'), None, RESPONSE),
-    PromptCase(text.audio_prompt(), clip(11), RESPONSE[1:]),
-    PromptCase(text.prompt(''), None, RESPONSE[:1]),
-    PromptCase(text.audio_prompt(), clip(3, 1), RESPONSE),
-    PromptCase(text.audio_prompt(), clip(0), RESPONSE * 9),
+    PromptCase(text.prompt('the capital of France'), (), RESPONSE),
+    PromptCase(text.audio_prompt(), [clip(11)], RESPONSE[1:]),
+    PromptCase(text.prompt(''), (), RESPONSE[:1]),
+    PromptCase(text.audio_prompt(), [clip(3, 1)], RESPONSE),
+    PromptCase(text.audio_prompt(), [clip(0)], RESPONSE * 9),
   ]
 
 
@@ -65,7 +67,7 @@ def test_progress_counts_every_case(model, cases):
 
 def test_every_case_is_in_one_batch_within_the_token_limit(cases):
   batched_indices = []
-  text_cases = [case for case in cases if case.clip is None]
+  text_cases = [case for case in cases if not case.clips]
   for indices, batch in batch_cases(text_cases * 5, 24, tokens=96, max_rows=4):
     assert len(indices) <= batch.targets.shape[0] <= 4
     assert batch.prompt.tokens.size <= 96

@@ -27,7 +27,7 @@ def test_shipped_adapter_equals_its_export(tmp_path, monkeypatch):
   utterance = Utterance(id='hello', audio_filepath=path, text='')
   encoded, _ = encoding.encode_utterances(model, None, [utterance], lambda count: None)
   response = tuple(text.tokenizer.encode('Hello, how can I help?'))
-  case = PromptCase(text.audio_prompt(), encoded['hello'].clip, response)
+  case = PromptCase(text.audio_prompt(), [encoded['hello'].clip], response)
   ((_, logits),) = check.response_logits(model, [case])
   waveform = encoding.read_audio(model, utterance)
   log_mel = encoding.compute_log_mel(model, waveform)

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the model and the recogniser of the cascade hear, once per recording.
+
+Both are stored by the content of the audio, so that neither hears a recording twice,
+whatever tasks it is in, and an interrupted run resumes.
+"""
+
+import collections
+import io
+import json
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from acl_jax.evaluation.cache import ResultCache
+from acl_jax.evaluation.cascade import Recogniser
+from acl_jax.evaluation.degradations import degrade, others_of
+from acl_jax.evaluation.tasks.task import Speech
+from acl_jax.hearing.hearing import Hearing
+from acl_jax.runtime.files import write_atomically
+from acl_jax.weights.fingerprint import describe, fingerprint
+from data_pipeline import audio
+
+AHEAD = 8  # recordings that wait for the recogniser
+
+Waveform = Float32[np.ndarray, ' samples']
+
+
+class HeardSpeech(NamedTuple):
+  """What was heard of a `Speech`.
+
+  clip: Embeddings for the LLM. transcript: The model's own; None if it has none.
+  cascade_transcript: The recogniser's; None without a cascade. tokens: Of the model's
+  own transcript, each `text`, `log_prob` and `alternatives`.
+  """
+
+  clip: Float[np.ndarray, 'n e']
+  transcript: str | None
+  cascade_transcript: str | None
+  tokens: list[dict[str, Any]]
+
+
+class Listener:
+  """Hears audio with the model, and transcribes it with the recogniser beside it.
+
+  recogniser: None to leave the cascade out. cache: a folder.
+  """
+
+  def __init__(self, hearing: Hearing, recogniser: Recogniser | None, cache: Path):
+    self.hearing, self.recogniser = hearing, recogniser
+    model = hearing.model
+    digest = describe((model.encoder, model.adapter, model.llama.embed_tokens))
+    self.folder = cache / f'heard-{digest["sha256"][:16]}'
+    self.folder.mkdir(parents=True, exist_ok=True)
+    self.transcripts = None
+    if recogniser is not None:
+      path = cache / f'cascade-{recogniser.sha256[:16]}.jsonl'
+      self.transcripts = ResultCache(path)
+
+  def listen(
+    self, speech: Iterable[Speech], advance: Callable[[int], None]
+  ) -> tuple[dict[Speech, HeardSpeech], dict[Speech, str]]:
+    """Return what is heard of each, and why the others cannot be heard.
+
+    advance: called with 1 for each that is different.
+    """
+    heard: dict[Speech, HeardSpeech] = {}
+    reasons: dict[Speech, str] = {}
+    different = [*dict.fromkeys(speech)]
+    utterances = [*dict.fromkeys(each.utterance for each in different)]
+    waiting: collections.deque[tuple[Speech, HeardSpeech, Future]] = collections.deque()
+
+    def finish_first() -> None:
+      each, result, transcript = waiting.popleft()
+      heard[each] = result._replace(cascade_transcript=transcript.result())
+      advance(1)
+
+    with ThreadPoolExecutor(1) as beside:
+      for each in different:
+        utterance, others = each.utterance, others_of(each.utterance, utterances)
+        try:
+          samples = utterance.read(audio.Limits(seconds=self.hearing.max_seconds))
+          samples = degrade(samples, utterance.id, each.degradation, others)
+          content = fingerprint([np.ascontiguousarray(samples).tobytes()])
+          result = self._hear(samples, content)
+        except ValueError as error:
+          reasons[each] = str(error)
+          advance(1)
+          continue
+        language = _language(utterance.lang)
+        transcript = beside.submit(self._transcribe, samples, content, language)
+        waiting.append((each, result, transcript))
+        if len(waiting) > AHEAD:
+          finish_first()
+      while waiting:
+        finish_first()
+    return heard, reasons
+
+  def _hear(self, samples: Waveform, content: str) -> HeardSpeech:
+    """Return what the model hears, from the cache if it is there."""
+    path = self.folder / f'{content}.npz'
+    if path.exists():
+      with np.load(path) as stored:
+        return HeardSpeech(stored['clip'], *json.loads(str(stored['rest'])))
+    heard = self.hearing.hear(samples)
+    tokens = [
+      {
+        'text': token.text,
+        'log_prob': token.log_prob,
+        'alternatives': [list(pair) for pair in token.alternatives],
+      }
+      for token in heard.tokens
+    ]
+    transcript = heard.transcript
+    result = HeardSpeech(heard.embeddings.astype(np.float32), transcript, None, tokens)
+    file = io.BytesIO()
+    np.savez(file, clip=result.clip, rest=np.array(json.dumps(result[1:])))
+    write_atomically(path, file.getvalue())
+    return result
+
+  def _transcribe(self, samples: Waveform, content: str, language: str) -> str | None:
+    """Return what the recogniser hears, from the cache if it is there."""
+    if self.recogniser is None or self.transcripts is None:
+      return None
+    key = content if language == 'en' else f'{content}-{language}'
+    if key not in self.transcripts:
+      english = language == 'en'
+      self.transcripts[key] = (
+        self.recogniser(samples) if english else self.recogniser(samples, language)
+      )
+    return self.transcripts[key]
+
+
+def _language(lang: str | None) -> str:
+  """Return the two letters of a language such as 'en-US'; English is the default."""
+  return (lang or 'en').lower().replace('_', '-').split('-')[0]
