@@ -9,7 +9,7 @@ the transcript of a recogniser, the audio of another case, or nothing.
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from data_pipeline.corpora.utterance import Utterance
 
@@ -73,6 +73,7 @@ class Answer:
   heard: tuple[str | None, ...] = ()
 
 
+@runtime_checkable
 class Task(Protocol):
   """An ability.
 
@@ -104,8 +105,6 @@ class Task(Protocol):
     """Return the metrics that are means over the cases."""
     ...
 
-  def pool(
-    self, cases: Sequence[Case], answers: Sequence[Answer]
-  ) -> dict[str, float]:
+  def pool(self, cases: Sequence[Case], answers: Sequence[Answer]) -> dict[str, float]:
     """Return the metrics that are of all cases together, such as BLEU."""
     ...
