@@ -55,6 +55,9 @@ class Context:
   binary = True
 
   def applies(self, entry: Mapping[str, Any]) -> bool:
+    """Return whether a line names this task, or no task and has a context."""
+    if (name := entry.get('task')) is not None:
+      return name == self.name
     return 'context' in entry and 'turns' not in entry
 
   def parse(self, entry: Mapping[str, Any], folder: pathlib.Path) -> list[Case]:
@@ -98,11 +101,11 @@ class Context:
 
 def contains_any(text: str, answers: Sequence[str]) -> bool:
   """Return whether an answer occurs as whole words, after SQuAD's normalisation."""
-  padded = f' {normalize(text)} '
-  return any(f' {normalize(answer)} ' in padded for answer in answers)
+  padded = f' {normalise(text)} '
+  return any(f' {normalise(answer)} ' in padded for answer in answers)
 
 
-def normalize(text: str) -> str:
+def normalise(text: str) -> str:
   """Lower case, without punctuation, articles and repeated spaces, as SQuAD does."""
   kept = ''.join(c for c in text.lower() if c not in string.punctuation)
   return ' '.join(re.sub(r'\b(a|an|the)\b', ' ', kept).split())
@@ -144,7 +147,7 @@ def _strings(entry: Mapping[str, Any], key: str) -> tuple[str, ...]:
 
 
 def _text(value: Any, field: str) -> str:
-  if not isinstance(value, str) or not normalize(value):
+  if not isinstance(value, str) or not normalise(value):
     raise LineError(field, f'has {shorten(value)}, not a string with words')
   if len(value) > MAX_LENGTH:
     raise LineError(field, f'has {len(value)} characters; the limit is {MAX_LENGTH}')

@@ -13,11 +13,15 @@ CLEAN = 'clean'  # the group of the audio as it is
 
 
 @dataclasses.dataclass(frozen=True)
-class Robustness:
-  """The cases of `task`, each once per degradation; the group is the degradation.
+class DegradedCase(Case):
+  """A case under a degradation; original: as its task made and scores it."""
 
-  The scores are those of `task`, which must not depend on the id and group of a case.
-  """
+  original: Case | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Robustness:
+  """The cases of `task`, each once per degradation; the group is the degradation."""
 
   task: Task
 
@@ -42,21 +46,29 @@ class Robustness:
     return [degraded for case in cases for degraded in degrade_case(case)]
 
   def score(self, case: Case, answer: Answer) -> dict[str, float]:
-    return self.task.score(case, answer)
+    return self.task.score(_original(case), answer)
 
   def pool(self, cases: Sequence[Case], answers: Sequence[Answer]) -> dict[str, float]:
-    return self.task.pool(cases, answers)
+    return self.task.pool([_original(case) for case in cases], answers)
 
 
-def degrade_case(case: Case) -> Iterator[Case]:
+def _original(case: Case) -> Case:
+  original = case.original if isinstance(case, DegradedCase) else None
+  return original or case
+
+
+def degrade_case(case: Case) -> Iterator[DegradedCase]:
   """Yield the case clean and under each degradation."""
   for group in (CLEAN, *DEGRADATIONS):
-    yield dataclasses.replace(
-      case,
-      id=f'{case.id}/{group}',
-      turns=degrade_turns(case.turns, '' if group == CLEAN else group),
-      group=group,
-    )
+    values = {
+      field.name: getattr(case, field.name) for field in dataclasses.fields(Case)
+    }
+    values |= {
+      'id': f'{case.id}/{group}',
+      'turns': degrade_turns(case.turns, '' if group == CLEAN else group),
+      'group': group,
+    }
+    yield DegradedCase(**values, original=case)
 
 
 def degrade_turns(turns: Sequence[TaskTurn], degradation: str) -> tuple[TaskTurn, ...]:
