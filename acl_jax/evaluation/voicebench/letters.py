@@ -12,9 +12,6 @@ import re
 CHOICES = 'abcd'
 
 _BOLD = r'\*\*@'
-# What may stand between a verb and a marked letter.
-_HEDGE = r'(?: therefore| the| typically| (?:most )?likely| often| to)?(?: option)?'
-_LATEX = r'\\[(\[] ?(?:\\boxed\{)?(?:\\(?:text|textbf|mathbf)\{)?@'
 
 # '@' stands for the letter.
 RULES = (
@@ -31,7 +28,9 @@ RULES = (
   'would (?:select|choose) option @',
   r'is "@["\.]',
   rf'(?:is|be):? {_BOLD}(?:[.,:)]|\*\*)|is {_BOLD} \(',
-  rf'(?:is|be|as|with|suggests){_HEDGE}:?(?: ?\n\n?)? ?{_BOLD}(?:[.:)]|\*\*)',
+  rf'(?:is therefore|be) option {_BOLD}:|(?:as|be) {_BOLD}:|is: \n\n{_BOLD}(?:\)|\*\*)',
+  rf'(?:be|be to|with|suggests) {_BOLD}\)|is likely to be: {_BOLD}\.',
+  rf'is (?:option|likely) {_BOLD}\*\*|is:(?:\n|\n\n){_BOLD}\.',
   r'is typically "@\)|is: \n\n@\)',
   'would be @',
   r'would be (?:option @|\(@\)|option \(@\))',
@@ -39,17 +38,25 @@ RULES = (
   'option @[.:,]',
   rf'the answer is:\n{_BOLD}',
   r'is @[:.]|is: @\.|is \(@\)',
-  r':(?: {0,2}\n|\n\n)@[.),]|: \n\n@\.',
+  r':\n\n?@[.),]|: [ \n]?\n@\.',
   r'is option @,|\(@\) would be|is @\)|is: @\)|is:\n\n@:',
   r'\(option @\)|select option "@"',
   'is: @',
-  rf'is typically {_BOLD},|is (?:most likely|likely:) {_BOLD},',
+  rf'is:\n{_BOLD}\)|is (?:most )?likely {_BOLD}:|is the {_BOLD}(?:\)|\*\* )',
+  rf'is typically {_BOLD}[,:]|is likely: {_BOLD},|is most likely {_BOLD}[,)]',
+  rf'is often {_BOLD}:',
   "is (?:likely|option) '@'",
   rf'is:\n(?:  \n)?{_BOLD}[: ]|is:  \n(?:{_BOLD}:|@\))|is:\n\n{_BOLD}',
   r"would be '@'|question is @ \(|known as '@'|is '@\)|the question is '@'",
-  rf'(?:to|is|was) option {_BOLD}(?:\*\*| )|corresponds to:\n- {_BOLD}:',
+  rf'(?:closest|corresponds) to option {_BOLD}\*\*|(?:was|is) option {_BOLD}\*\*',
+  rf'is option {_BOLD} |corresponds to:\n- {_BOLD}:',
   rf'option {_BOLD}:|be: \n\n@\)|is (?:likely )?"@\)',
-  rf'is:?\s?\n?{_LATEX}[ .:)}}\\]|is \}} \\mathbf\{{@\.',
+  # LaTeX: '\( \boxed{@} \)', '\( \text{@. …'
+  r'is \\\( \\boxed\{(?:@[ })]|\\text\{@\}\} \\\))|is \\\( ?\\text\{@\.',
+  r'is \\\( \\text\{@[):}]|is \\\( \\textbf\{@[)}]|is \\\( \\mathbf\{@\}',
+  r'is \\\((?: @ |@)\\\)|is: \\\( \\text\{@[.)]|is \} \\mathbf\{@\.',
+  r'is:\n\\\[ \\boxed\{(?:\\text\{@\}|@)\}|is:\n\n?\\\[ \\text\{@\)',
+  r'is:\n\\\( \\textbf\{@\.',
   r' @\.',
   ' @,',
   ' @:',

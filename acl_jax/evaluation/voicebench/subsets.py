@@ -111,7 +111,7 @@ def _parse_constraints(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     )
   if not isinstance(arguments, list) or len(arguments) != len(ids):
     raise LineError('kwargs', f'is {shorten(arguments)}, not a list of {len(ids)}')
-  from acl_jax.evaluation.scoring.constraints import from_ifeval
+  from acl_jax.evaluation.scoring.ifeval import from_ifeval
 
   constraints = []
   for id, values in zip(ids, arguments, strict=True):
