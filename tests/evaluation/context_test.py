@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,27 @@ def test_robustness_is_the_task_under_every_degradation(tmp_path):
   answer = Answer('777 km', (-1.0, -2.0), (1, 2), ('Seine',))
   assert task.score(cases[1], answer) == Context().score(inner[0], answer)
   assert not any(isinstance(p, Speech) for p in written)
+
+
+class ByGroup(Context):
+  """Scores by the group and the id, and expects what the written text gave."""
+
+  def score(self, case, answer):
+    return {'contains': float(case.id + case.group + answer.text == case.expected)}
+
+  def pool(self, cases, answers):
+    return {'groups': float(len({case.group for case in cases}))}
+
+  def expected_from(self, case, text_answer):
+    return dataclasses.replace(case, expected=text_answer.text)
+
+
+def test_robustness_scores_a_case_as_its_task_made_it(tmp_path):
+  task, original = Robustness(ByGroup()), Context().parse(LINE, tmp_path)[0]
+  for case in task.parse(LINE, tmp_path)[:19]:
+    expected = Answer(f'{original.id}{original.group}yes')
+    completed = task.expected_from(case, expected)
+    assert task.score(completed, Answer('yes')) == {'contains': 1}
+    assert task.score(completed, Answer('no')) == {'contains': 0}
+  assert task.pool([completed, case], []) == {'groups': 1}
+  assert Robustness(Context()).expected_from(case, expected) is case

@@ -6,7 +6,6 @@ misheard), `context` (`coarse` and `exact`, each what the user wrote a turn befo
 `entities` (what must be heard) and `answers`. Every arm reads the same context.
 """
 
-import dataclasses
 import functools
 import pathlib
 import re
@@ -34,14 +33,6 @@ MAX_LENGTH = 2_000  # characters of a context, answer or entity
 _english_normaliser = functools.cache(english_normaliser)
 
 
-@dataclasses.dataclass(frozen=True)
-class Expected:
-  """What a case is scored by: any of the answers, and words that must be heard."""
-
-  answers: tuple[str, ...]
-  entities: tuple[str, ...]
-
-
 class Context:
   """No, coarse and exact context × clean and noise; group `<context>/<noise>`.
 
@@ -64,7 +55,7 @@ class Context:
     """Return 12 cases of a line; LineError names a field and the task."""
     try:
       utterance = manifest.from_entry(dict(entry), folder)
-      expected = Expected(_strings(entry, 'answers'), _strings(entry, 'entities'))
+      expected = {key: _strings(entry, key) for key in ('answers', 'entities')}
       previous = {'none': ()} | _contexts(entry)
     except LineError as error:
       problem = str(error).removeprefix(f'{error.field} ')
@@ -77,7 +68,7 @@ class Context:
           TaskTurn('user', (Speech(utterance, degradation),)),
         ),
         max_new_tokens=MAX_NEW_TOKENS,
-        continuations=expected.answers,
+        continuations=expected['answers'],
         group=f'{context}/{noise}',
         expected=expected,
       )
@@ -86,13 +77,15 @@ class Context:
     ]
 
   def score(self, case: Case, answer: Answer) -> dict[str, float]:
-    expected: Expected = case.expected
-    scores = {'contains': float(contains_any(answer.text, expected.answers))}
+    right = contains_any(answer.text, case.expected['answers'])
+    scores = {'contains': float(right)}
     if answer.log_likelihoods:
       scores['log_likelihood'] = max(answer.log_likelihoods)
     heard = [text for text in answer.heard if text is not None]
     if heard:
-      scores['entity_error_rate'] = missed_share(expected.entities, ' '.join(heard))
+      scores['entity_error_rate'] = missed_share(
+        case.expected['entities'], ' '.join(heard)
+      )
     return scores
 
   def pool(self, cases: Sequence[Case], answers: Sequence[Answer]) -> dict[str, float]:

@@ -45,6 +45,11 @@ class Robustness:
     cases = [case for case in self.task.parse(entry, folder) if case.speech]
     return [degraded for case in cases for degraded in degrade_case(case)]
 
+  def expected_from(self, case: Case, text_answer: Answer) -> Case:
+    """Return the case completed as its task does; itself if the task needs nothing."""
+    complete = getattr(self.task, 'expected_from', None)
+    return complete(case, text_answer) if complete else case
+
   def score(self, case: Case, answer: Answer) -> dict[str, float]:
     return self.task.score(_original(case), answer)
 
@@ -53,8 +58,10 @@ class Robustness:
 
 
 def _original(case: Case) -> Case:
-  original = case.original if isinstance(case, DegradedCase) else None
-  return original or case
+  """Return the case as its task made it, with what is expected of it by now."""
+  if not isinstance(case, DegradedCase) or case.original is None:
+    return case
+  return dataclasses.replace(case.original, expected=case.expected)
 
 
 def degrade_case(case: Case) -> Iterator[DegradedCase]:
