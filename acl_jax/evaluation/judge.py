@@ -95,6 +95,7 @@ class Judge:
     self._url = f'{url.rstrip("/")}/chat/completions'
     self._cache, self._post, self._sleep = cache, post, sleep
     self._failures = 0  # in succession
+    self._several = True  # replies per request
 
   def grade(self, prompt: str, response: str) -> float:
     """Return the mean grade from 1 to 5; JudgeError without three usable replies."""
@@ -117,7 +118,7 @@ class Judge:
           f'{self._url}: not asked, as {MAX_FAILURES} questions in succession failed'
         )
       try:
-        votes.append(self._vote(question, parse))
+        votes += self._vote(question, parse, VOTES - len(votes))
       except JudgeError:
         self._failures += 1
         raise
@@ -125,26 +126,33 @@ class Judge:
       self._cache[key] = votes
     return votes
 
-  def _vote(self, question: str, parse: Callable[[str], float | None]) -> float:
-    """Return one vote; asks again, later and later, while that may help."""
+  def _vote(
+    self, question: str, parse: Callable[[str], float | None], count: int
+  ) -> list[float]:
+    """Return 1 to `count` votes; asks again, later and later, while that may help."""
     problem, wait = '', 0.0
     for attempt in range(ATTEMPTS):
       self._sleep(wait)
       wait = float(2**attempt)
+      body = self._body(question, count if self._several else 1)
       try:
-        text = read_reply(self._post(self._url, self._body(question), _headers()))
+        texts = read_replies(self._post(self._url, body, _headers()))
       except Failure as failure:
         problem = str(failure)
+        if failure.status == 400 and body['n'] > 1:
+          self._several, wait = False, 0.0  # some servers reply once per request
+          continue
         if not failure.retry:
           break
         wait = max(wait, failure.wait)
         continue
-      if (vote := parse(text)) is not None:
-        return vote
-      problem = f'replied {text[:60]!r}, which is not a score'
+      votes = [vote for text in texts if (vote := parse(text)) is not None]
+      if votes:
+        return votes[:count]
+      problem = f'replied {texts[0][:60]!r}, which is not a score'
     raise JudgeError(f'{self._url}: the judge {self.model} {problem}')
 
-  def _body(self, question: str) -> dict[str, Any]:
+  def _body(self, question: str, count: int) -> dict[str, Any]:
     messages = [
       {'role': 'system', 'content': SYSTEM},
       {'role': 'user', 'content': question},
@@ -152,6 +160,7 @@ class Judge:
     return {
       'model': self.model,
       'messages': messages,
+      'n': count,
       'temperature': TEMPERATURE,
       'top_p': TOP_P,
       'max_tokens': MAX_TOKENS,
@@ -171,15 +180,15 @@ def parse_agreement(text: str) -> float | None:
   return {'yes': 1.0, 'no': 0.0}.get(words[0]) if words else None
 
 
-def read_reply(reply: Any) -> str:
-  """Return the text of a chat completion; Failure if it is something else."""
+def read_replies(reply: Any) -> list[str]:
+  """Return the texts of a chat completion; Failure if there is none."""
   try:
-    text = reply['choices'][0]['message']['content']
+    texts = [choice['message']['content'] for choice in reply['choices']]
   except (TypeError, LookupError):
-    text = None
-  if not isinstance(text, str):
+    texts = []
+  if not texts or not all(isinstance(text, str) for text in texts):
     raise Failure('returned JSON without choices[0].message.content', retry=True)
-  return text
+  return texts
 
 
 def _without_thoughts(text: str) -> str:

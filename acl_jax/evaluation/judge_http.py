@@ -22,11 +22,12 @@ class Failure(Exception):
   """A request without a usable reply, such as `returned status 429`.
 
   retry: whether the same request may succeed later. wait: seconds, as the server asks.
+  status: of HTTP; 0 without a reply.
   """
 
-  def __init__(self, problem: str, retry: bool, wait: float = 0.0):
+  def __init__(self, problem: str, retry: bool, wait: float = 0.0, status: int = 0):
     super().__init__(problem)
-    self.retry, self.wait = retry, wait
+    self.retry, self.wait, self.status = retry, wait, status
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -53,9 +54,8 @@ def post_json(url: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> 
   except urllib.error.HTTPError as error:
     error.close()
     wait = _parse_wait(error.headers.get('Retry-After'))
-    raise Failure(
-      f'returned status {error.code}', error.code in RETRIED, wait
-    ) from None
+    problem, retry = f'returned status {error.code}', error.code in RETRIED
+    raise Failure(problem, retry, wait, error.code) from None
   except TimeoutError:
     raise Failure(f'did not reply within {TIMEOUT:g} s', retry=True) from None
   except (OSError, http.client.HTTPException) as error:

@@ -18,8 +18,9 @@ from acl_jax.evaluation.judge import (
 from acl_jax.evaluation.judge_http import Failure, post_json
 
 
-def completion(text):
-  return {'choices': [{'message': {'role': 'assistant', 'content': text}}]}
+def completion(*texts):
+  messages = [{'role': 'assistant', 'content': text} for text in texts]
+  return {'choices': [{'message': message} for message in messages]}
 
 
 class Script:
@@ -55,6 +56,19 @@ def test_a_grade_is_the_mean_of_three_votes(path, monkeypatch):
   question = body['messages'][-1]['content']
   assert 'Why {this}?' in question and 'So {that}.' in question
   assert 'secret' not in path.read_text()
+
+
+def test_a_server_that_replies_several_times_is_asked_once(path):
+  script = Script(completion('1', 'what?', '2'), completion('3', '5', '5'))
+  assert script.judge(path).grade('q', 'a') == 2
+  assert [body['n'] for _, body, _ in script.requests] == [3, 1]
+
+
+def test_a_server_that_refuses_that_is_asked_three_times(path):
+  script = Script(Failure('returned status 400', False, status=400), '1', '1', '4')
+  assert script.judge(path).grade('q', 'a') == 2
+  assert [body['n'] for _, body, _ in script.requests] == [3, 1, 1, 1]
+  assert sum(script.waits) == 0
 
 
 @pytest.mark.parametrize(
