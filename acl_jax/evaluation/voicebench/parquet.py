@@ -37,7 +37,7 @@ class ParquetUtterance(Utterance):
     """Read the audio as 16 kHz mono; AudioError if it cannot be used."""
     try:
       cell = _read_audio_group(self.audio_filepath, self.row_group)[self.row]
-    except ValueError as error:
+    except (ValueError, IndexError) as error:  # the shard may have changed
       raise AudioError(self.id, 'audio', f'cannot be read ({error})') from None
     if not isinstance(cell, dict):
       raise AudioError(self.id, 'audio', 'is null')
