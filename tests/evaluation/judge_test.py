@@ -202,7 +202,7 @@ def test_a_reply_over_http(server):
     ((503, b'', {'Retry-After': '1e9'}), 'returned status 503', True, 60),
     ((500, b'', {'Retry-After': 'Mon, 1 Jan'}), 'returned status 500', True, 0),
     ((401, b'', {}), 'returned status 401', False, 0),
-    ((307, b'', {'Location': '/other'}), 'returned status 307', False, 0),
+    ((302, b'', {'Location': '/other'}), 'returned status 302', False, 0),
     ((200, b'<html>', {}), 'returned something that is not JSON', True, 0),
     ((200, b'[' * 99_999, {}), 'returned something that is not JSON', True, 0),
     ((200, b' ' * 200_001, {}), 'returned more than 200000 bytes', True, 0),
