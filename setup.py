@@ -67,6 +67,9 @@ EXTRAS = {
     'piper-tts>=1.8,<2',  # the voice; GPL: run as a program, never imported
     'onnxruntime>=1.20,<2',  # runs Kokoro, in a process of its own
   ],
+  'voicebench': [
+    'pyarrow>=18,<26',  # reads its Parquet shards with audio
+  ],
   'microphone': [
     'sounddevice>=0.5,<0.6',  # records and plays in chat; needs PortAudio on Linux
   ],

@@ -77,7 +77,12 @@ def apply_codec(
   audio: Float[np.ndarray, ' samples'], name: str, rng: np.random.Generator
 ) -> Float[np.ndarray, ' samples']:
   """Encode at a random low rate and decode, in memory."""
-  container, subtype, levels = CODECS[name]
+  return decode(encode(audio, name, rng.uniform(*CODECS[name][2])), len(audio))
+
+
+def encode(audio: Float[np.ndarray, ' samples'], name: str, level: float) -> bytes:
+  """Return a file in a codec of `CODECS`; level: libsndfile's compression level."""
+  container, subtype, _ = CODECS[name]
   file = io.BytesIO()
   soundfile.write(
     file,
@@ -85,11 +90,14 @@ def apply_codec(
     SAMPLE_RATE,
     subtype,
     format=container,
-    compression_level=rng.uniform(*levels),
+    compression_level=level,
     # A constant rate this low has no space for the length that decoders trim to.
     bitrate_mode='AVERAGE' if name == 'mp3' else None,
   )
-  file.seek(0)
-  decoded, _ = soundfile.read(file, dtype='float32')
-  missing = max(0, len(audio) - len(decoded))
-  return np.pad(decoded, (0, missing))[: len(audio)]
+  return file.getvalue()
+
+
+def decode(encoded: bytes, length: int) -> Float[np.ndarray, ' length']:
+  """Return the audio of a file that `encode` wrote from `length` samples."""
+  decoded, _ = soundfile.read(io.BytesIO(encoded), dtype='float32')
+  return np.pad(decoded, (0, max(0, length - len(decoded))))[:length]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import scipy.fft
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 
 from data_pipeline.audio import SAMPLE_RATE
 
@@ -72,13 +72,31 @@ def coloured_noise(
   audio: Float[np.ndarray, ' samples'], snr: float, rng: np.random.Generator
 ) -> Float[np.ndarray, ' samples']:
   """Return noise between white and brown, `snr` dB below the audio."""
-  size = scipy.fft.next_fast_len(len(audio), real=True)
-  real, imaginary = rng.standard_normal((2, size // 2 + 1), np.float32)
-  frequency = np.maximum(np.arange(len(real), dtype=np.float32), 1)
-  envelope = frequency ** np.float32(-rng.uniform(0, 1))
-  noise = scipy.fft.irfft((real + 1j * imaginary) * envelope, size)[: len(audio)]
+  white = _white_spectrum(len(audio), rng)
+  noise = _filter_spectrum(white, rng.uniform(0, 1), len(audio))
   gain = np.sqrt(np.mean(audio**2) / (np.mean(noise**2) + 1e-12))
   return (noise * gain * 10 ** (-snr / 20)).astype(np.float32)
+
+
+def pink_noise(length: int, rng: np.random.Generator) -> Float[np.ndarray, ' length']:
+  """Return noise with the same power in every octave."""
+  return _filter_spectrum(_white_spectrum(length, rng), 0.5, length)
+
+
+def _white_spectrum(length: int, rng: np.random.Generator) -> Complex[np.ndarray, '_']:
+  """Return the spectrum of at least `length` samples of white noise."""
+  size = scipy.fft.next_fast_len(length, real=True)
+  real, imaginary = rng.standard_normal((2, size // 2 + 1), np.float32)
+  return real + 1j * imaginary
+
+
+def _filter_spectrum(
+  spectrum: Complex[np.ndarray, '_'], slope: float, length: int
+) -> Float[np.ndarray, ' length']:
+  """Return `length` samples with amplitudes divided by frequency to the `slope`."""
+  size = scipy.fft.next_fast_len(length, real=True)
+  frequency = np.maximum(np.arange(len(spectrum), dtype=np.float32), 1)
+  return scipy.fft.irfft(spectrum * frequency ** np.float32(-slope), size)[:length]
 
 
 def music(length: int, rng: np.random.Generator) -> Float[np.ndarray, ' length']:

@@ -63,7 +63,7 @@ def count_word_errors(
 
   None if no reference has words, or if hypotheses are missing.
   """
-  normalise = _english_normaliser()
+  normalise = english_normaliser()
   normalised_references = [normalise(reference) for reference in references]
   normalised_hypotheses = [
     normalise(hypothesis) for hypothesis in hypotheses if hypothesis is not None
@@ -86,7 +86,8 @@ def count_word_errors(
   return np.array(errors), np.array([len(words) for words in aligned.references])
 
 
-def _english_normaliser() -> Callable[[str], str]:
+def english_normaliser() -> Callable[[str], str]:
+  """Return the normalisation of Whisper's word error rates."""
   with warnings.catch_warnings():
     # Its source has an invalid escape sequence, a SyntaxWarning when compiled.
     warnings.simplefilter('ignore')
