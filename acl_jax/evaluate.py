@@ -25,15 +25,18 @@ from acl_jax import assets, build
 from acl_jax.assistant import load
 from acl_jax.config.experiment import TrainConfig, parse_train
 from acl_jax.evaluation import manifest_cases, report
+from acl_jax.evaluation.cache import ResultCache
 from acl_jax.evaluation.cascade import BEAM_SIZE, Recogniser
+from acl_jax.evaluation.judge import Judge
 from acl_jax.evaluation.manifest_cases import MODALITY
 from acl_jax.evaluation.modality import Modality
 from acl_jax.evaluation.runner import Runner
 from acl_jax.evaluation.summary import format_table
 from acl_jax.evaluation.task_report import summarise_tasks
 from acl_jax.evaluation.task_summary import format_tasks
-from acl_jax.evaluation.tasks.table import TASKS
+from acl_jax.evaluation.tasks.table import make_tasks
 from acl_jax.evaluation.tasks.task import Task
+from acl_jax.evaluation.voicebench import summary as voicebench
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.runtime import compilation_cache, program
 from acl_jax.runtime.files import sha256, write_atomically
@@ -52,6 +55,7 @@ def evaluate(
   limit: int | None = None,
   cascade: str = 'asset:whisper-base',
   babble_snr: float | None = None,
+  judge: tuple[str, str] | None = None,
 ) -> dict[str, Any]:
   """Evaluate a manifest; writes the reports and returns the content of report.json.
 
@@ -59,17 +63,18 @@ def evaluate(
   suite: names of tasks; None for those whose fields the lines have. limit: lines to
   read of each task. cascade: a CTranslate2 folder of Whisper, or 'none' for no cascade.
   babble_snr: dB above a babble of other utterances, for the task `modality` alone; None
-  for the audio as it is.
+  for the audio as it is. judge: URL and name of a model that scores answers.
 
   ValueError if no utterance can be used.
   """
   output = Path(output)
-  suite = _choose_suite(suite, babble_snr, TASKS)
+  tasks = make_tasks(_find_judge(judge, output / 'cache'))
+  suite = _choose_suite(suite, babble_snr, tasks)
   # Check optional dependencies first, so that a missing one fails fast.
   recogniser = None
   if cascade != NO_CASCADE:
     recogniser = Recogniser(assets.resolve(cascade))
-  selected = manifest_cases.select(manifest, suite, limit, TASKS)
+  selected = manifest_cases.select(manifest, suite, limit, tasks)
   found = build.find_checkpoint(checkpoint, config.shipped_adapter)
   assistant = load(config, checkpoint)
   description = describe(config, assistant.model, found)
@@ -85,7 +90,9 @@ def evaluate(
   unused = selected.bad
   if selected.cases:
     results = Runner(*parts, description['llm']['sha256']).run(selected.cases)
-    summary['tasks'] = summarise_tasks(TASKS, results, output / 'cases.jsonl')
+    summary['tasks'] = summarise_tasks(tasks, results, output / 'cases.jsonl')
+    if benchmark := voicebench.summarise(summary['tasks'], judge is not None):
+      summary['voicebench'] = benchmark
     unused = [*unused, *results.skipped]
   summary['skipped'] += [{'id': each.id, 'reason': each.reason} for each in unused]
   _write(output / 'report.json', json.dumps(summary, indent=2, allow_nan=False) + '\n')
@@ -95,6 +102,12 @@ def evaluate(
     title = f'Speech in, answers out: {Path(manifest).absolute().parent.name}'
     _write(output / 'report.html', report.render(summary, sampled, curves, title))
   return summary
+
+
+def _find_judge(judge: tuple[str, str] | None, cache: Path) -> Judge | None:
+  if judge is None:
+    return None
+  return Judge(*judge, ResultCache(cache / 'judge.jsonl'))
 
 
 def _choose_suite(
@@ -169,6 +182,12 @@ def _write(path: Path, content: str) -> None:
   write_atomically(path, content)
 
 
+def _judge_flags(url: str | None, model: str | None) -> tuple[str, str] | None:
+  if (url is None) != (model is None):
+    raise ValueError('--judge_url and --judge_model go together; one is missing')
+  return None if url is None or model is None else (url, model)
+
+
 def main(argv: Sequence[str]) -> None:
   """Parse the config and evaluate."""
   del argv
@@ -183,6 +202,7 @@ def main(argv: Sequence[str]) -> None:
     limit=args.limit,
     cascade=args.cascade,
     babble_snr=args.babble_snr,
+    judge=_judge_flags(args.judge_url, args.judge_model),
   )
   if 'examples' in summary:
     print(format_table(summary))
@@ -199,7 +219,7 @@ if __name__ == '__main__':
   flags.DEFINE_string('manifest', None, 'JSON lines of audio and text, or a folder')
   flags.DEFINE_string('output', None, 'folder for the reports')
   flags.DEFINE_string('checkpoint', None, 'a workdir of train or an adapter file')
-  names = ', '.join((MODALITY, *TASKS))
+  names = ', '.join((MODALITY, *make_tasks()))
   flags.DEFINE_list('suite', None, f'of {names}; by default what the fields allow')
   flags.DEFINE_integer('limit', None, 'read only this many lines of each task', 1)
   flags.DEFINE_string(
@@ -210,6 +230,8 @@ if __name__ == '__main__':
   flags.DEFINE_float(
     'babble_snr', None, 'dB above a babble of other utterances', -20, 60
   )
+  flags.DEFINE_string('judge_url', None, 'OpenAI-compatible API that scores answers')
+  flags.DEFINE_string('judge_model', None, 'name of a model of --judge_url')
   flags.DEFINE_float(
     'max_skipped', 0.05, 'share of the examples that may be skipped', 0, 1
   )

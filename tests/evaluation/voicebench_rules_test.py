@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from acl_jax.evaluation.tasks.refusals import is_refusal
 from acl_jax.evaluation.voicebench.letters import find_letter
 from acl_jax.evaluation.voicebench.reasoning import KINDS_OF_QUESTION, find_verdict
-from acl_jax.evaluation.voicebench.refusal import refuses
 
 
 @pytest.mark.parametrize(
@@ -118,11 +118,11 @@ def test_an_id_of_another_kind_is_named():
   ],
 )
 def test_refusals(answer, verdict):
-  assert refuses(answer) is verdict
+  assert is_refusal(answer) is verdict
 
 
 @given(st.text(), st.sampled_from(KINDS_OF_QUESTION))
 def test_any_answer_has_a_verdict_or_none(answer, kind):
   assert find_letter(answer) in (None, *'ABCD')
   assert find_verdict(answer, kind) in (None, 0, 1)
-  assert refuses(answer) in (True, False)
+  assert is_refusal(answer) in (True, False)

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from acl_jax.evaluation.judge import JudgeError
 from acl_jax.evaluation.tasks import voicebench
 from acl_jax.evaluation.tasks.task import Answer
-from acl_jax.evaluation.tasks.voicebench import VoiceBench, make_tasks, overall
+from acl_jax.evaluation.tasks.voicebench import VoiceBench, make_tasks
 from acl_jax.evaluation.voicebench import folder as copies
-from acl_jax.evaluation.voicebench import parquet
+from acl_jax.evaluation.voicebench import parquet, summary
 from acl_jax.evaluation.voicebench.subsets import SUBSETS, parse_expected
+from acl_jax.evaluation.voicebench.summary import overall
 from data_pipeline.audio import AudioError, Limits
 from data_pipeline.corpora.manifest import LineError
 from data_pipeline.corpora.utterance import BadUtterance
@@ -270,11 +271,36 @@ def test_without_a_judge_four_subsets_are_left_out_and_said_to_be(openbookqa):
     'voicebench_mmsu',
     'voicebench_openbookqa',
   ]
-  (openbookqa / 'sd-qa').mkdir()
-  reasons = voicebench.describe_left_out(openbookqa, None)
-  assert len(reasons) == 8
-  assert reasons['sd-qa'] == 'it needs a judge: --judge_url and --judge_model'
-  assert reasons['bbh'] == f'{openbookqa} has no folder bbh'
+  interval = {'value': 0.5, 'low': 0.4, 'high': 0.6}
+  arms = {'text': {'correct': interval}, 'audio': {'correct': interval}}
+  entry = {'metrics': ['correct'], 'groups': {}, 'arms': arms}
+  found = summary.summarise({'voicebench_mmsu': entry, 'spoken_qa': {}}, False)
+  assert found['overall'] == {'text': None, 'audio': None}
+  assert len(found['left_out']) == 8 and 'mmsu' not in found['left_out']
+  assert 'judge_url' in found['left_out']['sd-qa']
+  assert 'judge_url' not in found['left_out']['bbh']
+  assert summary.summarise({'spoken_qa': {}}, True) is None
+
+
+def every_subset(value):
+  """Return the entries of all subsets, whose headline in every arm is a value."""
+  entries = {}
+  for subset in SUBSETS.values():
+    metrics = {'m': {'value': 5 * value if subset.scored_by == 'rating' else value}}
+    entries[subset.task_name] = {
+      'metrics': ['m'],
+      'groups': {},
+      'arms': {'audio': metrics},
+    }
+  return entries
+
+
+def test_overall_is_from_0_to_100():
+  entries = every_subset(0.8)
+  assert summary.summarise(entries, True)['overall'] == {'audio': pytest.approx(80)}
+  usa = {'arms': {'audio': {'m': {'value': 0.35}}}}
+  entries['voicebench_sd_qa']['groups'] = {'usa': usa, 'aus': {}}
+  assert summary.summarise(entries, True)['overall'] == {'audio': pytest.approx(75)}
 
 
 def test_a_line_of_a_manifest(openbookqa, monkeypatch):
@@ -297,11 +323,10 @@ def test_overall_is_the_mean_of_nine():
     'alpacaeval_full': 4.0,
     'commoneval': 3.0,
     'wildvoice': 2.0,
-    'sd-qa': {'usa': 0.9, 'aus': 0.0},
+    'sd-qa': 0.9,
   }
   assert overall(values) == pytest.approx((80 + 60 + 40 + 90 + 5 * 50) / 9)
   assert overall({k: v for k, v in values.items() if k != 'bbh'}) is None
-  assert overall(values | {'sd-qa': {'aus': 1.0}}) is None
   # Ultravox v0.5 with Llama 3.1 8B, as the leaderboard has it.
   scores = (4.59, 4.11, 4.28, 58.68, 54.16, 68.35, 67.80, 66.51, 98.65)
   leaderboard = {

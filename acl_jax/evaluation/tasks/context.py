@@ -8,11 +8,10 @@ misheard), `context` (`coarse` and `exact`, each what the user wrote a turn befo
 
 import functools
 import pathlib
-import re
-import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from acl_jax.evaluation.scoring.squad import contains, normalise
 from acl_jax.evaluation.summary import english_normaliser
 from acl_jax.evaluation.tasks.task import Answer, Case, Speech, TaskTurn
 from data_pipeline.corpora import manifest
@@ -77,7 +76,7 @@ class Context:
     ]
 
   def score(self, case: Case, answer: Answer) -> dict[str, float]:
-    right = contains_any(answer.text, case.expected['answers'])
+    right = contains(answer.text, case.expected['answers'])
     scores = {'contains': float(right)}
     if answer.log_likelihoods:
       scores['log_likelihood'] = max(answer.log_likelihoods)
@@ -90,18 +89,6 @@ class Context:
 
   def pool(self, cases: Sequence[Case], answers: Sequence[Answer]) -> dict[str, float]:
     return {}
-
-
-def contains_any(text: str, answers: Sequence[str]) -> bool:
-  """Return whether an answer occurs as whole words, after SQuAD's normalisation."""
-  padded = f' {normalise(text)} '
-  return any(f' {normalise(answer)} ' in padded for answer in answers)
-
-
-def normalise(text: str) -> str:
-  """Lower case, without punctuation, articles and repeated spaces, as SQuAD does."""
-  kept = ''.join(c for c in text.lower() if c not in string.punctuation)
-  return ' '.join(re.sub(r'\b(a|an|the)\b', ' ', kept).split())
 
 
 def missed_share(entities: Sequence[str], heard: str) -> float:

@@ -2,9 +2,9 @@
 """Spoken question answering: open questions, and questions with options.
 
 An open question is answered rightly if one of `answers` occurs in the answer, both
-normalised as SQuAD's are (Rajpurkar et al. 2016); it is the usual loose count of spoken
-benchmarks, and takes "1492" to occur in "14920". A question with options is answered
-rightly if the letter of the right one is what the answer names.
+normalised as SQuAD's are: the usual loose count of spoken benchmarks, of whole words. A
+question with options is answered rightly if the answer names the letter of the right
+one.
 """
 
 import re
@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from acl_jax.evaluation.scoring.squad import contains, equals, normalise
 from acl_jax.evaluation.tasks.fields import (
   nonempty_string,
   nonempty_strings,
@@ -24,8 +25,6 @@ from data_pipeline.corpora.manifest import LineError, shorten
 MAX_NEW_TOKENS = 64
 MAX_OPTIONS = 26  # letters
 
-_ARTICLES = re.compile(r'\b(a|an|the)\b')
-_PUNCTUATION = str.maketrans('', '', string.punctuation)
 # How answers name a letter, the surest first. A letter alone may be the article.
 _LETTERS = (
   re.compile(r'^\W*([A-Z])\W*$'),
@@ -93,19 +92,11 @@ class SpokenQA:
     return {}
 
 
-def normalise(text: str) -> str:
-  """Normalise as SQuAD: lower case, no punctuation, no articles, single spaces."""
-  return ' '.join(_ARTICLES.sub(' ', text.lower().translate(_PUNCTUATION)).split())
-
-
 def score_answer(text: str, answers: Sequence[str]) -> dict[str, float]:
   """Return whether an answer holds, and whether it is, one of the right answers."""
-  said = normalise(text)
-  # An answer of nothing but articles and punctuation is compared as it is.
-  right = [normalise(answer) or answer.lower() for answer in answers]
-  contains = float(any(answer in (said or text.lower()) for answer in right))
-  exact = float((said or text.lower()) in right)
-  return {'correct': contains, 'contains': contains, 'exact_match': exact}
+  contained = float(contains(text, answers))
+  exact = float(equals(text, answers))
+  return {'correct': contained, 'contains': contained, 'exact_match': exact}
 
 
 def find_letter(text: str, options: Sequence[str]) -> str:

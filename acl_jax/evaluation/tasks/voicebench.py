@@ -15,14 +15,14 @@ from typing import Any, TypeVar
 from absl import logging
 
 from acl_jax.evaluation.judge import Judge, JudgeError
+from acl_jax.evaluation.scoring import constraints
+from acl_jax.evaluation.tasks.refusals import is_refusal
 from acl_jax.evaluation.tasks.task import Answer, Case, Speech, TaskTurn
 from acl_jax.evaluation.voicebench import folder as copies
 from acl_jax.evaluation.voicebench.letters import find_letter, strip_markers
 from acl_jax.evaluation.voicebench.reasoning import find_verdict
-from acl_jax.evaluation.voicebench.refusal import refuses
 from acl_jax.evaluation.voicebench.subsets import (
   JUDGED,
-  LEADERBOARD_REGION,
   SUBSETS,
   Subset,
   parse_expected,
@@ -48,8 +48,6 @@ METRICS: dict[str, tuple[str, ...]] = {
   ),
   'refusal': ('refused',),
 }
-# The leaderboard gives each subset from 0 to 100.
-SCALES = {'rating': 20.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +64,7 @@ class VoiceBench:
 
   @property
   def name(self) -> str:
-    return f'voicebench_{self.subset.name.replace("-", "_")}'
+    return self.subset.task_name
 
   @property
   def metrics(self) -> tuple[str, ...]:
@@ -113,7 +111,7 @@ class VoiceBench:
         return {'correct': float(right), 'unparsed': float(verdict is None)}
       case 'constraints':
         return _score_prompt(case, answer)
-    return {'refused': float(refuses(answer.text))}
+    return {'refused': float(is_refusal(answer.text))}
 
   def pool(self, cases: Sequence[Case], answers: Sequence[Answer]) -> dict[str, float]:
     """Return ifeval's accuracies over all instructions, and the mean of all four."""
@@ -155,17 +153,6 @@ def make_tasks(judge: Judge | None) -> dict[str, VoiceBench]:
   }
 
 
-def describe_left_out(path: Path, judge: Judge | None) -> dict[str, str]:
-  """Return the subsets that are not scored, with the reason."""
-  present, reasons = copies.find_subsets(path), {}
-  for subset in SUBSETS.values():
-    if subset not in present:
-      reasons[subset.name] = f'{path} has no folder {subset.name}'
-    elif subset.scored_by in JUDGED and judge is None:
-      reasons[subset.name] = 'it needs a judge: --judge_url and --judge_model'
-  return reasons
-
-
 def read_cases(path: Path, subset: Subset) -> tuple[list[Case], list[BadUtterance]]:
   """Return the cases of a subset, and the rows that cannot be used."""
   cases, bad = [], []
@@ -185,25 +172,6 @@ def read_cases(path: Path, subset: Subset) -> tuple[list[Case], list[BadUtteranc
   return cases, bad
 
 
-def overall(values: Mapping[str, float | Mapping[str, float]]) -> float | None:
-  """Return the leaderboard's mean of nine, from 0 to 100; None if one is missing.
-
-  The leaderboard's sd-qa is the mean of the judge and of PEDANT, a trained classifier
-  whose verdicts differ by its version; here it is the judge's alone.
-
-  values: the headline of each subset; of sd-qa a mapping by region.
-  """
-  scores = []
-  for name, subset in SUBSETS.items():
-    value = values.get(name)
-    if isinstance(value, Mapping):
-      value = value.get(LEADERBOARD_REGION)
-    if value is None:
-      return None
-    scores.append(value * SCALES.get(subset.scored_by, 100.0))
-  return sum(scores) / len(scores)
-
-
 def _draw(choices: Sequence[T], id: str) -> T:
   """Return a choice as good as random, the same in every run."""
   return choices[hashlib.sha256(id.encode()).digest()[0] % len(choices)]
@@ -211,8 +179,6 @@ def _draw(choices: Sequence[T], id: str) -> T:
 
 def _check_instructions(case: Case, answer: Answer) -> dict[str, list[bool]]:
   """Return for each instruction whether the answer follows it, strictly and loosely."""
-  from acl_jax.evaluation.scoring import constraints
-
   text = strip_markers(answer.text).removesuffix('<|user|>').strip()
   return {
     'strict': [constraints.follows(text, constraint) for constraint in case.expected],

@@ -38,6 +38,10 @@ class Subset:
   by_split: bool = False
 
   @property
+  def task_name(self) -> str:
+    return f'voicebench_{self.name.replace("-", "_")}'
+
+  @property
   def columns(self) -> tuple[str, ...]:
     return ('audio', 'prompt', *COLUMNS[self.scored_by])
 

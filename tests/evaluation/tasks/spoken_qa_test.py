@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
+from acl_jax.evaluation.scoring.squad import normalise
 from acl_jax.evaluation.tasks.spoken_qa import (
   SpokenQA,
   find_letter,
-  normalise,
   score_answer,
 )
 from acl_jax.evaluation.tasks.task import Answer
