@@ -51,7 +51,9 @@ def check_constraint(constraint: Mapping[str, Any]) -> None:
   """Raise ValueError unless a constraint has a known kind and its parameters."""
   kind = constraint.get('kind')
   if kind not in KINDS:
-    raise ValueError(f'constraints: kind {kind!r} is unknown; known: {", ".join(KINDS)}')
+    raise ValueError(
+      f'constraints: kind {kind!r} is unknown; known: {", ".join(KINDS)}'
+    )
   required, one_of = KINDS[kind]
   given = constraint.keys() - {'kind'}
   if not required <= given or given - required - one_of:

@@ -144,7 +144,9 @@ def _check_conversation(entry: Entry) -> None:
     raise ValueError(f'pattern is {entry.get("pattern")!r}; the turns are {pattern!r}')
   earlier, last = turns[:-1], turns[-1]['content']
   _check_no_answer(entry, 'the last turn', _written(last))
-  said = ' '.join(_written(turn['content']) for turn in earlier if turn['role'] == 'user')
+  said = ' '.join(
+    _written(turn['content']) for turn in earlier if turn['role'] == 'user'
+  )
   if not any(set(split_words(said)) >= set(split_words(a)) for a in entry['answers']):
     raise ValueError('no earlier turn of the user says any of the answers')
 
