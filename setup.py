@@ -120,7 +120,7 @@ setup(
       'evaluation/templates/*',
       'serving/page/*',
     ],
-    'data_pipeline': ['recordings/*', 'recordings/*/*'],
+    'data_pipeline': ['recordings/*', 'recordings/*/*', 'evaluation_sets/*.jsonl'],
   },
   entry_points={'console_scripts': ['acl-jax=acl_jax.command:main']},
   install_requires=REQUIRED,

@@ -72,6 +72,12 @@ class SpokenLine:
   voice: Voice
   rate: float  # relative to the voice's own, as is the pitch
   pitch: float
+  lang: str = 'en'
+
+  @property
+  def pronounced(self) -> str:
+    """The text with numbers as words, where English engines need it."""
+    return spell_out(self.text) if self.lang == 'en' else self.text
 
 
 def speak(lines: Sequence[SpokenLine], folder: Path) -> None:
@@ -86,9 +92,8 @@ def speak(lines: Sequence[SpokenLine], folder: Path) -> None:
     return _speak_with_kokoro(lines, folder)
   for line in lines:
     wav = folder / f'.{line.id}.wav'
-    text = spell_out(line.text)
     command = COMMANDS[line.voice.engine](line, wav)
-    _run(command, text, SECONDS_PER_LINE, f' on {line.text!r}')
+    _run(command, line.pronounced, SECONDS_PER_LINE, f' on {line.text!r}')
     _write_flac(wav, line, folder)
     wav.unlink()
 
@@ -99,7 +104,7 @@ def _speak_with_piper(lines: Sequence[SpokenLine], folder: Path) -> None:
   shutil.rmtree(scratch, ignore_errors=True)
   scratch.mkdir()
   (scratch / 'lines').write_text(
-    ''.join(' '.join(spell_out(line.text).split()) + '\n' for line in lines),
+    ''.join(' '.join(line.pronounced.split()) + '\n' for line in lines),
     encoding='utf-8',
   )
   command = [sys.executable, '-m', 'piper', '-m', lines[0].voice.name]

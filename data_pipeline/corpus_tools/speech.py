@@ -38,6 +38,17 @@ def synthesize(
   folder = output / 'audio'
   folder.mkdir(parents=True, exist_ok=True)
   _record_plan(spoken_lines, output)
+  speak_missing(spoken_lines, folder, workers)
+  return _write_manifest(spoken_lines, output)
+
+
+def speak_missing(
+  spoken_lines: Sequence[SpokenLine], folder: Path, workers: int | None = None
+) -> None:
+  """Speak every line whose `folder/ID.flac` does not exist, with engines in parallel.
+
+  ChildProcessError if an engine fails; what is spoken by then stays.
+  """
   pending = [line for line in spoken_lines if not (folder / f'{line.id}.flac').exists()]
   with (
     progress('synthesize', max(len(spoken_lines), 1)) as advance,
@@ -54,7 +65,6 @@ def synthesize(
     except BaseException:
       pool.shutdown(cancel_futures=True)
       raise
-  return _write_manifest(spoken_lines, output)
 
 
 def assign_voices(

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lines of the sets to lines of manifests, with audio for everything that is said."""
+
+from collections.abc import Callable
+from typing import Any
+
+from data_pipeline.evaluation_sets.speech import Speaker
+from data_pipeline.evaluation_sets.texts import LANGUAGES
+
+Entry = dict[str, Any]
+Finish = Callable[[], list[Entry]]  # the lines of a manifest, once everything is said
+
+
+def plan_line(name: str, entry: Entry, speaker: Speaker) -> Finish:
+  """Plan what is said of a line of set `name`; returns a function for afterwards."""
+  if name == 'translations':
+    return _plan_translations(entry, speaker)
+  if name == 'conversations':
+    return _plan_conversation(entry, speaker)
+  audio = speaker.plan(entry['id'], entry['text'], entry['id'])
+  return lambda: [speaker.describe(audio) | entry]
+
+
+def _plan_translations(entry: Entry, speaker: Speaker) -> Finish:
+  """Every direction between English and another language, from those with a voice."""
+  id = entry['id']
+  audio = {
+    lang: speaker.plan(f'{id}-{lang}', entry[lang], id, lang)
+    for lang in LANGUAGES
+    if lang in speaker.languages
+  }
+  directions = [('en', lang) for lang in LANGUAGES[1:]]
+  directions += [(lang, 'en') for lang in LANGUAGES[1:]]
+  return lambda: [
+    speaker.describe(audio[source])
+    | {
+      'id': f'{id}-{source}-{target}',
+      'text': entry[source],
+      'reference': entry[target],
+      'target_lang': target,
+    }
+    for source, target in directions
+    if source in audio
+  ]
+
+
+def _plan_conversation(entry: Entry, speaker: Speaker) -> Finish:
+  """All that is said in a conversation is said by one voice."""
+  id = entry['id']
+  audio: dict[tuple[int, int], str] = {}
+  for number, turn in enumerate(entry['turns']):
+    for part_number, part in enumerate(turn['content']):
+      if isinstance(part, dict) and part.get('say'):
+        name = f'{id}-{number}-{part_number}'
+        audio[number, part_number] = speaker.plan(name, part['text'], id)
+
+  def finish_part(key: tuple[int, int], part: Entry) -> Entry:
+    if key not in audio:
+      return part
+    return speaker.describe(audio[key]) | {'text': part['text']}
+
+  def finish() -> list[Entry]:
+    turns = []
+    for number, turn in enumerate(entry['turns']):
+      content = turn['content']
+      if not isinstance(content, str):
+        content = [finish_part((number, n), part) for n, part in enumerate(content)]
+      turns.append(turn | {'content': content})
+    return [entry | {'turns': turns}]
+
+  return finish
