@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tasks of report.json as a page shows them: cells, charts and sentences."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from acl_jax.evaluation.labels import (
+  ARM_LABELS,
+  Scale,
+  arm_label,
+  comparison_label,
+  is_lower_better,
+  metric_label,
+  task_label,
+  task_scale,
+  task_summary,
+)
+from acl_jax.evaluation.task_charts import (
+  CurveChart,
+  GroupedBars,
+  Measured,
+  Strip,
+  curve_chart,
+  grouped_bars,
+  strip,
+)
+
+GUARDS = ('shuffled_audio', 'no_audio')
+TOLD = 'can be told from chance'
+CLEAN = 'clean'
+_NOISE = re.compile(r'(.*?)_?(-?\d+)_?dB', re.IGNORECASE)
+
+
+class Cell(NamedTuple):
+  """A value of a table as text; all are None if it was not measured."""
+
+  value: str | None = None
+  interval: str | None = None
+  strip: Strip | None = None
+
+
+class Comparison(NamedTuple):
+  """Two arms compared in words; `outcome` is 'better', 'worse' or 'even'."""
+
+  label: str
+  outcome: str
+  verdict: str
+  difference: str
+  tests: str
+
+
+class Row(NamedTuple):
+  """A row of a table by arm."""
+
+  label: str
+  cases: int | None
+  cells: Mapping[str, Cell]
+
+
+class TaskView(NamedTuple):
+  """What the page shows of a task."""
+
+  name: str
+  label: str
+  summary: str
+  cases: int
+  metric: str
+  headline: Mapping[str, Cell]  # by arm
+  arms: list[str]
+  metrics: list[Row]
+  groups: list[Row]  # of the headline metric
+  bars: GroupedBars | None
+  curves: list[CurveChart]
+  comparisons: list[Comparison]
+  signature: str
+
+
+def known_arms(tasks: Mapping[str, Any]) -> list[str]:
+  """Return the arms of all tasks, those with a label first, in their order."""
+  found = {arm: None for task in tasks.values() for arm in task.get('arms') or {}}
+  return [arm for arm in ARM_LABELS if arm in found] + [
+    arm for arm in found if arm not in ARM_LABELS
+  ]
+
+
+def make_views(tasks: Mapping[str, Any]) -> list[TaskView]:
+  """Return the views of `tasks` of report.json, in their order."""
+  return [_make_view(name, task) for name, task in tasks.items()]
+
+
+def make_overview(views: Sequence[TaskView]) -> dict[str, dict[str, list[str]]]:
+  """Return the tasks by comparison and outcome, in the order better, worse, even."""
+  overview: dict[str, dict[str, list[str]]] = {}
+  for view in views:
+    for comparison in view.comparisons:
+      outcomes = overview.setdefault(
+        comparison.label, {'better': [], 'worse': [], 'even': []}
+      )
+      outcomes[comparison.outcome].append(view.label)
+  return overview
+
+
+def _make_view(name: str, task: Mapping[str, Any]) -> TaskView:
+  arms = known_arms({name: task})
+  metrics = task.get('metrics') or []
+  headline = metrics[0] if metrics else ''
+  scales = {metric: task_scale(task, metric) for metric in metrics}
+  scale = scales.get(headline, Scale(True, 1.0))
+  groups = task.get('groups') or {}
+  bars, curves = _make_charts(task, groups, headline, scale)
+  return TaskView(
+    name=name,
+    label=task_label(name),
+    summary=task_summary(name),
+    cases=task.get('cases') or 0,
+    metric=describe_metric(headline),
+    headline=make_cells(task, headline, scale),
+    arms=arms,
+    metrics=[
+      Row(describe_metric(metric), None, make_cells(task, metric, scales[metric]))
+      for metric in metrics
+    ],
+    groups=[
+      Row(group_label(group), part.get('cases'), make_cells(part, headline, scale))
+      for group, part in groups.items()
+    ],
+    bars=bars,
+    curves=curves,
+    comparisons=list(make_comparisons(task)),
+    signature=task.get('signature') or '',
+  )
+
+
+def describe_metric(metric: str) -> str:
+  """Return the name of a metric, and its direction where it is not the usual one."""
+  note = ' (lower is better)' if is_lower_better(metric) else ''
+  return metric_label(metric) + note
+
+
+def measured(part: Mapping[str, Any], arm: str, metric: str) -> Measured | None:
+  """Return what an arm of a task or group measured; None if it did not."""
+  entry = ((part.get('arms') or {}).get(arm) or {}).get(metric)
+  if not entry or entry.get('value') is None:
+    return None
+  return Measured(entry['value'], entry.get('low'), entry.get('high'))
+
+
+def make_cells(part: Mapping[str, Any], metric: str, scale: Scale) -> dict[str, Cell]:
+  """Return the cells of a metric by arm, of a task or a group."""
+  return {arm: _make_cell(measured(part, arm, metric), scale) for arm in part['arms']}
+
+
+def _make_cell(value: Measured | None, scale: Scale) -> Cell:
+  if value is None:
+    return Cell()
+  interval = None
+  if value.low is not None and value.high is not None:
+    interval = f'{scale.format(value.low)} to {scale.format(value.high)}'
+  return Cell(scale.format(value.value), interval, strip(value, scale))
+
+
+def make_comparisons(task: Mapping[str, Any]) -> Iterator[Comparison]:
+  """Yield the comparisons of a task in words."""
+  for name, comparison in (task.get('comparisons') or {}).items():
+    if not comparison or not comparison.get('difference'):
+      continue
+    metric, difference = comparison['metric'], comparison['difference']
+    scale, verdict = task_scale(task, metric), comparison.get('verdict') or ''
+    value, low, high = (scale.format_difference(difference.get(key)) for key in KEYS)
+    tests = []
+    if comparison.get('mcnemar_p') is not None:
+      tests.append(f"McNemar's exact test {format_p(comparison['mcnemar_p'])}")
+    if comparison.get('kappa') is not None:
+      tests.append(f"Cohen's κ {comparison['kappa']:.2f}".replace('-', '−'))
+    yield Comparison(
+      comparison_label(name),
+      outcome(metric, difference['value'], verdict),
+      verdict,
+      f'{value}{scale.unit} of {describe_metric(metric)} (95 % interval {low} to {high})',
+      ', '.join(tests),
+    )
+
+
+KEYS = ('value', 'low', 'high')
+
+
+def outcome(metric: str, difference: float | None, verdict: str) -> str:
+  """Return 'better' or 'worse' if a difference can be told from chance, else 'even'."""
+  if verdict != TOLD or not difference:
+    return 'even'
+  return 'better' if (difference < 0) == is_lower_better(metric) else 'worse'
+
+
+def format_p(p: float) -> str:
+  """Return a p-value as 'p = 0.031' or 'p < 0.001'."""
+  return 'p < 0.001' if p < 0.001 else f'p = {p:.3f}'
+
+
+def parse_noise(group: str) -> tuple[str, int] | None:
+  """Return the kind of noise and its level in dB of a group; None without a level."""
+  match = _NOISE.fullmatch(group)
+  return (match[1], int(match[2])) if match else None
+
+
+def group_label(group: str) -> str:
+  """Return the name of a group on the page."""
+  if (noise := parse_noise(group)) is not None:
+    return f'{noise[0]} {noise[1]} dB'.strip().replace('_', ' ')
+  return group.replace('_', ' ') or '(no group)'
+
+
+def _make_charts(
+  task: Mapping[str, Any], groups: Mapping[str, Any], metric: str, scale: Scale
+) -> tuple[GroupedBars | None, list[CurveChart]]:
+  """Return bars of the groups without a level, and a chart per kind of noise."""
+  arms = [arm for arm in known_arms({'': task}) if arm not in GUARDS]
+  kinds: dict[str, dict[int, str]] = {}
+  for group in groups:
+    if (noise := parse_noise(group)) is not None:
+      kinds.setdefault(noise[0], {})[noise[1]] = group
+  curves, drawn = [], set()
+  for kind, levels in kinds.items():
+    clean = next((group for group in (kind, CLEAN) if group in groups), None)
+    if len(levels) + (clean is not None) < 2:
+      continue
+    names = {} if clean is None else {CLEAN: clean}
+    names |= {f'{level} dB': levels[level] for level in sorted(levels, reverse=True)}
+    drawn |= set(levels.values())
+    values = {
+      arm: {
+        label: value
+        for label, group in names.items()
+        if (value := measured(groups[group], arm, metric)) is not None
+      }
+      for arm in arms
+    }
+    title = f'{group_label(kind) if kind else "Noise"}: {describe_metric(metric)}'
+    curves.append(curve_chart(title, list(names), values, scale))
+  rest = {
+    group_label(group): {
+      arm: value
+      for arm in arms
+      if (value := measured(part, arm, metric)) is not None
+    }
+    for group, part in groups.items()
+    if group not in drawn
+  }
+  rest = {label: values for label, values in rest.items() if values}
+  if len(rest) < 2 and not curves:
+    return None, curves
+  title = f'{describe_metric(metric)} by group'
+  return (grouped_bars(title, rest, scale) if rest else None), curves
