@@ -43,6 +43,9 @@ TASK_LABELS = {
   'modality': ('Likelihoods', 'How likely the response to the text is.'),
 }
 METRIC_LABELS = {
+  'contains': 'answer occurs',
+  'strict': 'strict accuracy',
+  'loose': 'loose accuracy',
   'bleu': 'BLEU',
   'chrf': 'chrF',
   'comet': 'COMET',
@@ -122,9 +125,9 @@ class Scale(NamedTuple):
     return ' points' if self.percent else ''
 
 
-def scale_of(metric: str, values: list[float]) -> Scale:
+def scale_of(metric: str, values: list[float | int]) -> Scale:
   """Return the scale of a metric: shares end at 1, BLEU and chrF at 100."""
-  largest = max(map(abs, values), default=0.0)
+  largest = float(max(map(abs, values), default=0))
   if not _PLAIN.search(metric) and largest <= 1:
     return Scale(True, 1.0)
   return Scale(False, max(largest, 1e-9) if largest <= 10 else max(largest, 100.0))

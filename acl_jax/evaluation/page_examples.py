@@ -11,25 +11,25 @@ import numpy as np
 
 from acl_jax.evaluation.case_records import CaseRecord, SpokenPart
 from acl_jax.evaluation.heard_words import Word, split_words
-from acl_jax.evaluation.labels import arm_label, task_label
+from acl_jax.evaluation.labels import arm_label, metric_label, task_label
 from acl_jax.evaluation.media import mp3_data_url
 from acl_jax.evaluation.task_views import group_label, known_arms
+from acl_jax.evaluation.word_diff import diff_words
 from data_pipeline import audio
 from data_pipeline.sniff import AudioError
 
-SAMPLED_CASES = 8  # of each task
-FAILED_CASES = 16  # of each task, beyond those sampled
+SAMPLED_CASES = 6  # of each task
+FAILED_CASES = 10  # of each task, beyond those sampled
 MAX_AUDIO_BYTES = 24 << 20  # of MP3 on the page, shared evenly by the tasks
 MAX_CHARACTERS = 4_000  # of a text
 SEED = 0
 
 
 class Heard(NamedTuple):
-  """What stood for something said: words with posteriors, or a text without them."""
+  """What stood for something said, and whether each word differs from what was said."""
 
   label: str
-  text: str
-  words: Sequence[Word]
+  words: Sequence[tuple[Word, bool]]
 
 
 class SpokenView(NamedTuple):
@@ -183,11 +183,17 @@ def _make_example(
 
 
 def make_answers(case: CaseRecord, task: Mapping[str, Any]) -> Iterator[AnswerView]:
-  """Yield the answers of a case in the order of the arms."""
+  """Yield the answers of a case in the order of the arms.
+
+  The scores leave out the headline if the answer is right or wrong by it.
+  """
+  shown_as_mark = task['metrics'][:1] if task.get('binary') else []
   for arm in known_arms({'': {'arms': case.answers}}):
     answer, label = case.answers[arm], arm_label(arm)
     scores = ', '.join(
-      f'{name.replace("_", " ")} {value:.4g}' for name, value in answer.scores.items()
+      f'{metric_label(name)} {value:.4g}'
+      for name, value in answer.scores.items()
+      if name not in shown_as_mark
     )
     right = is_right(case, task, arm)
     yield AnswerView(
@@ -202,9 +208,10 @@ def _make_part(part: str | SpokenPart, budget: AudioBudget) -> str | SpokenView:
   heard = []
   for arm in known_arms({'': {'arms': part.heard}}):
     text = clip(part.heard[arm])
-    words = split_words(text, part.tokens) if arm == 'audio' and part.tokens else ()
+    words = split_words(text, part.tokens if arm == 'audio' else ())
+    differ = [d for run, d in diff_words(part.text, text) for _ in run.split()]
     label = 'The model' if arm == 'audio' else arm_label(arm).label
-    heard.append(Heard(label, text, words))
+    heard.append(Heard(label, list(zip(words, differ, strict=True))))
   degradation = group_label(part.degradation) if part.degradation else ''
   return SpokenView(clip(part.text), url, missing, degradation, heard)
 

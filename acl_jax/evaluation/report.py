@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32
 
-from acl_jax.evaluation.charts import LineChart, bar_chart, line_chart
 from acl_jax.evaluation.case_records import CaseRecord, read_cases, read_report
+from acl_jax.evaluation.charts import LineChart, bar_chart, line_chart
 from acl_jax.evaluation.markdown_report import format_markdown
 from acl_jax.evaluation.page import format_number, format_percent, render_page
 from acl_jax.evaluation.page_examples import make_examples

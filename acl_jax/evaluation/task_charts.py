@@ -104,7 +104,7 @@ def grouped_bars(
   title: str, groups: Mapping[str, Mapping[str, Measured]], scale: Scale
 ) -> GroupedBars:
   """Lay out the bars of each group, one per arm, scaled to the end of the scale."""
-  width, left, right, bar_height, gap = 720, 150, 210, 15, 16
+  width, left, right, bar_height, gap = 900, 170, 230, 16, 16
   place = _placer(scale.largest, width - left - right)
   rows, y = [], gap / 2
   for label, arms in groups.items():
@@ -138,7 +138,7 @@ def curve_chart(
 
   arms: values by level; levels may be missing.
   """
-  width, height, left, right, top, bottom = 460, 250, 58, 118, 14, 32
+  width, height, left, right, top, bottom = 490, 250, 58, 140, 14, 32
   ticks = [0, 0.25, 0.5, 0.75, 1] if scale.percent else round_ticks(scale.largest)
   plot_width, plot_height = width - left - right, height - top - bottom
   place = _placer(ticks[-1], plot_height)
@@ -175,7 +175,8 @@ def curve_chart(
     x_ticks=[Tick(x, level) for level, x in x_of.items()],
     y_ticks=[
       Tick(
-        round(baseline - place(tick), 1), f'{tick:.0%}' if scale.percent else f'{tick:g}'
+        round(baseline - place(tick), 1),
+        f'{tick:.0%}' if scale.percent else f'{tick:g}',
       )
       for tick in ticks
     ],
@@ -186,7 +187,7 @@ def curve_chart(
 
 
 def spread(
-  positions: Sequence[float], distance: float, low: float, high: float
+  positions: Sequence[float], distance: int, low: int, high: int
 ) -> list[float]:
   """Move positions as little as is simple, so that labels do not overlap.
 
@@ -204,10 +205,10 @@ def spread(
   return moved
 
 
-def _placer(largest: float, length: float):
+def _placer(largest: float | int, length: float | int):
   """Return the position of a value on an axis from 0 to `largest`, within it."""
 
-  def place(value: float) -> float:
+  def place(value: float | int) -> float:
     return round(min(max(value / largest, 0.0), 1.0) * length, 1)
 
   return place

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from acl_jax.evaluation.labels import (
   ARM_LABELS,
   Scale,
-  arm_label,
   comparison_label,
   is_lower_better,
   metric_label,
+  sentence_case,
   task_label,
   task_scale,
   task_summary,
@@ -29,6 +29,7 @@ from acl_jax.evaluation.task_charts import (
 GUARDS = ('shuffled_audio', 'no_audio')
 TOLD = 'can be told from chance'
 CLEAN = 'clean'
+KEYS = ('value', 'low', 'high')  # of an interval
 _NOISE = re.compile(r'(.*?)_?(-?\d+)_?dB', re.IGNORECASE)
 
 
@@ -141,9 +142,10 @@ def describe_metric(metric: str) -> str:
 def measured(part: Mapping[str, Any], arm: str, metric: str) -> Measured | None:
   """Return what an arm of a task or group measured; None if it did not."""
   entry = ((part.get('arms') or {}).get(arm) or {}).get(metric)
-  if not entry or entry.get('value') is None:
+  if not entry:
     return None
-  return Measured(entry['value'], entry.get('low'), entry.get('high'))
+  value, low, high = (_to_float(entry.get(key)) for key in KEYS)
+  return None if value is None else Measured(value, low, high)
 
 
 def make_cells(part: Mapping[str, Any], metric: str, scale: Scale) -> dict[str, Cell]:
@@ -167,22 +169,21 @@ def make_comparisons(task: Mapping[str, Any]) -> Iterator[Comparison]:
       continue
     metric, difference = comparison['metric'], comparison['difference']
     scale, verdict = task_scale(task, metric), comparison.get('verdict') or ''
-    value, low, high = (scale.format_difference(difference.get(key)) for key in KEYS)
+    numbers = [_to_float(difference.get(key)) for key in KEYS]
+    value, low, high = map(scale.format_difference, numbers)
     tests = []
     if comparison.get('mcnemar_p') is not None:
-      tests.append(f"McNemar's exact test {format_p(comparison['mcnemar_p'])}")
+      tests.append(f"McNemar's exact test {format_p(float(comparison['mcnemar_p']))}")
     if comparison.get('kappa') is not None:
       tests.append(f"Cohen's κ {comparison['kappa']:.2f}".replace('-', '−'))
     yield Comparison(
       comparison_label(name),
-      outcome(metric, difference['value'], verdict),
+      outcome(metric, numbers[0], verdict),
       verdict,
-      f'{value}{scale.unit} of {describe_metric(metric)} (95 % interval {low} to {high})',
+      f'{value}{scale.unit} of {describe_metric(metric)} '
+      f'(95\N{NO-BREAK SPACE}% interval {low} to {high})',
       ', '.join(tests),
     )
-
-
-KEYS = ('value', 'low', 'high')
 
 
 def outcome(metric: str, difference: float | None, verdict: str) -> str:
@@ -194,7 +195,12 @@ def outcome(metric: str, difference: float | None, verdict: str) -> str:
 
 def format_p(p: float) -> str:
   """Return a p-value as 'p = 0.031' or 'p < 0.001'."""
-  return 'p < 0.001' if p < 0.001 else f'p = {p:.3f}'
+  text = 'p < 0.001' if p < 0.001 else f'p = {p:.3f}'
+  return text.replace(' ', '\N{NO-BREAK SPACE}')
+
+
+def _to_float(value: float | int | None) -> float | None:
+  return None if value is None else float(value)
 
 
 def parse_noise(group: str) -> tuple[str, int] | None:
@@ -235,13 +241,11 @@ def _make_charts(
       }
       for arm in arms
     }
-    title = f'{group_label(kind) if kind else "Noise"}: {describe_metric(metric)}'
+    title = f'{sentence_case(kind or "noise")}: {describe_metric(metric)}'
     curves.append(curve_chart(title, list(names), values, scale))
   rest = {
     group_label(group): {
-      arm: value
-      for arm in arms
-      if (value := measured(part, arm, metric)) is not None
+      arm: value for arm in arms if (value := measured(part, arm, metric)) is not None
     }
     for group, part in groups.items()
     if group not in drawn
@@ -249,5 +253,5 @@ def _make_charts(
   rest = {label: values for label, values in rest.items() if values}
   if len(rest) < 2 and not curves:
     return None, curves
-  title = f'{describe_metric(metric)} by group'
+  title = f'{sentence_case(describe_metric(metric))} by group'
   return (grouped_bars(title, rest, scale) if rest else None), curves

@@ -104,8 +104,6 @@ class Task(Protocol):
     """Return the metrics that are means over the cases."""
     ...
 
-  def pool(
-    self, cases: Sequence[Case], answers: Sequence[Answer]
-  ) -> dict[str, float]:
+  def pool(self, cases: Sequence[Case], answers: Sequence[Answer]) -> dict[str, float]:
     """Return the metrics that are of all cases together, such as BLEU."""
     ...
