@@ -2,7 +2,7 @@
 """How reports name tasks, arms and metrics, and how they write values."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 
@@ -63,6 +63,14 @@ def arm_label(arm: str) -> ArmLabel:
   return ARM_LABELS.get(arm) or ArmLabel(sentence_case(arm), '', 'guard')
 
 
+def order_arms(arms: Iterable[str]) -> list[str]:
+  """Return arms without repetition, those with a label first, in their order."""
+  found = dict.fromkeys(arms)
+  return [arm for arm in ARM_LABELS if arm in found] + [
+    arm for arm in found if arm not in ARM_LABELS
+  ]
+
+
 def task_label(task: str) -> str:
   """Return the name of a task on the page."""
   return TASK_LABELS[task][0] if task in TASK_LABELS else sentence_case(task)
@@ -86,6 +94,12 @@ def comparison_label(name: str) -> str:
 def is_lower_better(metric: str) -> bool:
   """Return whether smaller values of a metric are better."""
   return bool(_LOWER_IS_BETTER.search(metric))
+
+
+def describe_metric(metric: str) -> str:
+  """Return the name of a metric, and its direction where it is not the usual one."""
+  note = ' (lower is better)' if is_lower_better(metric) else ''
+  return metric_label(metric) + note
 
 
 def sentence_case(name: str) -> str:

@@ -11,9 +11,14 @@ import numpy as np
 
 from acl_jax.evaluation.case_records import CaseRecord, SpokenPart
 from acl_jax.evaluation.heard_words import Word, split_words
-from acl_jax.evaluation.labels import arm_label, metric_label, task_label
+from acl_jax.evaluation.labels import (
+  arm_label,
+  metric_label,
+  order_arms,
+  task_label,
+)
 from acl_jax.evaluation.media import mp3_data_url
-from acl_jax.evaluation.task_views import group_label, known_arms
+from acl_jax.evaluation.task_groups import group_label
 from acl_jax.evaluation.word_diff import diff_words
 from data_pipeline import audio
 from data_pipeline.sniff import AudioError
@@ -188,7 +193,7 @@ def make_answers(case: CaseRecord, task: Mapping[str, Any]) -> Iterator[AnswerVi
   The scores leave out the headline if the answer is right or wrong by it.
   """
   shown_as_mark = task['metrics'][:1] if task.get('binary') else []
-  for arm in known_arms({'': {'arms': case.answers}}):
+  for arm in order_arms(case.answers):
     answer, label = case.answers[arm], arm_label(arm)
     scores = ', '.join(
       f'{metric_label(name)} {value:.4g}'
@@ -206,7 +211,7 @@ def _make_part(part: str | SpokenPart, budget: AudioBudget) -> str | SpokenView:
     return clip(part)
   url, missing = budget.embed(part)
   heard = []
-  for arm in known_arms({'': {'arms': part.heard}}):
+  for arm in order_arms(part.heard):
     text = clip(part.heard[arm])
     words = split_words(text, part.tokens if arm == 'audio' else ())
     differ = [d for run, d in diff_words(part.text, text) for _ in run.split()]

@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tasks of report.json as a page shows them: cells, charts and sentences."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from acl_jax.evaluation.labels import (
-  ARM_LABELS,
   Scale,
   comparison_label,
+  describe_metric,
   is_lower_better,
-  metric_label,
-  sentence_case,
+  order_arms,
   task_label,
   task_scale,
   task_summary,
@@ -21,16 +19,17 @@ from acl_jax.evaluation.task_charts import (
   GroupedBars,
   Measured,
   Strip,
-  curve_chart,
-  grouped_bars,
   strip,
 )
+from acl_jax.evaluation.task_groups import (
+  KEYS,
+  group_label,
+  make_charts,
+  measured,
+  to_float,
+)
 
-GUARDS = ('shuffled_audio', 'no_audio')
 TOLD = 'can be told from chance'
-CLEAN = 'clean'
-KEYS = ('value', 'low', 'high')  # of an interval
-_NOISE = re.compile(r'(.*?)_?(-?\d+)_?dB', re.IGNORECASE)
 
 
 class Cell(NamedTuple):
@@ -78,11 +77,8 @@ class TaskView(NamedTuple):
 
 
 def known_arms(tasks: Mapping[str, Any]) -> list[str]:
-  """Return the arms of all tasks, those with a label first, in their order."""
-  found = {arm: None for task in tasks.values() for arm in task.get('arms') or {}}
-  return [arm for arm in ARM_LABELS if arm in found] + [
-    arm for arm in found if arm not in ARM_LABELS
-  ]
+  """Return the arms of all tasks, in the order of the labels."""
+  return order_arms(arm for task in tasks.values() for arm in task.get('arms') or {})
 
 
 def make_views(tasks: Mapping[str, Any]) -> list[TaskView]:
@@ -103,13 +99,13 @@ def make_overview(views: Sequence[TaskView]) -> dict[str, dict[str, list[str]]]:
 
 
 def _make_view(name: str, task: Mapping[str, Any]) -> TaskView:
-  arms = known_arms({name: task})
+  arms = order_arms(task.get('arms') or {})
   metrics = task.get('metrics') or []
   headline = metrics[0] if metrics else ''
   scales = {metric: task_scale(task, metric) for metric in metrics}
   scale = scales.get(headline, Scale(True, 1.0))
   groups = task.get('groups') or {}
-  bars, curves = _make_charts(task, groups, headline, scale)
+  bars, curves = make_charts(task, groups, headline, scale)
   return TaskView(
     name=name,
     label=task_label(name),
@@ -133,21 +129,6 @@ def _make_view(name: str, task: Mapping[str, Any]) -> TaskView:
   )
 
 
-def describe_metric(metric: str) -> str:
-  """Return the name of a metric, and its direction where it is not the usual one."""
-  note = ' (lower is better)' if is_lower_better(metric) else ''
-  return metric_label(metric) + note
-
-
-def measured(part: Mapping[str, Any], arm: str, metric: str) -> Measured | None:
-  """Return what an arm of a task or group measured; None if it did not."""
-  entry = ((part.get('arms') or {}).get(arm) or {}).get(metric)
-  if not entry:
-    return None
-  value, low, high = (_to_float(entry.get(key)) for key in KEYS)
-  return None if value is None else Measured(value, low, high)
-
-
 def make_cells(part: Mapping[str, Any], metric: str, scale: Scale) -> dict[str, Cell]:
   """Return the cells of a metric by arm, of a task or a group."""
   return {arm: _make_cell(measured(part, arm, metric), scale) for arm in part['arms']}
@@ -169,7 +150,7 @@ def make_comparisons(task: Mapping[str, Any]) -> Iterator[Comparison]:
       continue
     metric, difference = comparison['metric'], comparison['difference']
     scale, verdict = task_scale(task, metric), comparison.get('verdict') or ''
-    numbers = [_to_float(difference.get(key)) for key in KEYS]
+    numbers = [to_float(difference.get(key)) for key in KEYS]
     value, low, high = map(scale.format_difference, numbers)
     tests = []
     if comparison.get('mcnemar_p') is not None:
@@ -197,61 +178,3 @@ def format_p(p: float) -> str:
   """Return a p-value as 'p = 0.031' or 'p < 0.001'."""
   text = 'p < 0.001' if p < 0.001 else f'p = {p:.3f}'
   return text.replace(' ', '\N{NO-BREAK SPACE}')
-
-
-def _to_float(value: float | int | None) -> float | None:
-  return None if value is None else float(value)
-
-
-def parse_noise(group: str) -> tuple[str, int] | None:
-  """Return the kind of noise and its level in dB of a group; None without a level."""
-  match = _NOISE.fullmatch(group)
-  return (match[1], int(match[2])) if match else None
-
-
-def group_label(group: str) -> str:
-  """Return the name of a group on the page."""
-  if (noise := parse_noise(group)) is not None:
-    return f'{noise[0]} {noise[1]} dB'.strip().replace('_', ' ')
-  return group.replace('_', ' ') or '(no group)'
-
-
-def _make_charts(
-  task: Mapping[str, Any], groups: Mapping[str, Any], metric: str, scale: Scale
-) -> tuple[GroupedBars | None, list[CurveChart]]:
-  """Return bars of the groups without a level, and a chart per kind of noise."""
-  arms = [arm for arm in known_arms({'': task}) if arm not in GUARDS]
-  kinds: dict[str, dict[int, str]] = {}
-  for group in groups:
-    if (noise := parse_noise(group)) is not None:
-      kinds.setdefault(noise[0], {})[noise[1]] = group
-  curves, drawn = [], set()
-  for kind, levels in kinds.items():
-    clean = next((group for group in (kind, CLEAN) if group in groups), None)
-    if len(levels) + (clean is not None) < 2:
-      continue
-    names = {} if clean is None else {CLEAN: clean}
-    names |= {f'{level} dB': levels[level] for level in sorted(levels, reverse=True)}
-    drawn |= set(levels.values())
-    values = {
-      arm: {
-        label: value
-        for label, group in names.items()
-        if (value := measured(groups[group], arm, metric)) is not None
-      }
-      for arm in arms
-    }
-    title = f'{sentence_case(kind or "noise")}: {describe_metric(metric)}'
-    curves.append(curve_chart(title, list(names), values, scale))
-  rest = {
-    group_label(group): {
-      arm: value for arm in arms if (value := measured(part, arm, metric)) is not None
-    }
-    for group, part in groups.items()
-    if group not in drawn
-  }
-  rest = {label: values for label, values in rest.items() if values}
-  if len(rest) < 2 and not curves:
-    return None, curves
-  title = f'{sentence_case(describe_metric(metric))} by group'
-  return (grouped_bars(title, rest, scale) if rest else None), curves
