@@ -2,14 +2,13 @@
 """Two reports compared case by case: paired intervals and tests."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Float
 
-from acl_jax.evaluation.bootstrap import ratio_interval, to_json
 from acl_jax.evaluation.case_records import (
   CASES,
   CaseRecord,
@@ -18,12 +17,7 @@ from acl_jax.evaluation.case_records import (
   read_report,
 )
 from acl_jax.evaluation.labels import order_arms
-from acl_jax.evaluation.page_examples import is_right
-from acl_jax.evaluation.statistics import kappa, mcnemar
-from acl_jax.evaluation.task_views import TOLD
-
-SIGNIFICANT = 0.05
-NOT_TOLD = 'cannot be told from chance'
+from acl_jax.evaluation.statistics import compare_values
 
 Key = tuple[str, str]  # task and id
 
@@ -55,57 +49,68 @@ def read_measured(folder: Path) -> Measured:
 def compare(first: Measured, second: Measured) -> dict[str, Any]:
   """Return the content of compare.json; differences are second minus first.
 
-  Cases are paired by task and id; those that only one report has are left out and
-  named. ValueError if no case is in both, or if a case is not the same in both.
+  Cases are paired by task and id. Left out and named are those that only one report
+  has, and those that expect another answer, as of another model. ValueError if no case
+  is left, or if a case says something else.
   """
-  paired = [key for key in first.cases if key in second.cases]
-  if not paired:
-    raise ValueError(
-      f'{first.folder} and {second.folder} have no case in common, so they are of '
-      f'different sets; the first are {next(iter(first.cases))} and '
-      f'{next(iter(second.cases))}'
-    )
-  for key in paired:
+  shared = [key for key in first.cases if key in second.cases]
+  for key in shared:
     _check_same(key, first, second)
-  by_task: dict[str, list[Key]] = {}
-  for key in paired:
-    by_task.setdefault(key[0], []).append(key)
+  paired = [
+    key for key in shared if first.cases[key].expected == second.cases[key].expected
+  ]
+  if not paired:
+    reason = 'expects the same answer' if shared else 'is in both'
+    raise ValueError(
+      f'{first.folder} and {second.folder} are of different sets: no case {reason}; '
+      f'the first are {_name(next(iter(first.cases)))} and '
+      f'{_name(next(iter(second.cases)))}'
+    )
   return {
     'first': _describe(first, second),
     'second': _describe(second, first),
     'cases': len(paired),
+    'other_answer_expected': _by_task(key for key in shared if key not in set(paired)),
     'tasks': {
-      task: _compare_task(task, keys, first, second) for task, keys in by_task.items()
+      task: _compare_task(task, [(task, case_id) for case_id in ids], first, second)
+      for task, ids in _by_task(paired).items()
     },
   }
 
 
+def _by_task(keys: Iterable[Key]) -> dict[str, list[str]]:
+  """Return the ids of each task."""
+  ids: dict[str, list[str]] = {}
+  for task, case_id in keys:
+    ids.setdefault(task, []).append(case_id)
+  return ids
+
+
+def _name(key: Key) -> str:
+  return f'{key[1]!r} of {key[0]}'
+
+
 def _describe(one: Measured, other: Measured) -> dict[str, Any]:
   """Return the folder, its model, and the cases that the other one lacks."""
-  alone: dict[str, list[str]] = {}
-  for task, case_id in one.cases:
-    if (task, case_id) not in other.cases:
-      alone.setdefault(task, []).append(case_id)
   return {
     'folder': str(one.folder),
     'model': one.report.get('model'),
-    'only_here': alone,
+    'only_here': _by_task(key for key in one.cases if key not in other.cases),
   }
 
 
 def _check_same(key: Key, first: Measured, second: Measured) -> None:
-  """Raise ValueError if a case says or expects something else in the other report."""
+  """Raise ValueError if a case says something else in the other report."""
   one, other = first.cases[key], second.cases[key]
   fields = {
     'turns': (_said(one), _said(other)),
-    'expected': (one.expected, other.expected),
     'group': (one.group, other.group),
   }
   for field, (a, b) in fields.items():
     if a != b:
       raise ValueError(
         f'{first.folder} and {second.folder} are of different sets: `{field}` of case '
-        f'{key[1]!r} of {key[0]} differs. Evaluate both on the same manifest'
+        f'{_name(key)} differs. Evaluate both on the same manifest'
       )
 
 
@@ -132,19 +137,19 @@ def _compare_task(
   arms = order_arms(
     arm for one, other in pairs for arm in one.answers if arm in other.answers
   )
-  compared = {arm: _compare_arm(pairs, settings, metrics, binary, arm) for arm in arms}
+  compared = {arm: _compare_arm(pairs, metrics, binary, arm) for arm in arms}
   return {
     'cases': len(pairs),
     'binary': binary,
     'metrics': metrics,
-    'arms': {arm: entry for arm, entry in compared.items() if entry['metrics']},
+    'arms': {arm: entry for arm, entry in compared.items() if entry},
     'unpaired': {
       metric: {
         arm: [_pooled(report, task, arm, metric) for report in (first, second)]
         for arm in arms
       }
       for metric in metrics
-      if not any(metric in entry['metrics'] for entry in compared.values())
+      if not any(metric in entry for entry in compared.values())
       and any(_pooled(second, task, arm, metric) is not None for arm in arms)
     },
   }
@@ -158,61 +163,34 @@ def _pooled(measured: Measured, task: str, arm: str, metric: str) -> float | Non
 
 def _compare_arm(
   pairs: Sequence[tuple[CaseRecord, CaseRecord]],
-  settings: Mapping[str, Any],
   metrics: Sequence[str],
   binary: bool,
   arm: str,
 ) -> dict[str, Any]:
-  compared, tests = {}, {}
+  """Compare every metric that both reports have case by case."""
+  compared = {}
   for metric in metrics:
     scores = [
       (one.score(arm, metric), other.score(arm, metric)) for one, other in pairs
     ]
     known = np.array([pair for pair in scores if None not in pair], np.float64)
     if len(known):
-      compared[metric] = _compare_scores(known)
-  if binary and metrics and metrics[0] in compared:
-    rights = [
-      (is_right(a, settings, arm), is_right(b, settings, arm)) for a, b in pairs
-    ]
-    right = np.array([pair for pair in rights if None not in pair], bool)
-    tests = _test_pairs(right[:, 0], right[:, 1])
-  headline = next(iter(compared.values()), None)
-  return {
-    'metrics': compared,
-    **tests,
-    'verdict': None if headline is None else _judge(headline, tests),
-  }
+      is_tested = binary and metric == metrics[0]
+      compared[metric] = _compare_scores(known, is_tested)
+  return compared
 
 
-def _compare_scores(scores: np.ndarray) -> dict[str, Any]:
-  """Compare (first, second) scores; shape [n 2]."""
-  difference = scores[:, 1] - scores[:, 0]
-  interval = to_json(ratio_interval(difference, np.ones(len(scores))))
-  alone = {'value': float(difference.mean()), 'low': None, 'high': None}
-  return {
+def _compare_scores(scores: Float[np.ndarray, 'n 2'], binary: bool) -> dict[str, Any]:
+  """Compare the (first, second) scores of n cases."""
+  first, second = scores.T
+  compared = {
     'cases': len(scores),
-    'first': float(scores[:, 0].mean()),
-    'second': float(scores[:, 1].mean()),
-    'difference': interval or alone,
+    'first': float(first.mean()),
+    'second': float(second.mean()),
+    **compare_values(second, first, binary),
   }
-
-
-def _test_pairs(
-  first: Bool[np.ndarray, ' n'], second: Bool[np.ndarray, ' n']
-) -> dict[str, Any]:
-  return {
-    'only_first_right': int((first & ~second).sum()),
-    'only_second_right': int((second & ~first).sum()),
-    'mcnemar_p': mcnemar(first, second),
-    'kappa': kappa(first, second),
-  }
-
-
-def _judge(compared: Mapping[str, Any], tests: Mapping[str, Any]) -> str:
-  """Return whether a difference can be told from chance: by the exact test, if any."""
-  if (p := tests.get('mcnemar_p')) is not None:
-    return TOLD if p < SIGNIFICANT else NOT_TOLD
-  low, high = (compared['difference'][bound] for bound in ('low', 'high'))
-  excludes_zero = low is not None and high is not None and (low > 0 or high < 0)
-  return TOLD if excludes_zero else NOT_TOLD
+  if binary:
+    right = scores > 0.5
+    compared['only_first_right'] = int((right[:, 0] & ~right[:, 1]).sum())
+    compared['only_second_right'] = int((right[:, 1] & ~right[:, 0]).sum())
+  return compared

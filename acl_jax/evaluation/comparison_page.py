@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from acl_jax.evaluation.case_records import SpokenPart
-from acl_jax.evaluation.comparison import SIGNIFICANT, Measured
+from acl_jax.evaluation.comparison import Measured
 from acl_jax.evaluation.labels import (
   Scale,
   arm_label,
@@ -23,6 +23,7 @@ from acl_jax.evaluation.page_examples import (
   is_right,
   make_answers,
 )
+from acl_jax.evaluation.statistics import SIGNIFICANCE
 from acl_jax.evaluation.task_views import format_p, outcome
 
 MAX_CHANGED = 20  # cases of each task that are shown, half of them each way
@@ -73,32 +74,24 @@ def make_rows(compared: Mapping[str, Any]) -> Iterator[ComparedRow]:
       values = [
         value
         for arm in entry['arms'].values()
-        if metric in arm['metrics']
-        for value in (arm['metrics'][metric]['first'], arm['metrics'][metric]['second'])
+        if metric in arm
+        for value in (arm[metric]['first'], arm[metric]['second'])
       ]
       scale = scale_of(metric, values)
       for name, arm in entry['arms'].items():
-        if metric in arm['metrics']:
-          headline = metric == next(iter(arm['metrics']))
-          yield _make_row(task, metric, name, arm, scale, headline)
+        if metric in arm:
+          yield _make_row(task, metric, name, arm[metric], scale)
 
 
 def _make_row(
-  task: str,
-  metric: str,
-  name: str,
-  arm: Mapping[str, Any],
-  scale: Scale,
-  headline: bool,
+  task: str, metric: str, name: str, values: Mapping[str, Any], scale: Scale
 ) -> ComparedRow:
-  values = arm['metrics'][metric]
   difference = values['difference']
   low, high = difference['low'], difference['high']
   interval = ''
   if low is not None and high is not None:
     interval = f'{scale.format_difference(low)} to {scale.format_difference(high)}'
-  p, kappa = arm.get('mcnemar_p'), arm.get('kappa')
-  verdict = arm['verdict'] if headline else ''
+  p, kappa = values['mcnemar_p'], values['kappa']
   return ComparedRow(
     task=task_label(task),
     metric=describe_metric(metric),
@@ -109,33 +102,37 @@ def _make_row(
     second=scale.format(values['second']),
     difference=scale.format_difference(difference['value']),
     interval=interval,
-    p='' if p is None or not headline else format_p(p),
-    kappa='' if kappa is None or not headline else f'{kappa:.2f}'.replace('-', '−'),
-    outcome=outcome(metric, difference['value'], verdict),
-    verdict=verdict,
+    p='' if p is None else format_p(p),
+    kappa='' if kappa is None else f'{kappa:.2f}'.replace('-', '−'),
+    outcome=outcome(metric, difference['value'], values['verdict']),
+    verdict=values['verdict'],
   )
 
 
 def count_tests(rows: Sequence[ComparedRow]) -> str:
   """Return how many differences are expected to stand out by chance alone."""
-  tests = sum(bool(row.verdict) for row in rows)
+  tests = len(rows)
   return (
-    f'{tests} differences were tested; at {SIGNIFICANT:.0%} each, about '
-    f'{SIGNIFICANT * tests:.1f} would stand out by chance alone.'
+    f'{tests} differences were tested; at {SIGNIFICANCE:.0%} each, about '
+    f'{SIGNIFICANCE * tests:.1f} would stand out by chance alone.'
   )
 
 
 def describe_missing(compared: Mapping[str, Any]) -> list[str]:
-  """Return a sentence for each task and report whose cases the other one lacks."""
+  """Return a sentence for each task and reason why cases were left out."""
+  names = name_folders(compared)
+  groups = [
+    (f'are only in {name}', compared[side]['only_here'])
+    for side, name in zip(('first', 'second'), names, strict=True)
+  ]
+  groups.append(('expect another answer', compared['other_answer_expected']))
   sentences = []
-  for side, name in zip(('first', 'second'), name_folders(compared), strict=True):
-    for task, ids in compared[side]['only_here'].items():
+  for reason, by_task in groups:
+    for task, ids in by_task.items():
       named = ', '.join(ids[:MAX_NAMED])
       more = f' and {len(ids) - MAX_NAMED} more' if len(ids) > MAX_NAMED else ''
-      sentences.append(
-        f'{task_label(task)}: {len(ids)} cases are only in {name} and were left out: '
-        f'{named}{more}'
-      )
+      label = f'{task_label(task)}: {len(ids)} cases'
+      sentences.append(f'{label} {reason} and were left out: {named}{more}')
   return sentences
 
 

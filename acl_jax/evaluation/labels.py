@@ -49,12 +49,15 @@ METRIC_LABELS = {
   'bleu': 'BLEU',
   'chrf': 'chrF',
   'comet': 'COMET',
+  'correct': 'right answers',
+  'refused': 'share refused',
+  'log_likelihood': 'nats of the answer',
   'rouge_l': 'ROUGE-L',
   'bert_score': 'BERTScore',
   'nll': 'nats per token',
   'wer': 'word error rate',
 }
-_PLAIN = re.compile(r'nll|nats|likelihood|ratio|comet|length')
+_PLAIN = re.compile(r'nll|nats|log_likelihood|ratio|comet|length')
 _LOWER_IS_BETTER = re.compile(r'nll|nats|error|wer\b')
 
 
@@ -73,12 +76,19 @@ def order_arms(arms: Iterable[str]) -> list[str]:
 
 def task_label(task: str) -> str:
   """Return the name of a task on the page."""
-  return TASK_LABELS[task][0] if task in TASK_LABELS else sentence_case(task)
+  if task in TASK_LABELS:
+    return TASK_LABELS[task][0]
+  for family in ('robustness', 'voicebench'):
+    if task.startswith(f'{family}_'):
+      part = task_label(task.removeprefix(f'{family}_'))
+      return f'{TASK_LABELS[family][0]}: {part[:1].lower()}{part[1:]}'
+  return sentence_case(task)
 
 
 def task_summary(task: str) -> str:
   """Return what a task does in a sentence; '' for an unknown one."""
-  return TASK_LABELS[task][1] if task in TASK_LABELS else ''
+  family = task if task in TASK_LABELS else task.partition('_')[0]
+  return TASK_LABELS[family][1] if family in TASK_LABELS else ''
 
 
 def metric_label(metric: str) -> str:
@@ -111,11 +121,17 @@ def sentence_case(name: str) -> str:
 class Scale(NamedTuple):
   """How the values of a metric are written and drawn.
 
-  percent: whether they are shares. largest: the end of axes and strips.
+  percent: whether they are shares. largest, smallest: the ends of axes and strips.
   """
 
   percent: bool
   largest: float
+  smallest: float = 0.0
+
+  def place(self, value: float | int, length: float | int) -> float:
+    """Return the position of a value on an axis of this length, within it."""
+    share = (value - self.smallest) / (self.largest - self.smallest)
+    return round(min(max(share, 0.0), 1.0) * length, 1)
 
   def format(self, value: float | None) -> str:
     """Return a value as text; '–' for None."""
@@ -123,7 +139,7 @@ class Scale(NamedTuple):
       return '–'
     if self.percent:
       return f'{value:.1%}'
-    return f'{value:.1f}' if self.largest > 10 else f'{value:.3f}'
+    return _minus(f'{value:.1f}' if self.largest > 10 else f'{value:.3f}')
 
   def format_difference(self, value: float | None) -> str:
     """Return a signed value; shares are in percentage points."""
@@ -142,6 +158,9 @@ class Scale(NamedTuple):
 def scale_of(metric: str, values: list[float | int]) -> Scale:
   """Return the scale of a metric: shares end at 1, BLEU and chrF at 100."""
   largest = float(max(map(abs, values), default=0))
+  smallest = float(min(values, default=0))
+  if smallest < 0:
+    return Scale(False, max(0.0, float(max(values))), smallest)
   if not _PLAIN.search(metric) and largest <= 1:
     return Scale(True, 1.0)
   return Scale(False, max(largest, 1e-9) if largest <= 10 else max(largest, 100.0))

@@ -28,6 +28,7 @@ FAILED_CASES = 10  # of each task, beyond those sampled
 MAX_AUDIO_BYTES = 24 << 20  # of MP3 on the page, shared evenly by the tasks
 MAX_CHARACTERS = 4_000  # of a text
 SEED = 0
+NAMELESS = ('answers', 'reference')  # of what is expected: fields that need no name
 
 
 class Heard(NamedTuple):
@@ -153,7 +154,8 @@ class AudioBudget:
     if self.left <= 0:
       return None, f'not embedded, as the page would be too large: {part.audio}'
     try:
-      url = mp3_data_url(audio.read(self.folder / part.audio))
+      beside = self.folder / part.audio
+      url = mp3_data_url(audio.read(beside if beside.exists() else part.audio))
     except (AudioError, ValueError) as error:  # ValueError: a null byte in the path
       return None, f'{error}'
     self.left -= len(url)
@@ -229,4 +231,14 @@ def describe_expected(expected: Any) -> str:
     return clip(expected)
   if isinstance(expected, list) and all(isinstance(text, str) for text in expected):
     return clip(' or '.join(expected))
+  if isinstance(expected, dict) and expected:
+    parts = ((key, _describe_field(value)) for key, value in expected.items() if value)
+    shown = [part if key in NAMELESS else f'{key}: {part}' for key, part in parts]
+    return clip('; '.join(shown))
   return clip(json.dumps(expected, ensure_ascii=False))
+
+
+def _describe_field(value: Any) -> str:
+  if isinstance(value, dict):
+    return json.dumps(value, ensure_ascii=False)
+  return describe_expected(value)

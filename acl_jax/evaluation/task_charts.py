@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Geometry of the charts of tasks; `templates/task_macros.jinja` draws them as SVG."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -91,13 +92,9 @@ class CurveChart(NamedTuple):
 
 def strip(measured: Measured, scale: Scale) -> Strip:
   """Lay out a value and its interval; unknown bounds are where the value is."""
-  place = _placer(scale.largest, STRIP_WIDTH)
   value, low, high = measured
-  return Strip(
-    place(value),
-    place(value if low is None else low),
-    place(value if high is None else high),
-  )
+  ends = (value, value if low is None else low, value if high is None else high)
+  return Strip(*(scale.place(end, STRIP_WIDTH) for end in ends))
 
 
 def grouped_bars(
@@ -105,7 +102,7 @@ def grouped_bars(
 ) -> GroupedBars:
   """Lay out the bars of each group, one per arm, scaled to the end of the scale."""
   width, left, right, bar_height, gap = 900, 170, 230, 16, 16
-  place = _placer(scale.largest, width - left - right)
+  place = functools.partial(scale.place, length=width - left - right)
   rows, y = [], gap / 2
   for label, arms in groups.items():
     bars = []
@@ -141,7 +138,8 @@ def curve_chart(
   width, height, left, right, top, bottom = 490, 250, 58, 140, 14, 32
   ticks = [0, 0.25, 0.5, 0.75, 1] if scale.percent else round_ticks(scale.largest)
   plot_width, plot_height = width - left - right, height - top - bottom
-  place = _placer(ticks[-1], plot_height)
+  axis = scale._replace(largest=float(ticks[-1]), smallest=0.0)
+  place = functools.partial(axis.place, length=plot_height)
   baseline = height - bottom
   step = plot_width / max(1, len(levels) - 1)
   x_of = {level: round(left + i * step, 1) for i, level in enumerate(levels)}
@@ -165,7 +163,8 @@ def curve_chart(
       label, _, css_class = arm_label(arm)
       path = ' '.join(f'{point.x:.1f},{point.y:.1f}' for point in points)
       curves.append(Curve(label, css_class, points, path, points[-1].y))
-  label_ys = spread([curve.label_y for curve in curves], 17, top, baseline)
+  ends = [curve.label_y for curve in curves]
+  label_ys = spread(ends, 17.0, float(top), float(baseline))
   return CurveChart(
     title=title,
     width=width,
@@ -187,7 +186,7 @@ def curve_chart(
 
 
 def spread(
-  positions: Sequence[float], distance: int, low: int, high: int
+  positions: Sequence[float], distance: float, low: float, high: float
 ) -> list[float]:
   """Move positions as little as is simple, so that labels do not overlap.
 
@@ -203,12 +202,3 @@ def spread(
   for index in reversed(order):
     following = moved[index] = min(moved[index], following - distance)
   return moved
-
-
-def _placer(largest: float | int, length: float | int):
-  """Return the position of a value on an axis from 0 to `largest`, within it."""
-
-  def place(value: float | int) -> float:
-    return round(min(max(value / largest, 0.0), 1.0) * length, 1)
-
-  return place

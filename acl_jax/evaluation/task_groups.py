@@ -22,7 +22,7 @@ from acl_jax.evaluation.task_charts import (
 GUARDS = ('shuffled_audio', 'no_audio')
 CLEAN = 'clean'
 KEYS = ('value', 'low', 'high')  # of an interval
-_NOISE = re.compile(r'(.*?)_?(-?\d+)_?dB', re.IGNORECASE)
+_NOISE = re.compile(r'(.*?)_?(-?\d+)_?dB', re.IGNORECASE | re.DOTALL)
 
 
 def measured(part: Mapping[str, Any], arm: str, metric: str) -> Measured | None:
@@ -48,8 +48,14 @@ def parse_noise(group: str) -> tuple[str, int] | None:
 def group_label(group: str) -> str:
   """Return the name of a group on the page."""
   if (noise := parse_noise(group)) is not None:
-    return f'{noise[0]} {noise[1]} dB'.strip().replace('_', ' ')
-  return group.replace('_', ' ') or '(no group)'
+    group = f'{noise[0]} {noise[1]} dB'.strip()
+  return group.replace('_', ' ').replace('/', ', ') or '(no group)'
+
+
+def _clean_groups(kind: str) -> list[str]:
+  """Return what the group without this noise may be called, such as 'exact/clean'."""
+  before = kind.rpartition('/')[0]
+  return [f'{before}/{CLEAN}'] if before else [kind, CLEAN]
 
 
 def make_charts(
@@ -63,7 +69,7 @@ def make_charts(
       kinds.setdefault(noise[0], {})[noise[1]] = group
   curves, drawn = [], set()
   for kind, levels in kinds.items():
-    clean = next((group for group in (kind, CLEAN) if group in groups), None)
+    clean = next((group for group in _clean_groups(kind) if group in groups), None)
     if len(levels) + (clean is not None) < 2:
       continue
     names = {} if clean is None else {CLEAN: clean}
@@ -77,7 +83,8 @@ def make_charts(
       }
       for arm in arms
     }
-    title = f'{sentence_case(kind or "noise")}: {describe_metric(metric)}'
+    name = group_label(kind) if kind else 'noise'
+    title = f'{sentence_case(name)}: {describe_metric(metric)}'
     curves.append(curve_chart(title, list(names), values, scale))
   rest = {
     group_label(group): {

@@ -73,8 +73,16 @@ def make_tasks():
     for step, level in enumerate((20, 10, 5, 0)):
       noise[f'{kind}_{level}db'] = 0.97 - loss * step**1.3 / 2
   patterns = {'tt': 1.1, 'ta': 0.98, 'at': 0.93, 'aa': 0.8, 'ata': 0.75}
-  context = {'none': 0.5, 'coarse': 0.8, 'exact': 1.1}
-  context |= {f'exact_{level}db': 1 - (10 - level) / 25 for level in (10, 5, 0)}
+  context = {
+    f'{name}/{noise}': factor - loss
+    for name, factor in (('none', 0.6), ('coarse', 0.85), ('exact', 1.1))
+    for noise, loss in (
+      ('clean', 0.0),
+      ('babble_10db', 0.1),
+      ('babble_5db', 0.25),
+      ('babble_0db', 0.45),
+    )
+  }
   matched = ['exact_match', 'contains']
   return {
     'spoken_qa': {

@@ -72,11 +72,11 @@ def test_curves_and_bars(page):
     'Pink: exact match',
     'Music: exact match',
   ]
-  assert 'Exact: answer occurs' in captions
+  assert 'Exact, babble: answer occurs' in captions
   assert page.texts['text'].count('20 dB') == 3
   bars = page.texts['text']
   assert {'tt', 'ta', 'aa', 'ata', 'reverb', 'two facts', 'en-fr'} <= set(bars)
-  assert len(page.attributes('points')) == 4 * 4  # without the guards
+  assert len(page.attributes('points')) == 4 * 6  # without the guards
 
 
 def test_what_was_heard_has_posteriors_and_alternatives(page):
