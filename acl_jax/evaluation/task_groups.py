@@ -55,7 +55,7 @@ def group_label(group: str) -> str:
 def _clean_groups(kind: str) -> list[str]:
   """Return what the group without this noise may be called, such as 'exact/clean'."""
   before = kind.rpartition('/')[0]
-  return [f'{before}/{CLEAN}'] if before else [kind, CLEAN]
+  return [*([f'{before}/{CLEAN}'] if before else []), kind, CLEAN]
 
 
 def make_charts(
