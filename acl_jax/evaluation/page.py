@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import markupsafe
 
 from acl_jax.evaluation.labels import arm_label
 from acl_jax.evaluation.media import mp3_data_url, spectrogram_data_url
@@ -36,8 +35,8 @@ def render_page(
   return page.render(
     title=title,
     policy=make_policy(style, code),
-    style=markupsafe.Markup(style),
-    script=markupsafe.Markup(code),
+    style=style,
+    script=code,
     **context,
   )
 
