@@ -5,8 +5,8 @@
       [--suite=spoken_qa,conversation]
 
 M is a manifest or a folder of them; the fields of its lines decide what is evaluated,
-or --suite does. The reports are DIR/report.json, DIR/report.html and, for tasks,
-DIR/cases.jsonl. --checkpoint is a workdir of `train` or an adapter file; the default is
+or --suite does. The reports are DIR/report.json, report.html, report.md and, for tasks,
+cases.jsonl. --checkpoint is a workdir of `train` or an adapter file; the default is
 the adapter shipped for the config. An interrupted run resumes from DIR/cache.
 """
 
@@ -96,11 +96,10 @@ def evaluate(
     unused = [*unused, *results.skipped]
   summary['skipped'] += [{'id': each.id, 'reason': each.reason} for each in unused]
   _write(output / 'report.json', json.dumps(summary, indent=2, allow_nan=False) + '\n')
-  if selected.utterances is not None:
-    metrics = Path(checkpoint or '') / 'metrics.jsonl'
-    curves = report.read_curves(metrics) if checkpoint and metrics.is_file() else {}
-    title = f'Speech in, answers out: {Path(manifest).absolute().parent.name}'
-    _write(output / 'report.html', report.render(summary, sampled, curves, title))
+  metrics = Path(checkpoint or '') / 'metrics.jsonl'
+  curves = report.read_curves(metrics) if checkpoint and metrics.is_file() else {}
+  title = f'Speech in, answers out: {Path(manifest).absolute().parent.name}'
+  report.write_pages(output, title, sampled, curves)
   return summary
 
 
@@ -208,8 +207,7 @@ def main(argv: Sequence[str]) -> None:
     print(format_table(summary))
   if 'tasks' in summary:
     print(format_tasks(summary['tasks']))
-  page = 'report.html' if 'examples' in summary else 'report.json'
-  print(f'evaluate: {count_examples(summary)} examples, see {args.output}/{page}')
+  print(f'evaluate: {count_examples(summary)} examples, see {args.output}/report.html')
   check_skipped(summary, args.max_skipped, args.manifest)
 
 

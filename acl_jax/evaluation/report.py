@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`report.html`: one self-contained file with the metrics and some examples."""
+"""`report.html` and `report.md`, from what `evaluate` measured."""
 
 import dataclasses
-import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 from jaxtyping import Float, Float32
 
-from acl_jax.evaluation.charts import bar_chart, line_chart
-from acl_jax.evaluation.media import mp3_data_url, spectrogram_data_url
+from acl_jax.evaluation.case_records import CaseRecord, read_cases, read_report
+from acl_jax.evaluation.charts import LineChart, bar_chart, line_chart
+from acl_jax.evaluation.markdown_report import format_markdown
+from acl_jax.evaluation.page import format_number, format_percent, render_page
+from acl_jax.evaluation.page_examples import make_examples
 from acl_jax.evaluation.summary import describe_significance, gap_closed
-from acl_jax.evaluation.word_diff import diff_words
-
-TEMPLATES = Path(__file__).parent / 'templates'
+from acl_jax.evaluation.task_views import known_arms, make_overview, make_views
+from acl_jax.runtime.files import write_atomically
 
 
 class ConditionLabel(NamedTuple):
@@ -81,45 +81,90 @@ def read_curves(metrics: Path) -> dict[str, list[tuple[int, float]]]:
   return curves
 
 
+def write_pages(
+  folder: Path,
+  title: str,
+  examples: Sequence[ReportExample] = (),
+  curves: Mapping[str, Sequence[tuple[int, float]]] | None = None,
+) -> None:
+  """Write report.html and report.md from a folder's report.json and cases.jsonl.
+
+  Paths of audio in cases.jsonl are relative to the folder. For the other arguments
+  see `render`. ValueError names what is malformed.
+  """
+  report, cases = read_report(folder), read_cases(folder)
+  page = render(report, examples, curves or {}, title, cases, folder)
+  write_atomically(folder / 'report.html', page)
+  write_atomically(folder / 'report.md', format_markdown(report, title))
+
+
 def render(
   report: Mapping[str, Any],
   examples: Sequence[ReportExample],
   curves: Mapping[str, Sequence[tuple[int, float]]],
   title: str,
+  cases: Sequence[CaseRecord] = (),
+  folder: Path = Path(),
 ) -> str:
   """Render the page; all text is escaped.
 
   Args:
-    report: The content of `report.json`.
-    examples: To be shown with audio players and spectrograms.
+    report: The content of `report.json`; likelihoods and tasks are shown if there.
+    examples: Of the likelihoods, with audio players and spectrograms.
     curves: (step, loss) points by training stage; may be empty.
     title: Heading of the page.
+    cases: Of the tasks; some are shown.
+    folder: What the paths of audio in the cases are relative to.
   """
-  nll = report['response_nll']
-  nll_chart = bar_chart(
-    'Negative log-likelihood of the response, nats per token',
-    [
-      (condition.label, nll[name], condition.css_class)
-      for name, condition in CONDITION_LABELS.items()
-    ],
+  tasks = report.get('tasks') or {}
+  views = make_views(tasks)
+  return render_page(
+    'report.html.jinja',
+    title,
+    ['report.css', 'tasks.css'] if tasks else ['report.css'],
+    'cases.js' if tasks and cases else None,
+    report=report,
+    model_json=json.dumps(report.get('model'), indent=2),
+    training_charts=_make_training_charts(curves),
+    examples=examples,
+    views=views,
+    overview=make_overview(views),
+    arms=known_arms(tasks),
+    cases=make_examples(tasks, cases, folder),
+    num_cases=len(cases),
+    **_describe_likelihoods(report),
   )
-  training_charts = []
+
+
+def _describe_likelihoods(report: Mapping[str, Any]) -> dict[str, Any]:
+  """Return what the page needs to show the likelihoods, if they were measured."""
+  if 'response_nll' not in report:
+    return {}
+  nll = report['response_nll']
+  return {
+    'conditions': CONDITION_LABELS,
+    'gap_closed': {name: gap_closed(nll, name) for name in CONDITION_LABELS},
+    'intervals': _make_interval_rows(report),
+    'nll_chart': bar_chart(
+      'Negative log-likelihood of the response, nats per token',
+      [
+        (condition.label, nll[name], condition.css_class)
+        for name, condition in CONDITION_LABELS.items()
+      ],
+    ),
+  }
+
+
+def _make_training_charts(
+  curves: Mapping[str, Sequence[tuple[int, float]]],
+) -> list[tuple[LineChart, float]]:
+  """Return the chart of each stage and its final loss."""
+  charts = []
   for stage, points in curves.items():
     stage_title = STAGE_TITLES.get(stage, f'{stage}: loss by step')
     _, final_loss = points[-1]
-    training_charts.append((line_chart(stage_title, points), final_loss))
-  template = _environment().get_template('report.html.jinja')
-  return template.render(
-    title=title,
-    report=report,
-    model_json=json.dumps(report['model'], indent=2),
-    conditions=CONDITION_LABELS,
-    gap_closed={name: gap_closed(nll, name) for name in CONDITION_LABELS},
-    intervals=_make_interval_rows(report),
-    nll_chart=nll_chart,
-    training_charts=training_charts,
-    examples=examples,
-  )
+    charts.append((line_chart(stage_title, points), final_loss))
+  return charts
 
 
 class IntervalRow(NamedTuple):
@@ -143,38 +188,13 @@ def _make_interval_rows(report: Mapping[str, Any]) -> list[IntervalRow]:
   for name, interval in report['gap_closed'].items():
     if interval is not None:
       label = f'Gap closed: {CONDITION_LABELS[name].label}'
-      add(label, interval, 'value', _format_percent)
+      add(label, interval, 'value', format_percent)
   for name, interval in report['differences'].items():
     if interval is not None:
       first, second = (CONDITION_LABELS[part].label for part in name.split(' - '))
       verdict = describe_significance(interval)
-      add(f'Nats: {first} − {second}', interval, 'nats', _format_number, verdict)
+      add(f'Nats: {first} − {second}', interval, 'nats', format_number, verdict)
   for name, interval in report['wer_interval'].items():
     if interval is not None:
-      add(f'Word errors: {WER_LABELS[name]}', interval, 'value', _format_percent)
+      add(f'Word errors: {WER_LABELS[name]}', interval, 'value', format_percent)
   return rows
-
-
-@functools.cache
-def _environment() -> jinja2.Environment:
-  environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(TEMPLATES),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
-  environment.filters['number'] = _format_number
-  environment.filters['percent'] = _format_percent
-  environment.filters['mp3_data_url'] = mp3_data_url
-  environment.filters['spectrogram_data_url'] = spectrogram_data_url
-  environment.globals['diff_words'] = diff_words
-  return environment
-
-
-def _format_number(value: float | None) -> str:
-  return '–' if value is None else f'{value:.3f}'
-
-
-def _format_percent(share: float | None) -> str:
-  return '–' if share is None else f'{share:.1%}'

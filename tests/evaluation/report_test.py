@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page as an HTML parser sees it: what it shows, and that all text is escaped."""
 
-import html.parser
 import json
 
 import hypothesis
@@ -11,74 +10,8 @@ from hypothesis import strategies as st
 
 from acl_jax.evaluation.examples import CONDITIONS
 from acl_jax.evaluation.report import CONDITION_LABELS, ReportExample, render
-
-VOID_ELEMENTS = ('img', 'meta')
-BENIGN = 'word'
-NLL = {
-  'text': 0.5,
-  'audio': 1.0,
-  'cascade': 0.75,
-  'cascade_ctc': 1.25,
-  'shuffled_audio': 2.5,
-  'no_prompt': 3.5,
-}
-
-
-class Page(html.parser.HTMLParser):
-  """Elements in order, with attributes, and the text inside each kind of element."""
-
-  def __init__(self, page):
-    super().__init__()
-    self.elements, self.texts, self._open = [], {}, []
-    self.feed(page)
-    self.close()
-    assert not self._open
-
-  def handle_starttag(self, tag, attrs):
-    self.elements.append((tag, dict(attrs)))
-    if tag not in VOID_ELEMENTS:
-      self._open.append((tag, []))
-
-  def handle_data(self, data):
-    for _, chunks in self._open:
-      chunks.append(data)
-
-  def handle_endtag(self, tag):
-    opened, chunks = self._open.pop()
-    assert tag == opened
-    self.texts.setdefault(tag, []).append(''.join(chunks))
-
-  def structure(self):
-    """Elements and names of attributes; without the marks of differing words."""
-    return [(tag, list(attrs)) for tag, attrs in self.elements if tag != 'mark']
-
-  def attributes(self, name):
-    return [attrs[name] for _, attrs in self.elements if name in attrs]
-
-
-def make_report(text=BENIGN):
-  return {
-    'examples': 20,
-    'response_nll': NLL,
-    'response_perplexity': {name: 10 * value for name, value in NLL.items()},
-    'greedy_agreement': {'audio': 0.625, 'cascade': 0.875},
-    'wer': {'cascade': 0.0625, 'ctc': 0.1875},
-    'gap_closed': {
-      'audio': {'value': 0.75, 'low': 0.625, 'high': 0.8125},
-      'cascade': {'value': 0.875, 'low': 0.75, 'high': None},
-      'cascade_ctc': None,
-    },
-    'differences': {
-      'audio - cascade_ctc': {'nats': -0.25, 'low': -0.5, 'high': -0.125},
-      'audio - cascade': {'nats': 0.25, 'low': -0.125, 'high': 0.5},
-    },
-    'wer_interval': {
-      'cascade': {'value': 0.0625, 'low': 0.03125, 'high': 0.125},
-      'ctc': None,
-    },
-    'model': {'llm': {'path': text}, 'adapter': {'file': text}, text: text},
-    'skipped': [{'id': text, 'reason': text}],
-  }
+from tests.evaluation.html_page import Page
+from tests.evaluation.likelihoods import BENIGN, NLL, make_report
 
 
 def make_example(text=BENIGN, **changes):
