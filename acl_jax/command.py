@@ -12,6 +12,7 @@ PROGRAMS = {
   'pretrain': 'acl_jax.pretrain',
   'train': 'acl_jax.train',
   'evaluate': 'acl_jax.evaluate',
+  'compare': 'acl_jax.evaluation.compare',
   'chat': 'acl_jax.chat',
   'serve': 'acl_jax.serve',
   'export': 'acl_jax.export',

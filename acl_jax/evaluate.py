@@ -45,46 +45,64 @@ from acl_jax.weights import fingerprint
 NO_CASCADE = 'none'
 
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What of a manifest is evaluated, and against what.
+
+  checkpoint: None for the shipped adapter. suite: names of tasks; None for those whose
+  fields the lines have. limit: lines to read of each task. cascade: a CTranslate2
+  folder of Whisper, or 'none' for no cascade. babble_snr: dB above a babble of other
+  utterances, for the task `modality` alone; None for the audio as it is. judge_url,
+  judge_model: a model that scores answers.
+  """
+
+  checkpoint: str | None = None
+  suite: Sequence[str] | None = None
+  limit: int | None = None
+  cascade: str = 'asset:whisper-base'
+  babble_snr: float | None = None
+  judge_url: str | None = None
+  judge_model: str | None = None
+
+  def __post_init__(self):
+    if (self.judge_url is None) != (self.judge_model is None):
+      raise ValueError('--judge_url and --judge_model go together; one is missing')
+
+  def judge(self, cache: Path) -> Judge | None:
+    """Return the judge, if there is one; its votes are kept in a folder."""
+    if self.judge_url is None or self.judge_model is None:
+      return None
+    return Judge(self.judge_url, self.judge_model, ResultCache(cache / 'judge.jsonl'))
+
+
 def evaluate(
   config: TrainConfig,
   manifest: str | Path,
   output: str | Path,
-  *,
-  checkpoint: str | None = None,
-  suite: Sequence[str] | None = None,
-  limit: int | None = None,
-  cascade: str = 'asset:whisper-base',
-  babble_snr: float | None = None,
-  judge: tuple[str, str] | None = None,
+  options: Options = Options(),  # noqa: B008
 ) -> dict[str, Any]:
   """Evaluate a manifest; writes the reports and returns the content of report.json.
 
-  manifest: or a folder of manifests. checkpoint: None for the shipped adapter.
-  suite: names of tasks; None for those whose fields the lines have. limit: lines to
-  read of each task. cascade: a CTranslate2 folder of Whisper, or 'none' for no cascade.
-  babble_snr: dB above a babble of other utterances, for the task `modality` alone; None
-  for the audio as it is. judge: URL and name of a model that scores answers.
-
-  ValueError if no utterance can be used.
+  manifest: or a folder of manifests. ValueError if no utterance can be used.
   """
   output = Path(output)
-  tasks = make_tasks(_find_judge(judge, output / 'cache'))
-  suite = _choose_suite(suite, babble_snr, tasks)
+  tasks = make_tasks(judge := options.judge(output / 'cache'))
+  suite = _choose_suite(options.suite, options.babble_snr, tasks)
   # Check optional dependencies first, so that a missing one fails fast.
   recogniser = None
-  if cascade != NO_CASCADE:
-    recogniser = Recogniser(assets.resolve(cascade))
-  selected = manifest_cases.select(manifest, suite, limit, tasks)
-  found = build.find_checkpoint(checkpoint, config.shipped_adapter)
-  assistant = load(config, checkpoint)
+  if options.cascade != NO_CASCADE:
+    recogniser = Recogniser(assets.resolve(options.cascade))
+  selected = manifest_cases.select(manifest, suite, options.limit, tasks)
+  found = build.find_checkpoint(options.checkpoint, config.shipped_adapter)
+  assistant = load(config, options.checkpoint)
   description = describe(config, assistant.model, found)
-  description['cascade'] = _describe_cascade(cascade, recogniser)
+  description['cascade'] = _describe_cascade(options.cascade, recogniser)
   cache = output / 'cache'
   summary: dict[str, Any] = {'model': description, 'skipped': []}
   sampled: list[report.ReportExample] = []
   parts = assistant.model, assistant.text, assistant.hearing, recogniser, cache
   if selected.utterances is not None:
-    limits = config.targets.max_new_tokens, babble_snr
+    limits = config.targets.max_new_tokens, options.babble_snr
     modality = Modality(*parts, *limits, description)
     summary, sampled = modality.evaluate(selected.utterances, manifest)
   unused = selected.bad
@@ -96,17 +114,10 @@ def evaluate(
     unused = [*unused, *results.skipped]
   summary['skipped'] += [{'id': each.id, 'reason': each.reason} for each in unused]
   _write(output / 'report.json', json.dumps(summary, indent=2, allow_nan=False) + '\n')
-  metrics = Path(checkpoint or '') / 'metrics.jsonl'
-  curves = report.read_curves(metrics) if checkpoint and metrics.is_file() else {}
+  curves = _read_curves(options.checkpoint)
   title = f'Speech in, answers out: {Path(manifest).absolute().parent.name}'
   report.write_pages(output, title, sampled, curves)
   return summary
-
-
-def _find_judge(judge: tuple[str, str] | None, cache: Path) -> Judge | None:
-  if judge is None:
-    return None
-  return Judge(*judge, ResultCache(cache / 'judge.jsonl'))
 
 
 def _choose_suite(
@@ -181,10 +192,10 @@ def _write(path: Path, content: str) -> None:
   write_atomically(path, content)
 
 
-def _judge_flags(url: str | None, model: str | None) -> tuple[str, str] | None:
-  if (url is None) != (model is None):
-    raise ValueError('--judge_url and --judge_model go together; one is missing')
-  return None if url is None or model is None else (url, model)
+def _read_curves(checkpoint: str | None) -> dict[str, list[tuple[int, float]]]:
+  """Return the losses of the training that a checkpoint is of, if it is a workdir."""
+  metrics = Path(checkpoint or '') / 'metrics.jsonl'
+  return report.read_curves(metrics) if checkpoint and metrics.is_file() else {}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -192,17 +203,9 @@ def main(argv: Sequence[str]) -> None:
   del argv
   compilation_cache.enable(assets.cache_folder() / 'compiled')
   args = flags.FLAGS
-  summary = evaluate(
-    parse_train(args.config),
-    args.manifest,
-    args.output,
-    checkpoint=args.checkpoint,
-    suite=args.suite,
-    limit=args.limit,
-    cascade=args.cascade,
-    babble_snr=args.babble_snr,
-    judge=_judge_flags(args.judge_url, args.judge_model),
-  )
+  names = [field.name for field in dataclasses.fields(Options)]
+  options = Options(**{name: getattr(args, name) for name in names})
+  summary = evaluate(parse_train(args.config), args.manifest, args.output, options)
   if 'examples' in summary:
     print(format_table(summary))
   if 'tasks' in summary:

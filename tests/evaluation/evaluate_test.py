@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from acl_jax import evaluate as program
-from acl_jax.evaluate import check_skipped, evaluate, format_table
+from acl_jax.evaluate import Options, check_skipped, evaluate, format_table
 from acl_jax.evaluation import report, responses
 from acl_jax.evaluation.cascade import Recogniser
 from acl_jax.evaluation.examples import CONDITIONS
@@ -38,7 +38,7 @@ def run(toy_config, manifest, tmp_path, monkeypatch):
 
   def run(**options):
     options = {'checkpoint': str(tmp_path), 'cascade': str(tmp_path)} | options
-    return evaluate(toy_config, manifest, tmp_path / 'out', **options)
+    return evaluate(toy_config, manifest, tmp_path / 'out', Options(**options))
 
   return run
 

@@ -70,7 +70,7 @@ def test_parts_of_a_benchmark_and_variants_of_a_task_take_its_lines(write):
       return entry.get('subset') == 'short'
 
   class Variant(SpokenQA):
-    name, task = 'robustness_spoken_qa', SpokenQA()
+    name, task = 'varied_spoken_qa', SpokenQA()
 
   tasks = {task.name: task for task in (SpokenQA(), Part(), Variant())}
   lines = [QUESTION | {'id': name, 'subset': name} for name in ('short', 'long')]
@@ -78,7 +78,7 @@ def test_parts_of_a_benchmark_and_variants_of_a_task_take_its_lines(write):
   assert ids(manifest_cases.select(path, None, None, tasks)) == {
     'spoken_qa': ['short', 'long'],
     'spoken_qa_short': ['short'],
-    'robustness_spoken_qa': ['short', 'long'],
+    'varied_spoken_qa': ['short', 'long'],
   }
 
 

@@ -7,7 +7,13 @@ import pytest
 
 from acl_jax import evaluate as program
 from acl_jax.assistant import Assistant
-from acl_jax.evaluate import check_skipped, count_examples, evaluate, format_tasks
+from acl_jax.evaluate import (
+  Options,
+  check_skipped,
+  count_examples,
+  evaluate,
+  format_tasks,
+)
 from acl_jax.evaluation import answers, heard_speech, responses
 from acl_jax.evaluation.arms import ARMS
 from acl_jax.evaluation.cascade import Recogniser
@@ -62,7 +68,7 @@ def run(toy_config, manifest, tmp_path, monkeypatch):
     manifest.write_text(''.join(json.dumps(line) + '\n' for line in lines))
     options = {'checkpoint': str(tmp_path), 'cascade': str(tmp_path)} | options
     options = {'suite': SUITE} | options
-    return evaluate(toy_config, manifest, tmp_path / output, **options)
+    return evaluate(toy_config, manifest, tmp_path / output, Options(**options))
 
   return run
 
