@@ -17,7 +17,9 @@ from ml_collections import ConfigDict
 from acl_jax.config import defaults
 
 STEPS, RESPONSE_STEPS = 120, 40
-FRAMES_PER_BATCH = 2_048  # 41 s
+FRAMES_PER_BATCH = (
+  2_048  # 41 s; of the attention adapter twice that, half of it silence
+)
 ADAPTERS: dict[str, dict[str, Any]] = {
   'linear': dict(kind='stride', stack=8, hidden_size=None),
   'ultravox': dict(kind='stride', stack=8, hidden_size=2_048),
@@ -49,17 +51,19 @@ def get_config(row: str = 'attention,lora,kl') -> ConfigDict:
   c.data.train = (('data/prepared', 1.0),)
   c.data.targets = 'data/targets'
   c.data.buckets = (96, 144, 224, 384, 768)  # 20 ms
+  frames_per_batch = FRAMES_PER_BATCH
+  if adapter == 'attention':
+    c.encoder.trailing_silence = defaults.WHISPER_SILENCE
+    c.data.buckets, frames_per_batch = defaults.WHISPER_BUCKETS, 2 * FRAMES_PER_BATCH
   c.augmentation = defaults.augmentation(speed=0.1, noise_share=0.3)
   c.targets.top_k = 16
   recognises = adapter in ('ctc', 'attention')
   response_steps = 0 if loss == 'recognition' else RESPONSE_STEPS
-  stage = dict(frames_per_batch=FRAMES_PER_BATCH, warmup_steps=10, save_every=40)
+  stage = dict(frames_per_batch=frames_per_batch, warmup_steps=10, save_every=40)
   if adapter == 'ctc':
     c.ctc = defaults.ctc_stage(steps=STEPS, peak_lr=1.5e-3, **stage)
   if adapter == 'attention':
-    c.transcription = defaults.transcription_stage(
-      steps=STEPS, peak_lr=4e-4, sampled_classes=12_288, **stage
-    )
+    c.transcription = defaults.transcription_stage(steps=STEPS, peak_lr=2e-4, **stage)
   c.response = defaults.response_stage(
     steps=response_steps if recognises else STEPS + RESPONSE_STEPS,
     peak_lr=2e-4 if recognises else 1e-3,

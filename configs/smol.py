@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
   """Return the experiment."""
   c = defaults.train_config()
   c.shipped_adapter = 'smol'
+  c.encoder.trailing_silence = defaults.WHISPER_SILENCE
   c.encoder.trains = 'lora'
   c.encoder.lora = defaults.ENCODER_LORA
   c.encoder.lr_scale = 0.5
@@ -38,7 +39,7 @@ def get_config() -> ConfigDict:
 
   c.data.train = (('data/prepared', 1.0),)
   c.data.targets = 'data/targets'
-  c.data.buckets = (96, 144, 224, 384, 768)  # 20 ms
+  c.data.buckets = defaults.WHISPER_BUCKETS
   c.augmentation = defaults.augmentation(
     speed=0.1,
     noise_share=0.25,
@@ -64,20 +65,19 @@ def get_config() -> ConfigDict:
 
   c.transcription = defaults.transcription_stage(
     steps=320,
-    frames_per_batch=3_072,  # 61 s
-    peak_lr=4e-4,
-    warmup_steps=25,
-    sampled_classes=12_288,
-    save_every=50,
+    frames_per_batch=6_144,  # 123 s, half of it silence
+    peak_lr=2e-4,
+    warmup_steps=20,
+    save_every=40,
   )
   c.response = defaults.response_stage(
-    steps=60,
-    frames_per_batch=1_536,  # 31 s
-    peak_lr=1e-4,
+    steps=160,
+    frames_per_batch=3_072,  # 61 s, half of it silence
+    peak_lr=1.5e-4,
     warmup_steps=10,
     kl_weight=1.0,
-    transcription_weight=0.5,
-    log_every=5,
+    transcription_weight=1.0,
+    log_every=10,
     save_every=20,
   )
   return c.lock()

@@ -38,17 +38,21 @@ ENCODER_LORA = {
   'dropout': 0.0,
   'targets': WHISPER_MATRICES,
 }
-# Whisper's decoder as the adapter, trained by LoRA.
+# Seconds of silence after every utterance, without which Whisper's decoder does not
+# know where speech ends; and buckets (encoder frames of 20 ms) for both together.
+WHISPER_SILENCE = 3.0
+WHISPER_BUCKETS = (256, 304, 352, 448, 640, 928)
+# Whisper's decoder as the adapter, trained by LoRA; its rows of tokens stay.
 WHISPER_ATTENTION = {
   'kind': 'attention',
   'path': 'asset:whisper-base',
-  'stack': 6,  # at most 8 tokens a second
+  'stack': 8,  # at most 6 tokens a second
   'sizes': None,
   'lora': {
     'rank': 64,
     'alpha': 64.0,
     'dropout': 0.0,
-    'targets': (*WHISPER_MATRICES, 'embed_tokens'),
+    'targets': WHISPER_MATRICES,
   },
 }
 
