@@ -12,6 +12,8 @@ from tests.exporting.conftest import ATTENTION, TRANSCRIPTION
 from tests.tiny_world import load_config
 from tests.train_test import read_losses, train_until
 
+pytestmark = pytest.mark.full  # compiles many training steps
+
 STEPS = 5
 CHANGES = {
   'adapter': ATTENTION,

@@ -162,13 +162,13 @@ def test_any_reply_is_a_vote_or_none(text):
 class Handler(BaseHTTPRequestHandler):
   def do_POST(self):
     self.rfile.read(int(self.headers['Content-Length']))
+    self.server.seen.append(self.path)  # before the reply, after which a test looks
     status, body, headers = self.server.reply
     self.send_response(status)
     for name, value in headers.items():
       self.send_header(name, value)
     self.end_headers()
     self.wfile.write(body)
-    self.server.seen.append(self.path)
 
   def log_message(self, *args):
     pass

@@ -26,6 +26,8 @@ from tests.training.step_test import (
   loss_and_batch,
 )
 
+pytestmark = pytest.mark.full  # compiles many training steps
+
 KEYS = jax.random.split(jax.random.key(3), 2)
 # Not Adam, whose first steps are large even if a gradient is only rounding errors.
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.3, momentum=0.9))
