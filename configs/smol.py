@@ -11,8 +11,8 @@ Training: 320 steps of transcription (5 h of speech heard), 160 of responses to 
 the utterances; the two stages ran as two workdirs, by `init_from`, on corpora weighted
 1 (human), 0.15 and 0.06 (flite and espeak-ng, Kokoro), then 1, 0.25 and 0.1. Low-rank
 updates of Whisper's encoder and decoder: 6.9 M parameters, 14 MB in half precision.
-Time on two cores of an EPYC that also ran other work: 40 and 17 minutes; half an hour to
-decode the responses.
+Time on two cores of an EPYC that also ran other work: 40 and 17 minutes; half an hour
+to decode the responses.
 
 Results, 95 % intervals of a paired bootstrap over recordings, nats per response token:
 60 questions by four unseen voices (Kokoro, piper, flite): text 0.726, audio 0.866,

@@ -118,9 +118,9 @@ def test_cached_writing_is_the_argmax_of_the_full_forward_pass(adapter):
 def test_candidates_are_scored_as_in_the_whole_vocabulary(adapter, order, number):
   frames, frame_mask, _ = make_inputs(LENGTHS)
   classes = jnp.asarray([[1, 3, 4], [2, END, END], [END, END, END]])
-  every = adapter.scores(frames, frame_mask, classes, jnp.arange(4))
+  every = score(adapter, frames, frame_mask, classes, jnp.arange(4))
   candidates = jnp.asarray(order[:number])
-  some = adapter.scores(frames, frame_mask, classes, candidates)
+  some = score(adapter, frames, frame_mask, classes, candidates)
   columns = jnp.pad(candidates + 1, (1, 0))
   np.testing.assert_allclose(some[:2], every[:2][..., columns], atol=1e-5)
 
