@@ -13,6 +13,8 @@ from tests.exporting.conftest import ATTENTION, TRANSCRIPTION
 from tests.tiny_world import load_config
 from tests.train_test import LORA, read_losses, train_until
 
+pytestmark = pytest.mark.full  # trains many steps
+
 STRIDE = dict(kind='stride', stack=3, hidden_size=16)
 ON_POLICY = dict(
   weight=0.7,

@@ -148,6 +148,7 @@ def test_a_stride_adapter_skips_the_ctc_stage(tiny_world, tmp_path, caplog):
   assert load_adapter(tmp_path / ADAPTER).config.stack == 3
 
 
+@pytest.mark.full
 def test_an_encoder_that_trains_is_resumed_saved_and_loaded(tiny_world, tmp_path):
   changes = NO_LETTERS | {'encoder.trains': 'full', 'ctc.steps': 4, 'response.steps': 0}
   config = load_config(tiny_world, **changes)
@@ -236,6 +237,7 @@ def test_training_may_start_from_another_training(tiny_world, uninterrupted, tmp
 PACKED = {'data.row_tokens': 90, 'data.row_frames': 60}
 
 
+@pytest.mark.full
 def test_an_encoder_trains_on_packed_rows_of_one_shape(tiny_world, tmp_path):
   """Interrupted in both stages; a row is longer than the longest utterance may be."""
   changes = {'encoder.trains': 'full', 'ctc.steps': 4, 'response.steps': 4}
@@ -258,6 +260,7 @@ def test_an_encoder_trains_on_packed_rows_of_one_shape(tiny_world, tmp_path):
   assert (model.encoder.conv1.weight[...] != before.conv1.weight[...]).any()
 
 
+@pytest.mark.full
 def test_training_on_packed_rows(tiny_world, tmp_path):
   # The response stage without its CTC loss, to compile less.
   changes = {'response.steps': 6, 'response.ctc_weight': 0.0}

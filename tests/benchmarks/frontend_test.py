@@ -5,6 +5,7 @@ import pytest
 from benchmarks import frontend
 
 
+@pytest.mark.full
 def test_spectrograms_agree_and_are_timed():
   result = frontend.measure(clips=2, seconds=0.7, rounds=1)
   assert all(np.isfinite(value) and value > 0 for value in result.values())

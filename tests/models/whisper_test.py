@@ -186,6 +186,7 @@ def lay_out(layout):
   return packed, alone
 
 
+@pytest.mark.full
 @settings(max_examples=40)
 @given(layouts())
 def test_packed_utterances_and_their_gradients_are_as_alone(short, layout):

@@ -217,6 +217,7 @@ def build_with_lora(dropout=0.0):
   return model
 
 
+@pytest.mark.full
 def test_only_factors_learn_and_the_adapter_without_its_base():
   loss, batch = encoding_loss_and_batch()
   before, after, history, first_mean = train(
@@ -236,6 +237,7 @@ def test_only_factors_learn_and_the_adapter_without_its_base():
   assert history[0]['loss'] == train(build(), loss, batch, 1, 'full')[2][0]['loss']
 
 
+@pytest.mark.full
 def test_dropout_of_factors_differs_from_step_to_step():
   loss, batch = encoding_loss_and_batch()
   again, plain, same = (
