@@ -22,7 +22,8 @@ from rich.table import Table
 from acl_jax import assets
 from data_pipeline.corpus_tools.manifests import join_manifests
 
-CONFIG = 'configs/demo.py'
+CONFIG = 'configs/demo.py'  # what is trained
+SHIPPED = '--config=configs/smol.py'  # what is evaluated, and answers
 RECORDINGS = Path('data_pipeline/recordings')
 MODELS = ('smollm2-135m-instruct', 'whisper-base', 'joe-voice')
 NUM_ANSWERS = 3  # questions answered in the terminal
@@ -80,7 +81,7 @@ def main() -> None:
       f'--config.data.targets={demo}/targets')  # fmt: skip
 
   print_headline('5. Evaluation of the shipped model, which was trained for longer')
-  run('-m', 'acl_jax.evaluate', config, f'--manifest={questions}',
+  run('-m', 'acl_jax.evaluate', SHIPPED, f'--manifest={questions}',
       f'--output={demo}/report')  # fmt: skip
   print_report(json.loads((demo / 'report' / 'report.json').read_text()))
 
@@ -89,7 +90,7 @@ def main() -> None:
     question = demo / 'questions' / 'audio' / f'{number:07d}.flac'
     speak_flags = [] if number else [f'--speak={demo}/reply.wav']
     print(f'Spoken question: {EVALUATION_LINES[number]}', flush=True)
-    run('-m', 'acl_jax.chat', config, f'--audio={question}', *speak_flags)
+    run('-m', 'acl_jax.chat', SHIPPED, f'--audio={question}', *speak_flags)
 
   minutes = (time.monotonic() - start) / 60
   print(f"""
@@ -99,8 +100,8 @@ Done in {minutes:.1f} minutes. Results:
   {demo}/reply.wav   its spoken answer
   {demo}/train/metrics.jsonl   the loss of step 4
 Next steps:
-  .venv/bin/python -m acl_jax.chat --config={CONFIG}
-  .venv/bin/python -m acl_jax.chat --config={CONFIG} --audio=YOUR_RECORDING.wav
+  .venv/bin/python -m acl_jax.chat {SHIPPED}
+  .venv/bin/python -m acl_jax.chat {SHIPPED} --audio=YOUR_RECORDING.wav
 """)
 
 

@@ -15,7 +15,6 @@ from acl_jax.config import defaults
 def get_config() -> ConfigDict:
   """Return the experiment."""
   c = defaults.train_config()
-  c.shipped_adapter = 'smol'
   c.adapter = dict(
     kind='ctc',
     stack=4,  # 80 ms
