@@ -38,11 +38,11 @@ TRAINING_LINES = (  # spoken by the embedded voice, in addition to the human rec
 # The shipped adapter was trained on neither this voice nor these lines.
 EVALUATION_LINES = (
   'What is the capital of France?',
-  'What is the largest planet in the solar system?',
+  'What color is the sky on a clear day?',
   'Can you explain what a computer is?',
   'How do I make a good cup of tea?',
   'Who wrote the play about Romeo and Juliet?',
-  'What color is the sky on a clear day?',
+  'What is the largest planet in the solar system?',
   'Tell me about the history of bread.',
   'Why do birds fly south in the winter?',
   'What should I eat for breakfast?',
