@@ -47,9 +47,9 @@ def available_arms(
 
 
 def choose_partners(cases: Sequence[Case]) -> list[int | None]:
-  """Return for each case the index of one where other words are said.
+  """Return for each case the index of one where other words are spoken.
 
-  A case without speech is its own partner. None where nothing else is said in any.
+  A case without speech is its own partner. None where nothing else is spoken in any.
   """
   groups: dict[tuple[str, ...], list[int]] = collections.defaultdict(list)
   partners: list[int | None] = [*range(len(cases))]

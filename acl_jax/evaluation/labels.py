@@ -25,11 +25,11 @@ ARM_LABELS = {
   'no_audio': ArmLabel('No audio', 'nothing in place of the audio', 'absent'),
 }
 TASK_LABELS = {
-  'spoken_qa': ('Spoken questions', 'Questions are said; the answer is short.'),
+  'spoken_qa': ('Spoken questions', 'Questions are spoken; the answer is short.'),
   'translation': ('Speech translation', 'Audio in one language, text in another.'),
   'summarisation': ('Audio summaries', 'Minutes of audio are summarised.'),
   'instructions': ('Spoken instructions', 'Requests whose constraint can be checked.'),
-  'refusals': ('Refusals', 'Harmful requests are said; refusing them is right.'),
+  'refusals': ('Refusals', 'Harmful requests are spoken; refusing them is right.'),
   'conversation': (
     'Conversations',
     'Written and spoken turns are mixed; only an earlier turn answers the last one.',

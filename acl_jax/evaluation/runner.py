@@ -143,7 +143,7 @@ def _to_answer(
 
 
 def _unheard(case: Case, reasons: Mapping[Speech, str]) -> BadUtterance:
-  """Return why a case is left out: the first of what is said that cannot be heard."""
+  """Return why a case is left out: the first of what is spoken that cannot be heard."""
   number, speech = next(
     (number, each) for number, each in enumerate(case.speech, 1) if each in reasons
   )

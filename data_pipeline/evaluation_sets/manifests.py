@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lines of the sets to lines of manifests, with audio for everything that is said."""
+"""Lines of the sets to lines of manifests, with audio for everything that is spoken."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,11 +8,11 @@ from data_pipeline.evaluation_sets.speech import Speaker
 from data_pipeline.evaluation_sets.texts import LANGUAGES
 
 Entry = dict[str, Any]
-Finish = Callable[[], list[Entry]]  # the lines of a manifest, once everything is said
+Finish = Callable[[], list[Entry]]  # the lines of a manifest, once everything is spoken
 
 
 def plan_line(name: str, entry: Entry, speaker: Speaker) -> Finish:
-  """Plan what is said of a line of set `name`; returns a function for afterwards."""
+  """Plan what is spoken of a line of set `name`; returns a function for afterwards."""
   if name == 'translations':
     return _plan_translations(entry, speaker)
   if name == 'conversations':
@@ -45,7 +45,7 @@ def _plan_translations(entry: Entry, speaker: Speaker) -> Finish:
 
 
 def _plan_conversation(entry: Entry, speaker: Speaker) -> Finish:
-  """All that is said in a conversation is said by one voice."""
+  """All that is spoken in a conversation is spoken by one voice."""
   id = entry['id']
   audio: dict[tuple[int, int], str] = {}
   for number, turn in enumerate(entry['turns']):

@@ -15,7 +15,7 @@ from data_pipeline.corpus_tools.engines import SpokenLine
 from data_pipeline.corpus_tools.speech import speak_missing
 from data_pipeline.evaluation_sets.voices import Voices, pick_voice
 
-MAX_CHARACTERS = 300  # that are said at once
+MAX_CHARACTERS = 300  # that are spoken at once
 PAUSE_SECONDS = 0.4  # between sentences of a longer text
 _SENTENCE_END = re.compile(r'(?<=[.!?]) (?=[A-Z])')
 
@@ -44,9 +44,9 @@ class Speaker:
     return frozenset(self._voices)
 
   def plan(self, id: str, text: str, speaker_id: str, lang: str = 'en') -> str:
-    """Add a text to what is said; returns the stem of its audio file.
+    """Add a text to what is spoken; returns the stem of its audio file.
 
-    speaker_id: texts with the same one are said by the same voice.
+    speaker_id: texts with the same one are spoken by the same voice.
     """
     voice = pick_voice(self._voices, lang, speaker_id)
     digest = hashlib.sha256(f'{voice}\n{lang}\n{text}'.encode()).hexdigest()[:8]

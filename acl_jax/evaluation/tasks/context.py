@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a previous turn helps to understand what is said, clean and in noise.
+"""Whether a previous turn helps to understand what is spoken, clean and in noise.
 
 A line has `audio_filepath` and `text` (said, with a word that is ambiguous or easily
 misheard), `context` (`coarse` and `exact`, each what the user wrote a turn before),

@@ -26,7 +26,7 @@ class Conversation:
   """Conversations, `turns`, with `answers` to the last; the group is the pattern.
 
   A pattern has a letter for each turn of the user: `t` if it is written, `a` if a part
-  of it is said.
+  of it is spoken.
   """
 
   name = 'conversation'

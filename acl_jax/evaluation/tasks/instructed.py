@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""User turns of a written instruction before or after what is said."""
+"""User turns of a written instruction before or after what is spoken."""
 
 import contextlib
 import hashlib

@@ -79,7 +79,7 @@ def degrade_case(case: Case) -> Iterator[DegradedCase]:
 
 
 def degrade_turns(turns: Sequence[TaskTurn], degradation: str) -> tuple[TaskTurn, ...]:
-  """Return the turns with all that is said degraded; '' leaves it clean."""
+  """Return the turns with all that is spoken degraded; '' leaves it clean."""
   return tuple(
     TaskTurn(
       turn.role,

@@ -36,7 +36,7 @@ _LETTERS = (
 
 
 class SpokenQA:
-  """Questions that are said, with `answers`, or with `options` and `answer`."""
+  """Questions that are spoken, with `answers`, or with `options` and `answer`."""
 
   name = 'spoken_qa'
   metrics = ('correct', 'contains', 'exact_match', 'letter', 'likelihood')

@@ -16,7 +16,7 @@ from data_pipeline.corpora.utterance import Utterance
 
 @dataclasses.dataclass(frozen=True)
 class Speech:
-  """Something that is said within a turn.
+  """Something that is spoken within a turn.
 
   utterance: its audio, and what it says. degradation: a key of
   `acl_jax.evaluation.degradations.DEGRADATIONS`, applied to the audio; '' for none.
@@ -53,7 +53,7 @@ class Case:
 
   @property
   def speech(self) -> list[Speech]:
-    """All that is said, in order."""
+    """All that is spoken, in order."""
     parts = (part for turn in self.turns for part in turn.content)
     return [part for part in parts if isinstance(part, Speech)]
 

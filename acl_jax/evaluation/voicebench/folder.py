@@ -23,7 +23,7 @@ _SHARD = re.compile(r'(.+)-([0-9]{5})-of-([0-9]{5})\.parquet')
 
 
 class Row(NamedTuple):
-  """A row: its split, what is said, and the columns of text."""
+  """A row: its split, what is spoken, and the columns of text."""
 
   split: str
   utterance: Utterance

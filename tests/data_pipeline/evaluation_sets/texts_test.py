@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sets are complete, and what is wrong with a line is said with its number."""
+"""The sets are complete, and what is wrong with a line is reported with its number."""
 
 import copy
 

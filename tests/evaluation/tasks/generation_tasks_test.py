@@ -37,7 +37,7 @@ def parse(task, folder, **changes):
 
 
 def shape(case):
-  """Return what the last turn contains: text, or what is said."""
+  """Return what the last turn contains: text, or what is spoken."""
   (turn,) = case.turns
   assert turn.role == 'user'
   return [p.utterance.text if isinstance(p, Speech) else p for p in turn.content]
