@@ -46,7 +46,7 @@ demo: $(VENV)/.demo
 
 evaluate: $(VENV)/.evaluation
 	@echo '== Saying the sets that come with the code, in runs/evaluate/sets'
-	$(PYTHON) -m data_pipeline.evaluation_sets.build --output=runs/evaluate/sets
+	$(PYTHON) -m data_pipeline.evaluation_sets.build --output=runs/evaluate/sets $(if $(LIMIT),--limit=$(LIMIT))
 	@echo '== Evaluating the shipped model in runs/evaluate/report'
 	$(PYTHON) -m acl_jax.evaluate --config=configs/smol.py --suite=$(SUITE) \
 	  --manifest=runs/evaluate/sets --output=runs/evaluate/report \
