@@ -13,6 +13,7 @@ from typing import Any
 
 from acl_jax.evaluation.scoring.squad import contains, normalise
 from acl_jax.evaluation.summary import english_normaliser
+from acl_jax.evaluation.tasks.instructed import naming
 from acl_jax.evaluation.tasks.task import Answer, Case, Speech, TaskTurn
 from data_pipeline.corpora import manifest
 from data_pipeline.corpora.manifest import LineError, shorten
@@ -52,13 +53,10 @@ class Context:
 
   def parse(self, entry: Mapping[str, Any], folder: pathlib.Path) -> list[Case]:
     """Return 12 cases of a line; LineError names a field and the task."""
-    try:
+    with naming(self.name):
       utterance = manifest.from_entry(dict(entry), folder)
       expected = {key: _strings(entry, key) for key in ('answers', 'entities')}
       previous = {'none': ()} | _contexts(entry)
-    except LineError as error:
-      problem = str(error).removeprefix(f'{error.field} ')
-      raise LineError(error.field, f'{problem} (task context)') from None
     return [
       Case(
         id=f'{utterance.id}/{context}/{noise}',
