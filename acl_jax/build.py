@@ -101,6 +101,16 @@ def load_encoder(
   return encoder
 
 
+def load_trained_encoder(config: EncoderConfig, checkpoint: Checkpoint) -> Encoder:
+  """Load the encoder of a checkpoint, which hears the silence it was trained with."""
+  encoder = load_encoder(config, checkpoint)
+  if isinstance(config, WhisperEncoderConfig):
+    silence = checkpoint.trailing_silence
+    if silence is not None:
+      encoder.config = dataclasses.replace(encoder.config, trailing_silence=silence)
+  return encoder
+
+
 def load_encoder_lora(encoder: Encoder, folder: Path) -> None:
   """Wrap the matrices of an encoder that have low-rank updates in a folder."""
   names = ENCODERS[encoder.kind].names(encoder.tower)
@@ -190,7 +200,7 @@ def check_adapter_sizes(adapter: Adapter, encoder_size: int, llm: LlamaConfig) -
 def load_model(config: TrainConfig, checkpoint: Checkpoint) -> SpeechLLM:
   """Load the whole model with a trained adapter."""
   adapter = load_trained_adapter(checkpoint, config)
-  encoder = load_encoder(config.encoder, checkpoint)
+  encoder = load_trained_encoder(config.encoder, checkpoint)
   llama = load_frozen_llama(config.llama)
   check_adapter_sizes(adapter, encoder.config.output_size, llama.config)
   if updates := checkpoint.lora_folder(LLAMA_FOLDER):

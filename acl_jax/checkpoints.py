@@ -6,7 +6,8 @@ import functools
 from pathlib import Path
 
 from acl_jax.weights import safetensors
-from acl_jax.weights.exported import is_exported
+from acl_jax.weights.adapter import read_trailing_silence
+from acl_jax.weights.exported import is_exported, read_exported_silence
 from acl_jax.weights.peft import is_lora_folder
 
 ADAPTER_FILE = 'adapter.safetensors'
@@ -33,6 +34,13 @@ class Checkpoint:
       return folder
     trained = folder / ENCODER_FOLDER
     return trained if trained.is_dir() and not is_lora_folder(trained) else None
+
+  @property
+  def trailing_silence(self) -> int | None:
+    """Log-mel frames of silence after every utterance in training; None: unknown."""
+    if self.exported:
+      return read_exported_silence(self.adapter.parent)
+    return read_trailing_silence(self.adapter)
 
   def lora_folder(self, part: str) -> Path | None:
     """Return the folder of the low-rank updates of a part, if there is one.

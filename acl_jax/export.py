@@ -92,7 +92,7 @@ def export(
   parts = build.find_checkpoint(checkpoint, config.shipped_adapter)
   adapter: Any = build.load_trained_adapter(parts, config)
   merge_lora(adapter)
-  encoder = build.load_encoder(config.encoder, parts)
+  encoder = build.load_trained_encoder(config.encoder, parts)
   if updates := parts.lora_folder(build.LLAMA_FOLDER):
     raise ValueError(f'{updates}: an LLM with low-rank updates cannot be exported')
   build.check_adapter_sizes(adapter, encoder.config.output_size, source.config)

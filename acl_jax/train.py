@@ -130,7 +130,9 @@ def save_trained(
     return
   section = config.adapter
   base = section.path if section.lora and isinstance(section, AttentionConfig) else ''
-  save_adapter(workdir / build.ADAPTER_FILE, adapter, base=base)
+  silence = encoder.config.trailing_silence
+  path = workdir / build.ADAPTER_FILE
+  save_adapter(path, adapter, base=base, trailing_silence=silence)
   if config.encoder.trains == 'full':
     origin = build.find_encoder(config.encoder, initial)
     build.save_encoder(encoder, workdir / build.ENCODER_FOLDER, origin)

@@ -131,3 +131,21 @@ def test_an_adapter_for_other_models_is_refused(
   save_adapter(path, new_adapter(config, sizes, vocabulary))
   with pytest.raises(ValueError, match=message):
     build.load_model(config, build.find_checkpoint(path))
+
+
+@pytest.mark.parametrize(('silence', 'frames'), [(None, 29), (13, 13), (0, 0)])
+def test_a_trained_encoder_hears_the_silence_of_its_training(
+  config, tmp_path, silence, frames
+):
+  adapter = new_adapter(config)
+  save_adapter(tmp_path / build.ADAPTER_FILE, adapter, trailing_silence=silence)
+  config = change(config, **{'encoder.trailing_silence': 0.29})
+  model = build.load_model(config, build.find_checkpoint(tmp_path))
+  assert model.encoder.config.trailing_silence == frames
+
+
+def test_a_silence_that_is_no_number_is_refused(config, tmp_path):
+  path = tmp_path / build.ADAPTER_FILE
+  save_adapter(path, new_adapter(config), trailing_silence=-7)
+  with pytest.raises(ValueError, match=r"trailing_silence .*'-7'"):
+    build.load_model(config, build.find_checkpoint(path))

@@ -4,6 +4,7 @@
 import dataclasses
 import functools
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +25,7 @@ from acl_jax.weights.fingerprint import describe
 from acl_jax.weights.tensor import Tensor, cast_floats
 
 BASE, FACTORS = 'base', ('lora_A', 'lora_B')  # attributes of a `LoRAMatrix`
+TRAILING_SILENCE = 'trailing_silence'  # in the header
 KINDS = {
   'ctc': (CTCAdapter, CTCAdapterConfig),
   'stride': (StrideAdapter, StrideAdapterConfig),
@@ -32,13 +34,18 @@ KINDS = {
 
 
 def save_adapter(
-  path: str | Path, adapter: Adapter, dtype=np.float32, base: str = ''
+  path: str | Path,
+  adapter: Adapter,
+  dtype=np.float32,
+  base: str = '',
+  trailing_silence: int | None = None,
 ) -> None:
   """Write all parameters to a safetensors file, keyed by their path in the module.
 
   dtype: of the floating-point parameters; integer parameters keep theirs.
   base: where the pretrained attributes of an adapter with LoRA come from; all but the
     factors of their updates are left out then, and the file has their fingerprint.
+  trailing_silence: log-mel frames of silence that followed every utterance in training.
   Raises ValueError if a parameter is not finite in `dtype`.
   """
   tensors, module = {}, cast(nnx.Module, adapter)
@@ -54,6 +61,8 @@ def save_adapter(
     metadata['base'] = json.dumps({'path': base, 'sha256': base_sha256(module)})
   if lora := find_lora_config(module):
     metadata['lora'] = json.dumps(dataclasses.asdict(lora))
+  if trailing_silence is not None:
+    metadata[TRAILING_SILENCE] = str(trailing_silence)
   safetensors.write_file(Path(path), [*tensors.items()], metadata)
 
 
@@ -116,6 +125,16 @@ def load_adapter(
       f' {sha256}, not {base["sha256"]}'
     )
   return adapter
+
+
+def read_trailing_silence(path: Path) -> int | None:
+  """Return the `trailing_silence` of `save_adapter`; None if the file has none."""
+  silence = safetensors.read_metadata(path).get(TRAILING_SILENCE)
+  if silence is not None and not re.fullmatch(r'\d{1,5}', silence):
+    raise ValueError(
+      f'{path}: {TRAILING_SILENCE} in the header is {silence!r}, not a number of frames'
+    )
+  return None if silence is None else int(silence)
 
 
 def base_sha256(adapter: nnx.Module) -> str:

@@ -13,7 +13,7 @@ from acl_jax.runtime.files import read_json
 from acl_jax.weights import safetensors
 from acl_jax.weights.tensor import Tensor
 
-CONFIG = 'config.json'
+CONFIG, PROCESSOR_CONFIG = 'config.json', 'processor_config.json'
 MODEL_TYPE = 'audio_chat_llama'
 
 
@@ -33,6 +33,20 @@ def read_exported_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config.get(key), dict):
       raise ValueError(f'{path}: {key} is not a JSON object')
   return config
+
+
+def read_exported_silence(folder: Path) -> int | None:
+  """Return the log-mel frames of silence that an export's processor appends.
+
+  None without a processor: Transformers' `save_pretrained` writes the model alone.
+  """
+  path = folder / PROCESSOR_CONFIG
+  if not path.is_file():
+    return None
+  silence = read_json(path).get('trailing_silence', 0)
+  if not isinstance(silence, int):
+    raise ValueError(f'{path}: trailing_silence is {silence!r}, not a number of frames')
+  return silence
 
 
 def read_submodel(

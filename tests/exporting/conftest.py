@@ -79,8 +79,8 @@ def export_tiny(tiny_world: Path, tmp: Path, kind: str, llm='include') -> Export
     hidden = 14 if kind == 'swiglu' else None
     config = change(config, adapter=STRIDE | {'hidden_size': hidden})
   if kind == 'attention':
-    silence = {'encoder.trailing_silence': 0.07}
-    config = change(config, adapter=ATTENTION, transcription=TRANSCRIPTION, **silence)
+    config = change(config, adapter=ATTENTION, transcription=TRANSCRIPTION)
+    config = change(config, **{'encoder.trailing_silence': 0.07})
   if kind == 'conformer':
     from tests import tiny_conformer
 
@@ -92,7 +92,8 @@ def export_tiny(tiny_world: Path, tmp: Path, kind: str, llm='include') -> Export
   adapter = new_adapter(config, text, encoder.config.output_size)
   workdir, folder = tmp / 'workdir', tmp / f'export_{kind}_{tmp.name}'.replace('-', '_')
   workdir.mkdir()
-  save_adapter(workdir / build.ADAPTER_FILE, adapter)
+  silence = encoder.config.trailing_silence
+  save_adapter(workdir / build.ADAPTER_FILE, adapter, trailing_silence=silence)
   export(config, folder, str(workdir), Options(llm=llm))
   return ExportedModel(config, workdir, folder)
 
