@@ -86,7 +86,10 @@ class Recogniser:
     """Encode and adapt the own frames of a window."""
     mels = self._log_mel(window)
     own = self._own_frames(window, mels)
-    return self._to_piece(_recognise(self.model, *mels, own), window.start)
+    piece = self._to_piece(_recognise(self.model, *mels, own), window.start)
+    # The last token may have frames of the silence that follows.
+    end = (window.start * HOP + len(window.samples)) / SAMPLE_RATE
+    return piece._replace(spans=np.minimum(piece.spans, end))
 
   def encode(self, window: Window) -> Float[np.ndarray, 't d']:
     """Return the encoder frames of a window's own frames."""

@@ -19,6 +19,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from acl_jax.models.adapters import EPS
+from acl_jax.models.alignment import align
 from acl_jax.models.attention_decoder import AttentionDecoder, DecoderConfig, Memory
 from acl_jax.models.layers import Constant, param, rms_norm, zeros
 from acl_jax.models.matrices import lookup, score_rows
@@ -82,15 +83,27 @@ class AttentionAdapter(nnx.Module):
     self, memory: Memory, classes: Int[Array, 'a n']
   ) -> Float[Array, 'a n+1 d']:
     """Return the decoder's states that predict each class, and the one after them."""
+    x = self._embed_sequence(classes)
+    hidden, _ = self.decoder.decode(
+      x, memory, self.decoder.empty_cache(memory, x.shape[1])
+    )
+    return hidden[:, self.config.start_length - 1 :]
+
+  def spans(self, memory: Memory, classes: Int[Array, 'a n']) -> Int[Array, 'a n 2']:
+    """Return the encoder frames of each class, as in `Tokens`."""
+    _, weights = self.decoder.decode_and_attend(self._embed_sequence(classes), memory)
+    weights = weights[:, self.config.start_length - 1 :]
+    # END has the frames after the last token.
+    num_classes = jnp.sum(classes != END, axis=1) + 1
+    return align(weights, num_classes, memory.mask)[:, :-1]
+
+  def _embed_sequence(self, classes: Int[Array, 'a n']) -> Float[Array, 'a p+n d']:
     x = lookup(self.embed_tokens, classes)
     start = self.embed_start[...].astype(x.dtype)
     start = jnp.broadcast_to(start[None], (len(x), *start.shape))
     x = jnp.concatenate([start, x], axis=1)
     self._check_length(x.shape[1])
-    hidden, _ = self.decoder.decode(
-      x, memory, self.decoder.empty_cache(memory, x.shape[1])
-    )
-    return hidden[:, self.config.start_length - 1 :]
+    return x
 
   def scores(
     self,
@@ -115,8 +128,8 @@ class AttentionAdapter(nnx.Module):
     table: Float[Array, 'v e'],
   ) -> tuple[Float[Array, 'a s e'], Bool[Array, 'a s']]:
     """Return one embedding per token that the decoder writes, and their mask."""
-    classes, hidden, logits = self._read(frames, frame_mask)
-    return self._embed(classes, hidden, logits, table)
+    memory = self.decoder.attend_to(frames, frame_mask)
+    return self._embed(*self._read(memory), table)
 
   def recognise(
     self,
@@ -125,14 +138,15 @@ class AttentionAdapter(nnx.Module):
     table: Float[Array, 'v e'],
   ) -> Recognition:
     """As `__call__`, with the tokens; the decoder writes once for both."""
-    classes, hidden, logits = self._read(frames, frame_mask)
+    memory = self.decoder.attend_to(frames, frame_mask)
+    classes, hidden, logits = self._read(memory)
     embeddings, mask = self._embed(classes, hidden, logits, table)
-    tokens = rank_tokens(logits, classes, self.vocabulary[...])
+    spans = self.spans(memory, classes)
+    tokens = rank_tokens(logits, classes, self.vocabulary[...], spans)
     return Recognition(embeddings, mask, None, tokens)
 
-  def _read(self, frames, frame_mask):
+  def _read(self, memory: Memory):
     """Return the classes that are written, and state and logits of each."""
-    memory = self.decoder.attend_to(frames, frame_mask)
     classes = self._write(jax.lax.stop_gradient(memory))
     hidden = self.states(memory, classes)[:, :-1]
     return classes, hidden, score_rows(hidden, self.embed_tokens)

@@ -67,9 +67,22 @@ class MultiHeadAttention(nnx.Module):
   def __call__(
     self, x: Float[Array, 'b t d'], source: KeysValues, mask: Bool[Array, 'b t s']
   ) -> Float[Array, 'b t d']:
-    query = self.q_proj(x).reshape(*x.shape[:2], self.num_heads, -1)
-    y = attention(query, *source, mask)
+    y = attention(self._query(x), *source, mask)
     return self.out_proj(y.reshape(x.shape))
+
+  def weights(
+    self,
+    x: Float[Array, 'b t d'],
+    keys: Float[Array, 'b n s h'],
+    mask: Bool[Array, 'b s'],
+  ) -> Float[Array, 'b n t s']:
+    """Return how much each state attends to each key."""
+    query = self._query(x)
+    scores = jnp.einsum('btnh,bnsh->bnts', query * query.shape[-1] ** -0.5, keys)
+    return jax.nn.softmax(scores, axis=-1, where=mask[:, None, None])
+
+  def _query(self, x):
+    return self.q_proj(x).reshape(*x.shape[:2], self.num_heads, -1)
 
 
 class DecoderBlock(nnx.Module):
@@ -92,8 +105,11 @@ class DecoderBlock(nnx.Module):
     cross: KeysValues,
     start: Int[Array, ''] | int,
     masks: tuple[Bool[Array, 'b t r'], Bool[Array, 'b t s']],
-  ) -> tuple[Float[Array, 'b t d'], KeysValues]:
-    """Run positions `start` to `start + t`; returns states and the cache with them."""
+  ) -> tuple[Float[Array, 'b t d'], KeysValues, Float[Array, 'b t d']]:
+    """Run positions `start` to `start + t`.
+
+    Returns states, the cache with them, and what attends to the encoder frames.
+    """
     y = self.self_attn_layer_norm(x)
     cache = KeysValues(
       *(
@@ -102,9 +118,10 @@ class DecoderBlock(nnx.Module):
       )
     )
     x = x + self.self_attn(y, cache, masks[0])
-    x = x + self.encoder_attn(self.encoder_attn_layer_norm(x), cross, masks[1])
+    attending = self.encoder_attn_layer_norm(x)
+    x = x + self.encoder_attn(attending, cross, masks[1])
     y = jax.nn.gelu(self.fc1(self.final_layer_norm(x)), approximate=False)
-    return x + self.fc2(y), cache
+    return x + self.fc2(y), cache, attending
 
 
 class AttentionDecoder(nnx.Module):
@@ -153,6 +170,25 @@ class AttentionDecoder(nnx.Module):
     start: Int[Array, ''] | int = 0,
   ) -> tuple[Float[Array, 'b t d'], KeysValues]:
     """Return hidden states of positions `start` to `start + t`, and the cache."""
+    hidden, cache, _ = self._run(x, memory, cache, start)
+    return hidden, cache
+
+  def decode_and_attend(
+    self, x: Float[Array, 'b t d'], memory: Memory
+  ) -> tuple[Float[Array, 'b t d'], Float[Array, 'b t s']]:
+    """Return hidden states, and how much each attends to each encoder frame.
+
+    The mean over the heads of the upper half of the layers, which follow the speech.
+    """
+    cache = self.empty_cache(memory, x.shape[1])
+    hidden, _, attending = self._run(x, memory, cache, 0)
+    upper = lambda tree: jax.tree.map(lambda leaf: leaf[len(attending) // 2 :], tree)  # noqa: E731
+    weights = jax.vmap(
+      lambda block, y, keys: block.encoder_attn.weights(y, keys, memory.mask)
+    )(upper(self.layers), upper(attending), upper(memory.cross.keys))
+    return hidden, jnp.mean(weights, axis=(0, 2))
+
+  def _run(self, x, memory, cache, start):
     b, t, _ = x.shape
     positions = jax.lax.dynamic_slice_in_dim(self.embed_positions[...], start, t)
     x = x + jnp.broadcast_to(positions.astype(x.dtype), x.shape)
@@ -162,8 +198,9 @@ class AttentionDecoder(nnx.Module):
 
     def run(x, inputs):
       block, cache, cross = inputs
-      return block(x, cache, cross, start, (causal, cross_mask))
+      x, cache, attending = block(x, cache, cross, start, (causal, cross_mask))
+      return x, (cache, attending)
 
     inputs = self.layers, cache, memory.cross
-    x, cache = jax.lax.scan(run, x, inputs, unroll=self.unroll)
-    return self.layer_norm(x), cache
+    x, (cache, attending) = jax.lax.scan(run, x, inputs, unroll=self.unroll)
+    return self.layer_norm(x), cache, attending
