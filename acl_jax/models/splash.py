@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from acl_jax.sharding.rules import partition_spec
 
@@ -21,11 +21,15 @@ PADDING_SEGMENT = -1  # the segment of padding among the keys
 class PackedCausalMask(NamedTuple):
   """A causal mask within segments, which also attend to the shared prefix.
 
-  Used in place of an array. max_per_row: limit on the segments of a row.
+  Used in place of an array. max_per_row: limit on the segments of a row. window: each
+  query attends to this many keys, the last ones, its own included; None: to all.
+  ignores_window: whether this layer does; None: it does not.
   """
 
   segment_ids: Int[Array, 'b t']
   max_per_row: int
+  window: int | None = None
+  ignores_window: Bool[Array, ''] | None = None
 
 
 def is_available() -> bool:
