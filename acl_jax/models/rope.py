@@ -71,7 +71,9 @@ class RopeScaling:
     for name, value in self.fields.items():
       if name not in needed + optional:
         raise ValueError(f'{name} has no meaning for the rope_type {self.kind}')
-      _check_number(name, value)
+      values = value if isinstance(value, tuple) else (value,)
+      if name != 'truncate' and not all(0 < v < math.inf for v in values):
+        raise ValueError(f'{name} = {value!r:.60} is not positive and finite')
     for name in needed:
       if getattr(self, name) is None:
         raise ValueError(f'{name} is missing for the rope_type {self.kind}')
@@ -89,22 +91,6 @@ class RopeScaling:
     """The fields that are used, without `kind`."""
     fields = dataclasses.asdict(self)
     return {k: v for k, v in fields.items() if k != 'kind' and v is not None}
-
-
-def _check_number(name: str, value: Any) -> None:
-  """Raise ValueError unless a field is a positive number, or all of its values are."""
-  if name == 'truncate':
-    valid = isinstance(value, bool)
-  else:
-    integer = name == 'original_max_position_embeddings'
-    values = value if name.endswith(('short_factor', 'long_factor')) else (value,)
-    types = int if integer else (int, float)
-    valid = isinstance(values, tuple) and all(
-      isinstance(v, types) and not isinstance(v, bool) and 0 < v < math.inf
-      for v in values
-    )
-  if not valid:
-    raise ValueError(f'{name} = {value!r:.60} of rope_scaling is not supported')
 
 
 @dataclasses.dataclass(frozen=True)
