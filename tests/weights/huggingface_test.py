@@ -92,7 +92,7 @@ def test_defaults_are_those_of_transformers(folder):
     {'rope_parameters': {'rope_type': 'default', 'rope_theta': 501.0}},
     {'rope_parameters': {'rope_theta': 500.0, 'low_freq_factor': 1.0}},
     {'rope_parameters': 500.0},
-    {'model_type': 'mistral'},
+    {'model_type': 'phi3'},
     {'quantization_config': {'bits': 4}},
     {'num_experts': 8},
     {'num_key_value_heads': 3},
