@@ -225,3 +225,25 @@ def test_qwen2_composes_characters(trained, tmp_path):
   tokenizer = load_tokenizer(write(tmp_path / 'x.gguf', trained, 'qwen2'))
   composed = unicodedata.normalize('NFC', 'e\u0301')
   assert tokenizer.encode('e\u0301') == tokenizer.encode(composed)
+
+
+@pytest.fixture(scope='module')
+def file(trained, tmp_path_factory):
+  folder = tmp_path_factory.mktemp('damaged')
+  return write(folder / 'x.gguf', trained).read_bytes(), folder / 'y.gguf'
+
+
+@hypothesis.given(
+  flips=st.dictionaries(st.integers(0, 16_000), st.binary(min_size=1, max_size=4))
+)
+@hypothesis.settings(max_examples=40)
+def test_a_damaged_file_loads_or_is_one_sentence(flips, file):
+  data, path = bytearray(file[0]), file[1]
+  for position, new in flips.items():
+    start = position % len(data)
+    data[start : start + len(new)] = new
+  path.write_bytes(data)
+  try:
+    load_tokenizer(path).encode(CORPUS)
+  except ValueError as error:
+    assert str(error).startswith(f'{path}: ') and '\n' not in str(error)

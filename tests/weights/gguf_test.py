@@ -200,7 +200,7 @@ def test_wrong_factors_are_refused(factors, message, opened):
     ({'attention.head_count': 0}, 'num_attention_heads = 0'),
     ({'block_count': 2}, 'unexpected tensor blk.2'),
     ({'block_count': 2**31}, '2147483648 layers'),
-    ({'feed_forward_length': 41}, r'ffn_down.weight has shape \(24, 40\)'),
+    ({'feed_forward_length': 41}, r'ffn_gate.weight has shape \(40, 24\)'),
     ({'vocab_size': 49}, r'token_embd.weight has shape \(50, 24\)'),
   ],
   ids=str,
