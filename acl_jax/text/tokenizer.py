@@ -71,6 +71,18 @@ class Tokenizer:
     """Whether a text is tokenised as if a space preceded its first word."""
     return self.encode('a') != self.encode('a', after='text')
 
+  def compare_with_embedding(self, rows: int) -> str:
+    """Return one sentence if there are tokens beyond an LLM's embedding, otherwise ''.
+
+    rows: of the embedding; it may have more than there are tokens.
+    """
+    if self.vocab_size <= rows:
+      return ''
+    return (
+      f'the tokenizer has {self.vocab_size} tokens, but the embedding of the LLM has'
+      f' {rows} rows: tokens from {rows} on cannot be used'
+    )
+
   def encode(self, text: str, *, after: Preceding = 'nothing') -> list[int]:
     """Return the ids of plain text.
 

@@ -16,7 +16,8 @@ def load(path: Path) -> Tokenizer:
   """Load a `tokenizer.json`; the configs beside it define its bos and eos tokens."""
   try:
     spec = json.loads(path.read_text())
-    size = tokenizers.Tokenizer.from_str(json.dumps(spec)).get_vocab_size()
+    vocab = tokenizers.Tokenizer.from_str(json.dumps(spec)).get_vocab()
+    size = max(vocab.values()) + 1  # there may be ids without a token
     kind = spec['model'].get('type', 'BPE')
   except Exception as error:  # the library raises bare Exception
     raise ValueError(f'{path}: not a tokenizer.json: {error}') from None

@@ -1,18 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The three formats in which Llama tokenizers ship.
+"""The formats in which tokenizers of Llama and its siblings ship.
 
-sentencepiece (`tokenizer.model`), the tokenizers library (`tokenizer.json`), and GGUF.
+sentencepiece or Meta's ranks (`tokenizer.model`), the tokenizers library
+(`tokenizer.json`), and GGUF.
 """
 
 import dataclasses
 from pathlib import Path
 
 from acl_jax.runtime.files import read_json
-from acl_jax.text import gguf, sentencepieces, tokenizer_json
+from acl_jax.text import gguf, sentencepieces, tiktoken, tokenizer_json
 from acl_jax.text.tokenizer import Tokenizer
 
+
+def _load_model(path: Path) -> Tokenizer:
+  """Load a `tokenizer.model`, a name that two formats have."""
+  file_format = tiktoken if tiktoken.is_tiktoken(path) else sentencepieces
+  return file_format.load(path)
+
+
 LOADERS = {
-  '.model': sentencepieces.load,
+  '.model': _load_model,
   '.json': tokenizer_json.load,
   '.gguf': gguf.load,
 }
@@ -54,5 +62,5 @@ def _with_stop_ids(tokenizer: Tokenizer, folder: Path) -> Tokenizer:
   ids = generation.get('eos_token_id', [])
   ids = [ids] if isinstance(ids, int) else ids
   return dataclasses.replace(
-    tokenizer, stop_ids=tuple(dict.fromkeys((tokenizer.eos_id, *ids)))
+    tokenizer, stop_ids=tuple(dict.fromkeys((*tokenizer.stop_ids, *ids)))
   )

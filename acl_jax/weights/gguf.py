@@ -1,38 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read GGUF, the format of llama.cpp: header, tensors and the name table of a Llama.
+"""Reads a Llama or one of its siblings from a GGUF file: config and name table.
 
-Counts and lengths are checked against the file size; `gguf` dequantises the blocks.
-https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+The architectures and the defaults of their keys are those of llama.cpp:
+https://github.com/ggml-org/llama.cpp/tree/master/src/models
 """
 
-import math
-import mmap
-import struct
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import gguf
-import numpy as np
+from typing import Any, NamedTuple
 
 from acl_jax.models import llama
 from acl_jax.weights.configuration import make_llama_config, select_attributes
+from acl_jax.weights.gguf_file import read
+from acl_jax.weights.gguf_rope import ROPE_FACTORS, SCALING_FIELDS, read_rope_scaling
 from acl_jax.weights.tensor import Tensor
 
-Kind = gguf.GGMLQuantizationType
-# fmt: off
-KINDS = (
-  Kind.F32, Kind.F16, Kind.BF16,
-  Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.Q8_0,
-  Kind.Q2_K, Kind.Q3_K, Kind.Q4_K, Kind.Q5_K, Kind.Q6_K,
-)
-# fmt: on
-# Metadata types by number: struct codes of those of fixed width, then the others.
-SCALARS = dict(enumerate('BbHhIif?')) | {10: 'Q', 11: 'q', 12: 'd'}
-FLOAT32, STRING, ARRAY = 6, 8, 9
-MAX_DIMENSIONS = 4
 
-# RoPE rotates rows (2i, 2i + 1) of q and k in the file, rows (i, i + h/2) in the model:
-# i pairs of c = 2 rows per head.
+class Architecture(NamedTuple):
+  """How the models of one `general.architecture` differ from Llama.
+
+  interleaved: whether RoPE rotates rows (2i, 2i + 1) of q and k in the file instead of
+    rows (i, i + h/2).
+  rope_period: every layer of this number has no rotation; 0 if all have one.
+  """
+
+  model_type: str
+  interleaved: bool = True
+  rope_period: int = 0
+  attention_bias: bool = False
+  qk_norm: bool = False
+
+
+ARCHITECTURES = {
+  'llama': Architecture('llama'),
+  'mistral3': Architecture('mistral'),
+  'qwen2': Architecture('qwen2', interleaved=False, attention_bias=True),
+  'qwen3': Architecture('qwen3', interleaved=False, qk_norm=True),
+  'smollm3': Architecture('smollm3', rope_period=4),
+}
+NOT_INTERLEAVED = {a.model_type for a in ARCHITECTURES.values() if not a.interleaved}
+
+# Of Llama: RoPE rotates i pairs of c = 2 rows per head.
 LLAMA = (
   ('token_embd.weight', 'embed_tokens', 'v d -> v d'),
   ('blk.{}.attn_norm.weight', 'layers/input_layernorm', 'd -> d'),
@@ -46,6 +54,11 @@ LLAMA = (
   ('blk.{}.ffn_down.weight', 'layers/mlp/down_proj', 'd f -> f d'),
   ('output_norm.weight', 'norm', 'd -> d'),
   ('output.weight', 'lm_head', 'v d -> d v'),
+  ('blk.{}.attn_q.bias', 'layers/self_attn/q_bias', '(n h) -> n h'),
+  ('blk.{}.attn_k.bias', 'layers/self_attn/k_bias', '(k h) -> k h'),
+  ('blk.{}.attn_v.bias', 'layers/self_attn/v_bias', '(k h) -> k h'),
+  ('blk.{}.attn_q_norm.weight', 'layers/self_attn/q_norm', 'h -> h'),
+  ('blk.{}.attn_k_norm.weight', 'layers/self_attn/k_norm', 'h -> h'),
 )
 
 FIELD_NAMES = {
@@ -62,189 +75,99 @@ FIELD_NAMES = {
   'rope.freq_base': 'rope_theta',
   'rope.dimension_count': 'rope_dimension_count',
 }
+WINDOW = 'attention.sliding_window'
 SUPPORTED_VALUES = {
   'attention.causal': (True,),
-  'attention.sliding_window': (0,),
   'expert_count': (0,),
   'expert_used_count': (0,),
-  'rope.scale_linear': (1.0,),
-  'rope.scaling.type': ('none',),
+  'rope.scaling.attn_factor': (1.0,),
+  'rope.scaling.yarn_attn_factor': (1.0,),
+  'rope.scaling.yarn_ext_factor': (1.0,),
   'use_parallel_residual': (False,),
 }
-IGNORED = ('tensor_data_layout',)
+IGNORED = ('tensor_data_layout', 'rope.scaling.finetuned')
 
 
-class _Header:
-  """A cursor over the bytes of a file; ValueError where it would read past the end."""
-
-  def __init__(self, path: Path):
-    self.path, self.position = path, 0
-    with path.open('rb') as file:
-      self.size = file.seek(0, 2)  # an empty file cannot be mapped
-      read_only = mmap.ACCESS_READ
-      self.bytes = mmap.mmap(file.fileno(), 0, access=read_only) if self.size else b''
-
-  def check_remaining(self, count: int, what: str) -> None:
-    """Raise ValueError unless at least `count` bytes remain."""
-    remaining = self.size - self.position
-    if count > remaining:
-      raise ValueError(
-        f'{self.path}: {what} at byte {self.position} needs {count} bytes; only'
-        f' {remaining} remain: the file is truncated or corrupt'
-      )
-
-  def read_bytes(self, count: int, what: str) -> bytes:
-    self.check_remaining(count, what)
-    self.position += count
-    return self.bytes[self.position - count : self.position]
-
-  def read_number(self, code: str, what: str) -> Any:
-    """Read one number; `code` is that of `struct`."""
-    data = self.read_bytes(struct.calcsize('<' + code), what)
-    return struct.unpack('<' + code, data)[0]
-
-  def read_string(self, what: str) -> str:
-    return self.read_strings(1, what)[0]
-
-  def read_strings(self, count: int, what: str) -> list[str]:
-    """Read `count` strings, without a call for each: vocabularies are long."""
-    self.check_remaining(8 * count, what)
-    strings, unpack = [], struct.Struct('<Q').unpack_from
-    for _ in range(count):
-      start = end = self.position + 8
-      if start <= self.size:
-        end += unpack(self.bytes, self.position)[0]
-      if end > self.size:
-        self.check_remaining(end - self.position, what)  # raises
-      strings.append(self.bytes[start:end])
-      self.position = end
-    try:
-      return [string.decode() for string in strings]
-    except UnicodeDecodeError as error:
-      raise ValueError(f'{self.path}: {what} is not UTF-8') from error
-
-  def read_value(self, kind: int, what: str) -> Any:
-    """Read a metadata value of type number `kind`; nested arrays are not supported."""
-    if kind == FLOAT32:  # 1e-5, not 9.999999747378752e-06
-      return float(str(np.float32(self.read_number('f', what))))
-    if kind in SCALARS:
-      return self.read_number(SCALARS[kind], what)
-    if kind == STRING:
-      return self.read_string(what)
-    if kind != ARRAY:
-      raise ValueError(f'{self.path}: {what} has the unknown type {kind}')
-    kind, count = self.read_number('I', what), self.read_number('Q', what)
-    if kind == STRING:
-      return self.read_strings(count, what)
-    if kind not in SCALARS:
-      raise ValueError(f'{self.path}: {what} is an array of unsupported type {kind}')
-    width = struct.calcsize('<' + SCALARS[kind])
-    dtype = np.dtype(SCALARS[kind]).newbyteorder('<')
-    return np.frombuffer(self.read_bytes(width * count, what), dtype).tolist()
-
-
-def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-  """Return the metadata and the tensors of a GGUF file; tensors are not read yet."""
-  header = _Header(path)
-  if header.read_bytes(4, 'the magic number') != b'GGUF':
-    raise ValueError(f'{path}: not a GGUF file')
-  if (version := header.read_number('I', 'the version')) not in (2, 3):
-    raise ValueError(f'{path}: GGUF version {version} is not supported, only 2 and 3')
-  num_tensors = header.read_number('Q', 'the number of tensors')
-  num_entries = header.read_number('Q', 'the number of metadata entries')
-  header.check_remaining(24 * num_tensors + 13 * num_entries, 'the header')
-  metadata = {}
-  for _ in range(num_entries):
-    name = header.read_string('the name of a metadata entry')
-    if name in metadata:
-      raise ValueError(f'{path}: metadata entry {name} occurs twice')
-    metadata[name] = header.read_value(header.read_number('I', name), name)
-  alignment = metadata.get('general.alignment', 32)
-  return metadata, _read_tensor_infos(header, num_tensors, alignment)
-
-
-def _read_tensor_infos(
-  header: _Header, count: int, alignment: int
-) -> dict[str, Tensor]:
-  infos = {}
-  for _ in range(count):
-    name = header.read_string('the name of a tensor')
-    rank = header.read_number('I', name)
-    if name in infos:
-      raise ValueError(f'{header.path}: tensor {name} occurs twice')
-    if rank > MAX_DIMENSIONS:
-      raise ValueError(
-        f'{header.path}: tensor {name} has {rank} dimensions; the limit is'
-        f' {MAX_DIMENSIONS}'
-      )
-    shape = tuple(header.read_number('Q', name) for _ in range(rank))[::-1]
-    infos[name] = shape, header.read_number('I', name), header.read_number('Q', name)
-  if not isinstance(alignment, int) or alignment <= 0:
-    raise ValueError(f'{header.path}: general.alignment = {alignment!r}')
-  data_start = -(-header.position // alignment) * alignment
-  return {
-    name: _make_tensor(header, name, shape, kind, data_start + offset)
-    for name, (shape, kind, offset) in infos.items()
-  }
-
-
-def _make_tensor(
-  header: _Header, name: str, shape: tuple[int, ...], kind: int, start: int
-) -> Tensor:
-  """Return the tensor at byte `start`; ValueError if it exceeds the file."""
-  what = f'{header.path}: tensor {name}'
-  if kind not in KINDS:
-    raise ValueError(f'{what} has the unsupported type {kind}')
-  block_size, bytes_per_block = gguf.GGML_QUANT_SIZES[Kind(kind)]
-  row_size = shape[-1] if shape else 1
-  if row_size % block_size:
-    raise ValueError(
-      f'{what}: row size {row_size} is not a multiple of the block size {block_size}'
-    )
-  stop = start + math.prod(shape) // block_size * bytes_per_block
-  if stop > header.size:
-    raise ValueError(
-      f'{what} ends at byte {stop}, the file at byte {header.size}: the file is'
-      ' truncated or corrupt'
-    )
-
-  def read():
-    data = np.frombuffer(header.bytes[start:stop], np.uint8)
-    blocks = data.reshape(-1, row_size // block_size * bytes_per_block)
-    return gguf.dequantize(blocks, Kind(kind)).reshape(shape)
-
-  return Tensor(shape, read)
+def llama_rows(config: llama.LlamaConfig) -> tuple[tuple[str, str, str], ...]:
+  """Return the name table of a family; its models need not have every row."""
+  if config.model_type not in NOT_INTERLEAVED:
+    return LLAMA
+  return tuple(
+    (name, path, layout.replace(' i c)', ' h)').replace('(c i)', 'h'))
+    for name, path, layout in LLAMA
+  )
 
 
 def read_llama(path: Path) -> tuple[llama.LlamaConfig, dict[str, Tensor]]:
   """Return the configuration and the tensors of a Llama; tensors are not read yet."""
   metadata, tensors = read(path)
-  architecture = metadata.get('general.architecture')
-  if architecture != 'llama':
-    raise ValueError(f'{path}: general.architecture is {architecture!r}, not llama')
+  name = metadata.get('general.architecture')
+  if not isinstance(name, str) or name not in ARCHITECTURES:
+    raise ValueError(
+      f'{path}: general.architecture is {name!r:.60}; supported are dense models of'
+      f' text: {", ".join(ARCHITECTURES)}'
+    )
   attributes = {
-    key.removeprefix('llama.'): value
+    key.removeprefix(f'{name}.'): value
     for key, value in metadata.items()
-    if key.startswith('llama.')
+    if key.startswith(f'{name}.')
   }
+  config = _make_config(attributes, ARCHITECTURES[name], tensors, path)
+  tensors.pop(ROPE_FACTORS, None)
+  return config, tensors
+
+
+def _make_config(
+  attributes: Mapping[str, Any],
+  architecture: Architecture,
+  tensors: Mapping[str, Tensor],
+  path: Path,
+) -> llama.LlamaConfig:
+  windowed = architecture.model_type in ('llama', 'mistral')
   fields = select_attributes(
     attributes,
-    field_names=FIELD_NAMES,
-    supported_values=SUPPORTED_VALUES,
+    field_names=FIELD_NAMES | SCALING_FIELDS | ({WINDOW: WINDOW} if windowed else {}),
+    supported_values=SUPPORTED_VALUES | ({} if windowed else {WINDOW: (0,)}),
     ignored=IGNORED,
     source=path,
   )
-  # The defaults of llama.cpp.
-  fields.setdefault('rope_theta', 10_000.0)
-  if isinstance(tokens := metadata.get('tokenizer.ggml.tokens'), list):
-    fields.setdefault('vocab_size', len(tokens))
+  fields.setdefault('rope_theta', 10_000.0)  # the default of llama.cpp
+  if (embedding := tensors.get('token_embd.weight')) and embedding.shape:
+    fields.setdefault('vocab_size', embedding.shape[0])
   fields['tie_word_embeddings'] = 'output.weight' not in tensors
   # Ours has one head size.
   head_sizes = {
     key: fields.pop(key, None) for key in ('value_length', 'rope_dimension_count')
   }
+  scaling = {key: fields.pop(key, None) for key in SCALING_FIELDS.values()}
+  try:
+    fields |= _options(fields, architecture, len(tensors))
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from None
   config = make_llama_config(fields, source=path)
   for key, value in head_sizes.items():
     if value not in (None, config.head_dim):
       raise ValueError(f'{path}: {key} = {value!r}; head_dim is {config.head_dim}')
-  return config, tensors
+  return read_rope_scaling(config, scaling, tensors.get(ROPE_FACTORS), path)
+
+
+def _options(
+  fields: dict[str, Any], architecture: Architecture, num_tensors: int
+) -> dict[str, Any]:
+  """Return what sets an architecture apart; takes the sliding window from `fields`."""
+  period, layers = architecture.rope_period, fields.get('num_hidden_layers')
+  if not period or not isinstance(layers, int):
+    layers = 0
+  window = fields.pop(WINDOW, 0) or None  # 0 if there is none
+  if not isinstance(window, int | None):
+    raise ValueError(f'{WINDOW} = {window!r:.60} is not a number of positions')
+  model_type = architecture.model_type
+  return {
+    'model_type': 'mistral' if window else model_type,
+    'attention_bias': architecture.attention_bias,
+    'qk_norm': architecture.qk_norm,
+    'sliding_window': window,
+    'no_rope_layers': tuple(
+      range(period - 1, min(layers, num_tensors), period) if period else ()
+    ),
+  }

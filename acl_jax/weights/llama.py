@@ -43,7 +43,8 @@ def open_llama(path: str | Path) -> Source:
       f' (Hugging Face) or {meta.CONFIG} (Meta)'
     )
   config, tensors = file_format.read_llama(path)
-  return Source(config, _rows_in_use(file_format.LLAMA, config), tensors, files)
+  rows = gguf.llama_rows(config) if file_format is gguf else file_format.LLAMA
+  return Source(config, _rows_in_use(rows, config), tensors, files)
 
 
 def sha256_of_files(source: Source) -> dict[str, str]:

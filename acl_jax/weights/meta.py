@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads a Llama in Meta's format: `params.json` and `consolidated.*.pth` shards."""
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from acl_jax.models import llama
+from acl_jax.models.rope import RopeScaling
 from acl_jax.runtime.files import read_json
 from acl_jax.weights import torch_file
 from acl_jax.weights.configuration import (
@@ -56,14 +58,20 @@ FIELD_NAMES = {
   'multiple_of': 'multiple_of',
   'ffn_dim_multiplier': 'ffn_dim_multiplier',
 }
-DEFAULTS = {  # of Meta's code, and the 4096 positions of Llama-2, which no file gives
-  'max_position_embeddings': 4096,
+DEFAULTS = {  # of Meta's code
   'multiple_of': 256,
   'rms_norm_eps': 1e-5,
   'rope_theta': 10_000.0,
 }
-SUPPORTED_VALUES = {'use_scaled_rope': (False,)}
+SUPPORTED_VALUES = {'use_scaled_rope': (False, True)}
 IGNORED = ('max_batch_size',)
+# No file gives the positions of training: 4096 of Llama-2, and by `rope_theta` those of
+# Code Llama and Llama-3. `use_scaled_rope` scales the latter.
+POSITIONS = {1_000_000.0: 16_384, 500_000.0: 8192}
+LLAMA_3_POSITIONS, LONG_POSITIONS = 8192, 131_072
+# Hidden size and layers of Llama-3.2 1B and 3B, whose factor is 32 where it is 8 in
+# Llama-3.1: their files differ in nothing else.
+LLAMA_3_2 = ((2048, 16), (3072, 28))
 
 
 def read_llama(folder: Path) -> tuple[llama.LlamaConfig, dict[str, Tensor]]:
@@ -133,7 +141,26 @@ def _read_config(path: Path, shards: Sequence[dict[str, Tensor]]) -> llama.Llama
     fields.pop('ffn_dim_multiplier', 1),
     path,
   )
-  return make_llama_config(fields | {'tie_word_embeddings': False}, source=path)
+  fields['tie_word_embeddings'] = False
+  if config.get('use_scaled_rope'):
+    return _scale_rope({'max_position_embeddings': LONG_POSITIONS} | fields, path)
+  theta = fields['rope_theta']
+  positions = POSITIONS.get(theta, 4096) if isinstance(theta, int | float) else 4096
+  return make_llama_config({'max_position_embeddings': positions} | fields, source=path)
+
+
+def _scale_rope(fields: dict[str, Any], path: Path) -> llama.LlamaConfig:
+  """Return the configuration of a Llama-3.1 or later, with Meta's constants."""
+  config = make_llama_config(fields, source=path)
+  small = (config.hidden_size, config.num_hidden_layers) in LLAMA_3_2
+  scaling = RopeScaling(
+    'llama3',
+    factor=32.0 if small else 8.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_max_position_embeddings=LLAMA_3_POSITIONS,
+  )
+  return dataclasses.replace(config, rope_scaling=scaling)
 
 
 def _feed_forward_size(width: Any, multiple: Any, factor: Any, path: Path) -> int:

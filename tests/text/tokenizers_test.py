@@ -182,7 +182,7 @@ def test_error_names_the_broken_file(tmp_path, name, content, match):
   'model, match',
   [
     ('bert', r"q\.gguf: tokenizer\.ggml\.model .*'bert'.*\['gpt2', 'llama'\]"),
-    ('gpt2', r'q\.gguf: tokenizer\.ggml\.pre .*missing'),
+    ('gpt2', r'q\.gguf: tokenizer\.ggml\.tokens .*missing'),
     ('llama', r'q\.gguf: tokenizer\.ggml\.tokens .*missing'),
   ],
 )

@@ -1,196 +1,236 @@
 # SPDX-License-Identifier: Apache-2.0
-import struct
+"""Models of every architecture, from GGUF and from Transformers."""
+
+import dataclasses
 
 import gguf
-import hypothesis
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
-from hypothesis import strategies as st
+import torch
+import transformers
+from flax import nnx
 
-from acl_jax.weights import gguf as gguf_file
-from acl_jax.weights import table
-from acl_jax.weights.configuration import llama_axis_sizes
-from acl_jax.weights.llama import load_llama
+from acl_jax.models.rope import RopeScaling
+from acl_jax.weights import gguf as gguf_models
+from acl_jax.weights import gguf_file
+from acl_jax.weights.llama import load_llama, open_llama
 from tests import tiny_llama
-from tests.tiny_llama import VARIANTS
+from tests.models import families
+from tests.models.families import FAMILIES
+from tests.weights.gguf_writer import Kind, write_gguf
 
-Kind = gguf.GGMLQuantizationType
-
-
-def write(path, model, kind=Kind.F32):
-  """Write a model as llama.cpp's converter does; vectors stay in float32."""
-  config = model.config
-  writer = gguf.GGUFWriter(path, 'llama')
-  writer.add_block_count(config.num_hidden_layers)
-  writer.add_context_length(config.max_position_embeddings)
-  writer.add_embedding_length(config.hidden_size)
-  writer.add_feed_forward_length(config.intermediate_size)
-  writer.add_head_count(config.num_attention_heads)
-  writer.add_head_count_kv(config.num_key_value_heads)
-  writer.add_key_length(config.head_dim)
-  writer.add_value_length(config.head_dim)
-  writer.add_rope_dimension_count(config.head_dim)
-  writer.add_rope_freq_base(config.rope_theta)
-  writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-  writer.add_vocab_size(config.vocab_size)
-  writer.add_array('tokenizer.ggml.tokens', ['a', 'é'])
-  rows = [*gguf_file.LLAMA]
-  if config.tie_word_embeddings:
-    rows = [row for row in rows if row[1] != 'lm_head']
-  for name, tensor in table.export_tensors(model, rows, llama_axis_sizes(config)):
-    array = tensor.read()
-    dtype = kind if array.ndim == 2 else Kind.F32
-    writer.add_tensor(name, gguf.quantize(array, dtype), raw_dtype=dtype)
-  writer.write_header_to_file()
-  writer.write_kv_data_to_file()
-  writer.write_tensors_to_file()
-  writer.close()
+# SmolLM3's rule is that of llama.cpp, whatever the config of Transformers says. There
+# is no key for the window of Qwen2.
+ARCHITECTURES = {
+  name: {'llama': 'llama', 'mistral': 'llama'}.get(family.model_type, family.model_type)
+  for name, family in FAMILIES.items()
+  if name != 'qwen2-window'
+}
+CASES = [*ARCHITECTURES.items(), ('mistral', 'mistral3')]
 
 
-@pytest.mark.parametrize('variant', VARIANTS)
-def test_float32_loads_exactly(variant, tmp_path):
-  model = tiny_llama.build(VARIANTS[variant])
-  write(tmp_path / 'x.gguf', model)
-  tiny_llama.assert_equal(load_llama(tmp_path / 'x.gguf'), model)
+def build(name):
+  """Build a family's model; SmolLM3 with layers enough to have one without rotation."""
+  if name != 'smollm3':
+    return families.build(name)
+  fields = {'num_hidden_layers': 5, 'layer_types': None, 'no_rope_layers': None}
+  config = type(FAMILIES[name].config)(**FAMILIES[name].config.to_dict() | fields)
+  model = transformers.AutoModelForCausalLM.from_config(config).eval()
+  generator = torch.Generator().manual_seed(0)
+  for parameter in model.parameters():
+    parameter.data.normal_(0.1, 0.3, generator=generator)
+  return model
 
 
-def test_float16_loads_rounded_values(tmp_path):
-  write(tmp_path / 'x.gguf', tiny_llama.build(), Kind.F16)
-  actual = load_llama(tmp_path / 'x.gguf').layers.mlp.up_proj[...]
-  expected = tiny_llama.build().layers.mlp.up_proj[...].astype(jnp.float16)
-  np.testing.assert_array_equal(actual, expected.astype(jnp.float32))
+def changes(name):
+  return {'attention__sliding_window': 5} if name == 'mistral-window' else {}
 
 
-@pytest.mark.parametrize('kind', gguf_file.KINDS, ids=lambda kind: kind.name)
-def test_blocks_are_dequantised_as_by_the_gguf_package(kind, tmp_path):
-  random = np.random.default_rng(kind)
-  width, size = gguf.GGML_QUANT_SIZES[kind]
-  # Bytes this small never form an infinity.
-  blocks = random.integers(0, 60, (3, 5 * size), np.uint8)
-  writer = gguf.GGUFWriter(tmp_path / 'x.gguf', 'llama')
-  dtype = {Kind.F32: np.float32, Kind.F16: np.float16}.get(kind, np.uint8)
-  for name in ('t', 'u'):
-    writer.add_tensor(name, blocks.view(dtype), raw_dtype=kind)
-  writer.write_header_to_file()
-  writer.write_kv_data_to_file()
-  writer.write_tensors_to_file()
-  writer.close()
-  actual = gguf_file.read(tmp_path / 'x.gguf')[1]['u']
-  data = gguf.GGUFReader(tmp_path / 'x.gguf').tensors[1].data
-  assert actual.shape == (3, 5 * width)
-  np.testing.assert_array_equal(actual.read(), gguf.dequantize(data, kind))
+@pytest.mark.parametrize('name, architecture', CASES)
+def test_a_model_equals_its_folder(name, architecture, tmp_path):
+  model = build(name)
+  model.save_pretrained(tmp_path / 'folder')
+  path = write_gguf(tmp_path / 'x.gguf', model, architecture, **changes(name))
+  expected, actual = load_llama(tmp_path / 'folder'), load_llama(path)
+  assert nnx.to_flat_state(nnx.state(actual))
+  jax.tree.map(np.testing.assert_array_equal, nnx.state(actual), nnx.state(expected))
+  fields = dataclasses.asdict(actual.config) | {'model_type': ''}
+  assert fields == dataclasses.asdict(expected.config) | {'model_type': ''}
+  if architecture not in ('llama', 'mistral3'):
+    assert actual.config.model_type == expected.config.model_type == architecture
 
 
-def test_metadata_is_read_as_by_the_gguf_package(tmp_path):
-  write(tmp_path / 'x.gguf', tiny_llama.build())
-  actual, _ = gguf_file.read(tmp_path / 'x.gguf')
-  fields = gguf.GGUFReader(tmp_path / 'x.gguf').fields
-  expected = {
-    key: field.contents()
-    for key, field in fields.items()
-    if not key.startswith('GGUF.')
-  }
-  assert actual == expected | {'llama.attention.layer_norm_rms_epsilon': 1e-5}
+@pytest.mark.full
+@pytest.mark.parametrize('name, architecture', CASES)
+def test_logits_equal_transformers(name, architecture, tmp_path):
+  model, tokens = build(name), families.tokens(name)
+  path = write_gguf(tmp_path / 'x.gguf', model, architecture, **changes(name))
+  with torch.no_grad():
+    expected = model(torch.tensor(tokens)).logits.numpy()
+  actual = tiny_llama.logits(load_llama(path), tokens)
+  np.testing.assert_allclose(actual, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('name', ['llama2', 'smollm2', 'qwen3'])
+def test_logits_equal_those_of_transformers_reading_the_file(name, tmp_path):
+  path = write_gguf(tmp_path / 'x.gguf', build(name), ARCHITECTURES[name], Kind.F16)
+  reference = transformers.AutoModelForCausalLM.from_pretrained(
+    tmp_path, gguf_file='x.gguf', dtype=torch.float32
+  )
+  tokens = families.tokens(name)
+  expected = tiny_llama.reference_logits(reference, tokens)
+  actual = tiny_llama.logits(load_llama(path), tokens)
+  np.testing.assert_allclose(actual, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_head_beside_the_embedding_is_kept(tmp_path):
+  model = families.build('llama3')
+  path = write_gguf(tmp_path / 'x.gguf', model, 'llama')
+  loaded = load_llama(path)
+  assert not loaded.config.tie_word_embeddings
+  head = model.lm_head.weight.detach().numpy().T
+  np.testing.assert_array_equal(loaded.lm_head[...], head)
+
+
+def test_embedding_rows_beyond_the_tokens_are_kept(tmp_path):
+  path = write_gguf(tmp_path / 'x.gguf', families.build('llama3'), 'llama')
+  assert len(gguf_file.read(path)[0]['tokenizer.ggml.tokens']) == 2
+  assert open_llama(path).config.vocab_size == 50
 
 
 @pytest.mark.parametrize(
-  'metadata',
+  'changed, expected',
   [
-    {'expert_count': 4},
-    {'rope.scaling.factor': 2},
-    {'attention.sliding_window': 7},
-    {'rope.dimension_count': 4},
-    {'attention.value_length': 4},
-    {'attention.head_count_kv': 3},
-    {'attention.head_count': 0},
-    {'block_count': 2},
-    {'block_count': 2**31},
-    {'feed_forward_length': 41},
+    ({}, None),
+    ({'rope.scaling.type': 'none', 'rope.scaling.factor': 4.0}, None),
+    ({'rope.scaling.factor': 4.0}, RopeScaling('linear', factor=4.0)),
+    ({'rope.scale_linear': 4.0}, RopeScaling('linear', factor=4.0)),
+    ({'rope.scale_linear': 1.0}, None),
+    (
+      {
+        'rope.scaling.type': 'yarn',
+        'rope.scaling.factor': 4.0,
+        'rope.scaling.original_context_length': 16,
+        'rope.scaling.yarn_beta_fast': 30.0,
+        'rope.scaling.yarn_beta_slow': 2.0,
+        'rope.scaling.yarn_log_multiplier': 0.5,
+        'rope.scaling.finetuned': True,
+      },
+      RopeScaling(
+        'yarn',
+        factor=4.0,
+        original_max_position_embeddings=16,
+        beta_fast=30.0,
+        beta_slow=2.0,
+        mscale=1.0,
+        mscale_all_dim=0.5,
+      ),
+    ),
   ],
   ids=str,
 )
-def test_an_unsupported_model_is_refused(metadata, tmp_path, monkeypatch):
-  path = tmp_path / 'x.gguf'
-  write(path, tiny_llama.build())
-  original, tensors = gguf_file.read(path)
-  changed = original | {f'llama.{key}': value for key, value in metadata.items()}
-  monkeypatch.setattr(gguf_file, 'read', lambda path: (changed, tensors))
-  with pytest.raises(ValueError, match='x.gguf'):
-    load_llama(path)
+def test_scaling_keys(changed, expected, opened):
+  assert opened(changed).rope_scaling == expected
 
 
-def header(*parts, tensors=0, entries=0):
-  """Build a header; parts are strings, or a struct code and its numbers."""
-  data = struct.pack('<4sIQQ', b'GGUF', 3, tensors, entries)
-  for part in parts:
-    if isinstance(part, str):
-      data += struct.pack('<Q', len(part)) + part.encode()
-    else:
-      data += struct.pack('<' + part[0], *part[1:])
-  return data + bytes(64)
+@pytest.fixture
+def opened(tmp_path, monkeypatch):
+  """A function that opens a Llama whose metadata is changed; returns the config."""
+  path = write_gguf(tmp_path / 'x.gguf', families.build('llama3'), 'llama')
+  metadata, tensors = gguf_file.read(path)
+
+  def open_changed(changed, factors=None):
+    entries = {f'llama.{key}': value for key, value in changed.items()}
+    extra = {} if factors is None else {'rope_freqs.weight': _tensor(factors)}
+    values = metadata | entries, tensors | extra
+    monkeypatch.setattr(gguf_models, 'read', lambda path: values)
+    return open_llama(path).config
+
+  return open_changed
 
 
-MALFORMED = {
-  'empty': b'',
-  'not gguf': bytes(100),
-  'cut in the magic': b'GG',
-  'version 1': struct.pack('<4sIQQ', b'GGUF', 1, 0, 0),
-  'big-endian': struct.pack('>4sIQQ', b'GGUF', 3, 0, 0),
-  'endless metadata': header(entries=2**63),
-  'endless tensors': header(tensors=2**63),
-  'endless name': header(('Q', 2**63), entries=1),
-  'endless string': header('a', ('IQ', 8, 2**62), entries=1),
-  'endless array': header('a', ('IIQ', 9, 4, 2**62), entries=1),
-  'endless array of strings': header('a', ('IIQ', 9, 8, 2**60), entries=1),
-  'array of arrays': header('a', ('IIQIQ', 9, 9, 1, 4, 0), entries=1),
-  'unknown type': header('a', ('I', 13), entries=1),
-  'not utf-8': header(('QB', 1, 255), entries=1),
-  'twice': header('a', ('II', 4, 1), 'a', ('II', 4, 1), entries=2),
-  'a tensor twice': header(*['t', ('IQIQ', 1, 1, 0, 0)] * 2, tensors=2),
-  'many dimensions': header('t', ('I', 2**31), tensors=1),
-  'large dimensions': header('t', ('IQQIQ', 2, 2**63, 2**63, 0, 0), tensors=1),
-  'far away': header('t', ('IQIQ', 1, 1, 0, 2**63), tensors=1),
-  'broken blocks': header('t', ('IQIQ', 1, 33, 8, 0), tensors=1),
-  'unknown blocks': header('t', ('IQIQ', 1, 32, 15, 0), tensors=1),
-  'no alignment': header('general.alignment', ('II', 4, 0), entries=1),
-}
+def _tensor(values):
+  return gguf_file.Tensor.from_array(np.array(values, np.float32))
 
 
-@pytest.mark.parametrize('name', MALFORMED)
-def test_a_malformed_header_is_an_error_with_the_path(name, tmp_path):
-  path = tmp_path / 'x.gguf'
-  path.write_bytes(MALFORMED[name])
-  with pytest.raises(ValueError, match='x.gguf: '):
-    gguf_file.read(path)
+def test_factors_of_no_known_rule_are_listed(opened):
+  scaling = opened({}, [1.0, 3.5, 2.0]).rope_scaling
+  assert scaling == RopeScaling(
+    'longrope',
+    short_factor=(1.0, 3.5, 2.0),
+    long_factor=(1.0, 3.5, 2.0),
+    attention_factor=1.0,
+  )
 
 
-@pytest.fixture(scope='module')
-def valid_file(tmp_path_factory):
-  path = tmp_path_factory.mktemp('valid') / 'x.gguf'
-  write(path, tiny_llama.build())
-  return path.read_bytes()
-
-
-def test_every_truncation_is_an_error_with_the_path(valid_file, tmp_path):
-  path = tmp_path / 'x.gguf'
-  for length in range(0, len(valid_file), 1499):
-    path.write_bytes(valid_file[:length])
-    with pytest.raises(ValueError, match='x.gguf: '):
-      gguf_file.read_llama(path)
-
-
-@hypothesis.given(
-  flips=st.dictionaries(st.integers(0, 3200), st.binary(min_size=1, max_size=1))
+@pytest.mark.parametrize(
+  'factors, message',
+  [
+    ([1.0, 2.0], r'rope_freqs.weight has shape \(2,\), not \(3,\)'),
+    ([1.0, 0.0, 2.0], 'rope_freqs.weight has values that are not positive'),
+    ([1.0, np.inf, 2.0], 'rope_freqs.weight has values that are not positive'),
+  ],
+  ids=str,
 )
-@hypothesis.settings(max_examples=60)
-def test_a_damaged_header_loads_or_names_the_path(flips, valid_file, tmp_path_factory):
-  path = tmp_path_factory.getbasetemp() / 'damaged.gguf'
-  data = bytearray(valid_file)
-  for position, byte in flips.items():
-    data[position : position + 1] = byte
-  path.write_bytes(data)
-  try:
+def test_wrong_factors_are_refused(factors, message, opened):
+  with pytest.raises(ValueError, match=f'x.gguf: tensor {message}'):
+    opened({}, factors)
+
+
+@pytest.mark.parametrize(
+  'changed, message',
+  [
+    ({'expert_count': 4}, 'expert_count = 4'),
+    ({'expert_feed_forward_length': 7}, 'expert_feed_forward_length = 7'),
+    ({'attention.temperature_scale': 0.1}, 'attention.temperature_scale = 0.1'),
+    ({'final_logit_softcapping': 30.0}, 'final_logit_softcapping = 30.0'),
+    ({'attention.sliding_window': 'a'}, "attention.sliding_window = 'a'"),
+    ({'attention.sliding_window': [7]}, r'attention.sliding_window = \[7\]'),
+    ({'rope.scaling.type': 'longrope'}, "rope.scaling.type is 'longrope'"),
+    ({'rope.scaling.type': 'yarn'}, 'rope.scaling.type = yarn has no factor'),
+    ({'rope.scaling.factor': 'x'}, "factor = 'x'"),
+    ({'rope.scaling.factor': 0.5}, 'factor = 0.5'),
+    ({'rope.scaling.yarn_ext_factor': 0.3}, 'yarn_ext_factor = 0.3'),
+    ({'rope.dimension_count': 4}, 'rope_dimension_count = 4; head_dim is 6'),
+    ({'attention.value_length': 4}, 'value_length = 4; head_dim is 6'),
+    ({'attention.head_count_kv': 3}, 'num_key_value_heads = 3'),
+    ({'attention.head_count_kv': [2, 2, 1]}, r'num_key_value_heads = \[2, 2, 1\]'),
+    ({'attention.head_count': 0}, 'num_attention_heads = 0'),
+    ({'block_count': 2}, 'unexpected tensor blk.2'),
+    ({'block_count': 2**31}, '2147483648 layers'),
+    ({'feed_forward_length': 41}, r'ffn_gate.weight has shape \(40, 24\)'),
+    ({'vocab_size': 49}, r'token_embd.weight has shape \(50, 24\)'),
+  ],
+  ids=str,
+)
+def test_an_unsupported_model_is_refused_by_its_field(
+  changed, message, opened, tmp_path
+):
+  with pytest.raises(ValueError, match=f'x.gguf: .*{message}'):
+    opened(changed)
+    load_llama(tmp_path / 'x.gguf')
+
+
+def test_scaling_beside_factors_is_refused(opened):
+  with pytest.raises(ValueError, match='rope.scaling.type = linear stands beside'):
+    opened({'rope.scaling.factor': 2.0}, [1.0, 2.0, 2.0])
+
+
+@pytest.mark.parametrize('name', ['clip', 'qwen3moe', 'llama4', 'gemma3', 'mamba'])
+def test_another_architecture_is_refused(name, tmp_path):
+  writer = gguf.GGUFWriter(tmp_path / 'x.gguf', name)
+  writer.write_header_to_file()
+  writer.write_kv_data_to_file()
+  writer.close()
+  message = f"x.gguf: general.architecture is '{name}'; .* llama, mistral3, qwen2"
+  with pytest.raises(ValueError, match=message):
+    load_llama(tmp_path / 'x.gguf')
+
+
+def test_a_window_of_qwen2_is_refused(tmp_path):
+  model = families.build('qwen2')
+  path = write_gguf(tmp_path / 'x.gguf', model, 'qwen2', attention__sliding_window=5)
+  with pytest.raises(ValueError, match='attention.sliding_window = 5'):
     load_llama(path)
-  except ValueError as error:
-    assert str(path) in str(error)

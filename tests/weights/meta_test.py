@@ -2,12 +2,15 @@
 import json
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 import torch
 
+from acl_jax.models.rope import RopeScaling
 from acl_jax.weights import meta, table
 from acl_jax.weights.configuration import llama_axis_sizes
-from acl_jax.weights.llama import load_llama
+from acl_jax.weights.llama import load_llama, open_llama
 from tests import tiny_llama
 from tests.tiny_llama import CONFIG, VARIANTS
 
@@ -105,8 +108,11 @@ def test_shards_that_disagree_are_refused(name, tensor, message, tmp_path):
 @pytest.mark.parametrize(
   'change, message',
   [
-    ({'use_scaled_rope': True}, 'use_scaled_rope'),
+    ({'use_scaled_rope': 'yes'}, 'use_scaled_rope'),
     ({'n_experts': 8}, 'n_experts'),
+    ({'vision_chunk_size': 448}, 'vision_chunk_size'),
+    ({'quantization_args': {'group_size': 32}}, 'quantization_args'),
+    ({'rope_theta': [500000.0]}, 'rope_theta'),
     ({'dim': '24'}, "dim = '24'"),
     ({'dim': 32}, r'2 shards .*\(50, 12\).*\(50, 32\)'),
     ({'multiple_of': 0}, 'multiple_of = 0'),
@@ -130,3 +136,54 @@ def test_defaults_are_those_of_llama_2(tmp_path):
   config = load_llama(tmp_path).config
   assert (config.rope_theta, config.max_position_embeddings) == (10_000, 4096)
   assert config.vocab_size == CONFIG.vocab_size
+
+
+def test_llama_3_shards_its_embedding_along_the_vocabulary(tmp_path, monkeypatch):
+  monkeypatch.setattr(f'{__name__}.SHARDED_ALONG_SECOND_AXIS', ('wo', 'w2'))
+  parts = write(tmp_path)
+  assert parts[0]['tok_embeddings.weight'].shape == (25, 24)
+  tiny_llama.assert_equal(load_llama(tmp_path), tiny_llama.build())
+
+
+@pytest.mark.parametrize(
+  'changes, positions, factor',
+  [
+    ({'rope_theta': 10_000}, 4096, None),
+    ({'rope_theta': 1_000_000.0}, 16_384, None),
+    ({'rope_theta': 500_000}, 8192, None),
+    ({'rope_theta': 500_000.0, 'use_scaled_rope': True}, 131_072, 8.0),
+  ],
+  ids=str,
+)
+def test_positions_and_scaling_of_each_generation(changes, positions, factor, tmp_path):
+  write(tmp_path)
+  params = {k: v for k, v in PARAMS.items() if k != 'max_seq_len'} | changes
+  (tmp_path / 'params.json').write_text(json.dumps(params))
+  config = open_llama(tmp_path).config
+  assert config.max_position_embeddings == positions
+  if factor is None:
+    assert config.rope_scaling is None
+  else:
+    assert config.rope_scaling == RopeScaling('llama3', factor, 1.0, 4.0, 8192)
+
+
+@pytest.mark.parametrize('width, layers, factor', [(4096, 32, 8), (2048, 16, 32)])
+def test_scaled_frequencies_equal_those_of_meta(width, layers, factor):
+  fields = {
+    'hidden_size': width,
+    'num_hidden_layers': layers,
+    'num_attention_heads': 32,
+    'intermediate_size': 14_336,
+    'rms_norm_eps': 1e-5,
+    'rope_theta': 500_000.0,
+    'tie_word_embeddings': False,
+    'vocab_size': 128_256,
+    'max_position_embeddings': 131_072,
+  }
+  config = meta._scale_rope(fields, Path('params.json'))
+  actual = np.asarray(config.rope.frequencies(jnp.zeros((1, 1), int)))[0]
+  base = 500_000.0 ** -(np.arange(0, config.head_dim, 2) / config.head_dim)
+  turns = 8192 / (2 * np.pi / base)
+  smooth = np.clip((turns - 1) / 3, 0, 1)
+  expected = (1 - smooth) * base / factor + smooth * base
+  np.testing.assert_allclose(actual, expected, rtol=1e-5)
