@@ -12,7 +12,7 @@ from jaxtyping import Float32
 from data_pipeline import audio
 from data_pipeline.corpora.utterance import Utterance
 from data_pipeline.noise import add_babble
-from data_pipeline.sniff import AudioError
+from data_pipeline.audio import AudioError
 
 TALKERS = 5  # utterances in a babble
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from data_pipeline import audio
-from data_pipeline.sniff import AudioError
+from data_pipeline.audio import AudioError
 
 FFMPEG_SECONDS = 60.0  # after which it is killed
 

@@ -22,7 +22,7 @@ from acl_jax.serving.metrics import Metrics
 from acl_jax.serving.parts import Engine, Heard, Hearing, Voice
 from acl_jax.serving.reply import Reply, ReplyOptions
 from acl_jax.text.templates import Turn
-from data_pipeline.sniff import AudioError
+from data_pipeline.audio import AudioError
 
 HEARING_THREADS = 2
 MAX_CHARACTERS_PER_TOKEN = 32  # a text with more is not even tokenised
