@@ -27,7 +27,6 @@ SAMPLE_RATE = 16_000
 
 _ROUNDING_SECONDS = 0.1  # by which rounded times may exceed the length of a file
 _HEADER_BYTES = 4_096  # a larger file was meant to have sound
-_OGG_PAGE_BYTES = 65_307  # at most
 
 
 def read(
@@ -138,8 +137,6 @@ def _decode(
 ) -> tuple[Float32[np.ndarray, 'samples'], int]:
   """Return the samples, mixed to mono, and their rate."""
   try:
-    if part is None:
-      _check_last_page(file, size, name)
     try:
       samples, rate = libsndfile.decode(file, size, name, limits, part)
     except HandOver as reason:
@@ -150,21 +147,3 @@ def _decode(
   except OSError as error:
     raise AudioError(name, 'file', f'cannot be read ({error.strerror})') from None
   return samples, rate
-
-
-def _check_last_page(file: io.BufferedIOBase, size: int, name: str) -> None:
-  """Raise AudioError if the last page of an Ogg stream is cut.
-
-  Recorders that are stopped by force leave no page that is marked as the last, which
-  does no harm.
-  """
-  is_ogg = file.read(4) == b'OggS'
-  file.seek(max(0, size - _OGG_PAGE_BYTES))
-  tail = file.read() if is_ogg else b''
-  file.seek(0)
-  if not is_ogg:
-    return
-  page = tail[max(0, tail.rfind(b'OggS')) :]
-  segments = page[26] if len(page) > 26 else 255
-  if len(page) < 27 + segments + sum(page[27 : 27 + segments]):
-    raise AudioError(name, 'content', 'is truncated: its last Ogg page is cut')

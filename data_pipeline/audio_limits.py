@@ -66,9 +66,9 @@ class Mixer:
     self.frames = 0  # that are kept
 
   @property
-  def is_full(self) -> bool:
-    """Whether all frames that are wanted were decoded."""
-    return self.frames >= self._count
+  def missing(self) -> int:
+    """Number of frames that are still wanted, those that are dropped included."""
+    return self._skip + self._count - self.frames
 
   def append(self, block: Float32[np.ndarray, 'n channels']) -> None:
     """Take the next frames."""

@@ -7,6 +7,8 @@ What its header states is believed only as far as the file supports it:
   is a placeholder, which writers to a pipe use; the samples end with the file.
 - No samples stated, or a WAV of which the larger part follows the stated samples and is
   no chunk: the header was never finished, so the file is handed over.
+- An Ogg stream whose last page is cut is truncated. If that page is only not marked as
+  the last, the recorder was stopped by force; what libsndfile refuses is handed over.
 - An MP3 file without a Xing or VBRI header: libsndfile estimates its length from the
   bit rate of the first frame and drops what exceeds it, so the file is handed over.
 """
@@ -36,11 +38,11 @@ _CODECS = {
 # First bytes of these formats: libsndfile knows many more, which it never gets to see.
 _MAGIC = (b'RIFF', b'RF64', b'riff', b'FORM', b'fLaC', b'OggS', b'ID3')
 _MPEG_SYNC = re.compile(b'\xff[\xe0-\xff]')
-_SEEKABLE = {'WAV', 'WAVEX', 'RF64', 'W64', 'AIFF', 'FLAC'}  # with sample accuracy
 PREROLL = 2.0  # seconds before a part; an MP3 frame may need bits of 20 frames before
 _BLOCK_SAMPLES = 1 << 18  # decoded at a time, over all channels
 _PLACEHOLDER = 0x7FFF_0000  # bytes; writers to a pipe state this size or a larger one
 _UNKNOWN_FRAMES = 2**62  # a FLAC of unknown length claims 2**63 - 1
+_OGG_PAGE_BYTES = 65_307  # at most
 _FIRST_FRAMES = 4_096  # bytes, more than the MP3 frames that are read to open a file
 
 # In libsndfile's log: sizes of the samples, and where the chunks behind them end.
@@ -100,6 +102,7 @@ def decode(
   head = file.read(4)
   if not (head.startswith(_MAGIC) or _MPEG_SYNC.match(head)):
     raise HandOver('its format is not one that libsndfile reads')
+  is_ended = head != b'OggS' or _check_last_page(file, size, name)
   file.seek(0)
   try:
     sound = _Stream(file)
@@ -114,6 +117,8 @@ def decode(
     try:
       mixer = _read(sound, name, limits, part)
     except soundfile.LibsndfileError as error:
+      if not is_ended:
+        raise HandOver('its Ogg stream has no last page') from None
       raise AudioError(name, 'content', f'cannot be decoded ({error})') from None
     if part is None:
       _check_complete(sound, mixer.frames, size, name)
@@ -125,7 +130,8 @@ def _check_stated_length(
 ) -> None:
   """Raise HandOver if the length in the header cannot be right."""
   if not sound.frames:
-    raise HandOver('its header states no samples, as if it had never been finished')
+    reason = 'its header states no samples, as if it had never been finished'
+    raise HandOver(reason, ignore_length=True)
   if sound.format == 'MP3':
     end = file.tell()
     file.seek(max(0, end - _FIRST_FRAMES))
@@ -148,14 +154,14 @@ def _read(
   if part:
     start = part.start_in(min(sound.frames / rate, limits.seconds))
     skip, count = round(start * rate), round(part.seconds * rate)
-    if sound.format not in _SEEKABLE and start > PREROLL:
-      raise HandOver(f'libsndfile does not seek exactly in {sound.format}')
-    if sound.format in _SEEKABLE:
+    if sound.format != 'MP3':
       sound.seek(min(skip, sound.frames))
       skip = 0
+    elif start > PREROLL:
+      raise HandOver('libsndfile does not seek exactly in MP3')
   mixer = Mixer(name, limits, rate, sound.channels, skip, count)
-  while not mixer.is_full:
-    size = _BLOCK_SAMPLES // sound.channels
+  while mixer.missing:
+    size = min(_BLOCK_SAMPLES // sound.channels, mixer.missing)
     block = sound.read(size, dtype='float32', always_2d=True)
     if not len(block):
       break
@@ -175,3 +181,17 @@ def _check_complete(
     if available < int(stated) < _PLACEHOLDER:
       problem = f'is truncated: {available} of {stated} bytes'
       raise AudioError(name, 'content', problem)
+
+
+def _check_last_page(file: io.BufferedIOBase, size: int, name: str) -> bool:
+  """Return whether the last page of an Ogg stream is marked as the last.
+
+  AudioError if it is cut.
+  """
+  file.seek(max(0, size - _OGG_PAGE_BYTES))
+  tail = file.read()
+  page = tail[max(0, tail.rfind(b'OggS')) :]
+  segments = page[26] if len(page) > 26 else 255
+  if len(page) < 27 + segments + sum(page[27 : 27 + segments]):
+    raise AudioError(name, 'content', 'is truncated: its last Ogg page is cut')
+  return bool(page[5] & 4)

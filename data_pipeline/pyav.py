@@ -40,7 +40,17 @@ OPTIONS = {
 MAX_BAD_PACKETS = 3  # where a stream was cut, or has something else between its frames
 MISSING_SECONDS = 0.5  # by which a container may exceed its sound
 # Containers that state the length of their sound; of others it is an estimate.
-STATING = ('aiff', 'au', 'flac', 'matroska,webm', 'mov', 'nistsphere', 'w64', 'wav')
+STATING = (
+  'aiff',
+  'au',
+  'flac',
+  'matroska,webm',
+  'mov',
+  'nistsphere',
+  'ogg',
+  'w64',
+  'wav',
+)
 SCALES = {'u8': 2.0**7, 's16': 2.0**15, 's32': 2.0**31, 'flt': 1.0, 'dbl': 1.0}
 
 
@@ -58,6 +68,7 @@ def decode(
   advice = 'convert it: ffmpeg -i FILE -ar 16000 -ac 1 converted.wav'
   try:
     import av
+    from av.error import FFmpegError
   except ImportError:
     problem = f'needs PyAV, because {reason}: pip install av; or {advice}'
     raise AudioError(name, 'content', problem) from None
@@ -72,7 +83,7 @@ def decode(
         return mixer.join(), mixer.rate
   except AudioError:
     raise
-  except (av.FFmpegError, ArithmeticError, LookupError, ValueError) as error:
+  except (FFmpegError, ArithmeticError, LookupError, ValueError) as error:
     fault = getattr(error, 'strerror', error)
     problem = f'is damaged or in an unknown format ({fault}); {advice}'
     raise AudioError(name, 'content', problem) from None
@@ -132,7 +143,7 @@ def _decode(
     if (frame.sample_rate, frame.layout.nb_channels) != (rate, channels):
       raise AudioError(name, 'content', 'changes its sample rate or its channels')
     mixer.append(_to_array(frame))
-    if mixer.is_full:
+    if not mixer.missing:
       break
   if part is None and total and _states_length(container, stream):
     _check_complete(mixer, total, name)
@@ -152,15 +163,15 @@ def _choose_stream(container: Any, name: str) -> Any:
 
 def _seek(container: Any, stream: Any, seconds: float) -> bool:
   """Seek to a time or before it, and return whether that worked."""
-  import av
+  from av.error import FFmpegError
 
-  is_compressed = not stream.codec_context.name.startswith('pcm')
-  if seconds <= 0 or (container.format.name == 'wav' and is_compressed):
-    return False  # such WAV files have no exact times
+  format, codec = container.format.name, stream.codec_context.name
+  if seconds <= 0 or format == 'ogg' or (format == 'wav' and codec[:3] != 'pcm'):
+    return False  # what arrives here of these has no exact times
   try:
     target = int(seconds / stream.time_base) + (stream.start_time or 0)
     container.seek(target, stream=stream)
-  except (av.FFmpegError, OverflowError):
+  except (FFmpegError, OverflowError):
     return False
   return True
 
@@ -175,14 +186,14 @@ def _position(frame: Any, stream: Any) -> int:
 
 def _frames(container: Any, stream: Any, source: _Source) -> Iterator[Any]:
   """Yield decoded frames; a few packets may be bad."""
-  import av
+  from av.error import FFmpegError
 
   num_bad = 0
   for packet in container.demux(stream):
     source.check_time()
     try:
       frames = packet.decode()
-    except av.FFmpegError:
+    except FFmpegError:
       num_bad += 1
       if num_bad > MAX_BAD_PACKETS:
         raise
