@@ -81,6 +81,20 @@ class Part(NamedTuple):
     return self.position * max(0.0, total - self.seconds)
 
 
+class _File:
+  """A file in which seeking before the start does nothing, as libsndfile expects."""
+
+  def __init__(self, file: io.BufferedIOBase):
+    self._file = file
+    self.readinto, self.read, self.tell = file.readinto, file.read, file.tell
+
+  def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+    try:
+      return self._file.seek(offset, whence)
+    except (OSError, ValueError):
+      return self._file.tell()
+
+
 class _Stream(soundfile.SoundFile):
   """A file that is read sequentially, whatever length its header states.
 
@@ -105,7 +119,7 @@ def decode(
   is_ended = head != b'OggS' or _check_last_page(file, size, name)
   file.seek(0)
   try:
-    sound = _Stream(file)
+    sound = _Stream(_File(file))
   except (soundfile.LibsndfileError, ValueError) as error:
     raise HandOver(f'libsndfile cannot open it ({error})') from None
   with sound:

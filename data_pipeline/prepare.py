@@ -153,6 +153,8 @@ def main(argv: Sequence[str]) -> None:
     f'prepare: {info["examples"]} utterances, {info["hours"]:.2f} hours, '
     f'{sum(info["skipped_by_field"].values())} skipped, in {args.output}'
   )
+  if count := info['without_speech']['count']:
+    print(f'prepare: no speech in {count} of them; dataset.json names them')
 
 
 if __name__ == '__main__':

@@ -37,6 +37,7 @@ OPTIONS = {
   'protocol_whitelist': '',
   'max_streams': '16',
 }
+MAX_PACKETS = 100_000  # ten minutes of Opus have 30,000, as AAC and AMR do
 MAX_BAD_PACKETS = 3  # where a stream was cut, or has something else between its frames
 MISSING_SECONDS = 0.5  # by which a container may exceed its sound
 # Containers that state the length of their sound; of others it is an estimate.
@@ -155,9 +156,9 @@ def _choose_stream(container: Any, name: str) -> Any:
   if not container.streams.audio:
     raise AudioError(name, 'content', 'has no sound')
   stream = container.streams.audio[0]
-  if stream.codec_context.name not in DECODERS:
-    problem = f'is {stream.codec_context.name}, which is not supported'
-    raise AudioError(name, 'codec', problem)
+  codec = stream.codec_context.name if stream.codec_context else 'unknown'
+  if codec not in DECODERS:
+    raise AudioError(name, 'codec', f'is {codec}, which is not supported')
   return stream
 
 
@@ -189,8 +190,10 @@ def _frames(container: Any, stream: Any, source: _Source) -> Iterator[Any]:
   from av.error import FFmpegError
 
   num_bad = 0
-  for packet in container.demux(stream):
+  for number, packet in enumerate(container.demux(stream)):
     source.check_time()
+    if number > MAX_PACKETS:
+      raise AudioError(source.name, 'content', f'has over {MAX_PACKETS} packets')
     try:
       frames = packet.decode()
     except FFmpegError:

@@ -57,7 +57,7 @@ class Transcriptions:
 def _format(heard: Heard, transcript: str, fields: TranscriptionForm) -> Response:
   if fields.response_format == 'text':
     return PlainTextResponse(transcript + '\n')
-  body: dict[str, Any] = {'text': transcript}
+  body: dict[str, Any] = {'text': transcript, 'heard': heard.has_speech}
   if fields.response_format == 'verbose_json':
     body |= {
       'task': 'transcribe',

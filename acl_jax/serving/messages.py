@@ -98,6 +98,12 @@ async def hear_clips(service: Service, clips: Sequence[EncodedClip]) -> list[Hea
   return heard
 
 
+def has_speech(turns: Sequence[Turn], clips: Sequence[Heard]) -> bool | None:
+  """Return whether the last turn has speech in its clips; None if it has no clips."""
+  parts = [part for part in turns[-1].content if isinstance(part, Audio)]
+  return any(clips[part.index].has_speech for part in parts) if parts else None
+
+
 def _decode_base64(clip: EncodedClip) -> bytes:
   try:
     return base64.b64decode(clip.data, validate=True)
