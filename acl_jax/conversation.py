@@ -58,11 +58,12 @@ class Conversation:
     *,
     max_new_tokens: int = MAX_NEW_TOKENS,
     temperature: float = 0.0,
+    needs_speech: bool = False,
   ) -> Iterator[str]:
     """Take a user turn, text and clips in any order; yield the reply as it grows.
 
-    The turn joins the conversation once the reply is complete. If there is no speech in
-    its clips, the reply is `NOT_HEARD` and no turn is added.
+    The turn joins the conversation once the reply is complete. With `needs_speech`, the
+    reply to clips without speech is `NOT_HEARD`, and no turn is added.
     """
     clips, parts, has_speech = [*self._clips], [], []
     for part in content:
@@ -75,7 +76,7 @@ class Conversation:
         parts.append(part)
     if not parts:
       raise ValueError('the turn has neither text nor audio')
-    if has_speech and not any(has_speech):
+    if needs_speech and has_speech and not any(has_speech):
       yield NOT_HEARD
       return
     turns = [*self.turns, Turn('user', tuple(parts))]

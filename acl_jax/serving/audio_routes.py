@@ -57,7 +57,9 @@ class Transcriptions:
 def _format(heard: Heard, transcript: str, fields: TranscriptionForm) -> Response:
   if fields.response_format == 'text':
     return PlainTextResponse(transcript + '\n')
-  body: dict[str, Any] = {'text': transcript, 'heard': heard.has_speech}
+  body: dict[str, Any] = {'text': transcript}
+  if not heard.has_speech:
+    body['heard'] = False
   if fields.response_format == 'verbose_json':
     body |= {
       'task': 'transcribe',

@@ -70,10 +70,10 @@ class Answer:
     body: ChatRequest,
     replies: Sequence[Reply],
     spoken: SpokenReplies,
-    heard: bool | None,
+    heard: bool,
   ):
     self._service, self._body, self._replies = service, body, replies
-    self._extra = {} if heard is None else {'heard': heard}
+    self._extra = {} if heard else {'heard': False}
     self._spoken, self._start = spoken, time.monotonic()
     self._id, self._created = f'chatcmpl-{secrets.token_hex(12)}', int(time.time())
     tokenizer = service.assistant.text.tokenizer

@@ -98,10 +98,10 @@ async def hear_clips(service: Service, clips: Sequence[EncodedClip]) -> list[Hea
   return heard
 
 
-def has_speech(turns: Sequence[Turn], clips: Sequence[Heard]) -> bool | None:
-  """Return whether the last turn has speech in its clips; None if it has no clips."""
+def has_speech(turns: Sequence[Turn], clips: Sequence[Heard]) -> bool:
+  """Return whether the last turn has speech in its clips, if it has any."""
   parts = [part for part in turns[-1].content if isinstance(part, Audio)]
-  return any(clips[part.index].has_speech for part in parts) if parts else None
+  return not parts or any(clips[part.index].has_speech for part in parts)
 
 
 def _decode_base64(clip: EncodedClip) -> bytes:
