@@ -17,6 +17,7 @@ REQUIRED = [
   'array_record>=0.8.3,<0.10',  # records with random access
   'tensorflow-datasets>=4.9.10,<4.10',  # reads and writes its datasets
   'soundfile>=0.14,<0.16',  # wav, flac, ogg, mp3
+  'av>=18,<20',  # brings FFmpeg: webm, m4a, sphere, and headers that are damaged
   'soxr>=1.1,<2',  # resampling
   'librosa>=0.11,<0.13',  # mel filter banks, spectrogram pictures
   'scipy>=1.17,<2',  # the FFT and the mel filters of the front end

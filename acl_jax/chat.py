@@ -54,6 +54,7 @@ def main(argv: Sequence[str]) -> None:
       values.microphone,
       max_new_tokens=values.max_new_tokens,
       temperature=values.temperature,
+      needs_speech=True,
     )
     if content:
       terminal.take_turn(content)

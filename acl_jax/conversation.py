@@ -13,6 +13,7 @@ from acl_jax.generation.live_requests import EmbeddedClip, LiveRequest
 from acl_jax.generation.sampling import Sampling
 from acl_jax.text.detokenizer import Detokenizer
 from acl_jax.text.templates import Audio, Turn
+from data_pipeline.voice_activity import NOT_HEARD
 
 if TYPE_CHECKING:
   from acl_jax.assistant import Assistant
@@ -57,21 +58,27 @@ class Conversation:
     *,
     max_new_tokens: int = MAX_NEW_TOKENS,
     temperature: float = 0.0,
+    needs_speech: bool = False,
   ) -> Iterator[str]:
     """Take a user turn, text and clips in any order; yield the reply as it grows.
 
-    The turn joins the conversation once the reply is complete.
+    The turn joins the conversation once the reply is complete. With `needs_speech`, the
+    reply to clips without speech is `NOT_HEARD`, and no turn is added.
     """
-    clips, parts = [*self._clips], []
+    clips, parts, has_speech = [*self._clips], [], []
     for part in content:
       if isinstance(part, Clip):
         parts.append(Audio(len(clips)))
         heard = self.assistant.hear(part)
+        has_speech.append(heard.has_speech)
         clips.append(EmbeddedClip(heard.content, heard.embeddings))
       elif part:
         parts.append(part)
     if not parts:
       raise ValueError('the turn has neither text nor audio')
+    if needs_speech and has_speech and not any(has_speech):
+      yield NOT_HEARD
+      return
     turns = [*self.turns, Turn('user', tuple(parts))]
     segments = self.assistant.text.conversation_prompt(turns)
     request = LiveRequest(

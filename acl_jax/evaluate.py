@@ -112,6 +112,11 @@ def evaluate(
     if benchmark := voicebench.summarise(summary['tasks'], judge is not None):
       summary['voicebench'] = benchmark
     unused = [*unused, *results.skipped]
+    summary['without_speech'] = summary.get('without_speech', []) + [
+      each.utterance.id for each, heard in results.heard.items() if not heard.has_speech
+    ]
+  silent = [*dict.fromkeys(summary.get('without_speech', []))]
+  summary['without_speech'] = {'count': len(silent), 'ids': silent}
   summary['skipped'] += [{'id': each.id, 'reason': each.reason} for each in unused]
   _write(output / 'report.json', json.dumps(summary, indent=2, allow_nan=False) + '\n')
   curves = _read_curves(options.checkpoint)
@@ -211,6 +216,10 @@ def main(argv: Sequence[str]) -> None:
   if 'tasks' in summary:
     print(format_tasks(summary['tasks']))
   print(f'evaluate: {count_examples(summary)} examples, see {args.output}/report.html')
+  if count := summary['without_speech']['count']:
+    print(
+      f'evaluate: no speech was heard in {count} recordings; report.json names them'
+    )
   check_skipped(summary, args.max_skipped, args.manifest)
 
 

@@ -76,6 +76,8 @@ class Terminal:
         if self._has_microphone:
           wait = lambda: input('recording, press Enter to end ')  # noqa: E731
           self.take_turn([Clip(audio_devices.record(wait))])
+      case ['@']:
+        raise ValueError('name an audio file behind the @: @question.wav')
       case _:
         self.take_turn(parse_turn(line))
 
@@ -84,7 +86,7 @@ def parse_turn(line: str) -> list[str | Clip]:
   """Split a typed line into text and clips, a clip for each `@file`."""
   content: list[str | Clip] = []
   for word in line.split():
-    if word.startswith('@'):
+    if word.startswith('@') and word != '@':
       content.append(Clip(word[1:]))
     elif content and isinstance(content[-1], str):
       content[-1] += f' {word}'

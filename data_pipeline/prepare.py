@@ -138,7 +138,7 @@ def main(argv: Sequence[str]) -> None:
   """Run `prepare` with the flags."""
   del argv
   args = flags.FLAGS
-  limits = audio.Limits(seconds=args.max_seconds)
+  limits = audio.Limits(args.max_file_mib << 20, seconds=args.max_seconds)
   info = prepare(
     args.corpus,
     args.input,
@@ -153,6 +153,8 @@ def main(argv: Sequence[str]) -> None:
     f'prepare: {info["examples"]} utterances, {info["hours"]:.2f} hours, '
     f'{sum(info["skipped_by_field"].values())} skipped, in {args.output}'
   )
+  if count := info['without_speech']['count']:
+    print(f'prepare: no speech in {count} of them; dataset.json names them')
 
 
 if __name__ == '__main__':
@@ -165,6 +167,9 @@ if __name__ == '__main__':
   flags.DEFINE_float('max_skipped', 0.01, 'fraction that may be unusable', 0, 1)
   flags.DEFINE_integer('max_characters', 2_000, 'of a transcript', lower_bound=1)
   flags.DEFINE_float('max_seconds', 600, 'of an utterance', 0.025, records.MAX_SECONDS)
+  flags.DEFINE_integer(
+    'max_file_mib', 25, 'size of an audio file, also if only a part is read', 1, 1 << 20
+  )
   flags.DEFINE_integer('threads', None, 'that decode; one per core on the DirectRunner')
   flags.DEFINE_string('runner', pipeline.DIRECT, 'any runner of Apache Beam')
   flags.DEFINE_string('beam_options', '', "Beam's options, separated by spaces")

@@ -143,6 +143,21 @@ def converse(monkeypatch, *lines, **options) -> Terminal:
   return terminal
 
 
+def test_an_at_sign_alone_is_no_turn(capsys, monkeypatch):
+  typed = iter(['@', 'meet me @ noon'])
+
+  def read_line(prompt):
+    if (line := next(typed, None)) is None:
+      raise EOFError
+    return line
+
+  monkeypatch.setattr('builtins.input', read_line)
+  terminal = Terminal(Conversation, max_new_tokens=7)
+  terminal.converse()
+  assert 'error: name an audio file behind the @' in capsys.readouterr().err
+  assert terminal.conversation.turns[0] == Turn('user', ('meet me @ noon',))
+
+
 def test_typed_lines_are_text_and_clips():
   assert parse_turn('one two @a.wav  three @b.wav') == [
     'one two',

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Float32
 
 from data_pipeline import audio
+from data_pipeline.audio import AudioError
 from data_pipeline.corpora.utterance import Utterance
 from data_pipeline.noise import add_babble
-from data_pipeline.sniff import AudioError
 
 TALKERS = 5  # utterances in a babble
 

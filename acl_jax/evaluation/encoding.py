@@ -15,6 +15,7 @@ from acl_jax.models.speech_llm import SpeechLLM
 from data_pipeline import audio
 from data_pipeline.corpora.utterance import BadUtterance, Utterance
 from data_pipeline.features import HOP, SAMPLE_RATE, Frontend
+from data_pipeline.voice_activity import has_speech
 
 LENGTH_MULTIPLE = 400  # log-mel frames
 FRAMES_PER_BATCH = 3_200
@@ -28,6 +29,7 @@ class EncodedUtterance(NamedTuple):
 
   clip: Float[np.ndarray, 'n e']
   transcript: str | None
+  has_speech: bool = True
 
 
 def read_audio(
@@ -75,6 +77,7 @@ def encode_utterances(
   """
   encoded: dict[str, EncodedUtterance] = {}
   bad: list[BadUtterance] = []
+  speaks: dict[str, bool] = {}
 
   def read_log_mels() -> Iterator[tuple[str, np.ndarray]]:
     for utterance in utterances:
@@ -82,10 +85,13 @@ def encode_utterances(
         waveform = read_audio(model, utterance, hearing)
         if hearing is not None and hearing.is_long(waveform):
           heard = hearing.hear(waveform)
-          encoded[utterance.id] = EncodedUtterance(heard.embeddings, heard.transcript)
+          encoded[utterance.id] = EncodedUtterance(
+            heard.embeddings, heard.transcript, heard.has_speech
+          )
           advance(1)
           continue
         log_mel = compute_log_mel(model, waveform)
+        speaks[utterance.id] = has_speech(waveform)
       except ValueError as error:
         bad.append(BadUtterance(utterance.id, 'audio', str(error)))
         advance(1)
@@ -98,7 +104,10 @@ def encode_utterances(
   for rows, batch in batches:
     ids, log_mels = zip(*batch, strict=True)
     results = _encode_batch(model, decode, log_mels, rows)
-    encoded.update(zip(ids, results, strict=True))
+    encoded.update(
+      (id, result._replace(has_speech=speaks[id]))
+      for id, result in zip(ids, results, strict=True)
+    )
     advance(len(batch))
   return encoded, bad
 

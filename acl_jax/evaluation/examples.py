@@ -33,6 +33,7 @@ class Example:
   ctc_transcript: Greedy CTC decoding; None for all examples without CTC.
   cascade_transcript: The strong recogniser's; None for all examples without a cascade.
   response: Reference response, as token ids.
+  has_speech: See `data_pipeline.voice_activity`.
   """
 
   utterance: Utterance
@@ -40,6 +41,7 @@ class Example:
   ctc_transcript: str | None = None
   cascade_transcript: str | None = None
   response: tuple[int, ...] = ()
+  has_speech: bool = True
 
   def prompts(self, text: TextFrontend) -> dict[str, list[Segment]]:
     """Return the prompt of each available condition."""

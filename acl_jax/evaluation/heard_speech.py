@@ -35,13 +35,15 @@ class HeardSpeech(NamedTuple):
 
   clip: Embeddings for the LLM. transcript: The model's own; None if it has none.
   cascade_transcript: The recogniser's; None without a cascade. tokens: Of the model's
-  own transcript, each `text`, `log_prob` and `alternatives`.
+  own transcript, each `text`, `log_prob` and `alternatives`. has_speech: See
+  `hearing.heard`.
   """
 
   clip: Float[np.ndarray, 'n e']
   transcript: str | None
   cascade_transcript: str | None
   tokens: list[dict[str, Any]]
+  has_speech: bool = True  # as of a result that was stored without it
 
 
 class Listener:
@@ -116,7 +118,8 @@ class Listener:
       for token in heard.tokens
     ]
     transcript = heard.transcript
-    result = HeardSpeech(heard.embeddings.astype(np.float32), transcript, None, tokens)
+    clip = heard.embeddings.astype(np.float32)
+    result = HeardSpeech(clip, transcript, None, tokens, heard.has_speech)
     file = io.BytesIO()
     np.savez(file, clip=result.clip, rest=np.array(json.dumps(result[1:])))
     write_atomically(path, file.getvalue())

@@ -81,6 +81,8 @@ class Modality(NamedTuple):
     skipped = [{'id': item.id, 'reason': item.reason} for item in bad]
     summary = summarise(prepared, scores, self.description, skipped)
     summary['noise'] = describe_noise(self.babble_snr)
+    silent = [example.utterance.id for example in prepared if not example.has_speech]
+    summary['without_speech'] = silent
     return summary, self.sample(prepared, scores)
 
   def sample(

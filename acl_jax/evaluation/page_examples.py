@@ -21,7 +21,7 @@ from acl_jax.evaluation.media import mp3_data_url
 from acl_jax.evaluation.task_groups import group_label
 from acl_jax.evaluation.word_diff import diff_words
 from data_pipeline import audio
-from data_pipeline.sniff import AudioError
+from data_pipeline.audio import AudioError
 
 SAMPLED_CASES = 6  # of each task
 FAILED_CASES = 10  # of each task, beyond those sampled

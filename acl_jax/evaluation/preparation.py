@@ -57,11 +57,14 @@ def prepare_examples(
         *transcribe_utterances(recogniser, utterances, transcript_cache, advance)
       ]
   examples = []
-  clips = (clip for clip, _ in encoded.values())
+  clips = (each.clip for each in encoded.values())
   longest_clip = max(clips, key=len, default=EMPTY_CLIP)
   context = model.llama.config.max_position_embeddings
   for utterance, transcript in zip(utterances, cascade_transcripts, strict=True):
-    example = Example(utterance, *encoded[utterance.id], transcript)
+    clip, ctc_transcript, has_speech = encoded[utterance.id]
+    example = Example(
+      utterance, clip, ctc_transcript, transcript, has_speech=has_speech
+    )
     try:
       check_context_length(example, text, longest_clip, context, max_new_tokens)
       examples.append(example)

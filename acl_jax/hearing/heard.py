@@ -31,7 +31,8 @@ class Heard:
   """What was heard of a recording.
 
   content: hash of the samples. embeddings: what the LLM reads. transcript, tokens: the
-  model's own decision; None and none if it does not recognise.
+  model's own decision; None and none if it does not recognise. has_speech: False for
+  silence, noise and what is too short to be a word.
   """
 
   content: str
@@ -39,6 +40,7 @@ class Heard:
   transcript: str | None
   tokens: tuple[HeardToken, ...]
   seconds: float
+  has_speech: bool = True
 
   @property
   def num_bytes(self) -> int:

@@ -17,7 +17,7 @@ from acl_jax.hearing.pieces import Piece, Recogniser, merge
 from acl_jax.hearing.windows import Windows
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.text.tokenizer import Tokenizer
-from data_pipeline import audio
+from data_pipeline import audio, voice_activity
 from data_pipeline.audio import SAMPLE_RATE
 from data_pipeline.features import HOP
 
@@ -90,12 +90,15 @@ class Hearing:
     """Whether a recording is longer than one window."""
     return len(samples) >= (self.recogniser.sizes.window + 1) * HOP
 
-  def remember(self, content: str, pieces: Sequence[Piece], num_samples: int) -> Heard:
+  def remember(
+    self, content: str, pieces: Sequence[Piece], num_samples: int, has_speech: bool
+  ) -> Heard:
     """Join pieces of a recording, and store what was heard."""
     spoken, seconds = merge(pieces), num_samples / SAMPLE_RATE
     transcript = None if self.decode is None else self._transcript(spoken)
     tokens = tuple(itertools.chain.from_iterable(map(self._tokens, spoken)))
-    heard = Heard(content, self._embeddings(spoken), transcript, tokens, seconds)
+    embeddings = self._embeddings(spoken)
+    heard = Heard(content, embeddings, transcript, tokens, seconds, has_speech)
     self._cache.put(heard)
     return heard
 
@@ -171,6 +174,7 @@ class Listener:
     self._hearing = hearing
     self._windows = Windows(hearing.recogniser.sizes)
     self._joiner = hearing.recogniser.new_joiner()
+    self._activity = voice_activity.listen()
     self._pieces: list[Piece] = []
     self._hash = _hash(np.zeros(0, np.float32))
     self._count = 0
@@ -184,6 +188,7 @@ class Listener:
     self._hearing.check(samples, self._count)
     self._hash.update(samples.tobytes())
     self._count += len(samples)
+    self._activity.append(samples)
     for window in self._windows.append(samples):
       self._pieces += self._joiner.append(window)
 
@@ -196,7 +201,8 @@ class Listener:
     if heard := self._hearing.recall(content):
       return heard
     self._pieces += self._joiner.finish(self._windows.finish())
-    return self._hearing.remember(content, self._pieces, self._count)
+    has_speech = self._activity.finish()
+    return self._hearing.remember(content, self._pieces, self._count, has_speech)
 
 
 class _Cache:

@@ -58,6 +58,8 @@ def _format(heard: Heard, transcript: str, fields: TranscriptionForm) -> Respons
   if fields.response_format == 'text':
     return PlainTextResponse(transcript + '\n')
   body: dict[str, Any] = {'text': transcript}
+  if not heard.has_speech:
+    body['heard'] = False
   if fields.response_format == 'verbose_json':
     body |= {
       'task': 'transcribe',

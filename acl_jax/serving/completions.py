@@ -18,6 +18,7 @@ from acl_jax.serving.events import EventStream, merge
 from acl_jax.serving.messages import (
   REMEMBERED_SECONDS,
   SpokenReplies,
+  has_speech,
   hear_clips,
   parse_messages,
 )
@@ -50,7 +51,7 @@ class Completions:
     try:
       for options in _options(body):
         replies.append(service.reply(turns, clips, options))
-      answer = Answer(service, body, replies, self._spoken)
+      answer = Answer(service, body, replies, self._spoken, has_speech(turns, clips))
       if body.stream:
         return EventStream(answer.stream(), answer.cancel)
       return JSONResponse(await answer.complete())
@@ -69,8 +70,10 @@ class Answer:
     body: ChatRequest,
     replies: Sequence[Reply],
     spoken: SpokenReplies,
+    heard: bool,
   ):
     self._service, self._body, self._replies = service, body, replies
+    self._extra = {} if heard else {'heard': False}
     self._spoken, self._start = spoken, time.monotonic()
     self._id, self._created = f'chatcmpl-{secrets.token_hex(12)}', int(time.time())
     tokenizer = service.assistant.text.tokenizer
@@ -193,6 +196,7 @@ class Answer:
       'object': kind,
       'created': self._created,
       'model': self._service.name,
+      **self._extra,
     }
 
   def _choice(

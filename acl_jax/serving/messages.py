@@ -98,6 +98,12 @@ async def hear_clips(service: Service, clips: Sequence[EncodedClip]) -> list[Hea
   return heard
 
 
+def has_speech(turns: Sequence[Turn], clips: Sequence[Heard]) -> bool:
+  """Return whether the last turn has speech in its clips, if it has any."""
+  parts = [part for part in turns[-1].content if isinstance(part, Audio)]
+  return not parts or any(clips[part.index].has_speech for part in parts)
+
+
 def _decode_base64(clip: EncodedClip) -> bytes:
   try:
     return base64.b64decode(clip.data, validate=True)

@@ -53,6 +53,9 @@ class Heard(Protocol):
   @property
   def seconds(self) -> float: ...
 
+  @property
+  def has_speech(self) -> bool: ...
+
 
 @runtime_checkable
 class Listener(Protocol):

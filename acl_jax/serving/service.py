@@ -8,6 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float32
+
 from acl_jax.config.serving import ServeConfig
 from acl_jax.generation.live_requests import (
   EmbeddedClip,
@@ -16,17 +19,19 @@ from acl_jax.generation.live_requests import (
   QueueFull,
 )
 from acl_jax.generation.sampling import Sampling
-from acl_jax.serving.decoding import Samples, decode
 from acl_jax.serving.errors import APIError
 from acl_jax.serving.metrics import Metrics
 from acl_jax.serving.parts import Engine, Heard, Hearing, Voice
 from acl_jax.serving.reply import Reply, ReplyOptions
 from acl_jax.text.templates import Turn
-from data_pipeline.sniff import AudioError
+from data_pipeline import audio
+from data_pipeline.audio import AudioError
 
 HEARING_THREADS = 2
 MAX_CHARACTERS_PER_TOKEN = 32  # a text with more is not even tokenised
 _SHUTTING_DOWN = 'the server is shutting down'
+
+Samples = Float32[np.ndarray, ' samples']
 
 
 class Service:
@@ -138,7 +143,8 @@ class Service:
     self.engine.close(grace_seconds)
 
   def _decode(self, data: bytes, name: str) -> Samples:
-    return decode(data, name, self.limits.max_audio_seconds)
+    limits = audio.Limits(seconds=self.limits.max_audio_seconds)
+    return audio.read(data, limits=limits, name=name)
 
   async def _hear(self, samples: Callable[[], Samples], name: str) -> Heard:
     self.check_open()

@@ -19,10 +19,12 @@ from acl_jax.runtime.files import open_atomically, sha256, temporary_path
 from data_pipeline import audio, records
 from data_pipeline.corpora.utterance import AnyUtterance, BadUtterance
 from data_pipeline.preparation.plan import Plan
+from data_pipeline.voice_activity import has_speech
 
 _A = TypeVar('_A')
 _B = TypeVar('_B')
-_Result = tuple[dict[str, Any], bytes] | BadUtterance  # (index entry, record)
+# Index entry, record, whether it has speech.
+_Result = tuple[dict[str, Any], bytes, bool] | BadUtterance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,20 +142,23 @@ def _load_record(utterance: AnyUtterance, settings: Settings) -> _Result:
     return BadUtterance(id, error.field, str(error))
   seconds = len(samples) / audio.SAMPLE_RATE
   entry = {'id': id, 'seconds': seconds, 'text': utterance.text}
-  return entry, records.pack_utterance(vars(utterance), samples, settings.encoding)
+  record = records.pack_utterance(vars(utterance), samples, settings.encoding)
+  return entry, record, has_speech(samples, by_energy=True)
 
 
 def _write_shard(path: Path, results: Iterable[_Result]) -> dict[str, Any]:
   """Write the shard; returns the content of its progress file."""
-  index, skipped = [], []
+  index, skipped, without_speech = [], [], []
 
   def usable_records() -> Iterator[bytes]:
     for result in results:
       if isinstance(result, BadUtterance):
         skipped.append(vars(result))
       else:
-        entry, record = result
+        entry, record, speaks = result
         index.append(entry)
+        if not speaks:
+          without_speech.append(entry['id'])
         yield record
       report_progress(1)
 
@@ -163,4 +168,5 @@ def _write_shard(path: Path, results: Iterable[_Result]) -> dict[str, Any]:
     'sha256': sha256(path),
     'index': index,
     'skipped': skipped,
+    'without_speech': without_speech,
   }

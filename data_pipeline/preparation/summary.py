@@ -19,7 +19,7 @@ from data_pipeline.preparation.shard import Job
 
 # Seconds; a bin includes its lower edge.
 HISTOGRAM_EDGES = (0, 1, 2, 3, 5, 7, 10, 12, 15, 20, 25, 30, 60, 120, 300, 600)
-MAX_LISTED = 100  # skipped utterances in dataset.json; skipped.jsonl has all
+MAX_LISTED = 100  # utterances of a kind in dataset.json; skipped.jsonl has all of its
 
 
 class _Totals:
@@ -31,6 +31,7 @@ class _Totals:
     self.shards: list[dict[str, Any]] = []
     self.skipped_by_field = collections.Counter()
     self.skipped: list[dict[str, str]] = []
+    self.without_speech, self.silent_ids = 0, []
 
   @property
   def examples(self) -> int:
@@ -46,6 +47,9 @@ class _Totals:
     self.shards.append(shard)
     self.skipped_by_field.update(entry['field'] for entry in skipped)
     self.skipped += skipped[: MAX_LISTED - len(self.skipped)]
+    silent = info.get('without_speech', ())  # shards of earlier versions have none
+    self.without_speech += len(silent)
+    self.silent_ids += silent[: MAX_LISTED - len(self.silent_ids)]
 
   def info(self) -> dict[str, Any]:
     return {
@@ -57,6 +61,7 @@ class _Totals:
       'shards': self.shards,
       'skipped_by_field': dict(self.skipped_by_field.most_common()),
       'skipped': self.skipped,
+      'without_speech': {'count': self.without_speech, 'ids': self.silent_ids},
     }
 
 

@@ -238,8 +238,8 @@ def damaged(corpus, write_audio):
   (folder / 'text.wav').write_text('this is not audio')
   whole = write_audio(folder / 'whole.wav').read_bytes()
   (folder / 'half.wav').write_bytes(whole[: len(whole) // 2])
-  write_audio(folder / 'adpcm.wav', 'IMA_ADPCM')
-  for name in ('missing', 'empty', 'text', 'half', 'adpcm'):
+  write_audio(folder / 'g721.wav', 'G721_32')
+  for name in ('missing', 'empty', 'text', 'half', 'g721'):
     append_entry(corpus, audio_filepath=f'{name}.wav')
   append_entry(corpus, audio_filepath='whole.wav', id='u0')
   append_entry(corpus, audio_filepath='whole.wav', id='silent', text=' \t')
@@ -262,9 +262,9 @@ def test_unusable_utterances_are_counted_and_listed(damaged, tmp_path, capsys):
   for part in (
     'missing.wav: file cannot be read (No such file',
     'empty.wav: content is empty (0 bytes)',
-    'text.wav: content is not WAV, FLAC, Ogg or MP3',
+    'text.wav: content is damaged or in an unknown format',
     'half.wav: content is truncated: ',
-    'adpcm.wav: codec is WAV format 0x0011',
+    'g721.wav: codec is g726, which is not supported',
     "whole.wav: id 'u0' ",
     'whole.wav: text is empty',
     'whole.wav: text has 51 characters, limit 50',

@@ -4,8 +4,7 @@ import pytest
 
 from acl_jax.evaluation.babble import with_babble
 from acl_jax.evaluation.examples import read_manifest
-from data_pipeline.audio import Limits
-from data_pipeline.sniff import AudioError
+from data_pipeline.audio import AudioError, Limits
 
 
 def read_all(utterances):

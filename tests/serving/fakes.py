@@ -192,6 +192,7 @@ class FakeHearing:
       transcript='fourteen s' if self.recognises else None,
       tokens=tokens if self.recognises else (),
       seconds=seconds,
+      has_speech=bool(np.abs(samples).max(initial=0) > 1e-3),
     )
 
 

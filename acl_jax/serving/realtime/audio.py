@@ -17,14 +17,8 @@ from jaxtyping import Float32
 
 from acl_jax.serving.realtime.errors import ClientError
 from acl_jax.serving.realtime.schema import AudioInput
-from acl_jax.serving.realtime.vad import (
-  FRAME,
-  FRAME_MS,
-  RATE,
-  START_FRAMES,
-  SpeechModel,
-  TurnDetector,
-)
+from acl_jax.serving.realtime.vad import START_FRAMES, TurnDetector
+from data_pipeline.voice_activity import FRAME, FRAME_MS, RATE, SpeechModel
 
 MIN_SECONDS = 0.1  # of an utterance that a client commits
 NOTHING = np.zeros(0, np.float32)

@@ -11,8 +11,8 @@ from starlette.websockets import WebSocket
 from acl_jax.serving.realtime.listening import Ears
 from acl_jax.serving.realtime.outbox import Outbox
 from acl_jax.serving.realtime.session import Session
-from acl_jax.serving.realtime.vad import find_silero
 from acl_jax.serving.service import Service
+from data_pipeline.voice_activity import find_silero
 
 PATH = '/v1/realtime'
 MAX_SESSIONS = 128

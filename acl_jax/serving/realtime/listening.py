@@ -14,8 +14,8 @@ from acl_jax.serving.realtime.items import Content, Conversation, Item
 from acl_jax.serving.realtime.response import Emit
 from acl_jax.serving.realtime.schema import AudioInput
 from acl_jax.serving.realtime.utterance import Utterance
-from acl_jax.serving.realtime.vad import SpeechModels
 from acl_jax.serving.service import Service
+from data_pipeline.voice_activity import SpeechModels
 
 MAX_PENDING = 8  # recordings of a session that are being heard; more wait
 LOWEST_LOG_PROB = -1e4  # JSON has no infinity

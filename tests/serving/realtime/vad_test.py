@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acl_jax.serving.realtime import vad
 from acl_jax.serving.realtime.audio import InputBuffer, Speech, Started, Stopped
 from acl_jax.serving.realtime.errors import ClientError
 from acl_jax.serving.realtime.schema import AudioInput
 from data_pipeline import audio as audio_files
+from data_pipeline import voice_activity as vad
 from tests.serving.realtime_fakes import noise, silence, speech
 
 RECORDINGS = Path(__file__).parents[3] / 'data_pipeline/recordings/audio'
@@ -115,11 +115,3 @@ def test_silero_hears_words_and_not_noise():
   cut = [a for piece in pieces(data, [0.11, 0.5, 0.501]) for a in buffer.append(piece)]
   assert merged(cut) == merged(whole)
   assert make_buffer(16_000, vad.SileroModel(session)).append(noise(3.0, -25)) == []
-
-
-def test_no_model_means_energy(tmp_path, monkeypatch):
-  assert isinstance(vad.SpeechModels(None)(), vad.EnergyModel)
-  monkeypatch.setattr(
-    vad, 'SILERO_FILES', (('numpy', 'no.onnx'), ('nothing-here', 'x'))
-  )
-  assert vad.find_silero() is None
