@@ -29,17 +29,7 @@ from acl_jax.sharding.rules import HIDDEN_AXES, constrain
 
 @dataclasses.dataclass(frozen=True)
 class LlamaConfig:
-  """Sizes and constants of a model, by Hugging Face's names.
-
-  Attributes that are not Hugging Face's own:
-    rope_scaling: How rotations are scaled; None: not at all.
-    attention_bias: Whether queries, keys and values have a bias; the output has none.
-    qk_norm: Whether each head of queries and keys is normalised before its rotation.
-    no_rope_layers: Indices of layers without rotation.
-    sliding_window: Positions that a query attends to, its own included; None: all.
-    full_attention_layers: Indices of layers without the sliding window.
-    model_type: Hugging Face's name of the family.
-  """
+  """Sizes and options of a model, by Hugging Face's names where it has them."""
 
   vocab_size: int
   hidden_size: int
@@ -52,13 +42,13 @@ class LlamaConfig:
   rms_norm_eps: float
   tie_word_embeddings: bool
   max_position_embeddings: int
-  rope_scaling: RopeScaling | None = None
-  attention_bias: bool = False
-  qk_norm: bool = False
-  no_rope_layers: tuple[int, ...] = ()
-  sliding_window: int | None = None
-  full_attention_layers: tuple[int, ...] = ()
-  model_type: str = 'llama'
+  rope_scaling: RopeScaling | None = None  # for positions beyond training
+  attention_bias: bool = False  # of queries, keys and values; the output has none
+  qk_norm: bool = False  # normalise each head of queries and keys before rotation
+  no_rope_layers: tuple[int, ...] = ()  # indices of layers without rotation
+  sliding_window: int | None = None  # keys that a query sees, its own included
+  full_attention_layers: tuple[int, ...] = ()  # indices of layers without the window
+  model_type: str = 'llama'  # Hugging Face's name of the family
 
   def __post_init__(self):
     for field in dataclasses.fields(self):

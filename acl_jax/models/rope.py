@@ -46,23 +46,18 @@ FIELDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-  """How frequencies are scaled, by Hugging Face's names; None where unused.
+  """How frequencies are scaled, by Hugging Face's names; None where unused."""
 
-  kind: Hugging Face's `rope_type`, one of `FIELDS`. original_max_position_embeddings:
-  of training; None for the model's max_position_embeddings. factor: None for the ratio
-  of these two.
-  """
-
-  kind: str
-  factor: float | None = None
+  kind: str  # `rope_type`: linear, dynamic, llama3, yarn or longrope
+  factor: float | None = None  # None: max_position_embeddings / those of training
   low_freq_factor: float | None = None
   high_freq_factor: float | None = None
-  original_max_position_embeddings: int | None = None
+  original_max_position_embeddings: int | None = None  # of training; None: the model's
   beta_fast: float | None = None
   beta_slow: float | None = None
   mscale: float | None = None
   mscale_all_dim: float | None = None
-  attention_factor: float | None = None
+  attention_factor: float | None = None  # of cosines and sines
   truncate: bool | None = None
   short_factor: tuple[float, ...] | None = None
   long_factor: tuple[float, ...] | None = None
@@ -76,7 +71,9 @@ class RopeScaling:
     for name, value in self.fields.items():
       if name not in needed + optional:
         raise ValueError(f'{name} has no meaning for the rope_type {self.kind}')
-      _check_number(name, value)
+      values = value if isinstance(value, tuple) else (value,)
+      if name != 'truncate' and not all(0 < v < math.inf for v in values):
+        raise ValueError(f'{name} = {value!r:.60} is not positive and finite')
     for name in needed:
       if getattr(self, name) is None:
         raise ValueError(f'{name} is missing for the rope_type {self.kind}')
@@ -94,22 +91,6 @@ class RopeScaling:
     """The fields that are used, without `kind`."""
     fields = dataclasses.asdict(self)
     return {k: v for k, v in fields.items() if k != 'kind' and v is not None}
-
-
-def _check_number(name: str, value: Any) -> None:
-  """Raise ValueError unless a field is a positive number, or all of its values are."""
-  if name == 'truncate':
-    valid = isinstance(value, bool)
-  else:
-    integer = name == 'original_max_position_embeddings'
-    values = value if name.endswith(('short_factor', 'long_factor')) else (value,)
-    types = int if integer else (int, float)
-    valid = isinstance(values, tuple) and all(
-      isinstance(v, types) and not isinstance(v, bool) and 0 < v < math.inf
-      for v in values
-    )
-  if not valid:
-    raise ValueError(f'{name} = {value!r:.60} of rope_scaling is not supported')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,15 +190,17 @@ class Rope:
 
     if s.mscale and s.mscale_all_dim:
       return magnitude(s.mscale) / magnitude(s.mscale_all_dim)
-    return magnitude(1)
+    return magnitude(1.0)
 
   def _llama3(self, frequency: np.ndarray) -> np.ndarray:
     """Divide low frequencies by the factor, and interpolate up to the high ones."""
     s, original = self.scaling, np.float32(self.original_positions)
     assert s is not None and s.low_freq_factor and s.high_freq_factor
     low, high = s.low_freq_factor, s.high_freq_factor
-    wavelength = np.float32(2 * math.pi) / frequency
-    smooth = (original / wavelength - np.float32(low)) / np.float32(high - low)
+    # PyTorch divides a number by an array as the product with the reciprocal.
+    wavelength = (1 / frequency) * np.float32(2 * math.pi)
+    smooth = (1 / wavelength) * original - np.float32(low)
+    smooth = smooth / np.float32(high - low)
     factor = np.float32(self.factor)
     between = (1 - smooth) * frequency / factor + smooth * frequency
     scaled = np.where(wavelength > original / low, frequency / factor, between)
@@ -233,7 +216,7 @@ class Rope:
       turns = self.original_positions / (rotations * 2 * math.pi)
       return h * math.log(turns) / (2 * math.log(self.theta))
 
-    low, high = pair_of(s.beta_fast or 32), pair_of(s.beta_slow or 1)
+    low, high = pair_of(s.beta_fast or 32.0), pair_of(s.beta_slow or 1.0)
     if s.truncate is not False:
       low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, h - 1)

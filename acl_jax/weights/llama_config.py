@@ -114,7 +114,7 @@ def parse_llama_config(config: Mapping[str, Any], path: Path) -> llama.LlamaConf
     config,
     field_names={name: name for name in (*SIZES, *ROPE_KEYS, *LAYER_KEYS)},
     supported_values=SUPPORTED_VALUES,
-    ignored=('is_llama_config', 'pretraining_tp'),  # the latter changes a sum's order
+    ignored=('is_llama_config', 'pretraining_tp', *REFUSED),  # refused above if set
     source=path,
     is_harmless=is_harmless,
   )
@@ -142,7 +142,7 @@ def _refuse_other_models(config: Mapping[str, Any], path: Path) -> None:
       raise ValueError(
         f'{path}: {key} = {value!r:.60}: {what}, which this program cannot load'
       )
-  if model_type not in FAMILIES:
+  if not isinstance(model_type, str) or model_type not in FAMILIES:
     raise ValueError(
       f'{path}: model_type is {model_type!r:.60}, not one of {", ".join(FAMILIES)}'
     )
@@ -167,6 +167,8 @@ def _parse_layers(
     if family == 'llama' and window is not None:
       raise ValueError(f'{path}: sliding_window = {window!r:.60} is not of a llama')
     window = None
+  if window is not None and type(window) is not int:
+    raise ValueError(f'{path}: sliding_window = {window!r:.60} is not a number')
   slides = [window is not None] * count
   if family == 'smollm3':
     slides = [window is not None and not rotate for rotate in rotates]

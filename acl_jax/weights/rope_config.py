@@ -55,16 +55,28 @@ def _section(key: str, section: Any) -> dict[str, Any]:
     name = unknown[0]
     raise ValueError(f'{key} has an unknown {name} = {values[name]!r:.60}')
   kind = kinds[0] if kinds else 'default'
-  kind = _NAMES.get(kind, kind) if isinstance(kind, str) else kind
-  return {'rope_type': kind} | {k: _number(k, v) for k, v in values.items()}
+  if not isinstance(kind, str):
+    raise ValueError(f'rope_type = {kind!r:.60} of {key} is not a name')
+  kind = _NAMES.get(kind, kind)
+  return {'rope_type': kind} | {k: _typed(k, v) for k, v in values.items()}
 
 
-def _number(name: str, value: Any) -> Any:
-  """Return a value with the type that `RopeScaling` declares, if it can have it."""
-  if isinstance(value, list):
-    return tuple(_number(name, each) for each in value)
-  if type(value) is int and name != ORIGINAL and abs(value) < 1 << 53:
-    return float(value)
+def _typed(name: str, value: Any) -> Any:
+  """Return a value with the type that `RopeScaling` declares; else ValueError."""
+  is_number = type(value) is int and abs(value) < 1 << 53
+  if name == 'truncate':
+    valid = isinstance(value, bool)
+  elif name == ORIGINAL:
+    valid = is_number
+  elif name in ('short_factor', 'long_factor'):
+    if isinstance(value, list):
+      return tuple(_typed(f'a number of {name}', each) for each in value)
+    valid = False
+  else:
+    valid = is_number or isinstance(value, float)
+    value = float(value) if is_number else value
+  if not valid:
+    raise ValueError(f'{name} = {value!r:.60} of the rope parameters is not supported')
   return value
 
 

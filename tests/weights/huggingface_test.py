@@ -132,6 +132,21 @@ def test_rope_frequencies_and_a_second_tied_matrix_are_ignored(tmp_path):
   tiny_llama.assert_equal(load_llama(tmp_path), model)
 
 
+def test_a_head_of_its_own_is_kept_although_the_config_says_tied(tmp_path):
+  """Transformers 5 keeps it, too."""
+  model = tiny_llama.build()
+  save_llama(model, tmp_path)
+  edit(tmp_path / 'config.json', tie_word_embeddings=True)
+  tiny_llama.assert_equal(load_llama(tmp_path), model)
+
+
+def test_shards_need_no_index(tmp_path):
+  tiny_llama.build_reference().save_pretrained(tmp_path, max_shard_size='8KB')
+  expected = load_llama(tmp_path)
+  (tmp_path / 'model.safetensors.index.json').unlink()
+  tiny_llama.assert_equal(load_llama(tmp_path), expected)
+
+
 @pytest.mark.parametrize('text', ['', '[]', '{', '[' * 100_000, '\x00'])
 def test_a_config_that_is_not_a_json_object_is_refused(text, folder):
   (folder / 'config.json').write_text(text)
