@@ -149,9 +149,7 @@ def _byte_level(fields: _Fields) -> Backends:
     splitter = find_splitter(name)
   except ValueError as error:
     raise ValueError(f'tokenizer.ggml.pre: {error}') from None
-  merges = [tuple(merge.split(' ')) for merge in fields.strings('merges')]
-  if wrong := [merge for merge in merges if len(merge) != 2]:
-    raise ValueError(f'tokenizer.ggml.merges has {wrong[0]!r:.60}, not two tokens')
+  merges = [merge.partition(' ')[::2] for merge in fields.strings('merges')]
   vocab = {token: id for id, token in enumerate(fields.tokens)}
   unknown = ({left, right, left + right} - vocab.keys() for left, right in merges)
   if wrong := next(filter(None, unknown), None):

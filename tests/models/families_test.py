@@ -39,11 +39,13 @@ FAST = ('llama3.2', 'smollm3', 'qwen2-window', 'qwen3')
   ],
 )
 def test_a_family(family, column, tmp_path):
-  COLUMNS[column](family, tmp_path)
+  if (family, column) not in families_table.WITHOUT:
+    COLUMNS[column](family, tmp_path)
 
 
 def test_the_table_of_the_documentation_is_that_of_the_checks_and_has_no_hole():
   cells = {(name, column): 'yes' for name in FAMILIES for column in COLUMNS}
+  cells |= families_table.WITHOUT
   pattern = re.escape(START) + r'\n(.*?)\n?' + re.escape(END)
   table = re.search(pattern, DOCS.read_text(), re.DOTALL)
   assert table and table[1] == families_table.render(cells), (

@@ -15,14 +15,10 @@ INTERLEAVED = ('llama', 'mistral3', 'smollm3')
 def write_gguf(
   path: Path, model: Any, architecture: str, kind: Kind = Kind.F32, **changes: Any
 ) -> Path:
-  """Write a model; vectors stay in float32. `changes` are keys of the architecture.
-
-  A change that is None leaves a key out; '__' stands for the dot.
-  """
+  """Write a model; vectors stay in float32. `changes` are keys of the architecture."""
   config = model.config
   writer = gguf.GGUFWriter(path, architecture)
-  keys = _keys(config) | {k.replace('__', '.'): v for k, v in changes.items()}
-  for key, value in keys.items():
+  for key, value in (_keys(config) | changes).items():
     _add(writer, f'{architecture}.{key}', value)
   writer.add_array('tokenizer.ggml.tokens', ['a', 'é'])
   for name, array in _tensors(model, architecture):
