@@ -53,7 +53,7 @@ def case(request, tmp_path_factory):
   if isinstance(tokenizer, Path):
     tokenizer = load_tokenizer(tokenizer)
   folder = tmp_path_factory.mktemp(request.param)
-  audio_id = write_tokenizer(folder, tokenizer, template)
+  audio_id = write_tokenizer(folder, tokenizer, get_template(template))
   exported = AutoTokenizer.from_pretrained(folder)
   jinja = (folder / 'chat_template.jinja').read_text()
   processor = AudioChatLlamaProcessor(exported, stack_factor=4, chat_template=jinja)
