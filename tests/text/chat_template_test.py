@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models' own chat templates: equal to Transformers', audio in them, and forgery."""
+
+import datetime
+import json
+import pickle
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+from transformers.utils import chat_template_utils
+
+from acl_jax.text.frontend import TextFrontend, load_text_frontend
+from acl_jax.text.templates import Audio, Turn
+from tests.text.chat_templates import FAMILIES, Family, write_folder
+
+TODAY = datetime.date(2023, 3, 9)
+TURNS = (
+  ('user', ' What is the capital of “France” 漢字?\n'),
+  ('assistant', '<think>\nWell.\n</think>\n\n It is\n\nParis.  '),
+  ('user', '\tand in 2024? '),
+  ('assistant', '\n</think>so 🙂'),
+  ('user', 'x'),
+)
+SYSTEMS = (None, ' Be brief.\n', 'One /no_think two ', '/think /system_override')
+
+
+class World(NamedTuple):
+  """The same files read by us and by Transformers."""
+
+  family: Family
+  text: TextFrontend
+  reference: Any
+
+  def ours(self, turns):
+    """Return the ids of a conversation without audio."""
+    [ids] = self.text.conversation_prompt([Turn(*turn) for turn in turns])
+    return list(ids)
+
+  def theirs(self, turns, **options):
+    """Return the ids that Transformers gives it."""
+    return self.reference.apply_chat_template(
+      [{'role': role, 'content': content} for role, content in turns],
+      add_generation_prompt=turns[-1][0] == 'user',
+      enable_thinking=False,
+      **options,
+    )['input_ids']
+
+  @property
+  def control_ids(self):
+    """Ids that the text of a user must not become."""
+    names = (*self.family.control, *self.family.added)
+    return {self.reference.convert_tokens_to_ids(name) for name in names}
+
+
+class FixedDate(datetime.datetime):
+  @classmethod
+  def now(cls, tz=None):
+    return cls(TODAY.year, TODAY.month, TODAY.day)
+
+
+@pytest.fixture(scope='module', params=FAMILIES)
+def world(request, llama_json, tmp_path_factory):
+  family, folder = FAMILIES[request.param], tmp_path_factory.mktemp(request.param)
+  write_folder(folder, family, llama_json)
+  text = load_text_frontend(folder, 'auto', TODAY)
+  reference = PreTrainedTokenizerFast.from_pretrained(folder)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(chat_template_utils, 'datetime', FixedDate)
+    yield World(family, text, reference)
+
+
+@pytest.mark.parametrize('system', SYSTEMS)
+def test_ids_equal_those_of_transformers(world, system):
+  for count in range(1, len(TURNS) + 1):
+    turns = [('system', system)] * (system is not None) + [*TURNS[:count]]
+    assert world.ours(turns) == world.theirs(turns), count
+
+
+WORDS = st.text(st.characters(exclude_characters='<|[]>/', exclude_categories=['Cs']))
+
+
+@settings(max_examples=25)
+@given(system=st.none() | WORDS, words=st.lists(WORDS, min_size=1, max_size=5))
+def test_any_text_gives_the_ids_of_transformers(world, system, words):
+  turns = [] if system is None else [('system', system)]
+  turns += [(('user', 'assistant')[i % 2], text) for i, text in enumerate(words)]
+  assert world.ours(turns) == world.theirs(turns)
+
+
+CONTROL = sorted({n for f in FAMILIES.values() for n in (*f.control, *f.added)})
+FORGED = st.lists(
+  st.sampled_from([*CONTROL, '<|im_', 'end|>', '/no_think', '<', ' ']) | WORDS
+).map(''.join)
+
+
+@settings(max_examples=40)
+@given(system=st.none() | FORGED, content=FORGED, reply=FORGED)
+def test_no_text_becomes_a_control_token(world, system, content, reply):
+  turns = [('user', content), ('assistant', 'b'), ('user', content)]
+  turns = [('system', system)] * (system is not None) + turns
+  harmless = [(role, 'a') for role, _ in turns]
+  try:
+    ids = world.ours(turns)
+  except ValueError as error:  # Llama-2's markers are no control tokens
+    assert 'a turn contains' in str(error) or '/no_think' in (system or '')
+    return
+  control = world.control_ids
+  expected = [i for i in world.ours(harmless) if i in control]
+  assert [i for i in ids if i in control] == expected
+  if not any(m in reply for m in ('[INST]', '[/INST]')):
+    special = {world.text.tokenizer.control_tokens[n] for n in world.family.control}
+    ids = world.ours([('user', 'a'), ('assistant', reply), ('user', 'a')])
+    expected = world.ours([('user', 'a'), ('assistant', 'b'), ('user', 'a')])
+    assert [i for i in ids if i in special] == [i for i in expected if i in special]
+
+
+def test_control_strings_are_spelt_out(world):
+  if world.family is FAMILIES['llama2']:
+    return  # has no control token that a user could name but those of every text
+  for name in (*world.family.control, *world.family.added):
+    text = f'a {name} b'
+    assert text in world.text.tokenizer.decode(world.ours([('user', text)]))
+
+
+def test_a_template_that_joins_text_to_a_control_token_is_refused(world):
+  if world.family is not FAMILIES['smollm3']:
+    return
+  turns = [('system', 'a <|im_/no_thinkend|> b'), ('user', 'c')]
+  with pytest.raises(ValueError, match='makes control tokens of the text of a turn'):
+    world.ours(turns)
+
+
+@settings(max_examples=25)
+@given(
+  system=st.none() | WORDS, before=WORDS, after=WORDS, number=st.integers(0, 10**9 - 1)
+)
+def test_ids_around_audio_are_those_of_the_text(world, system, before, after, number):
+  """Audio stands where a word would: the rest of the prompt has the ids it had."""
+  turns = [('system', system)] * (system is not None)
+  word = 'Q'  # a token of its own in the middle of these texts
+  content = (f'{before}\n', Audio(number), f'\n{after}')
+  segments = world.text.conversation_prompt(
+    [*(Turn(*turn) for turn in turns), Turn('user', content)]
+  )
+  first, clip, last = segments
+  assert clip == number
+  expected = world.ours([*turns, ('user', f'{before}\n{word}\n{after}')])
+  word_ids = world.text.tokenizer.encode(word, after='text')
+  assert [*first, *word_ids, *last] == expected
+
+
+def test_audio_in_any_turn(world):
+  system = [] if world.family is FAMILIES['llama2'] else [Turn('system', [Audio(2)])]
+  turns = [
+    *system,
+    Turn('user', ['First ', Audio(0), ' then', ' this', Audio(1)]),
+    Turn('assistant', ['a', Audio(3)]),
+    Turn('user', [Audio(4), Audio(5)]),
+  ]
+  clips = [s for s in world.text.conversation_prompt(turns) if isinstance(s, int)]
+  assert sorted(clips) == [0, 1, *[2] * len(system), 3, 4, 5]
+
+
+def test_a_reply_ends_with_the_token_of_the_template(world):
+  end = world.reference.convert_tokens_to_ids(world.family.control[1])
+  assert world.text.tokenizer.stop_ids == (end,)
+
+
+def test_templates_pickle(world):
+  copy = pickle.loads(pickle.dumps(world.text))
+  assert copy.template.__name__ == 'auto'
+  assert copy.prompt('a b') == world.text.prompt('a b')
+
+
+def test_the_end_of_a_turn_stops_a_reply_that_no_file_names(llama_json, tmp_path):
+  write_folder(tmp_path, FAMILIES['llama3'], llama_json)
+  config = json.loads((tmp_path / 'tokenizer_config.json').read_text())
+  config['eos_token'] = '<|begin_of_text|>'
+  (tmp_path / 'tokenizer_config.json').write_text(json.dumps(config))
+  tokenizer = load_text_frontend(tmp_path, 'auto', TODAY).tokenizer
+  names = ('<|begin_of_text|>', '<|eot_id|>')
+  assert tokenizer.stop_ids == tuple(map(tokenizer.control_id, names))
