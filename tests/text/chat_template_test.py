@@ -4,6 +4,7 @@
 import datetime
 import json
 import pickle
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import pytest
@@ -16,6 +17,7 @@ from acl_jax.text.frontend import TextFrontend, load_text_frontend
 from acl_jax.text.templates import Audio, Turn
 from tests.text.chat_templates import FAMILIES, Family, write_folder
 
+WORD = 'qqq'  # in no other text
 TODAY = datetime.date(2023, 3, 9)
 TURNS = (
   ('user', ' What is the capital of “France” 漢字?\n'),
@@ -41,12 +43,13 @@ class World(NamedTuple):
 
   def theirs(self, turns, **options):
     """Return the ids that Transformers gives it."""
-    return self.reference.apply_chat_template(
+    result = self.reference.apply_chat_template(
       [{'role': role, 'content': content} for role, content in turns],
       add_generation_prompt=turns[-1][0] == 'user',
       enable_thinking=False,
       **options,
-    )['input_ids']
+    )
+    return result['input_ids'] if isinstance(result, Mapping) else result
 
   @property
   def control_ids(self):
@@ -82,7 +85,7 @@ def test_ids_equal_those_of_transformers(world, system):
 WORDS = st.text(st.characters(exclude_characters='<|[]>/', exclude_categories=['Cs']))
 
 
-@settings(max_examples=25)
+@settings(max_examples=8)
 @given(system=st.none() | WORDS, words=st.lists(WORDS, min_size=1, max_size=5))
 def test_any_text_gives_the_ids_of_transformers(world, system, words):
   turns = [] if system is None else [('system', system)]
@@ -96,7 +99,7 @@ FORGED = st.lists(
 ).map(''.join)
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(system=st.none() | FORGED, content=FORGED, reply=FORGED)
 def test_no_text_becomes_a_control_token(world, system, content, reply):
   turns = [('user', content), ('assistant', 'b'), ('user', content)]
@@ -133,23 +136,22 @@ def test_a_template_that_joins_text_to_a_control_token_is_refused(world):
     world.ours(turns)
 
 
-@settings(max_examples=25)
-@given(
-  system=st.none() | WORDS, before=WORDS, after=WORDS, number=st.integers(0, 10**9 - 1)
-)
-def test_ids_around_audio_are_those_of_the_text(world, system, before, after, number):
-  """Audio stands where a word would: the rest of the prompt has the ids it had."""
+@settings(max_examples=8)
+@given(system=st.none() | WORDS, before=WORDS, after=WORDS, role=st.integers(0, 2))
+def test_ids_around_audio_are_those_of_transformers(world, system, before, after, role):
+  """The prompt with a word in place of the clip, cut at the word, gives the ids."""
   turns = [('system', system)] * (system is not None)
-  word = 'Q'  # a token of its own in the middle of these texts
-  content = (f'{before}\n', Audio(number), f'\n{after}')
-  segments = world.text.conversation_prompt(
-    [*(Turn(*turn) for turn in turns), Turn('user', content)]
-  )
-  first, clip, last = segments
-  assert clip == number
-  expected = world.ours([*turns, ('user', f'{before}\n{word}\n{after}')])
-  word_ids = world.text.tokenizer.encode(word, after='text')
-  assert [*first, *word_ids, *last] == expected
+  turns += [*TURNS[:role], (('user', 'assistant')[role % 2], f'{before}{WORD}{after}')]
+  first, last = world.theirs(turns, tokenize=False).split(WORD)
+  heard = [Turn(*turn) for turn in turns[:-1]]
+  heard.append(Turn(turns[-1][0], (before, Audio(17), after)))
+  encode = lambda text: world.reference.encode(text, add_special_tokens=False)  # noqa: E731
+  expected = [tuple(encode(first)), 17, tuple(encode(last))]
+  if world.family.pieces:  # a space is part of the next word, which is spoken
+    newline = encode('\n')
+    expected[0] = tuple(encode(first.removesuffix(' ')))
+    expected[2] = tuple(encode(f'\n{last}')[len(newline) :])
+  assert world.text.conversation_prompt(heard) == [s for s in expected if s != ()]
 
 
 def test_audio_in_any_turn(world):
