@@ -69,6 +69,10 @@ class ChatTemplate:
     )
     refuse_markers(conversation, plain, 'its chat template')
     items = self._cut(self._render(conversation))
+    kept = sorted(item.index for item in items if isinstance(item, Audio))
+    parts = (part for turn in conversation for part in join_parts(turn))
+    if kept != sorted(part.index for part in parts if isinstance(part, Audio)):
+      raise ValueError(f'{self.origin} does not keep every audio clip once')
     self._check_control_ids(conversation, items)
     return make_segments(items, tokenizer, _inside(tuple(self.added_ids)))
 
@@ -79,6 +83,8 @@ class ChatTemplate:
       items = self._cut(self._render(reply))
     except ValueError:
       return []  # it may want more turns
+    if Audio(0) not in items:
+      return []
     after = (i for i in items[items.index(Audio(0)) + 1 :] if str(i).strip())
     return [item for item in [next(after, None)] if isinstance(item, int)]
 
@@ -192,7 +198,7 @@ def make_chat_template(
   template = ChatTemplate(
     source, origin, {**names, **known}, tokenizer.control_tokens, added, today
   )
-  template([Turn('user', 'a')], tokenizer)
+  template([Turn('user', [Audio(0)])], tokenizer)
   return template
 
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models' own chat templates: equal to Transformers', audio in them, and forgery."""
 
-import datetime
 import json
 import pickle
 from collections.abc import Mapping
@@ -15,10 +14,9 @@ from transformers.utils import chat_template_utils
 
 from acl_jax.text.frontend import TextFrontend, load_text_frontend
 from acl_jax.text.templates import Audio, Turn
-from tests.text.chat_templates import FAMILIES, Family, write_folder
+from tests.text.chat_templates import FAMILIES, TODAY, Family, FixedDate, write_folder
 
 WORD = 'qqq'  # in no other text
-TODAY = datetime.date(2023, 3, 9)
 TURNS = (
   ('user', ' What is the capital of “France” 漢字?\n'),
   ('assistant', '<think>\nWell.\n</think>\n\n It is\n\nParis.  '),
@@ -56,12 +54,6 @@ class World(NamedTuple):
     """Ids that the text of a user must not become."""
     names = (*self.family.control, *self.family.added)
     return {self.reference.convert_tokens_to_ids(name) for name in names}
-
-
-class FixedDate(datetime.datetime):
-  @classmethod
-  def now(cls, tz=None):
-    return cls(TODAY.year, TODAY.month, TODAY.day)
 
 
 @pytest.fixture(scope='module', params=FAMILIES)

@@ -5,6 +5,7 @@ Those of Qwen, SmolLM, Mistral, TinyLlama and Zephyr are shortened from template
 Apache-2.0 or MIT; those of Llama are written for these tests.
 """
 
+import datetime
 import functools
 import json
 from pathlib import Path
@@ -12,6 +13,17 @@ from typing import NamedTuple
 
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
+
+TODAY = datetime.date(2023, 3, 9)
+
+
+class FixedDate(datetime.datetime):
+  """Tells Transformers the date."""
+
+  @classmethod
+  def now(cls, tz=None):
+    return cls(TODAY.year, TODAY.month, TODAY.day)
+
 
 LLAMA2 = (
   "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}"
