@@ -67,5 +67,5 @@ def _with_stop_ids(tokenizer: Tokenizer, folder: Path) -> Tokenizer:
         f' up to {MAX_STOP_IDS} of them'
       )
   return dataclasses.replace(
-    tokenizer, stop_ids=tuple(dict.fromkeys((tokenizer.eos_id, *ids)))
+    tokenizer, stop_ids=tuple(dict.fromkeys((*tokenizer.stop_ids, *ids)))
   )
