@@ -37,8 +37,9 @@ from acl_jax.runtime import program
 from acl_jax.runtime.files import sha256
 from acl_jax.text.frontend import TextFrontend
 from acl_jax.weights import safetensors
-from acl_jax.weights.huggingface import CONFIG, describe_llama
+from acl_jax.weights.huggingface import CONFIG
 from acl_jax.weights.llama import Source, open_llama, sha256_of_files
+from acl_jax.weights.llama_config import describe_llama
 
 REFERENCE, INCLUDE, ALONE = 'reference', 'include', 'alone'
 DTYPES = ('float32', 'bfloat16', 'float16')

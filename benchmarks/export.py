@@ -36,7 +36,8 @@ from acl_jax.models import adapters, llama, whisper
 from acl_jax.weights import safetensors, table
 from acl_jax.weights.adapter import save_adapter
 from acl_jax.weights.configuration import llama_axis_sizes
-from acl_jax.weights.huggingface import LLAMA, describe_llama
+from acl_jax.weights.huggingface import LLAMA
+from acl_jax.weights.llama_config import describe_llama
 from acl_jax.weights.tensor import Tensor
 
 _LAYERS = flags.DEFINE_integer('layers', 32, 'layers of the Llama', lower_bound=1)

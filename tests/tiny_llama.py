@@ -11,6 +11,7 @@ import transformers
 from flax import nnx
 
 from acl_jax.models import llama
+from acl_jax.weights.llama_config import describe_llama
 
 CONFIG = llama.LlamaConfig(
   vocab_size=50,
@@ -43,9 +44,7 @@ def build(config=CONFIG):
 
 def build_reference(config=CONFIG):
   """Build the model of Transformers, likewise."""
-  fields = dataclasses.asdict(config)
-  rope = {'rope_type': 'default', 'rope_theta': fields.pop('rope_theta')}
-  reference_config = transformers.LlamaConfig(**fields, rope_parameters=rope)
+  reference_config = transformers.LlamaConfig(**describe_llama(config, 'float32'))
   model = transformers.LlamaForCausalLM(reference_config).eval()
   generator = torch.Generator().manual_seed(0)
   for parameter in model.parameters():

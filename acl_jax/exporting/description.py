@@ -14,8 +14,8 @@ from acl_jax.hearing.pieces import window_sizes
 from acl_jax.models.protocols import Adapter, Encoder
 from acl_jax.text.tokenizer import Tokenizer
 from acl_jax.weights.exported import MODEL_TYPE
-from acl_jax.weights.huggingface import describe_llama
 from acl_jax.weights.llama import Source
+from acl_jax.weights.llama_config import describe_llama
 from acl_jax.weights.projector import describe_projector
 from data_pipeline.features import Frontend
 

@@ -77,7 +77,9 @@ def extend(llama: Llama, pool: KVCache, inputs: Inputs) -> tuple[KVCache, Sample
     is_audio = (inputs.tokens == IS_AUDIO)[..., None]
     x = jnp.where(is_audio, inputs.embeddings.astype(x.dtype), x)
   t, length = inputs.tokens.shape[1], jnp.asarray(inputs.length)
-  positions = jnp.asarray(inputs.start)[:, None] + jnp.arange(t)[None]
+  # Padding repeats the last position: some rotations depend on the largest of a row.
+  offset = jnp.minimum(jnp.arange(t)[None], jnp.maximum(length - 1, 0)[:, None])
+  positions = jnp.asarray(inputs.start)[:, None] + offset
   cache = PagedCache.at_positions(pool, jnp.asarray(inputs.table), positions, length)
   key_positions = jnp.arange(inputs.table.shape[1] * PAGE)
   mask = key_positions[None, None] <= positions[..., None]

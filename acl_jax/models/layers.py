@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
@@ -123,21 +122,6 @@ def layer_norm(
   y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
   y = y * jnp.broadcast_to(scale, y.shape) + jnp.broadcast_to(bias, y.shape)
   return y.astype(x.dtype)
-
-
-def rope(
-  x: Float[Array, 'b t n h'], positions: Int[Array, 'b t'], theta: float
-) -> Float[Array, 'b t n h']:
-  """Apply rotary position embeddings to pairs (i, i + h/2), as Hugging Face's Llama."""
-  half = x.shape[-1] // 2
-  # Rounded as PyTorch rounds: an error in the last bit grows with the position.
-  frequency = 1 / (theta ** (np.arange(half) / half)).astype(np.float32)
-  # float32: bfloat16 has no fractional bits for angles of thousands of radians
-  angle = positions.astype(jnp.float32)[:, :, None, None] * frequency[None, None, None]
-  cos, sin = jnp.cos(angle), jnp.sin(angle)
-  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  y = (first * cos - second * sin, second * cos + first * sin)
-  return jnp.concatenate(y, axis=-1).astype(x.dtype)
 
 
 def attention(

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Llama-2 and models of its architecture (7B, 13B, 70B, SmolLM2) over embeddings.
+"""Llama and its siblings (SmolLM3, Mistral, Qwen2, Qwen3) over embeddings.
+
+Families differ by options of `LlamaConfig`, which are data.
 
 Positions, mask and KV cache are explicit arguments; packing, mixed modalities and
 decoding are left to the caller. Parameters are named as Hugging Face names them.
@@ -15,17 +17,19 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from acl_jax.models.cache import CacheMask, KVCache, empty_cache
-from acl_jax.models.layers import REMAT, attention, ones, param, rms_norm, rope
+from acl_jax.models.cache import KVCache, empty_cache
+from acl_jax.models.layers import REMAT, attention, ones, param, rms_norm
 from acl_jax.models.matrices import contract, score_rows
 from acl_jax.models.paged_cache import PagedCache
+from acl_jax.models.rope import Rope, RopeScaling
 from acl_jax.models.splash import PackedCausalMask, packed_attention
+from acl_jax.models.window import is_among, layer_masks
 from acl_jax.sharding.rules import HIDDEN_AXES, constrain
 
 
 @dataclasses.dataclass(frozen=True)
 class LlamaConfig:
-  """Sizes and constants of a model, by Hugging Face's names."""
+  """Sizes and options of a model, by Hugging Face's names where it has them."""
 
   vocab_size: int
   hidden_size: int
@@ -38,11 +42,25 @@ class LlamaConfig:
   rms_norm_eps: float
   tie_word_embeddings: bool
   max_position_embeddings: int
+  rope_scaling: RopeScaling | None = None  # for positions beyond training
+  attention_bias: bool = False  # of queries, keys and values; the output has none
+  qk_norm: bool = False  # normalise each head of queries and keys before rotation
+  no_rope_layers: tuple[int, ...] = ()  # indices of layers without rotation
+  sliding_window: int | None = None  # keys that a query sees, its own included
+  full_attention_layers: tuple[int, ...] = ()  # indices of layers without the window
+  model_type: str = 'llama'  # Hugging Face's name of the family
 
   def __post_init__(self):
-    for name, value in dataclasses.asdict(self).items():
-      if name != 'tie_word_embeddings' and not 0 < value < math.inf:
-        raise ValueError(f'{name} = {value} is not a positive finite number')
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if type(value) in (int, float) and not 0 < value < math.inf:
+        raise ValueError(f'{field.name} = {value} is not a positive finite number')
+    for name in ('no_rope_layers', 'full_attention_layers'):
+      if not set(getattr(self, name)) <= set(range(self.num_hidden_layers)):
+        raise ValueError(
+          f'{name} = {getattr(self, name)} names layers that do not exist; there are'
+          f' {self.num_hidden_layers}'
+        )
     if self.num_attention_heads % self.num_key_value_heads:
       raise ValueError(
         f'num_attention_heads = {self.num_attention_heads} is not a multiple of'
@@ -50,6 +68,13 @@ class LlamaConfig:
       )
     if self.head_dim % 2:
       raise ValueError(f'head_dim = {self.head_dim} is odd; rotations need pairs')
+    self.rope  # noqa: B018 checks itself
+
+  @property
+  def rope(self) -> Rope:
+    """The rotary position embeddings."""
+    c = self
+    return Rope(c.head_dim, c.rope_theta, c.max_position_embeddings, c.rope_scaling)
 
 
 class Attention(nnx.Module):
@@ -58,16 +83,25 @@ class Attention(nnx.Module):
   def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs):
     d, h = config.hidden_size, config.head_dim
     n, k = config.num_attention_heads, config.num_key_value_heads
-    self.theta = config.rope_theta
+    self.rope, self.no_rope_layers = config.rope, config.no_rope_layers
+    self.eps = config.rms_norm_eps
     self.q_proj = param(rngs, (d, n, h), ('embed', 'heads', 'head_dim'), inputs=1)
     self.k_proj = param(rngs, (d, k, h), ('embed', 'kv_heads', 'head_dim'), inputs=1)
     self.v_proj = param(rngs, (d, k, h), ('embed', 'kv_heads', 'head_dim'), inputs=1)
     self.o_proj = param(rngs, (n, h, d), ('heads', 'head_dim', 'embed'), inputs=2)
+    biased, normed = config.attention_bias, config.qk_norm
+    self.q_bias = _bias(n, h, 'heads') if biased else None
+    self.k_bias = _bias(k, h, 'kv_heads') if biased else None
+    self.v_bias = _bias(k, h, 'kv_heads') if biased else None
+    self.q_norm = ones(h, 'head_dim') if normed else None
+    self.k_norm = ones(h, 'head_dim') if normed else None
 
   def __call__(self, x, positions, mask, prefix_cache, cache, layer, index):
-    query = rope(contract(x, self.q_proj), positions, self.theta)
-    key = rope(contract(x, self.k_proj), positions, self.theta)
-    value = contract(x, self.v_proj)
+    query = self._project(x, self.q_proj, self.q_bias)
+    query = self._rotate(query, self.q_norm, positions, layer)
+    key = self._project(x, self.k_proj, self.k_bias)
+    key = self._rotate(key, self.k_norm, positions, layer)
+    value = self._project(x, self.v_proj, self.v_bias)
     if cache is not None:
       cache = cache.write(key, value, layer, index)
       y = cache.attend(query, mask, layer)
@@ -82,6 +116,25 @@ class Attention(nnx.Module):
       else:
         y = attention(query, key, value, mask)
     return contract(y, self.o_proj, axes=2), cache
+
+  def _project(self, x, matrix, bias):
+    y = contract(x, matrix)
+    if bias is None:
+      return y
+    return y + jnp.broadcast_to(bias[...].astype(y.dtype), y.shape)
+
+  def _rotate(self, x, norm, positions, layer):
+    """Normalise and rotate the heads of queries or keys as far as the model does."""
+    if norm is not None:
+      x = rms_norm(x, norm[...], self.eps)
+    y = self.rope(x, positions)
+    if not self.no_rope_layers:
+      return y
+    return jnp.where(is_among(layer, self.no_rope_layers), x, y)
+
+
+def _bias(heads: int, head_dim: int, axis: str) -> nnx.Param:
+  return nnx.Param(jnp.zeros((heads, head_dim)), axes=(axis, 'head_dim'))
 
 
 def _prepend_prefix(
@@ -187,19 +240,19 @@ class Llama(nnx.Module):
     if remat is not None and remat not in REMAT:
       raise ValueError(f'remat = {remat!r} is not one of {sorted(REMAT)}')
 
+    c, cached = self.config, cache is not None
+    mask_of = layer_masks(mask, c.sliding_window, c.full_attention_layers, cached)
+
     def layer(carry, inputs) -> tuple[Any, Any]:
       x, cache = carry
       block, number, prefix = inputs
       x = constrain(x, *HIDDEN_AXES)
-      x, new = block(x, positions, attention_mask, prefix, cache, number, index)
+      x, new = block(x, positions, mask_of(number), prefix, cache, number, index)
       # The cache is carried, not stacked, so that XLA updates it in place.
       return ((x, None), new) if cache is None else ((x, new), None)
 
     if remat is not None:
       layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=False)
-    attention_mask = mask
-    if cache is not None and not isinstance(mask, PackedCausalMask):
-      attention_mask = CacheMask.from_mask(mask)
     x = constrain(x, *HIDDEN_AXES)
     numbers = jnp.arange(self.config.num_hidden_layers)
     (x, carried), stacked = jax.lax.scan(

@@ -5,7 +5,8 @@ Every attribute must be translated to one of our fields, have a supported value,
 known not to change the model; anything else raises an error.
 """
 
-from collections.abc import Collection, Mapping
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -19,6 +20,7 @@ def select_attributes(
   supported_values: Mapping[str, Collection[Any]],
   ignored: Collection[str],
   source: Path,
+  is_harmless: Callable[[str, Any], bool] = lambda _key, _value: False,
 ) -> dict[str, Any]:
   """Return the attributes named in `field_names`, under our names.
 
@@ -26,13 +28,14 @@ def select_attributes(
   supported_values: their key -> the values for which our model computes the same.
   ignored: keys that do not affect the model.
   source: the file that errors name.
+  is_harmless: whether any other attribute, by key and value, does not, either.
   Raises ValueError for an unsupported value and for any other key.
   """
   for key, value in attributes.items():
     if key in supported_values:
       if value not in supported_values[key]:
         raise ValueError(f'{source}: {key} = {value!r:.60} is not supported')
-    elif key not in field_names and key not in ignored:
+    elif not (key in field_names or key in ignored or is_harmless(key, value)):
       raise ValueError(
         f'{source}: unknown attribute {key} = {value!r:.60}; it may change the model'
       )
@@ -52,9 +55,9 @@ def make_llama_config(fields: Mapping[str, Any], *, source: Path) -> llama.Llama
   heads, width = fields.get('num_attention_heads'), fields.get('hidden_size')
   if isinstance(heads, int) and isinstance(width, int) and heads > 0:
     fields = {'num_key_value_heads': heads, 'head_dim': width // heads, **fields}
-  for name in get_type_hints(llama.LlamaConfig):
-    if fields.get(name) is None:
-      raise ValueError(f'{source}: {name} is missing')
+  for field in dataclasses.fields(llama.LlamaConfig):
+    if field.default is dataclasses.MISSING and fields.get(field.name) is None:
+      raise ValueError(f'{source}: {field.name} is missing')
   try:
     typed_fields = coerce_field_types(fields, llama.LlamaConfig, source=source)
     return llama.LlamaConfig(**typed_fields)

@@ -5,15 +5,17 @@ import dataclasses
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from acl_jax.models import llama
 from acl_jax.weights import safetensors
-from acl_jax.weights.configuration import make_llama_config, select_attributes
 from acl_jax.weights.exported import read_submodel
+from acl_jax.weights.llama_config import describe_llama, parse_llama_config
 from acl_jax.weights.tensor import Tensor
 
 CONFIG = 'config.json'
+ROWS = 4_096  # of a matrix that are compared at once
 
 _LAYER = {  # the names are the same in the model
   'input_layernorm': 'd -> d',
@@ -26,98 +28,54 @@ _LAYER = {  # the names are the same in the model
   'mlp.up_proj': 'f d -> d f',
   'mlp.down_proj': 'd f -> f d',
 }
+_OPTIONAL = {  # of models that have them
+  'self_attn.q_proj.bias': ('q_bias', '(n h) -> n h'),
+  'self_attn.k_proj.bias': ('k_bias', '(k h) -> k h'),
+  'self_attn.v_proj.bias': ('v_bias', '(k h) -> k h'),
+  'self_attn.q_norm.weight': ('q_norm', 'h -> h'),
+  'self_attn.k_norm.weight': ('k_norm', 'h -> h'),
+}
+EMBEDDING, HEAD = 'model.embed_tokens.weight', 'lm_head.weight'
 LLAMA = (
-  ('model.embed_tokens.weight', 'embed_tokens', 'v d -> v d'),
+  (EMBEDDING, 'embed_tokens', 'v d -> v d'),
   *[
     (f'model.layers.{{}}.{name}.weight', f'layers.{name}'.replace('.', '/'), layout)
     for name, layout in _LAYER.items()
   ],
+  *[
+    (f'model.layers.{{}}.{name}', f'layers/self_attn/{parameter}', layout)
+    for name, (parameter, layout) in _OPTIONAL.items()
+  ],
   ('model.norm.weight', 'norm', 'd -> d'),
-  ('lm_head.weight', 'lm_head', 'v d -> d v'),
+  (HEAD, 'lm_head', 'v d -> d v'),
 )
-
-FIELD_NAMES = {
-  field.name: field.name for field in dataclasses.fields(llama.LlamaConfig)
-} | {'rope_parameters': 'rope_parameters'}
-DEFAULTS = {  # of Transformers' LlamaConfig
-  'max_position_embeddings': 2048,
-  'rms_norm_eps': 1e-6,
-  'rope_theta': 10_000.0,
-  'tie_word_embeddings': False,
-}
-SUPPORTED_VALUES = {
-  'attention_bias': (False,),
-  'hidden_act': ('silu',),
-  'mlp_bias': (False,),
-  'model_type': ('llama',),
-  'partial_rotary_factor': (1.0,),
-  'quantization_config': (None,),
-  'rope_interleaved': (False,),
-  'rope_scaling': (None, {'rope_type': 'default'}, {'type': 'default'}),
-  'sliding_window': (None,),
-}
-SUPPORTED_ROPE_VALUES = {'rope_type': ('default',), 'partial_rotary_factor': (1.0,)}
-# fmt: off
-IGNORED = (
-  '_model_name_or_path', '_name_or_path', 'architectures', 'transformers_version',
-  'dtype', 'torch_dtype', 'use_cache', 'transformers.js_config',
-  'bos_token_id', 'eos_token_id', 'pad_token_id', 'unk_token_id', 'max_length',
-  'attention_dropout', 'initializer_range', 'is_llama_config',  # used in training only
-  'pretraining_tp',  # changes the order of a sum
-)
-# fmt: on
 
 
 def read_llama(folder: Path) -> tuple[llama.LlamaConfig, dict[str, Tensor]]:
   """Return the configuration and the tensors of a Llama; tensors are not read yet."""
   config_json, tensors = read_submodel(folder, 'text_config', 'language_model.')
-  config = _parse_config(config_json, folder / CONFIG)
-  for name in list(tensors):
-    # Old files hold the RoPE frequencies, and tied matrices twice.
-    if name.endswith('.rotary_emb.inv_freq') or (
-      name == 'lm_head.weight' and config.tie_word_embeddings
-    ):
-      del tensors[name]
+  config = parse_llama_config(config_json, folder / CONFIG)
+  # Old files hold the RoPE frequencies.
+  tensors = {k: t for k, t in tensors.items() if not k.endswith('.rotary_emb.inv_freq')}
+  if config.tie_word_embeddings and HEAD in tensors:
+    # Some files hold tied matrices twice; others were trained apart and still say tied.
+    if _are_equal(tensors[HEAD], tensors.get(EMBEDDING)):
+      del tensors[HEAD]
+    else:
+      config = dataclasses.replace(config, tie_word_embeddings=False)
   return config, tensors
 
 
-def _parse_config(config: dict[str, Any], path: Path) -> llama.LlamaConfig:
-  if config.get('model_type') != 'llama':
-    raise ValueError(f'{path}: model_type is {config.get("model_type")!r}, not llama')
-  fields = select_attributes(
-    config,
-    field_names=FIELD_NAMES,
-    supported_values=SUPPORTED_VALUES,
-    ignored=IGNORED,
-    source=path,
+def _are_equal(a: Tensor, b: Tensor | None) -> bool:
+  """Compare two tensors, some rows at a time."""
+  if b is None or a.shape != b.shape:
+    return False
+  blocks = [slice(i, min(i + ROWS, a.shape[0])) for i in range(0, a.shape[0], ROWS)]
+  rest = [slice(0, size) for size in a.shape[1:]]
+  return all(
+    np.array_equal(a.read_slice((rows, *rest)), b.read_slice((rows, *rest)))
+    for rows in blocks
   )
-  rope = fields.pop('rope_parameters', {})
-  if not isinstance(rope, dict):
-    raise ValueError(f'{path}: rope_parameters = {rope!r:.60} is not a JSON object')
-  rope = select_attributes(
-    rope,
-    field_names={'rope_theta': 'rope_theta'},
-    supported_values=SUPPORTED_ROPE_VALUES,
-    ignored=(),
-    source=path,
-  )
-  if fields.get('rope_theta') not in (None, rope.get('rope_theta')) and rope:
-    raise ValueError(f'{path}: rope_theta and rope_parameters disagree')
-  return make_llama_config(DEFAULTS | fields | rope, source=path)
-
-
-def describe_llama(config: llama.LlamaConfig, dtype: str) -> dict[str, Any]:
-  """Return the `config.json` of a Llama, for Transformers 4 and 5."""
-  return {
-    'architectures': ['LlamaForCausalLM'],
-    'model_type': 'llama',
-    'hidden_act': 'silu',
-    'attention_bias': False,
-    'mlp_bias': False,
-    **dataclasses.asdict(config),
-    'rope_parameters': {'rope_type': 'default', 'rope_theta': config.rope_theta},
-    'torch_dtype': dtype,
-  }
 
 
 def write_llama(

@@ -102,4 +102,12 @@ def _rows_in_use(
   rows: tuple[table.Row, ...], config: llama.LlamaConfig
 ) -> list[table.Row]:
   """Return the rows of parameters that the model has: no `lm_head` if it is tied."""
-  return [row for row in rows if row[1] != 'lm_head' or not config.tie_word_embeddings]
+  has = {
+    'lm_head': not config.tie_word_embeddings,
+    'q_bias': config.attention_bias,
+    'k_bias': config.attention_bias,
+    'v_bias': config.attention_bias,
+    'q_norm': config.qk_norm,
+    'k_norm': config.qk_norm,
+  }
+  return [row for row in rows if has.get(row[1].rsplit('/', 1)[-1], True)]

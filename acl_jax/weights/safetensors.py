@@ -49,29 +49,54 @@ def read(
   ignored_suffix: tensors whose names end in it are skipped.
   dtypes: the allowed types, by their names in safetensors.
   """
-  tensors = {}
+  tensors, files = {}, {}
+  index = _read_index(folder) if (folder / INDEX).is_file() else {}
   for path in weight_files(folder):
-    tensors |= read_file(path, ignored_suffix, dtypes)
-  if (folder / INDEX).is_file():
-    names = set(_read_index(folder))
-    if ignored_suffix:
-      names = {name for name in names if not name.endswith(ignored_suffix)}
-    if unmatched := sorted(names ^ tensors.keys()):
-      raise ValueError(
-        f'{folder / INDEX}: weight_map and the shards disagree about {unmatched[0]}'
-      )
+    for name, tensor in read_file(path, ignored_suffix, dtypes).items():
+      if index.get(name, path.name) != path.name:
+        continue  # a copy; the index says which file counts
+      if name in files:
+        raise ValueError(f'{folder}: {name} is in {files[name]} and in {path.name}')
+      tensors[name], files[name] = tensor, path.name
+  names = set(index)
+  if ignored_suffix:
+    names = {name for name in names if not name.endswith(ignored_suffix)}
+  if index and (unmatched := sorted(names ^ tensors.keys())):
+    raise ValueError(
+      f'{folder / INDEX}: weight_map and the shards disagree about {unmatched[0]}'
+    )
   return tensors
 
 
 def weight_files(folder: Path) -> list[Path]:
-  """Return the path of the single file, or those of the shards."""
+  """Return the path of the single file, or those of the shards.
+
+  Shards need no index: without one they are all those of which names tell the number.
+  """
   if not (folder / INDEX).is_file():
-    return [folder / FILE]
+    return [folder / FILE] if (folder / FILE).is_file() else _unindexed_shards(folder)
   names = sorted(set(_read_index(folder).values()))
   for name in names:
     if Path(name).name != name:
       raise ValueError(f'{folder / INDEX}: {name!r} is not a file name')
   return [folder / name for name in names]
+
+
+def _unindexed_shards(folder: Path) -> list[Path]:
+  """Return all shards of a folder without an index, or the single file it lacks."""
+  shards = sorted(folder.glob('model-*-of-*.safetensors'))
+  if not shards:
+    return [folder / FILE]
+  total = shards[0].stem.rpartition('-')[2]
+  if not total.isdecimal() or len(total) > 5:
+    raise ValueError(f'{shards[0]}: the name does not tell the number of shards')
+  for i in range(1, int(total) + 1):
+    path = folder / f'model-{i:05}-of-{total}.safetensors'
+    if path not in shards:
+      raise FileNotFoundError(f'{path} is missing')
+  if len(shards) > int(total):
+    raise ValueError(f'{folder}: there are {len(shards)} shards, more than {int(total)}')
+  return shards
 
 
 def _read_index(folder: Path) -> dict[str, str]:

@@ -7,6 +7,7 @@ import torch
 from transformers.models.llama import modeling_llama
 
 from acl_jax.models import layers
+from acl_jax.models.rope import Rope
 
 B, T, S, D, N, K, H = 2, 7, 9, 24, 4, 2, 6
 
@@ -47,7 +48,7 @@ def test_norms_compute_in_float32(norm):
 
 def test_rope_scores_depend_only_on_distance():
   query, key = normal(1, 1, 1, H), normal(1, 1, 1, H, seed=1)
-  rotate = lambda x, position: layers.rope(x, jnp.array([[position]]), 100.0)  # noqa: E731
+  rotate = lambda x, position: Rope(H, 100.0, 64)(x, jnp.array([[position]]))  # noqa: E731
   score = lambda i, j: jnp.sum(rotate(query, i) * rotate(key, j))  # noqa: E731
   np.testing.assert_allclose(score(3, 1), score(13, 11), rtol=1e-5)
   assert abs(score(3, 1) - score(3, 2)) > 1e-3
@@ -55,7 +56,7 @@ def test_rope_scores_depend_only_on_distance():
 
 def test_rope_is_the_identity_at_position_0():
   x = normal(B, T, N, H)
-  np.testing.assert_array_equal(layers.rope(x, jnp.zeros((B, T), int), 1e4), x)
+  np.testing.assert_array_equal(Rope(H, 1e4, 64)(x, jnp.zeros((B, T), int)), x)
 
 
 def attention_definition(query, key, value, mask):

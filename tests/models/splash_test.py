@@ -10,6 +10,7 @@ from acl_jax.models import splash
 from acl_jax.models.layers import attention
 from acl_jax.models.speech_llm import causal_segment_mask
 from acl_jax.models.splash import PackedCausalMask, packed_attention
+from acl_jax.models.window import last_keys
 from acl_jax.runtime import compilation_cache
 from acl_jax.sharding.mesh import make_mesh
 from acl_jax.tpu import slices, topologies
@@ -27,20 +28,23 @@ def random_inputs(prefix):
   return query, key, value
 
 
-def mask_padding(y):
-  return jnp.where((IDS > 0)[..., None, None], y, 0)
+def mask_padding(y, ids=IDS):
+  return jnp.where((ids > 0)[..., None, None], y, 0)
 
 
-def plain(query, key, value):
-  _, mask = causal_segment_mask(jnp.asarray(IDS))
+def plain(query, key, value, ids=IDS, window=None):
+  _, mask = causal_segment_mask(jnp.asarray(ids))
   prefix = key.shape[2] - T
   mask = jnp.pad(mask, ((0, 0), (0, 0), (prefix, 0)), constant_values=True)
-  return mask_padding(attention(query, key, value, mask))
+  if window is not None:
+    mask = last_keys(mask, window)
+  return mask_padding(attention(query, key, value, mask), ids)
 
 
-def kernel(query, key, value):
-  packed = PackedCausalMask(jnp.asarray(IDS), max_per_row=3)
-  return mask_padding(packed_attention(query, key, value, packed, interpret=True))
+def kernel(query, key, value, ids=IDS, window=None):
+  packed = PackedCausalMask(jnp.asarray(ids), max_per_row=3, window=window)
+  y = packed_attention(query, key, value, packed, interpret=True)
+  return mask_padding(y, ids)
 
 
 def test_the_kernel_equals_plain_attention():
@@ -50,12 +54,39 @@ def test_the_kernel_equals_plain_attention():
 
 
 def test_the_kernel_and_its_gradients_with_a_shared_prefix():
+  compare_with_gradients(random_inputs(prefix=5))
+
+
+# Padding within every segment.
+SPARSE = np.where(np.arange(T) % 5 == 3, 0, IDS)
+
+
+def test_a_window_counts_the_prefix_and_no_padding_and_a_layer_may_ignore_it():
   inputs = random_inputs(prefix=5)
+  packed = PackedCausalMask(jnp.asarray(SPARSE), 3, window=17)
+
+  @jax.jit
+  def attend(ignores_window):
+    mask = packed._replace(ignores_window=ignores_window)
+    y = packed_attention(*inputs, mask, interpret=True)
+    return mask_padding(y, SPARSE)
+
+  for ignores, window in ((True, None), (False, 17)):
+    expected = plain(*inputs, SPARSE, window)
+    np.testing.assert_allclose(attend(ignores), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.full
+def test_the_gradients_of_a_window():
+  compare_with_gradients(random_inputs(prefix=5), SPARSE, window=17)
+
+
+def compare_with_gradients(inputs, *args, **options):
   weights = jax.random.normal(jax.random.key(1), (B, T, N, H))
 
   def value_and_gradients(attend):
     def loss(*inputs):
-      y = attend(*inputs)
+      y = attend(*inputs, *args, **options)
       return (y * weights).sum(), y
 
     return jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(*inputs)
@@ -88,7 +119,9 @@ def test_the_kernel_is_partitioned_over_a_tpu_mesh():
 
   def attend(query, key, value, ids):
     assert splash.is_available()
-    return packed_attention(query, key, value, PackedCausalMask(ids, max_per_row=3))
+    packed = PackedCausalMask(ids, max_per_row=3)
+    y = packed_attention(query, key, value, packed)
+    return y, packed_attention(query, key, value, packed._replace(window=17))
 
   with jax.set_mesh(mesh):
     lowered = jax.jit(attend).lower(*inputs, ids)

@@ -92,7 +92,7 @@ def test_defaults_are_those_of_transformers(folder):
     {'rope_parameters': {'rope_type': 'default', 'rope_theta': 501.0}},
     {'rope_parameters': {'rope_theta': 500.0, 'low_freq_factor': 1.0}},
     {'rope_parameters': 500.0},
-    {'model_type': 'mistral'},
+    {'model_type': 'phi3'},
     {'quantization_config': {'bits': 4}},
     {'num_experts': 8},
     {'num_key_value_heads': 3},
@@ -130,6 +130,21 @@ def test_rope_frequencies_and_a_second_tied_matrix_are_ignored(tmp_path):
   tensors['lm_head.weight'] = tensors['model.embed_tokens.weight']
   safetensors.write(tmp_path, tensors.items())
   tiny_llama.assert_equal(load_llama(tmp_path), model)
+
+
+def test_a_head_of_its_own_is_kept_although_the_config_says_tied(tmp_path):
+  """Transformers 5 keeps it, too."""
+  model = tiny_llama.build()
+  save_llama(model, tmp_path)
+  edit(tmp_path / 'config.json', tie_word_embeddings=True)
+  tiny_llama.assert_equal(load_llama(tmp_path), model)
+
+
+def test_shards_need_no_index(tmp_path):
+  tiny_llama.build_reference().save_pretrained(tmp_path, max_shard_size='8KB')
+  expected = load_llama(tmp_path)
+  (tmp_path / 'model.safetensors.index.json').unlink()
+  tiny_llama.assert_equal(load_llama(tmp_path), expected)
 
 
 @pytest.mark.parametrize('text', ['', '[]', '{', '[' * 100_000, '\x00'])

@@ -44,6 +44,40 @@ def test_a_missing_shard_is_named(shards):
     read(shards)
 
 
+@pytest.mark.parametrize('change', ['missing', 'too many', 'twice', 'name'])
+def test_shards_without_an_index_must_be_complete(change, shards):
+  (shards / 'model.safetensors.index.json').unlink()
+  np.testing.assert_equal(read(shards), TENSORS)
+  last, error = shards / 'model-00003-of-00003.safetensors', ValueError
+  if change == 'missing':
+    last.unlink()
+    message, error = f'{last.name} is missing', FileNotFoundError
+  elif change == 'too many':
+    save_file({'t9': np.zeros(3)}, shards / 'model-00004-of-00003.safetensors')
+    message = '4 shards, more than 3'
+  elif change == 'twice':
+    save_file({'t0': np.zeros(3)}, last)
+    message = 't0 is in model-00001-of-00003.safetensors and in model-00003'
+  else:
+    last.rename(shards / 'model-0-of-x.safetensors')
+    message = 'does not tell the number'
+  with pytest.raises(error, match=message):
+    read(shards)
+
+
+def test_of_two_copies_the_index_says_which_counts(shards):
+  index = shards / 'model.safetensors.index.json'
+  names = json.loads(index.read_text())['weight_map']
+  kept = {k: v for k, v in names.items() if v != 'model-00003-of-00003.safetensors'}
+  weight_map = kept | {'t4': 'model-00003-of-00003.safetensors'}
+  save_file(
+    {'t0': np.ones(3), 't4': TENSORS['t4']},
+    shards / 'model-00003-of-00003.safetensors',
+  )
+  index.write_text(json.dumps({'weight_map': weight_map}))
+  np.testing.assert_equal(read(shards)['t0'], TENSORS['t0'])
+
+
 def test_a_folder_without_weights_is_named(tmp_path):
   with pytest.raises(FileNotFoundError, match='model.safetensors'):
     read(tmp_path)
