@@ -3,75 +3,37 @@
 
 import json
 import pickle
-from collections.abc import Mapping
-from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import PreTrainedTokenizerFast
-from transformers.utils import chat_template_utils
 
-from acl_jax.text.frontend import TextFrontend, load_text_frontend
+from acl_jax.text.frontend import load_text_frontend
 from acl_jax.text.templates import Audio, Turn
-from tests.text.chat_templates import FAMILIES, TODAY, Family, FixedDate, write_folder
+from tests.text.chat_templates import (
+  FAMILIES,
+  SYSTEMS,
+  TODAY,
+  TURNS,
+  check_conversations,
+  load_world,
+  told_the_date,
+  write_folder,
+)
 
 WORD = 'qqq'  # in no other text
-TURNS = (
-  ('user', ' What is the capital of “France” 漢字?\n'),
-  ('assistant', '<think>\nWell.\n</think>\n\n It is\n\nParis.  '),
-  ('user', '\tand in 2024? '),
-  ('assistant', '\n</think>so 🙂'),
-  ('user', 'x'),
-)
-SYSTEMS = (None, ' Be brief.\n', 'One /no_think two ', '/think /system_override')
-
-
-class World(NamedTuple):
-  """The same files read by us and by Transformers."""
-
-  family: Family
-  text: TextFrontend
-  reference: Any
-
-  def ours(self, turns):
-    """Return the ids of a conversation without audio."""
-    [ids] = self.text.conversation_prompt([Turn(*turn) for turn in turns])
-    return list(ids)
-
-  def theirs(self, turns, **options):
-    """Return the ids that Transformers gives it."""
-    result = self.reference.apply_chat_template(
-      [{'role': role, 'content': content} for role, content in turns],
-      add_generation_prompt=turns[-1][0] == 'user',
-      enable_thinking=False,
-      **options,
-    )
-    return result['input_ids'] if isinstance(result, Mapping) else result
-
-  @property
-  def control_ids(self):
-    """Ids that the text of a user must not become."""
-    names = (*self.family.control, *self.family.added)
-    return {self.reference.convert_tokens_to_ids(name) for name in names}
 
 
 @pytest.fixture(scope='module', params=FAMILIES)
 def world(request, llama_json, tmp_path_factory):
-  family, folder = FAMILIES[request.param], tmp_path_factory.mktemp(request.param)
-  write_folder(folder, family, llama_json)
-  text = load_text_frontend(folder, 'auto', TODAY)
-  reference = PreTrainedTokenizerFast.from_pretrained(folder)
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(chat_template_utils, 'datetime', FixedDate)
-    yield World(family, text, reference)
+  folder = tmp_path_factory.mktemp(request.param)
+  with told_the_date():
+    yield load_world(folder, FAMILIES[request.param], llama_json)
 
 
 @pytest.mark.parametrize('system', SYSTEMS)
 def test_ids_equal_those_of_transformers(world, system):
-  for count in range(1, len(TURNS) + 1):
-    turns = [('system', system)] * (system is not None) + [*TURNS[:count]]
-    assert world.ours(turns) == world.theirs(turns), count
+  check_conversations(world, [system])
 
 
 WORDS = st.text(st.characters(exclude_characters='<|[]>/', exclude_categories=['Cs']))

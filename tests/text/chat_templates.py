@@ -5,14 +5,22 @@ Those of Qwen, SmolLM, Mistral, TinyLlama and Zephyr are shortened from template
 Apache-2.0 or MIT; those of Llama are written for these tests.
 """
 
+import contextlib
 import datetime
 import functools
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from unittest import mock
 
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+from transformers.utils import chat_template_utils
+
+from acl_jax.text.frontend import TextFrontend, load_text_frontend
+from acl_jax.text.templates import Turn
 
 TODAY = datetime.date(2023, 3, 9)
 
@@ -296,6 +304,7 @@ FAMILIES = {
   'llama3': Family(LLAMA3, _HEADERS),
   'llama3.2': Family(LLAMA32, _HEADERS),
   'mistral': Family(MISTRAL, ('<s>', '</s>', '[INST]', '[/INST]'), pieces=True),
+  'mistral-window': Family(MISTRAL, ('<s>', '</s>'), pieces=True),
   'qwen2': Family(QWEN25, _CHATML, ('<tool_call>', '</tool_call>')),
   'qwen3': Family(QWEN3, _CHATML, _THINK),
   'smollm2': Family(SMOLLM2, _CHATML),
@@ -337,3 +346,64 @@ def _byte_level() -> str:
   text = 'system user assistant think What is the capital of France? Today Date: <|im_'
   tokenizer.train_from_iterator([text, '\n\n', ' \n'] * 3, trainer)
   return tokenizer.to_str()
+
+
+TURNS = (
+  ('user', ' What is the capital of “France” 漢字?\n'),
+  ('assistant', '<think>\nWell.\n</think>\n\n It is\n\nParis.  '),
+  ('user', '\tand in 2024? '),
+  ('assistant', '\n</think>so 🙂'),
+  ('user', 'x'),
+)
+SYSTEMS = (None, ' Be brief.\n', 'One /no_think two ', '/think /system_override')
+
+
+class World(NamedTuple):
+  """The same files read by us and by Transformers."""
+
+  family: Family
+  text: TextFrontend
+  reference: Any
+
+  def ours(self, turns):
+    """Return the ids of a conversation without audio."""
+    [ids] = self.text.conversation_prompt([Turn(*turn) for turn in turns])
+    return list(ids)
+
+  def theirs(self, turns, **options):
+    """Return the ids that Transformers gives it."""
+    result = self.reference.apply_chat_template(
+      [{'role': role, 'content': content} for role, content in turns],
+      add_generation_prompt=turns[-1][0] == 'user',
+      enable_thinking=False,
+      **options,
+    )
+    return result['input_ids'] if isinstance(result, Mapping) else result
+
+  @property
+  def control_ids(self):
+    """Ids that the text of a user must not become."""
+    names = (*self.family.control, *self.family.added)
+    return {self.reference.convert_tokens_to_ids(name) for name in names}
+
+
+def load_world(folder: Path, family: Family, llama_json: Path) -> World:
+  """Write the files of a family and read them by us and by Transformers."""
+  write_folder(folder, family, llama_json)
+  text = load_text_frontend(folder, 'auto', TODAY)
+  return World(family, text, PreTrainedTokenizerFast.from_pretrained(folder))
+
+
+@contextlib.contextmanager
+def told_the_date() -> Iterator[None]:
+  """Let `strftime_now` of Transformers be at `TODAY`."""
+  with mock.patch.object(chat_template_utils, 'datetime', FixedDate):
+    yield
+
+
+def check_conversations(world: World, systems: Sequence[str | None]) -> None:
+  """Check that conversations of 1 to 5 turns have the ids of Transformers."""
+  for system in systems:
+    for count in range(1, len(TURNS) + 1):
+      turns = [('system', system)] * (system is not None) + [*TURNS[:count]]
+      assert world.ours(turns) == world.theirs(turns), turns
