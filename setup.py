@@ -37,7 +37,7 @@ REQUIRED = [
   'tensorboardX>=2.6.5,<3',  # TensorBoard files without TensorFlow
   'jiwer>=4,<5',  # word error rate
   'whisper-normalizer>=0.1.15,<0.2',  # the text normalisation of word error rates
-  'jinja2>=3.1,<4',  # the HTML of the report
+  'jinja2>=3.1.6,<4',  # the report; chat templates, which earlier sandboxes let out
   'matplotlib>=3.11,<4',  # figures of the report
 ]
 

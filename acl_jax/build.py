@@ -27,10 +27,9 @@ from acl_jax.models.lora import merge_lora
 from acl_jax.models.protocols import Adapter, Encoder
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.sharding.rules import sharding_rules
-from acl_jax.text import ctc_vocabulary
+from acl_jax.text import ctc_vocabulary, frontend
 from acl_jax.text.ctc_vocabulary import Vocabulary
 from acl_jax.text.frontend import TextFrontend
-from acl_jax.text.templates import get_template
 from acl_jax.text.tokenizers import load_tokenizer
 from acl_jax.weights import safetensors
 from acl_jax.weights.adapter import load_adapter
@@ -62,8 +61,8 @@ ENCODERS = {
 
 
 def load_text_frontend(llm: LLMConfig, template: str) -> TextFrontend:
-  """Load the LLM's tokenizer; `template` is the name of its chat template."""
-  return TextFrontend(load_tokenizer(assets.resolve(llm.path)), get_template(template))
+  """Load the LLM's tokenizer and its chat template, `config.template`."""
+  return frontend.load_text_frontend(assets.resolve(llm.path), template, llm.today)
 
 
 def load_frozen_llama(llm: LLMConfig) -> Llama:

@@ -145,7 +145,7 @@ def _write_small_files(
   description.copy_code(folder)
   description.write_generation_config(folder, text.tokenizer)
   description.write_processor_config(folder, encoder, adapter)
-  return write_tokenizer(folder, text.tokenizer, text.template.__name__)
+  return write_tokenizer(folder, text.tokenizer, text.template)
 
 
 def _export_llm(
@@ -158,7 +158,7 @@ def _export_llm(
   ]
   check_disk_space(output, sum(tensor.nbytes for _, tensor in tensors) + OTHER_BYTES)
   with atomic_folder(output) as folder:
-    write_tokenizer(folder, text.tokenizer, text.template.__name__)
+    write_tokenizer(folder, text.tokenizer, text.template)
     description.write_generation_config(folder, text.tokenizer)
     safetensors.write(folder, tensors)
     described: dict[str, Any] = describe_llama(source.config, str(dtype))

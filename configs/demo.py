@@ -15,6 +15,7 @@ from acl_jax.config import defaults
 def get_config() -> ConfigDict:
   """Return the experiment."""
   c = defaults.train_config()
+  c.template = 'chatml'
   c.adapter = dict(
     kind='ctc',
     stack=4,  # 80 ms

@@ -43,6 +43,7 @@ def get_config(row: str = 'attention,lora,kl') -> ConfigDict:
   """Return the experiment of a row, such as 'attention,lora,kl'."""
   adapter, encoder, loss = _parse(row)
   c = defaults.train_config()
+  c.template = 'chatml'
   c.encoder.trains = encoder
   c.encoder.lr_scale = 0.5 if encoder == 'lora' else 0.1
   if encoder == 'lora':

@@ -31,6 +31,7 @@ from acl_jax.config import defaults
 def get_config() -> ConfigDict:
   """Return the experiment."""
   c = defaults.train_config()
+  c.template = 'chatml'
   c.shipped_adapter = 'smol'
   c.encoder.trailing_silence = defaults.WHISPER_SILENCE
   c.encoder.trains = 'lora'

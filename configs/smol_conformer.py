@@ -29,6 +29,7 @@ from acl_jax.config import defaults
 def get_config() -> ConfigDict:
   """Return the experiment."""
   c = defaults.train_config()
+  c.template = 'chatml'
   c.encoder = dict(
     kind='conformer',
     path='runs/smol_ctc/encoder',

@@ -30,6 +30,7 @@ from acl_jax.config import defaults
 def get_config() -> ConfigDict:
   """Return the experiment."""
   c = defaults.train_config()
+  c.template = 'chatml'
   c.shipped_adapter = 'whisper_ctc'
   c.adapter = dict(
     kind='ctc',

@@ -142,8 +142,9 @@ def train_config() -> ConfigDict:
     'sharding': 'replicated',
     'sizes': None,
     'lora': None,
+    'date': '2024-07-26',
   }
-  c.template = 'chatml'
+  c.template = 'auto'
   c.encoder = {
     'kind': 'whisper',
     'path': 'asset:whisper-base',

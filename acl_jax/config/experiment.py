@@ -39,7 +39,7 @@ class TrainConfig:
   shipped_adapter: str  # the default of --checkpoint; '': none
   mesh: MeshConfig
   llama: LLMConfig
-  template: str  # chat template: chatml or llama2
+  template: str  # auto: the LLM's own chat template; chatml, llama2, or a .jinja file
   encoder: EncoderConfig
   adapter: AdapterConfig
   data: DataConfig

@@ -2,6 +2,7 @@
 """Config sections of models and data."""
 
 import dataclasses
+import datetime
 from typing import Literal
 
 from acl_jax.models.attention_decoder import DecoderConfig
@@ -36,10 +37,20 @@ class LLMConfig:
   sharding: str  # fsdp, or replicated: sharded along mesh.tensor only
   sizes: LlamaConfig | None  # checked against the files; needed to plan without them
   lora: LoRAConfig | None = None  # None: frozen, which is the method
+  date: str = '2024-07-26'  # the day it is told, if its chat template tells it one
 
   def __post_init__(self):
     if self.lora is not None and self.dtype == 'int8':
       raise ValueError("lora needs a dtype of float32 or bfloat16; it is 'int8'")
+    try:
+      _ = self.today
+    except ValueError:
+      raise ValueError(f'date = {self.date!r} is not a day like 2024-07-26') from None
+
+  @property
+  def today(self) -> datetime.date:
+    """The date."""
+    return datetime.date.fromisoformat(self.date)
 
 
 @dataclasses.dataclass(frozen=True)

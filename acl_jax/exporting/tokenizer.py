@@ -12,11 +12,12 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers
 
+from acl_jax.exporting.chat_template import describe_template
 from acl_jax.exporting.description import write_json
+from acl_jax.text.templates import Template
 from acl_jax.text.tokenizer import SentencePieceBackend, Tokenizer, TokenizersBackend
 
 AUDIO_TOKEN = '<|audio|>'
-TEMPLATE_FOLDER = Path(__file__).parent / 'templates'
 SPACE_SYMBOL = '\N{LOWER ONE EIGHTH BLOCK}'  # a space in sentencepiece's pieces
 PROBE_TEXTS = (
   'What is the capital of France?',
@@ -26,7 +27,7 @@ PROBE_TEXTS = (
 )
 
 
-def write_tokenizer(folder: Path, tokenizer: Tokenizer, template: str) -> int:
+def write_tokenizer(folder: Path, tokenizer: Tokenizer, template: Template) -> int:
   """Write the tokenizer and its chat template; returns the id of `<|audio|>`.
 
   ValueError if the tokenizers library does not give the same ids.
@@ -51,8 +52,7 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, template: str) -> int:
   if tokenizer.bos_id is not None:
     settings['bos_token'] = names[tokenizer.bos_id]
   write_json(folder / 'tokenizer_config.json', settings)
-  jinja = (TEMPLATE_FOLDER / f'{template}.jinja').read_text()
-  (folder / 'chat_template.jinja').write_text(jinja)
+  (folder / 'chat_template.jinja').write_text(describe_template(template))
   return audio_id
 
 

@@ -8,6 +8,7 @@ token for token to the output of Transformers' `apply_chat_template`.
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ class Turn:
 
 
 Conversation = Sequence[Turn]
+Template = Callable[[Conversation, Tokenizer], list[Segment]]
 Part = str | Audio
 PromptItem = str | Audio | int  # text, a clip, or the id of a control token
 
@@ -38,7 +40,7 @@ SMOLLM2_SYSTEM = 'You are a helpful AI assistant named SmolLM, trained by Huggin
 LLAMA2_MARKERS = ('[INST]', '[/INST]', '<<SYS>>', '<</SYS>>')
 
 
-def get_template(name: str) -> Callable[[Conversation, Tokenizer], list[Segment]]:
+def get_template(name: str) -> Template:
   """Return the template called `name`: 'llama2' or 'chatml'; ValueError if unknown."""
   if name not in TEMPLATES:
     raise ValueError(f'no chat template {name!r}; known: {sorted(TEMPLATES)}')
@@ -47,16 +49,16 @@ def get_template(name: str) -> Callable[[Conversation, Tokenizer], list[Segment]
 
 def chatml(conversation: Conversation, tokenizer: Tokenizer) -> list[Segment]:
   """Apply ChatML as SmolLM2 was tuned on it, with its default system message."""
-  _check_roles(conversation)
+  check_roles(conversation)
   start, end = tokenizer.control_id('<|im_start|>'), tokenizer.control_id('<|im_end|>')
   if conversation[0].role != 'system':
     conversation = [Turn('system', SMOLLM2_SYSTEM), *conversation]
   items: list[PromptItem] = []
   for turn in conversation:
-    items += [start, f'{turn.role}\n', *_parts(turn), end, '\n']
+    items += [start, f'{turn.role}\n', *join_parts(turn), end, '\n']
   if conversation[-1].role == 'user':
     items += [start, 'assistant\n']
-  return _segments(items, tokenizer)
+  return make_segments(items, tokenizer)
 
 
 def llama2(conversation: Conversation, tokenizer: Tokenizer) -> list[Segment]:
@@ -65,18 +67,13 @@ def llama2(conversation: Conversation, tokenizer: Tokenizer) -> list[Segment]:
   To Llama-2 these markers are ordinary text, so a turn that contains one could forge a
   turn of another role. Like Meta's own code, this raises ValueError instead.
   """
-  _check_roles(conversation)
+  check_roles(conversation)
   if tokenizer.bos_id is None:
     raise ValueError('the llama2 template needs a tokenizer with a start token')
-  parts = itertools.chain.from_iterable(map(_parts, conversation))
-  for part, marker in itertools.product(parts, LLAMA2_MARKERS):
-    if isinstance(part, str) and marker in part:
-      raise ValueError(
-        f'a turn contains {marker}, which Llama-2 uses to mark turns; remove it'
-      )
+  refuse_markers(conversation, LLAMA2_MARKERS, 'Llama-2')
   system = []
   if conversation[0].role == 'system':
-    system = ['<<SYS>>\n', *_parts(conversation[0]), '\n<</SYS>>\n\n']
+    system = ['<<SYS>>\n', *join_parts(conversation[0]), '\n<</SYS>>\n\n']
     conversation = conversation[1:]
   if not conversation:
     raise ValueError('the conversation has no user turn')
@@ -88,18 +85,31 @@ def llama2(conversation: Conversation, tokenizer: Tokenizer) -> list[Segment]:
         f'turn {number} has the role {turn.role!r}, not {expected!r}: Llama-2 takes an'
         ' optional system turn, then user and assistant turns in alternation'
       )
-    parts = _strip_ends([*(system if number == 0 else []), *_parts(turn)])
+    parts = _strip_ends([*(system if number == 0 else []), *join_parts(turn)])
     if turn.role == 'user':
       items += [tokenizer.bos_id, '[INST] ', *parts, ' [/INST]']
     else:
       items += [' ', *parts, ' ', tokenizer.eos_id]
-  return _segments(items, tokenizer)
+  return make_segments(items, tokenizer)
 
 
 TEMPLATES = {'chatml': chatml, 'llama2': llama2}
 
 
-def _check_roles(conversation: Conversation) -> None:
+def refuse_markers(
+  conversation: Conversation, markers: Iterable[str], model: str
+) -> None:
+  """Raise ValueError if a turn contains text by which a model marks turns."""
+  parts = itertools.chain.from_iterable(map(join_parts, conversation))
+  for part, marker in itertools.product(parts, markers):
+    if isinstance(part, str) and marker in part:
+      raise ValueError(
+        f'a turn contains {marker}, which {model} uses to mark turns; remove it'
+      )
+
+
+def check_roles(conversation: Conversation) -> None:
+  """Raise ValueError unless there are turns, and each has a role that is known."""
   if not conversation:
     raise ValueError('the conversation has no turns')
   roles = ('system', 'user', 'assistant')
@@ -108,8 +118,8 @@ def _check_roles(conversation: Conversation) -> None:
       raise ValueError(f'turn {number} has the role {turn.role!r}; known: {roles}')
 
 
-def _parts(turn: Turn) -> list[Part]:
-  """Content of a turn, with adjacent texts joined and empty ones dropped."""
+def join_parts(turn: Turn) -> list[Part]:
+  """Return the content of a turn, adjacent texts joined and empty ones dropped."""
   return _join_texts([turn.content] if isinstance(turn.content, str) else turn.content)
 
 
@@ -132,8 +142,15 @@ def _strip_ends(parts: list[Part]) -> list[Part]:
   return parts
 
 
-def _segments(items: Iterable[PromptItem], tokenizer: Tokenizer) -> list[Segment]:
-  """Tokenise each run of text; the ids between two audio clips become one tuple."""
+def make_segments(
+  items: Iterable[PromptItem],
+  tokenizer: Tokenizer,
+  unparsed: re.Pattern | None = None,
+) -> list[Segment]:
+  """Tokenise each run of text; the ids between two audio clips become one tuple.
+
+  unparsed: finds, after the first character of each, what must not become one token.
+  """
   segments: list[Segment] = []
   ids: list[int] = []
   after = 'nothing'
@@ -141,7 +158,9 @@ def _segments(items: Iterable[PromptItem], tokenizer: Tokenizer) -> list[Segment
     if isinstance(item, str):
       if isinstance(following, Audio) and tokenizer.adds_prefix_space:
         item = item.removesuffix(' ')  # part of the first spoken word: '▁What'
-      ids += tokenizer.encode(item, after=after)
+      for piece in unparsed.split(item) if unparsed else [item]:
+        ids += tokenizer.encode(piece, after=after)
+        after = 'text'
     elif isinstance(item, Audio):
       segments += [tuple(ids), item.index]
       ids = []

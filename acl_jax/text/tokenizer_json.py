@@ -30,6 +30,10 @@ def load(path: Path) -> Tokenizer:
     for token in added
     if token['special'] and token['content'] != unknown
   }
+  # The library counts the ids of tokens that the model lacks: without those before
+  # them, later ones would have others.
+  for token in added:
+    spec['model']['vocab'].setdefault(token['content'], token['id'])
   # The library would parse the control tokens it knows out of plain text.
   spec['added_tokens'] = [
     token for token in added if token['content'] not in control_tokens

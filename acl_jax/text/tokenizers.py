@@ -12,6 +12,9 @@ from acl_jax.runtime.files import read_json
 from acl_jax.text import gguf, sentencepieces, tiktoken, tokenizer_json
 from acl_jax.text.tokenizer import Tokenizer
 
+MAX_STOP_IDS = 64
+MAX_ID = 2**31  # ids are int32
+
 
 def _load_model(path: Path) -> Tokenizer:
   """Load a `tokenizer.model`, a name that two formats have."""
@@ -57,10 +60,21 @@ def _find_file(folder: Path) -> Path:
 
 
 def _with_stop_ids(tokenizer: Tokenizer, folder: Path) -> Tokenizer:
-  """Add the stop tokens of `generation_config.json`: chat models may have several."""
-  generation = read_json(folder / 'generation_config.json', missing_ok=True)
-  ids = generation.get('eos_token_id', [])
-  ids = [ids] if isinstance(ids, int) else ids
+  """Add the stop tokens of `generation_config.json`: chat models may have several.
+
+  As in Transformers, `config.json` has them where that file has not.
+  """
+  for name in ('generation_config.json', 'config.json'):
+    ids = read_json(folder / name, missing_ok=True).get('eos_token_id')
+    if ids is not None:
+      break
+  ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
+  for id in ids:
+    if type(id) is not int or not 0 <= id < MAX_ID or len(ids) > MAX_STOP_IDS:
+      raise ValueError(
+        f'{folder / name}: eos_token_id is {str(ids)[:80]}; it should be a token id or'
+        f' up to {MAX_STOP_IDS} of them'
+      )
   return dataclasses.replace(
     tokenizer, stop_ids=tuple(dict.fromkeys((*tokenizer.stop_ids, *ids)))
   )

@@ -14,12 +14,15 @@ from transformers import AutoTokenizer
 
 from acl_jax.exporting.files.processing_audio_chat_llama import AudioChatLlamaProcessor
 from acl_jax.exporting.tokenizer import PROBE_TEXTS, check_equal, write_tokenizer
+from acl_jax.text.frontend import load_text_frontend
 from acl_jax.text.templates import Audio, Turn, get_template
 from acl_jax.text.tokenizer import Tokenizer
 from acl_jax.text.tokenizers import load_tokenizer
 from tests.exporting.conftest import noise_clips
+from tests.text.chat_templates import FAMILIES, TODAY, write_folder
 from tests.text.conftest import (  # noqa: F401
   SMOLLM2,
+  llama_json,
   llama_model,
   smollm2,
   smollm2_path,
@@ -46,18 +49,30 @@ class Case(NamedTuple):
     return ids
 
 
-@pytest.fixture(scope='module', params=['llama_model', 'tiny_chatml', SMOLLM2])
+KINDS = ['llama_model', 'tiny_chatml', 'llama3.2', 'mistral', 'qwen3', SMOLLM2]
+
+
+@pytest.fixture(scope='module', params=KINDS)
 def case(request, tmp_path_factory):
-  template = 'llama2' if request.param == 'llama_model' else 'chatml'
-  tokenizer = request.getfixturevalue(request.param)
-  if isinstance(tokenizer, Path):
-    tokenizer = load_tokenizer(tokenizer)
   folder = tmp_path_factory.mktemp(request.param)
+  tokenizer, template = load_text(request, folder / 'original')
   audio_id = write_tokenizer(folder, tokenizer, template)
   exported = AutoTokenizer.from_pretrained(folder)
   jinja = (folder / 'chat_template.jinja').read_text()
   processor = AudioChatLlamaProcessor(exported, stack_factor=4, chat_template=jinja)
-  return Case(tokenizer, get_template(template), audio_id, processor)
+  return Case(tokenizer, template, audio_id, processor)
+
+
+def load_text(request, folder):
+  """Return a tokenizer with a template that it ships, or one of ours."""
+  if request.param in FAMILIES:
+    write_folder(folder, FAMILIES[request.param], request.getfixturevalue('llama_json'))
+    text = load_text_frontend(folder, 'auto', TODAY)
+    return text.tokenizer, text.template
+  tokenizer = request.getfixturevalue(request.param)
+  if isinstance(tokenizer, Path):
+    return load_tokenizer(tokenizer), get_template('llama2')
+  return tokenizer, get_template('chatml')
 
 
 def exported_ids(processor, conversation):

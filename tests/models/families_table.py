@@ -22,8 +22,16 @@ from acl_jax.weights.llama import load_llama, save_llama
 from tests import tiny_llama
 from tests.models import families
 from tests.models.families import FAMILIES
+from tests.text import chat_templates
+from tests.text.conftest import write_llama_json, write_llama_model
 from tests.weights.gguf_families import check_gguf
 
+# Templates of families that have not one of their own name.
+TEMPLATES = {
+  'llama2': ['llama2', 'tinyllama'],
+  'llama3.1': ['llama3.2'],
+  'qwen2-window': ['qwen2'],
+}
 Check = Callable[[str, Path], None]
 DOCS = Path(__file__).parents[2] / 'docs/models.md'
 START, END = '<!-- families -->', '<!-- end of families -->'
@@ -83,8 +91,22 @@ def check_round_trip(name: str, folder: Path) -> None:
   np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
 
+def check_template(name: str, folder: Path) -> None:
+  """Compare conversations by the model's own chat template with Transformers."""
+  for each in TEMPLATES.get(name, [name]):
+    (folder / each / 'pieces').mkdir(parents=True)
+    pieces = write_llama_json(
+      folder / each / 'pieces', write_llama_model(folder / each / 'pieces')
+    )
+    family = chat_templates.FAMILIES[each]
+    with chat_templates.told_the_date():
+      world = chat_templates.load_world(folder / each, family, pieces)
+      chat_templates.check_conversations(world, chat_templates.SYSTEMS)
+
+
 COLUMNS: Mapping[str, Check] = {
   'equals Transformers': check_parity,
+  'chat template': check_template,
   'written back': check_round_trip,
   'GGUF': check_gguf,
 }

@@ -31,6 +31,10 @@ The quick brown fox jumps over the lazy dog while the band plays a good day song
 @pytest.fixture(scope='session')
 def llama_model(tmp_path_factory) -> Path:
   """A `tokenizer.model` trained with Llama-2's settings."""
+  return write_llama_model(tmp_path_factory.mktemp('llama_model'))
+
+
+def write_llama_model(folder: Path) -> Path:
   model = io.BytesIO()
   sentencepiece.SentencePieceTrainer.train(
     sentence_iterator=iter(CORPUS.splitlines()),
@@ -44,7 +48,7 @@ def llama_model(tmp_path_factory) -> Path:
     split_digits=True,
     minloglevel=2,
   )
-  path = tmp_path_factory.mktemp('llama_model') / 'tokenizer.model'
+  path = folder / 'tokenizer.model'
   path.write_bytes(model.getvalue())
   return path
 
@@ -52,10 +56,13 @@ def llama_model(tmp_path_factory) -> Path:
 @pytest.fixture(scope='session')
 def llama_json(llama_model, tmp_path_factory) -> Path:
   """The same as a `tokenizer.json`, with the normalizer of Llama-2's release."""
+  return write_llama_json(tmp_path_factory.mktemp('llama_json'), llama_model)
+
+
+def write_llama_json(folder: Path, llama_model: Path) -> Path:
   tokenizer = LlamaTokenizer.from_pretrained(llama_model.parent)._tokenizer
   spec = json.loads(tokenizer.to_str())
   spec['pre_tokenizer'] = None
-  folder = tmp_path_factory.mktemp('llama_json')
   prepend = {'type': 'Prepend', 'prepend': '▁'}
   replace = {'type': 'Replace', 'pattern': {'String': ' '}, 'content': '▁'}
   spec['normalizer'] = {'type': 'Sequence', 'normalizers': [prepend, replace]}

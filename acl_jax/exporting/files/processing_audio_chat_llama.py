@@ -92,6 +92,13 @@ class AudioChatLlamaProcessor(ProcessorMixin):
       }
     return BatchFeature(inputs, tensor_type=return_tensors)
 
+  def apply_chat_template(self, conversation, *args, **kwargs):
+    """Return the text of a conversation, with `<|audio|>` for each part that is audio.
+
+    A turn's content is a text, or a list of parts of the types text and audio.
+    """
+    return super().apply_chat_template(_join_contents(conversation), *args, **kwargs)
+
   def _tokenize(self, text: str, audio_lengths: Iterator[list[int]]) -> list[int]:
     """Return the ids of a text; audio tokens fill the positions of each clip.
 
@@ -151,6 +158,17 @@ class AudioChatLlamaProcessor(ProcessorMixin):
 
   def decode(self, *args, **kwargs):
     return self.tokenizer.decode(*args, **kwargs)
+
+
+def _join_contents(conversation: Any) -> Any:
+  """Return turns whose content is a text; conversations may be a list of them."""
+  if not isinstance(conversation, dict):
+    return [_join_contents(each) for each in conversation]
+  content = conversation.get('content')
+  if not isinstance(content, (list, tuple)):
+    return conversation
+  texts = [AUDIO_TOKEN if p['type'] == 'audio' else p['text'] for p in content]
+  return {**conversation, 'content': ''.join(texts)}
 
 
 def _flatten_clips(audio: Any) -> list[Any]:
