@@ -69,6 +69,15 @@ def test_a_conversation_is_its_turns(assistant, audio):
   ]
 
 
+def test_chat_hears_no_speech_in_silence(assistant):
+  conversation = assistant.conversation()
+  silence = Clip(np.zeros(8_000, np.float32))
+  reply = conversation.stream(['say', silence], needs_speech=True, **OPTIONS)
+  assert ''.join(reply) == 'I did not hear anything.' and conversation.turns == []
+  assert ''.join(conversation.stream(['say'], needs_speech=True, **OPTIONS))
+  assert len(conversation.turns) == 2
+
+
 def test_a_later_turn_computes_only_what_is_new(assistant, audio):
   conversation, statistics = assistant.conversation(), assistant.engine.statistics
   conversation.ask(audio, text='one ' * 20, **OPTIONS)

@@ -249,6 +249,14 @@ def damaged(corpus, write_audio):
   return corpus
 
 
+def test_utterances_without_speech_are_counted_and_kept(corpus, tmp_path):
+  soundfile.write(corpus.parent / 'silent.wav', np.zeros(8_000), 16_000)
+  append_entry(corpus, audio_filepath='silent.wav', id='hush')
+  info = prepare('manifest', corpus, tmp_path / 'out', settings=SMALL)
+  assert info['examples'] == 8 and 'hush' in info['without_speech']['ids']
+  assert info['without_speech']['count'] == len(info['without_speech']['ids']) < 8
+
+
 def test_unusable_utterances_are_counted_and_listed(damaged, tmp_path, capsys):
   out = tmp_path / 'out'
   info = prepare('manifest', damaged, out, settings=SMALL, max_skipped=0.6)

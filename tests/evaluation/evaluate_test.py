@@ -62,8 +62,11 @@ def test_both_reports(run, add_entry, manifest, tmp_path):
     'model',
     'skipped',
     'noise',
+    'without_speech',
   ]
   assert summary['noise'] is None
+  silent = summary['without_speech']
+  assert silent['count'] == len(silent['ids']) and 'gone' not in silent['ids']
   assert summary['examples'] == 6
   nll, perplexity = summary['response_nll'], summary['response_perplexity']
   assert tuple(nll) == tuple(perplexity) == CONDITIONS

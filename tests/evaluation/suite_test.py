@@ -80,7 +80,7 @@ def read_cases(folder):
 def test_report_and_cases(run, tmp_path):
   summary = run([*LINES, said(9, id='gone', answers=['x'])])
   assert summary == json.loads((tmp_path / 'out/report.json').read_text())
-  assert list(summary) == ['model', 'skipped', 'tasks']
+  assert list(summary) == ['model', 'skipped', 'tasks', 'without_speech']
   [skipped] = summary['skipped']
   assert skipped['id'] == 'gone' and '9.wav' in skipped['reason']
   assert count_examples(summary) == 6

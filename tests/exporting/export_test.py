@@ -5,6 +5,7 @@ import ast
 import dataclasses
 import functools
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -19,8 +20,8 @@ from flax import nnx
 
 from acl_jax import build, train
 from acl_jax.export import Options, export
+from acl_jax.exporting import files, provenance
 from acl_jax.exporting import folder as folders
-from acl_jax.exporting import provenance
 from acl_jax.runtime.files import sha256
 from acl_jax.text.tokenizers import load_tokenizer
 from acl_jax.weights import fingerprint
@@ -101,6 +102,26 @@ runpy.run_path({str(exported_ctc.folder / 'example.py')!r})
   )
   assert run.returncode == 0, run.stderr
   assert run.stdout.strip()
+
+
+@pytest.mark.full
+def test_example_refuses_audio_in_one_sentence(tmp_path, monkeypatch):
+  import soundfile
+
+  soundfile.write(tmp_path / 'empty.wav', np.zeros(0), 16_000)
+  soundfile.write(tmp_path / 'long.flac', np.zeros(8_000 * 301), 8_000)
+  (tmp_path / 'phone.m4a').write_bytes(b'\0\0\0\x20ftypM4A ' + bytes(99))
+  example = Path(files.__file__).parent / 'example.py'
+  for name, problem in (
+    ('empty.wav', r'has 0\.000 s of audio; the limits are 0\.025 and 300 s'),
+    ('long.flac', r'is too long .*300 s'),
+    ('phone.m4a', r'cannot be read as audio .*; convert it: ffmpeg -i'),
+    ('none.wav', r'cannot be read as audio'),
+  ):
+    monkeypatch.setattr('sys.argv', ['example.py', str(tmp_path / name)])
+    with pytest.raises(SystemExit, match=f'{name}: {problem}') as ended:
+      runpy.run_path(str(example))
+    assert '\n' not in str(ended.value)
 
 
 def check_refused(exported, output, match, options=None, error=ValueError, **changes):

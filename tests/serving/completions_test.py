@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 import base64
+import io
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import soundfile
 
 from tests.serving.fakes import REPLY, wav
 
@@ -76,6 +78,17 @@ def test_containers(client, format):
   more = {'subtype': 'OPUS'} if format == 'OGG' else {}
   data = wav(0.5, 24_000, format, **more)
   assert client.post(PATH, json=body([clip(data)])).status_code == 200
+
+
+def test_recordings_without_speech_are_named(client):
+  silent, words = io.BytesIO(), wav(0.5)
+  soundfile.write(silent, np.zeros(8_000), 16_000, format='WAV')
+  for data, fields in ((silent.getvalue(), {'heard': False}), (words, {})):
+    for chunk in (
+      client.post(PATH, json=body([clip(data)])).json(),
+      *stream(client, content=[clip(data)]),
+    ):
+      assert {key: chunk[key] for key in chunk if key == 'heard'} == fields
 
 
 def test_stream(client):
