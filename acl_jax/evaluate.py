@@ -38,7 +38,7 @@ from acl_jax.evaluation.tasks.table import make_tasks
 from acl_jax.evaluation.tasks.task import Task
 from acl_jax.evaluation.voicebench import summary as voicebench
 from acl_jax.models.speech_llm import SpeechLLM
-from acl_jax.runtime import compilation_cache, program
+from acl_jax.runtime import compilation_cache, locks, program
 from acl_jax.runtime.files import sha256, write_atomically
 from acl_jax.weights import fingerprint
 
@@ -83,9 +83,16 @@ def evaluate(
 ) -> dict[str, Any]:
   """Evaluate a manifest; writes the reports and returns the content of report.json.
 
-  manifest: or a folder of manifests. ValueError if no utterance can be used.
+  manifest: or a folder of manifests. ValueError if no utterance can be used, or if
+  another program writes to `output`.
   """
-  output = Path(output)
+  with locks.own_folder(Path(output)):
+    return _evaluate(config, manifest, Path(output), options)
+
+
+def _evaluate(
+  config: TrainConfig, manifest: str | Path, output: Path, options: Options
+) -> dict[str, Any]:
   tasks = make_tasks(judge := options.judge(output / 'cache'))
   suite = _choose_suite(options.suite, options.babble_snr, tasks)
   # Check optional dependencies first, so that a missing one fails fast.
