@@ -6,6 +6,7 @@ import pathlib
 import unicodedata
 from collections.abc import Iterator
 
+_CATEGORIES = {'Cc', 'Cf', 'Zs', 'Zl', 'Zp'}  # control, format, spaces
 # Letters and marks by their categories, but they show nothing by themselves.
 _INVISIBLE = {'\u034f', '\u115f', '\u1160', '\u17b4', '\u17b5', '\u2800', '\u3164'}
 _INVISIBLE |= {'\uffa0', *map(chr, range(0xFE00, 0xFE10))}
@@ -17,7 +18,7 @@ def is_blank(text: str) -> bool:
   It is empty, or all spaces, control characters and characters of no width.
   """
   return all(
-    unicodedata.category(char)[0] in 'ZC' or char in _INVISIBLE for char in text
+    unicodedata.category(char) in _CATEGORIES or char in _INVISIBLE for char in text
   )
 
 

@@ -56,6 +56,7 @@ def test_both_reports(run, add_entry, manifest, tmp_path):
     'response_perplexity',
     'greedy_agreement',
     'wer',
+    'wer_left_out',
     'gap_closed',
     'differences',
     'wer_interval',
