@@ -51,9 +51,9 @@ class Options:
 
   checkpoint: None for the shipped adapter. suite: names of tasks; None for those whose
   fields the lines have. limit: lines to read of each task. cascade: a CTranslate2
-  folder of Whisper, or 'none' for no cascade. babble_snr: dB above a babble of other
-  utterances, for the task `modality` alone; None for the audio as it is. judge_url,
-  judge_model: a model that scores answers.
+  folder of Whisper, or 'none'. babble_snr: dB above a babble of other utterances, for
+  the task `modality` alone; None for the audio as it is. judge_url, judge_model: a
+  model that scores answers. contained: refuse audio outside the manifest's folder.
   """
 
   checkpoint: str | None = None
@@ -63,6 +63,7 @@ class Options:
   babble_snr: float | None = None
   judge_url: str | None = None
   judge_model: str | None = None
+  contained: bool = False
 
   def __post_init__(self):
     if (self.judge_url is None) != (self.judge_model is None):
@@ -99,7 +100,8 @@ def _evaluate(
   recogniser = None
   if options.cascade != NO_CASCADE:
     recogniser = Recogniser(assets.resolve(options.cascade))
-  selected = manifest_cases.select(manifest, suite, options.limit, tasks)
+  limit, contained = options.limit, options.contained
+  selected = manifest_cases.select(manifest, suite, limit, tasks, contained)
   found = build.find_checkpoint(options.checkpoint, config.shipped_adapter)
   assistant = load(config, options.checkpoint)
   description = describe(config, assistant.model, found)
@@ -238,6 +240,7 @@ if __name__ == '__main__':
   flags.DEFINE_float(
     'babble_snr', None, 'dB above a babble of other utterances', -20, 60
   )
+  flags.DEFINE_bool('contained', False, 'refuse audio outside of the manifest folder')
   flags.DEFINE_string('judge_url', None, 'OpenAI-compatible API that scores answers')
   flags.DEFINE_string('judge_model', None, 'name of a model of --judge_url')
   flags.DEFINE_float(
