@@ -201,7 +201,7 @@ def test_two_processes_at_once_download_once(cache, tmp_path):
   outputs = [process.communicate(timeout=60) for process in both]
   assert [process.returncode for process in both] == [0, 0], outputs
   assert sorted(out.strip() for out, _ in outputs) == ['0', '2']
-  assert re.search('waiting.* toy', ''.join(err for _, err in outputs))
+  assert re.search('/toy: waiting for ', ''.join(err for _, err in outputs))
 
 
 @pytest.mark.full
