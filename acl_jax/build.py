@@ -61,8 +61,17 @@ ENCODERS = {
 
 
 def load_text_frontend(llm: LLMConfig, template: str) -> TextFrontend:
-  """Load the LLM's tokenizer and its chat template, `config.template`."""
-  return frontend.load_text_frontend(assets.resolve(llm.path), template, llm.today)
+  """Load the LLM's tokenizer and its chat template, `config.template`.
+
+  The tokenizer refuses texts with tokens for which the LLM has no embedding.
+  """
+  path = assets.resolve(llm.path)
+  text = frontend.load_text_frontend(path, template, llm.today)
+  rows = open_llama(path).config.vocab_size
+  tokenizer = dataclasses.replace(text.tokenizer, num_embeddings=rows)
+  ends = [id for id in (tokenizer.bos_id, tokenizer.eos_id) if id is not None]
+  tokenizer.check_embedded(ends, f'{path}: the beginning or end of a sequence')
+  return dataclasses.replace(text, tokenizer=tokenizer)
 
 
 def load_frozen_llama(llm: LLMConfig) -> Llama:
@@ -189,11 +198,11 @@ def check_adapter_sizes(adapter: Adapter, encoder_size: int, llm: LlamaConfig) -
       f'the adapter joins widths {actual[0]} and {actual[1]}; the encoder and the LLM'
       f' of this config have {encoder_size} and {llm.hidden_size}'
     )
-  highest = max(adapter.token_ids(), default=-1)
-  if highest >= llm.vocab_size:
-    raise ValueError(
-      f'the adapter recognises token {highest}; the LLM has {llm.vocab_size}'
-    )
+  for id in adapter.token_ids():
+    if not 0 <= id < llm.vocab_size:
+      raise ValueError(
+        f'the adapter recognises token {id}; the LLM has {llm.vocab_size}, from 0 on'
+      )
 
 
 def load_model(config: TrainConfig, checkpoint: Checkpoint) -> SpeechLLM:

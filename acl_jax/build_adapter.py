@@ -82,9 +82,12 @@ def transcript_encoder(
 
 
 def text_tokens(tokenizer: Tokenizer) -> dict[int, str]:
-  """Return the tokens that are whole characters, with their texts."""
+  """Return the tokens that are whole characters and have an embedding, with texts."""
   control = set(tokenizer.control_tokens.values())
-  texts = {i: tokenizer.token_text(i) for i in range(tokenizer.vocab_size)}
+  count = tokenizer.vocab_size
+  if tokenizer.num_embeddings is not None:
+    count = min(count, tokenizer.num_embeddings)
+  texts = {i: tokenizer.token_text(i) for i in range(count)}
   return {
     id: text
     for id, text in texts.items()

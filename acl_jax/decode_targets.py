@@ -26,7 +26,7 @@ import acl_jax
 from acl_jax import assets, build
 from acl_jax.config.experiment import parse_train
 from acl_jax.models.llama import Llama
-from acl_jax.runtime import compilation_cache, distributed, program
+from acl_jax.runtime import compilation_cache, distributed, job_lock, program
 from acl_jax.runtime.progress import progress
 from acl_jax.sharding.mesh import make_mesh
 from acl_jax.targets import overview, provenance, store
@@ -174,19 +174,20 @@ def main(argv: Sequence[str]) -> None:
   distributed.initialize()
   stop_at_sigterm()
   transcripts = Transcripts(Path(args.input), args.shard_size)
-  # Every host decodes shards of its own, so each has the whole LLM on its devices.
-  with jax.set_mesh(make_mesh(config.mesh.sizes, jax.local_devices())):
-    decode_targets(
-      build.load_frozen_llama(config.llama),
-      build.load_text_frontend(config.llama, config.template),
-      transcripts,
-      output,
-      Decoding(config.targets, config.seed),
-      host=jax.process_index(),
-      hosts=jax.process_count(),
-      max_skipped=args.max_skipped,
-    )
-  wait_for_others(output, len(transcripts.shard_sizes))
+  with job_lock.own_folder(output, '--output'):
+    # Every host decodes shards of its own, so each has the whole LLM on its devices.
+    with jax.set_mesh(make_mesh(config.mesh.sizes, jax.local_devices())):
+      decode_targets(
+        build.load_frozen_llama(config.llama),
+        build.load_text_frontend(config.llama, config.template),
+        transcripts,
+        output,
+        Decoding(config.targets, config.seed),
+        host=jax.process_index(),
+        hosts=jax.process_count(),
+        max_skipped=args.max_skipped,
+      )
+    wait_for_others(output, len(transcripts.shard_sizes))
   if jax.process_index():
     return
   targets = store.Targets(output)

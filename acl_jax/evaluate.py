@@ -38,7 +38,7 @@ from acl_jax.evaluation.tasks.table import make_tasks
 from acl_jax.evaluation.tasks.task import Task
 from acl_jax.evaluation.voicebench import summary as voicebench
 from acl_jax.models.speech_llm import SpeechLLM
-from acl_jax.runtime import compilation_cache, program
+from acl_jax.runtime import compilation_cache, locks, program
 from acl_jax.runtime.files import sha256, write_atomically
 from acl_jax.weights import fingerprint
 
@@ -51,9 +51,9 @@ class Options:
 
   checkpoint: None for the shipped adapter. suite: names of tasks; None for those whose
   fields the lines have. limit: lines to read of each task. cascade: a CTranslate2
-  folder of Whisper, or 'none' for no cascade. babble_snr: dB above a babble of other
-  utterances, for the task `modality` alone; None for the audio as it is. judge_url,
-  judge_model: a model that scores answers.
+  folder of Whisper, or 'none'. babble_snr: dB above a babble of other utterances, for
+  the task `modality` alone; None for the audio as it is. judge_url, judge_model: a
+  model that scores answers. contained: refuse audio outside the manifest's folder.
   """
 
   checkpoint: str | None = None
@@ -63,6 +63,7 @@ class Options:
   babble_snr: float | None = None
   judge_url: str | None = None
   judge_model: str | None = None
+  contained: bool = False
 
   def __post_init__(self):
     if (self.judge_url is None) != (self.judge_model is None):
@@ -83,16 +84,24 @@ def evaluate(
 ) -> dict[str, Any]:
   """Evaluate a manifest; writes the reports and returns the content of report.json.
 
-  manifest: or a folder of manifests. ValueError if no utterance can be used.
+  manifest: or a folder of manifests. ValueError if no utterance can be used, or if
+  another program writes to `output`.
   """
-  output = Path(output)
+  with locks.own_folder(Path(output)):
+    return _evaluate(config, manifest, Path(output), options)
+
+
+def _evaluate(
+  config: TrainConfig, manifest: str | Path, output: Path, options: Options
+) -> dict[str, Any]:
   tasks = make_tasks(judge := options.judge(output / 'cache'))
   suite = _choose_suite(options.suite, options.babble_snr, tasks)
   # Check optional dependencies first, so that a missing one fails fast.
   recogniser = None
   if options.cascade != NO_CASCADE:
     recogniser = Recogniser(assets.resolve(options.cascade))
-  selected = manifest_cases.select(manifest, suite, options.limit, tasks)
+  limit, contained = options.limit, options.contained
+  selected = manifest_cases.select(manifest, suite, limit, tasks, contained)
   found = build.find_checkpoint(options.checkpoint, config.shipped_adapter)
   assistant = load(config, options.checkpoint)
   description = describe(config, assistant.model, found)
@@ -240,6 +249,7 @@ if __name__ == '__main__':
   flags.DEFINE_float(
     'babble_snr', None, 'dB above a babble of other utterances', -20, 60
   )
+  flags.DEFINE_bool('contained', False, 'refuse audio outside of the manifest folder')
   flags.DEFINE_string('judge_url', None, 'OpenAI-compatible API that scores answers')
   flags.DEFINE_string('judge_model', None, 'name of a model of --judge_url')
   flags.DEFINE_float(

@@ -29,7 +29,12 @@ from acl_jax.config.experiment import (
   parse_train,
 )
 from acl_jax.exporting import card, description, provenance, recogniser, weights
-from acl_jax.exporting.folder import atomic_folder, check_disk_space, check_empty
+from acl_jax.exporting.folder import (
+  atomic_folder,
+  check_disk_space,
+  check_empty,
+  own_output,
+)
 from acl_jax.exporting.tokenizer import write_tokenizer
 from acl_jax.models.lora import merge_lora
 from acl_jax.models.protocols import Adapter, Encoder
@@ -79,7 +84,14 @@ def export(
   checkpoint: None for the shipped adapter. about: description of data and training for
   the model card.
   """
-  check_empty(output)
+  with own_output(output):
+    check_empty(output)
+    _export(config, output, checkpoint, options, about)
+
+
+def _export(
+  config: Experiment, output: Path, checkpoint: str | None, options: Options, about: str
+) -> None:
   if isinstance(config, PretrainConfig):
     return recogniser.export(config, output, checkpoint, about)
   source = open_llama(llm := assets.resolve(config.llama.path))

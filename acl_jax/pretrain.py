@@ -47,7 +47,7 @@ from acl_jax.training import loop, pretraining, startup
 from acl_jax.training.journal import BatchFeed
 from acl_jax.training.optimizer import make_optimizer
 from acl_jax.training.pretraining import PretrainModel, PretrainState
-from acl_jax.training.workdir import open_workdir
+from acl_jax.training.workdir import own_workdir
 from acl_jax.weights.parakeet import load_conformer
 from data_pipeline.records import Dataset
 
@@ -56,8 +56,16 @@ DEV_FRAMES = 8_000  # log-mel frames of a batch when measuring word error rates
 
 
 def pretrain(config: PretrainConfig, workdir: Path) -> ConformerCTC:
-  """Pretrain and write `workdir/encoder`; returns the model of averaged parameters."""
-  folder = open_workdir(workdir) / build.ENCODER_FOLDER
+  """Pretrain and write `workdir/encoder`; returns the model of averaged parameters.
+
+  ValueError if another program writes to `workdir`.
+  """
+  with own_workdir(workdir):
+    return _pretrain(config, workdir)
+
+
+def _pretrain(config: PretrainConfig, workdir: Path) -> ConformerCTC:
+  folder = workdir / build.ENCODER_FOLDER
   folder.mkdir(exist_ok=True)
   startup.mark_stage('imports')
   corpora = open_corpora(config.data)

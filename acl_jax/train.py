@@ -33,7 +33,7 @@ from acl_jax.sharding.mesh import make_mesh
 from acl_jax.text.frontend import TextFrontend
 from acl_jax.tpu import xla_flags
 from acl_jax.training import startup
-from acl_jax.training.workdir import open_workdir
+from acl_jax.training.workdir import own_workdir
 from acl_jax.weights.adapter import save_adapter
 from data_pipeline.mixture import Corpora
 
@@ -42,9 +42,14 @@ def train(config: TrainConfig, workdir: Path) -> SpeechLLM:
   """Train both stages; writes `workdir/adapter.safetensors` and returns the model.
 
   What trains of the encoder is written to `workdir/encoder`, as a folder of Hugging
-  Face or, by LoRA, of PEFT; low-rank updates of the LLM to `workdir/llama`.
+  Face or, by LoRA, of PEFT; low-rank updates of the LLM to `workdir/llama`. ValueError
+  if another program writes to `workdir`.
   """
-  open_workdir(workdir)
+  with own_workdir(workdir):
+    return _train(config, workdir)
+
+
+def _train(config: TrainConfig, workdir: Path) -> SpeechLLM:
   startup.mark_stage('imports')
   text = build.load_text_frontend(config.llama, config.template)
   initial = build.find_checkpoint(config.init_from) if config.init_from else None

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
-from acl_jax.runtime import program
+from acl_jax.runtime import locks, program
 from data_pipeline.corpus_tools.manifests import find_manifest
 from data_pipeline.corpus_tools.splits import HeldOut, hold_out
 
@@ -29,13 +29,13 @@ def main(argv: Sequence[str]) -> None:
   sets = [HeldOut.parse(spec) for spec in args.held_out]
   if len({each.name for each in sets}) < len(sets):
     raise ValueError('--held_out: two sets have the same name')
-  counts = hold_out(
-    training, sets, Path(args.output), seed=args.seed, min_words=args.min_words
-  )
+  output = Path(args.output)
+  with locks.own_folder(output):
+    counts = hold_out(training, sets, output, seed=args.seed, min_words=args.min_words)
   if counts.unusable:
     print(f'hold_out: {counts.unusable} unusable lines, first {counts.first_reason}')
   for name, lines in (*counts.held_out.items(), ('train', counts.training)):
-    print(f'hold_out: {lines} lines in {Path(args.output) / name}.jsonl')
+    print(f'hold_out: {lines} lines in {output / name}.jsonl')
   print(
     f'hold_out: left out of training {counts.held_out_source} lines of held-out'
     f' sources and {counts.held_out_sentence} with a held-out sentence'

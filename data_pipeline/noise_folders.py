@@ -2,7 +2,6 @@
 """Recorded noise of the user: folders of audio files, of which excerpts are read."""
 
 import itertools
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from jaxtyping import Float32
 
 from data_pipeline import audio
 from data_pipeline.audio import SAMPLE_RATE, AudioError
+from data_pipeline.corpora.walk import walk
 
 SUFFIXES = ('.flac', '.mp3', '.oga', '.ogg', '.opus', '.wav')
 LIMITS = audio.Limits(encoded_bytes=64 << 20, seconds=3_600.0)  # of a noise file
@@ -60,18 +60,13 @@ def _list_audio(folder: Path) -> list[Path]:
   """Return the audio files in an order that is the same on every machine."""
   if not folder.is_dir():
     raise ValueError(f'{folder}: noise_folders names it, but it is not a folder')
-  found = (
-    Path(parent, name)
-    for parent, _, names in os.walk(folder)
-    for name in names
-    if name.lower().endswith(SUFFIXES)
-  )
+  found = (path for path in walk(folder) if path.name.lower().endswith(SUFFIXES))
   files = list(itertools.islice(found, MAX_FILES + 1))  # one more, to detect more
   if not files:
     raise ValueError(
       f'{folder}: this noise folder has no audio files ({", ".join(SUFFIXES)})'
     )
-  return sorted(files, key=lambda path: path.relative_to(folder).parts)
+  return files
 
 
 def _check_readable(folder: Path, files: Sequence[Path]) -> None:

@@ -33,7 +33,7 @@ from typing import Any
 
 from absl import flags
 
-from acl_jax.runtime import program
+from acl_jax.runtime import locks, program
 from acl_jax.runtime.files import open_atomically
 from data_pipeline import audio, records
 from data_pipeline.corpora import CORPORA, open_corpus
@@ -49,35 +49,39 @@ def prepare(
   settings: Settings | None = None,
   max_skipped: float = 0.01,
   threads: int | None = None,
-  runner: str = pipeline.DIRECT,
-  beam_options: Sequence[str] = (),
+  beam: pipeline.Beam = pipeline.Beam(),  # noqa: B008
+  contained: bool = False,
 ) -> dict[str, Any]:
   """Write the shards that are not complete; returns the content of `dataset.json`.
 
   max_skipped: fraction of utterances that may be skipped. threads: that decode.
+  contained: see `open_corpus`.
 
-  ValueError if `output` holds another corpus or was written with other settings, or if
-  too many utterances were skipped; finished shards are kept for the next run.
+  ValueError if `output` holds another corpus or was written with other settings, if
+  another program writes to it, or if too many utterances were skipped; finished shards
+  are kept for the next run.
   """
   settings = settings or Settings()
   output = Path(output).absolute()  # workers may have another working directory
-  utterances = open_corpus(corpus, Path(input).absolute())
-  shard_plan = plan.plan_shards(utterances, output / 'plan', settings.shard_size)
-  if not shard_plan.parts:
-    raise ValueError(f'{input}: has no utterances in the layout --corpus={corpus}')
+  utterances = open_corpus(corpus, Path(input).absolute(), contained)
   # Other runners use the cores for other parts.
-  threads = threads or (os.cpu_count() if runner == pipeline.DIRECT else 1) or 1
-  job = Job(output, shard_plan, settings, threads)
-  try:
-    _check_output(job, input)
-  except ValueError:
+  threads = threads or (os.cpu_count() if beam.runner == pipeline.DIRECT else 1) or 1
+  with locks.own_folder(output) as lock:
+    shard_plan = plan.plan_shards(utterances, output / 'plan', settings.shard_size)
+    if not shard_plan.parts:
+      raise ValueError(f'{input}: has no utterances in the layout --corpus={corpus}')
+    job = Job(output, shard_plan, settings, threads)
+    try:
+      _check_output(job, input)
+    except ValueError:
+      shutil.rmtree(shard_plan.folder)
+      raise
+    if not (output / 'dataset.json').exists():
+      _write_settings(job)
+      pipeline.run(job, *beam)
     shutil.rmtree(shard_plan.folder)
-    raise
-  if not (output / 'dataset.json').exists():
-    _write_settings(job)
-    pipeline.run(job, runner, beam_options)
-  shutil.rmtree(shard_plan.folder)
-  return summary.write_summary(job, max_skipped)
+    lock.check()  # before the summary makes the folder complete
+    return summary.write_summary(job, max_skipped)
 
 
 def _check_output(job: Job, input: str | Path) -> None:
@@ -146,8 +150,8 @@ def main(argv: Sequence[str]) -> None:
     settings=Settings(args.shard_size, args.max_characters, args.encoding, limits),
     max_skipped=args.max_skipped,
     threads=args.threads,
-    runner=args.runner,
-    beam_options=shlex.split(args.beam_options),
+    beam=pipeline.Beam(args.runner, shlex.split(args.beam_options)),
+    contained=args.contained,
   )
   print(
     f'prepare: {info["examples"]} utterances, {info["hours"]:.2f} hours, '
@@ -161,6 +165,7 @@ if __name__ == '__main__':
   # Defined here: other programs of this package have flags of the same names.
   flags.DEFINE_enum('corpus', 'manifest', sorted(CORPORA), 'layout of the corpus')
   flags.DEFINE_string('input', None, 'manifest or folder of the corpus')
+  flags.DEFINE_bool('contained', False, 'refuse audio and links outside the corpus')
   flags.DEFINE_string('output', None, 'folder to write')
   flags.DEFINE_enum('encoding', 'flac', records.ENCODINGS, 'of the audio in the shards')
   flags.DEFINE_integer('shard_size', 1_000, 'utterances per shard', lower_bound=1)

@@ -16,6 +16,7 @@ from pathlib import Path
 from absl import flags
 
 from acl_jax.runtime import program
+from data_pipeline.corpora import text_files
 from data_pipeline.corpus_tools.engines import Voice
 from data_pipeline.corpus_tools.speech import synthesize
 
@@ -25,8 +26,11 @@ def main(argv: Sequence[str]) -> None:
   del argv
   args = flags.FLAGS
   voices = [Voice.parse(spec) for spec in args.voices]
-  text = Path(args.input).read_text(encoding='utf-8')
-  lines = [line.strip() for line in text.splitlines() if line.strip()]
+  try:
+    text = text_files.decode(Path(args.input).read_bytes())
+  except ValueError as error:
+    raise ValueError(f'{args.input}: {error}') from None
+  lines = [line.strip() for line in text.splitlines() if not text_files.is_blank(line)]
   if not lines:
     raise ValueError(f'{args.input}: has no lines of text')
   output = Path(args.output)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
+import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +51,26 @@ def test_prompts_are_sequences_of_segments(config):
   ]
   segments = text.conversation_prompt(turns)
   assert [s for s in segments if isinstance(s, int)] == [0, 1]
+
+
+def test_texts_beyond_the_embedding_are_refused(tiny_world, tmp_path):
+  folder = tmp_path / 'llama'
+  shutil.copytree(tiny_world / 'llama', folder)
+  config = load_config(tiny_world, **{'llama.path': str(folder)})
+  path = folder / 'tokenizer.json'
+  spec = json.loads(path.read_text())
+  rows = build.load_frozen_llama(config.llama).config.vocab_size
+  tools = [
+    {'id': rows + i, 'content': f'<tool{i}>', 'special': False} for i in range(2)
+  ]
+  others = dict.fromkeys(('single_word', 'lstrip', 'rstrip', 'normalized'), False)
+  tools = [tool | others for tool in tools]
+  path.write_text(json.dumps(spec | {'added_tokens': [*spec['added_tokens'], *tools]}))
+  text = build.load_text_frontend(config.llama, config.template)
+  assert text.prompt('yes')
+  with pytest.raises(ValueError, match=f'the token {rows + 1}; .* of {rows} tokens'):
+    text.prompt('yes <tool1>')
+  assert max(build_adapter.text_tokens(text.tokenizer)) < rows
 
 
 def test_the_llm_has_the_dtype_of_the_config(config):

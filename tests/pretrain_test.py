@@ -27,6 +27,7 @@ from acl_jax.models.ctc import BLANK
 from acl_jax.models.layers import unpack_segments
 from acl_jax.models.spelling import ALPHABET, encode_letters
 from acl_jax.pretrain import find_vocabulary, new_model, pretrain, transcribe
+from acl_jax.runtime import locks
 from acl_jax.text.ctc_vocabulary import Vocabulary
 from acl_jax.text.layout import NO_AUDIO
 from acl_jax.training import pretraining
@@ -95,6 +96,12 @@ def test_losses_and_word_error_rates_are_logged(pretrained):
   assert [entry['step'] for entry in entries] == [1, 2, 3, 4]
   assert ['dev_wer' in entry for entry in entries] == [False, True, False, True]
   assert entries[-1]['loss'] < entries[0]['loss'] and entries[0]['padding_waste'] > 0
+
+
+def test_a_second_training_in_the_same_folder_is_refused(tiny_world, tmp_path):
+  with locks.own_folder(tmp_path):
+    with pytest.raises(ValueError, match='is writing here; .* another --workdir'):
+      pretrain(make_config(tiny_world), tmp_path)
 
 
 def test_measuring_changes_nothing(tiny_world, pretrained, tmp_path):

@@ -15,6 +15,7 @@ from flax import nnx
 
 from acl_jax import build, train
 from acl_jax.models.lora import merge_lora
+from acl_jax.runtime import locks
 from acl_jax.sharding.mesh import make_mesh
 from acl_jax.training import step
 from acl_jax.training.metrics import TIME_METRICS, MetricsWriter
@@ -111,6 +112,12 @@ def test_interruptions_and_a_damaged_checkpoint_change_nothing(
   assert (tmp_path / ADAPTER).read_bytes() == (uninterrupted / ADAPTER).read_bytes()
   assert read_losses(tmp_path) == read_losses(uninterrupted)
   assert (tmp_path / 'response-broken').exists()
+
+
+def test_a_second_training_in_the_same_folder_is_refused(tiny_world, uninterrupted):
+  with locks.own_folder(uninterrupted):
+    with pytest.raises(ValueError, match='is writing here; .* another --workdir'):
+      train.train(load_config(tiny_world), uninterrupted)
 
 
 def test_a_complete_training_is_not_repeated(

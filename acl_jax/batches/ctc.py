@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batches of the CTC stage: utterances with their transcripts."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
+from absl import logging
 from jaxtyping import Float, Int
 
 from acl_jax.batches.arrays import AudioBatch
@@ -14,6 +17,16 @@ from acl_jax.models.ctc import BLANK
 from acl_jax.models.spelling import encode_letters
 from data_pipeline.batches import BatchPlan, PackedFrames, pad_per_utterance
 
+MAX_LOGGED = 10  # utterances that are logged with the reason why they are left out
+Encode = Callable[[str], list[int]]  # ValueError for a text that cannot be written
+
+
+def encode_valid(texts: Iterable[str], encode: Encode) -> Iterator[list[int]]:
+  """Yield the tokens of the texts that `encode` does not refuse."""
+  for text in texts:
+    with contextlib.suppress(ValueError):
+      yield encode(text)
+
 
 class CTCLabels:
   """Transcripts as CTC classes over the tokens that occur in a corpus."""
@@ -23,22 +36,19 @@ class CTCLabels:
     self._class = {token: i + 1 for i, token in enumerate(self.vocabulary)}
 
   @classmethod
-  def of_corpus(
-    cls, texts: Sequence[str], encode: Callable[[str], list[int]]
-  ) -> 'CTCLabels':
+  def of_corpus(cls, texts: Sequence[str], encode: Encode) -> 'CTCLabels':
     """Return the labels of the tokens that occur in `texts`."""
-    return cls(sorted({token for text in texts for token in encode(text)}))
+    tokens = itertools.chain.from_iterable(encode_valid(texts, encode))
+    return cls(sorted(set(tokens)))
 
-  def log_prior(
-    self, texts: Sequence[str], encode: Callable[[str], list[int]]
-  ) -> Float[np.ndarray, ' c']:
+  def log_prior(self, texts: Sequence[str], encode: Encode) -> Float[np.ndarray, ' c']:
     """Return the log-frequency of each class, with add-one smoothing.
 
     The blank has probability 1/2.
     """
     counts = np.ones(len(self.vocabulary) + 1)
-    for text in texts:
-      np.add.at(counts, self(encode(text)), 1)
+    for tokens in encode_valid(texts, encode):
+      np.add.at(counts, self(tokens), 1)
     counts[BLANK] = counts[1:].sum()
     return np.log(counts / counts.sum()).astype(np.float32)
 
@@ -58,32 +68,51 @@ def min_frames(labels: Sequence[int]) -> int:
 class CTCBatchAssembler:
   """Assembles the batches of the CTC stage.
 
-  encode: tokenizes a transcript. stack: encoder frames per adapter frame.
-  sampled_classes: number of classes in a batch's softmax, besides the blank.
-  with_letters: whether the adapter also recognises letters.
+  encode: tokenizes a transcript; one that it refuses is left out and logged. stack:
+  encoder frames per adapter frame. sampled_classes: number of classes in a batch's
+  softmax, besides the blank. with_letters: whether the adapter also recognises letters.
   """
 
   def __init__(
     self,
     source: SpeechSource,
     labels: CTCLabels,
-    encode: Callable[[str], list[int]],
+    encode: Encode,
     stack: int,
     sampled_classes: int,
     with_letters: bool,
   ):
     self.source, self.stack = source, stack
-    self.labels = [labels(encode(text)) for text in source.texts]
+    self._refused: dict[int, str] = {}  # reasons
+    self.labels: list[list[int]] = []
+    for index, text in enumerate(source.texts):
+      try:
+        self.labels.append(labels(encode(text)))
+      except ValueError as error:
+        self.labels.append([])
+        self._refused[index] = str(error)
+    self._log_refused()
     self.letters = [
       encode_letters(text) if with_letters else [] for text in source.texts
     ]
     self.vocabulary_size = len(labels.vocabulary)
     self.sampled_classes = min(sampled_classes, self.vocabulary_size)
 
+  def _log_refused(self) -> None:
+    count, total = len(self._refused), len(self.source.texts)
+    if count:
+      logging.warning('%d of %d transcripts cannot be used', count, total)
+    for index, reason in itertools.islice(self._refused.items(), MAX_LOGGED):
+      logging.warning('%s is left out: %s', self.source.ids[index], reason)
+
   def lengths(self) -> Int[np.ndarray, ' n']:
-    """Return every utterance's encoder frames; `TOO_LONG` if CTC needs more."""
+    """Return every utterance's encoder frames.
+
+    They are `TOO_LONG` if CTC needs more, or if the transcript cannot be used.
+    """
     lengths = self.source.lengths
     fits = np.ones(len(lengths), bool)
+    fits[[*self._refused]] = False
     for labels, stack in (
       (self.labels, self.stack),
       (self.letters, max(self.stack // 2, 1)),

@@ -89,6 +89,7 @@ class ResponseBatchAssembler:
     )
     self.prompts = dict(zip(instructions, rests, strict=True))
     self.max_response, self.row_tokens = targets.max_new_tokens, row_tokens
+    self.check_embedded = text.tokenizer.check_embedded
 
   def lengths(self) -> Int[np.ndarray, 'n 2']:
     """Return encoder frames and LLM tokens of each utterance.
@@ -171,6 +172,7 @@ class ResponseBatchAssembler:
     source = self.ctc_batches.source
     target = self.targets.read_response(source.ids[utterance], source.texts[utterance])
     tokens = target['response']
+    self.check_embedded(tokens.tolist(), f'the response to {target["id"]!r}')
     num_frames = int(source.lengths[utterance])
     stop_embedding = first_embedding + self.ctc_batches.num_embeddings(num_frames)
     clip = range(first_embedding, stop_embedding)
@@ -185,6 +187,8 @@ class ResponseBatchAssembler:
     response.index[b, k, :r] = prompt_end - 1 + np.arange(r)
     response.weight[b, k, :r] = 1
     if self.top_k:
+      top_ids = target['top_ids'][:, : self.top_k].ravel().tolist()
+      self.check_embedded(top_ids, f'the response to {target["id"]!r}')
       response.top_ids[b, k, :r] = target['top_ids'][:, : self.top_k]
       response.top_log_probs[b, k, :r] = target['top_log_probs'][:, : self.top_k]
     return stop

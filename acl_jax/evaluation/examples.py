@@ -13,6 +13,7 @@ from acl_jax.evaluation.prompt_batches import PromptCase, row_length
 from acl_jax.text.frontend import TextFrontend
 from acl_jax.text.layout import Segment
 from data_pipeline import corpora
+from data_pipeline.corpora.text_files import is_blank
 from data_pipeline.corpora.utterance import AnyUtterance, BadUtterance, Utterance
 
 CONDITIONS = (
@@ -76,9 +77,9 @@ def split_usable(
   for item in lines:
     if isinstance(item, BadUtterance):
       bad.append(item)
-    elif not item.text.strip():
+    elif is_blank(item.text):
       bad.append(BadUtterance(item.id, 'text', 'text is empty'))
-    elif item.response is not None and not item.response.strip():
+    elif item.response is not None and is_blank(item.response):
       bad.append(BadUtterance(item.id, 'response', 'response is empty'))
     else:
       usable.append(item)

@@ -13,6 +13,7 @@ from data_pipeline import corpora
 from data_pipeline.corpora import manifest, patterns
 from data_pipeline.corpora.manifest import LineError, shorten
 from data_pipeline.corpora.utterance import AnyUtterance, BadUtterance, Utterance
+from data_pipeline.corpora.walk import is_metadata
 
 MODALITY = 'modality'  # likelihoods of the answers to transcripts; see `examples`
 MAX_MANIFESTS = 1_000
@@ -51,7 +52,8 @@ def find_manifests(path: str | Path) -> list[Path]:
     return [path]
   if not path.is_dir():
     return patterns.expand(path)
-  manifests = sorted(path.glob('*.jsonl'))
+  found = sorted(path.glob('*.jsonl'))
+  manifests = [each for each in found if not is_metadata(each.name)]
   if not 0 < len(manifests) <= MAX_MANIFESTS:
     raise ValueError(
       f'{path} has {len(manifests)} manifests (*.jsonl); it must have 1 to'
@@ -61,18 +63,23 @@ def find_manifests(path: str | Path) -> list[Path]:
 
 
 def select(
-  path: str | Path, suite: Sequence[str] | None, limit: int | None, tasks: Tasks
+  path: str | Path,
+  suite: Sequence[str] | None,
+  limit: int | None,
+  tasks: Tasks,
+  contained: bool = False,
 ) -> Selection:
   """Read what is evaluated of a manifest, or of all in a folder.
 
   suite: see `parse_suite`. limit: lines of each task. tasks: all that there are.
+  contained: audio outside the folder of its manifest is refused.
 
   ValueError if a task of the suite has no line.
   """
   manifests = find_manifests(path)
   names = [name for name in tasks if name not in ON_REQUEST] if suite is None else suite
   chosen = [tasks[name] for name in names if name != MODALITY]
-  reader = _Reader(chosen, suite, limit, tasks)
+  reader = _Reader(chosen, suite, limit, tasks, contained)
   for each in manifests:
     if not each.is_file():
       raise FileNotFoundError(f'{each}: the manifest does not exist')
@@ -80,7 +87,7 @@ def select(
   utterances = None
   if suite is None or MODALITY in suite:
     lines = itertools.chain.from_iterable(
-      _read_utterances(each, tasks, suite is not None) for each in manifests
+      _read_utterances(each, tasks, suite is not None, contained) for each in manifests
     )
     utterances = [*itertools.islice(corpora.reject_duplicates(lines), limit)]
     usable = any(isinstance(each, Utterance) for each in utterances)
@@ -106,8 +113,10 @@ class _Reader:
     suite: Sequence[str] | None,
     limit: int | None,
     every: Tasks,
+    contained: bool,
   ):
     self.chosen, self.limit, self.every = chosen, limit, every
+    self.contained = contained
     self.alone = suite is not None and MODALITY not in suite
     self.cases: dict[str, list[Case]] = {}
     self.bad: list[BadUtterance] = []
@@ -131,6 +140,8 @@ class _Reader:
       self._lines[task.name] += 1
       try:
         cases = task.parse(entry, folder)
+        if self.contained:
+          _check_contained(cases, folder)
         self._check_ids(task, cases)
       except LineError as error:
         suffix = f' (task {task.name})'
@@ -162,6 +173,15 @@ class _Reader:
     self._ids |= {*ids}
 
 
+def _check_contained(cases: Sequence[Case], folder: Path) -> None:
+  """Raise LineError if a case has audio outside a resolved folder."""
+  for speech in itertools.chain.from_iterable(case.speech for case in cases):
+    path = speech.utterance.audio_filepath
+    if not path.is_relative_to(folder):
+      problem = f'{shorten(str(path))} is outside the folder {folder}'
+      raise LineError('audio_filepath', problem)
+
+
 def _named_task(entry: Mapping[str, Any]) -> Any:
   """Return the `task` of a line, if it names one."""
   named = entry.get('task')
@@ -180,7 +200,7 @@ def _is_named(task: Task, entry: Mapping[str, Any]) -> bool:
 
 
 def _read_utterances(
-  path: Path, tasks: Tasks, every_line: bool
+  path: Path, tasks: Tasks, every_line: bool, contained: bool
 ) -> Iterator[AnyUtterance]:
   """Yield the utterances of a manifest, or only those for which no task is named."""
   folder = path.parent.resolve()
@@ -188,7 +208,7 @@ def _read_utterances(
   def parse(entry: dict[str, Any]) -> AnyUtterance | None:
     if not every_line and not _is_plain(entry, tasks):
       return None
-    return manifest.from_entry(entry, folder)
+    return manifest.from_entry(entry, folder, contained)
 
   return (each for each in manifest.read_lines(path, parse) if each is not None)
 

@@ -16,6 +16,7 @@ from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.targets.prompting import common_prefix_length
 from acl_jax.text.frontend import TextFrontend
 from acl_jax.weights.fingerprint import fingerprint
+from data_pipeline.corpora.text_files import is_blank
 from data_pipeline.corpora.utterance import Utterance
 
 MAX_SLOTS = 32  # a decode step reads all weights, whatever the number of slots
@@ -96,7 +97,7 @@ _splice = jax.jit(lambda model, *rows: model.splice(*rows))
 
 def encode_response(text: TextFrontend, response: str) -> tuple[int, ...]:
   """Tokenize a given response and append the end token; ValueError if it is blank."""
-  if not response.strip():
+  if is_blank(response):
     raise ValueError('response is empty')
   return (*text.tokenizer.encode(response.strip()), text.tokenizer.eos_id)
 

@@ -22,7 +22,7 @@ from acl_jax.evaluation.scores import Score
 COMPARED = ('audio', 'cascade', 'cascade_ctc')  # by the gap that they close
 DIFFERENCES = (('audio', 'cascade_ctc'), ('audio', 'cascade'))
 
-# By example: the errors of the hypothesis, and the words of the reference.
+# By example with words: the errors of the hypothesis, and the words of the reference.
 WordErrors = tuple[Int[np.ndarray, ' n'], Int[np.ndarray, ' n']]
 
 
@@ -47,7 +47,8 @@ def word_error_rate(
 ) -> float | None:
   """Return errors per reference word, pooled, after Whisper's English normalisation.
 
-  None if no reference has words, or if hypotheses are missing.
+  References without words are left out, whatever their hypotheses. None if no reference
+  has words, or if hypotheses are missing.
   """
   return _pool(count_word_errors(references, hypotheses))
 
@@ -61,18 +62,19 @@ def count_word_errors(
 ) -> WordErrors | None:
   """Return the errors of each hypothesis and the words of its reference.
 
-  None if no reference has words, or if hypotheses are missing.
+  References without words are left out. None if none has words, or if hypotheses are
+  missing.
   """
   normalise = english_normaliser()
-  normalised_references = [normalise(reference) for reference in references]
-  normalised_hypotheses = [
-    normalise(hypothesis) for hypothesis in hypotheses if hypothesis is not None
+  pairs = [
+    (words, hypothesis)
+    for words, hypothesis in zip(map(normalise, references), hypotheses, strict=True)
+    if words
   ]
-  if len(normalised_hypotheses) < len(normalised_references):
+  spoken = [normalise(each) for _, each in pairs if each is not None]
+  if not pairs or len(spoken) < len(pairs):
     return None
-  if not any(normalised_references):
-    return None
-  aligned = jiwer.process_words(normalised_references, normalised_hypotheses)
+  aligned = jiwer.process_words([words for words, _ in pairs], spoken)
   errors = [
     sum(
       max(
@@ -84,6 +86,11 @@ def count_word_errors(
     for chunks in aligned.alignments
   ]
   return np.array(errors), np.array([len(words) for words in aligned.references])
+
+
+def count_wordless(references: Sequence[str]) -> int:
+  """Return how many references have no words after Whisper's English normalisation."""
+  return sum(not words for words in map(english_normaliser(), references))
 
 
 def english_normaliser() -> Callable[[str], str]:
@@ -137,6 +144,7 @@ def summarise(
       for name in ('audio', 'cascade')
     },
     'wer': {name: _pool(counts) for name, counts in word_errors.items()},
+    'wer_left_out': count_wordless(references),
     **_summarise_intervals(scores, word_errors),
     'model': dict(model),
     'skipped': list(skipped),

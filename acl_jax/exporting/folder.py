@@ -6,6 +6,20 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from acl_jax.runtime import locks
+
+
+@contextlib.contextmanager
+def own_output(output: Path) -> Iterator[None]:
+  """Hold the lock of a folder that does not exist yet; it is beside the folder.
+
+  ValueError if another program holds it.
+  """
+  output = output.absolute()
+  output.parent.mkdir(parents=True, exist_ok=True)
+  with locks.own_file(output.with_name(f'.{output.name}.lock'), str(output)):
+    yield
+
 
 def check_empty(output: Path) -> None:
   """Raise ValueError if `output` is a file or a folder that is not empty."""

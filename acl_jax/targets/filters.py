@@ -3,6 +3,8 @@
 
 from collections.abc import Sequence
 
+from data_pipeline.corpora.text_files import is_blank
+
 FLAGS = ('empty', 'repetition', 'refusal', 'cut')
 
 
@@ -12,7 +14,7 @@ def flag_response(text: str, finish_reason: str, refusals: Sequence[str]) -> str
   refusals: openings of refusals, in any case.
   """
   normalised = _normalise(text)
-  if not normalised:
+  if is_blank(normalised):
     return 'empty'
   if finish_reason == 'repetition':
     return 'repetition'

@@ -19,6 +19,7 @@ from acl_jax.targets.store import Target
 from acl_jax.text.frontend import TextFrontend
 from acl_jax.text.instructions import choose_instruction, fill_text
 from acl_jax.weights.fingerprint import fingerprint
+from data_pipeline.corpora.text_files import is_blank
 
 PROBES = ('a', 'Q', '7', '"', ' ', '\n', 'é')  # possible beginnings of a transcript
 
@@ -103,7 +104,7 @@ class TargetDecoder:
 
   def build_prompt(self, id: str, transcript: str) -> TargetPrompt:
     """Return the prompt for a transcript; ValueError if there is none."""
-    if not transcript.strip():
+    if is_blank(transcript):
       raise ValueError('text is empty')
     config, seed = self.decoding.config, self.decoding.seed
     instruction = choose_instruction(config.instructions, id, seed)

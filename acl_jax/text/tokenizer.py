@@ -5,7 +5,7 @@ Text never encodes to a control token: `encode('</s>')` spells the string out.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, SupportsInt
 
 import sentencepiece
@@ -65,6 +65,59 @@ class Tokenizer:
   bos_id: int | None
   eos_id: int
   stop_ids: tuple[int, ...]  # any of these ends a response
+  num_embeddings: int | None = None  # of the LLM; None: as many as needed
+
+  @property
+  def adds_prefix_space(self) -> bool:
+    """Whether a text is tokenised as if a space preceded its first word."""
+    return self.encode('a') != self.encode('a', after='text')
+
+  def encode(self, text: str) -> list[int]:
+    return self.processor.encode(text)
+
+  def decode(self, ids: list[int]) -> str:
+    return self.processor.decode(ids)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizersBackend:
+  """A byte-pair model of the tokenizers library."""
+
+  tokenizer: tokenizers.Tokenizer
+
+  def encode(self, text: str) -> list[int]:
+    return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+  def decode(self, ids: list[int]) -> str:
+    return self.tokenizer.decode(ids)
+
+
+Backend = SentencePieceBackend | TokenizersBackend
+
+
+class Backends(NamedTuple):
+  """The backend that encodes a text, by what precedes it; see `Preceding`."""
+
+  nothing: Backend
+  control: Backend
+  text: Backend
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+  """Text to token ids and back; picklable, so loader processes can receive it.
+
+  Llama's tokenizers put a space before the first word of a text. Whether they do so in
+  the middle of a prompt depends on what precedes the text, hence three backends.
+  """
+
+  backends: Backends = dataclasses.field(repr=False)
+  control_tokens: Mapping[str, int]  # name -> id of each control token
+  vocab_size: int
+  bos_id: int | None
+  eos_id: int
+  stop_ids: tuple[int, ...]  # any of these ends a response
+  num_embeddings: int | None = None  # of the LLM; None: as many as needed
 
   @property
   def adds_prefix_space(self) -> bool:
@@ -86,18 +139,31 @@ class Tokenizer:
   def encode(self, text: str, *, after: Preceding = 'nothing') -> list[int]:
     """Return the ids of plain text.
 
-    after: what precedes the text. ValueError if it is not valid Unicode.
+    after: what precedes the text. ValueError if it is not valid Unicode, or has a token
+    for which the LLM has no embedding.
     """
     try:
       text.encode()
     except UnicodeEncodeError as error:
       raise ValueError(f'text is not valid Unicode: {error}') from None
-    return getattr(self.backends, after).encode(text)
+    ids = getattr(self.backends, after).encode(text)
+    self.check_embedded(ids, 'text')
+    return ids
+
+  def check_embedded(self, ids: Sequence[int], what: str) -> None:
+    """Raise ValueError for an id without an embedding, which is none of the LLM's."""
+    limit = self.num_embeddings
+    if limit is None or not len(ids) or 0 <= min(ids) <= max(ids) < limit:
+      return
+    id = next(id for id in ids if not 0 <= id < limit)
+    raise ValueError(
+      f'{what} has the token {id}; the LLM has embeddings of {limit} tokens, from 0 on'
+    )
 
   def decode(self, ids: Iterable[SupportsInt]) -> str:
     """Return the text of `ids`; skips control tokens and vocabulary padding."""
     skipped = set(self.control_tokens.values())
-    kept = [i for i in map(int, ids) if i < self.vocab_size and i not in skipped]
+    kept = [i for i in map(int, ids) if 0 <= i < self.vocab_size and i not in skipped]
     return self.backends.nothing.decode(kept)
 
   def token_text(self, id: int) -> str:
@@ -112,4 +178,5 @@ class Tokenizer:
         f'the tokenizer has no control token {name!r}; it has'
         f' {sorted(self.control_tokens)}'
       )
-    return self.control_tokens[name]
+    self.check_embedded([id := self.control_tokens[name]], f'the control token {name}')
+    return id

@@ -1,7 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """The folder for all outputs of a training run."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+
+from acl_jax.runtime import job_lock
+
+
+@contextlib.contextmanager
+def own_workdir(path: Path) -> Iterator[Path]:
+  """As `open_workdir`, and hold its lock for the duration of the block.
+
+  ValueError, in all processes of the job, if another program holds it.
+  """
+  open_workdir(path)
+  with job_lock.own_folder(path, '--workdir'):
+    yield path
 
 
 def open_workdir(path: Path) -> Path:

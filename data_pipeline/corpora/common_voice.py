@@ -10,6 +10,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+from data_pipeline.corpora import text_files
 from data_pipeline.corpora.utterance import (
   AnyUtterance,
   BadUtterance,
@@ -20,29 +21,32 @@ from data_pipeline.corpora.utterance import (
 _REQUIRED = ('path', 'sentence')
 
 
-def read(path: pathlib.Path) -> Iterator[AnyUtterance]:
-  """Yield utterances in the order of the lines; the speaker is the `client_id`."""
+def read(path: pathlib.Path, contained: bool = False) -> Iterator[AnyUtterance]:
+  """Yield utterances in the order of the lines; the speaker is the `client_id`.
+
+  contained: clips that are links to somewhere else are refused.
+  """
   table = path / 'train.tsv' if path.is_dir() else path
   if table.suffix != '.tsv' or not table.is_file():
     raise ValueError(f'{table}: is not a Common Voice table (.tsv)')
   clips = (table.parent / 'clips').resolve()
   lang = pathlib.Path(os.path.abspath(table)).parent.name
-  with table.open('rb') as lines:
-    header = _read_header(table, lines.readline())
-    for number, line in enumerate(lines, 2):
-      if not line.strip():
-        continue
-      try:
-        yield _make_utterance(_parse_row(line, header), clips, lang)
-      except ValueError as error:
-        reason = f'{table} line {number}: {error}'
-        field = str(error).partition(' ')[0]
-        yield BadUtterance(f'{table.name}:{number}', field, reason)
+  lines = text_files.read_lines(table)
+  header = _read_header(table, next(lines, b''))
+  for number, line in enumerate(lines, 2):
+    if not line.strip():
+      continue
+    try:
+      yield _make_utterance(_parse_row(line, header), clips, lang, not contained)
+    except ValueError as error:
+      reason = f'{table} line {number}: {error}'
+      field = str(error).partition(' ')[0]
+      yield BadUtterance(f'{table.name}:{number}', field, reason)
 
 
 def _read_header(table: pathlib.Path, line: bytes) -> list[str]:
   try:
-    header = _split_line(line.removeprefix(b'\xef\xbb\xbf'))
+    header = _split_line(line)
   except ValueError as error:
     raise ValueError(f'{table} line 1: {error}') from None
   if missing := [name for name in _REQUIRED if name not in header]:
@@ -71,15 +75,19 @@ def _split_line(line: bytes) -> list[str]:
     raise ValueError(f'line is not a table row ({error})') from None
 
 
-def _make_utterance(row: dict[str, str], clips: pathlib.Path, lang: str) -> Utterance:
+def _make_utterance(
+  row: dict[str, str], clips: pathlib.Path, lang: str, follow_links: bool
+) -> Utterance:
   if not (name := row['path']):
     raise ValueError('path is missing')
   try:
-    audio = resolve_inside(clips, name if name.endswith('.mp3') else f'{name}.mp3')
+    name = name if name.endswith('.mp3') else f'{name}.mp3'
+    audio = resolve_inside(clips, name, follow_links)
   except ValueError as error:
     raise ValueError(f'path {name[:60]!r} {error}') from None
+  named = audio if audio.is_relative_to(clips) else pathlib.PurePath(name)
   return Utterance(
-    audio.stem,
+    named.stem,
     audio,
     row['sentence'].strip(),
     speaker=row.get('client_id') or None,

@@ -4,34 +4,45 @@
 import pathlib
 from collections.abc import Iterator
 
+from data_pipeline.corpora import text_files
 from data_pipeline.corpora.utterance import (
   AnyUtterance,
   BadUtterance,
   Utterance,
   resolve_inside,
 )
+from data_pipeline.corpora.walk import walk
 
 SUFFIXES = {'.flac', '.wav', '.ogg', '.mp3'}
 
 
-def read(path: pathlib.Path) -> Iterator[AnyUtterance]:
-  """Yield utterances by name; the id is the path in the folder without its suffix."""
+def read(path: pathlib.Path, contained: bool = False) -> Iterator[AnyUtterance]:
+  """Yield utterances by name; the id is the path in the folder without its suffix.
+
+  contained: links that leave the folder are refused.
+  """
   if not path.is_dir():
     raise NotADirectoryError(f'{path}: is not a folder')
   root = path.resolve()
-  for audio in sorted(root.rglob('*')):
+  for audio in walk(root, contained):
     if audio.suffix.lower() not in SUFFIXES:
       continue
-    name = audio.relative_to(root).with_suffix('').as_posix()
+    relative = audio.relative_to(root)
+    name = relative.with_suffix('').as_posix()
     transcript = audio.with_suffix('.txt')
     try:
-      text = resolve_inside(root, transcript).read_text(encoding='utf-8')
-      yield Utterance(name, resolve_inside(root, audio), ' '.join(text.split()))
+      resolved = resolve_inside(root, audio, not contained)
+      content = resolve_inside(root, transcript, not contained).read_bytes()
     except FileNotFoundError:
       yield BadUtterance(
         name, 'text', f'{audio}: text is missing: no {transcript.name}'
       )
-    except UnicodeDecodeError:
-      yield BadUtterance(name, 'text', f'{transcript}: text is not UTF-8')
+      continue
     except (OSError, ValueError) as error:
       yield BadUtterance(name, 'file', f'{audio}: file {error}')
+      continue
+    try:
+      text = ' '.join(text_files.decode(content).split())
+      yield Utterance(name, resolved, text, alternative_id=relative.as_posix())
+    except ValueError as error:
+      yield BadUtterance(name, 'text', f'{transcript}: text {error}')

@@ -3,18 +3,21 @@
 
 `audio_filepath` and `text` are required; `id`, `speaker`, `lang`, `response`, `offset`
 and `duration` (seconds) are optional. A relative `audio_filepath` starts at the
-manifest and stays inside its folder; an absolute one may be anywhere. With an `offset`
-(even 0) and a `duration` the utterance is this part of the audio, without an `offset`
-all of it. Other keys are ignored.
+manifest and stays inside its folder, unless it is a link; one that is absolute or
+starts with `~` may be anywhere. With an `offset` (even 0) and a `duration` the
+utterance is this part of the audio, without an `offset` all of it. Other keys are
+ignored.
 """
 
 import json
+import math
 import os
 import pathlib
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from data_pipeline.corpora import text_files
 from data_pipeline.corpora.utterance import (
   AnyUtterance,
   BadUtterance,
@@ -24,6 +27,7 @@ from data_pipeline.corpora.utterance import (
 
 T = TypeVar('T')
 _SUBPART = re.compile('-sub[0-9]+$')
+_NUMBER = re.compile(r'\s*[-+]?[0-9]*\.?[0-9]+(e[-+]?[0-9]+)?\s*', re.IGNORECASE)
 
 
 class LineError(ValueError):
@@ -34,27 +38,32 @@ class LineError(ValueError):
     self.field = field
 
 
-def read(path: pathlib.Path) -> Iterator[AnyUtterance]:
-  """Yield utterances in the order of the lines, bad lines as bad utterances."""
+def read(path: pathlib.Path, contained: bool = False) -> Iterator[AnyUtterance]:
+  """Yield utterances in the order of the lines, bad lines as bad utterances.
+
+  contained: audio outside the folder of the manifest is refused.
+  """
   if not path.is_file():
     raise ValueError(f'{path}: is not a manifest file')
   folder = path.parent.resolve()
-  return read_lines(path, lambda entry: from_entry(entry, folder))
+  return read_lines(path, lambda entry: from_entry(entry, folder, contained))
 
 
 def read_lines(
   path: pathlib.Path, parse_entry: Callable[[dict[str, Any]], T]
 ) -> Iterator[T | BadUtterance]:
-  """Yield `parse_entry` of each line, or a bad utterance if it raises LineError."""
-  with path.open('rb') as lines:
-    for number, line in enumerate(lines, 1):
-      if not line.strip():
-        continue
-      try:
-        yield parse_entry(_parse_json(line))
-      except LineError as error:
-        reason = f'{path} line {number}: {error}'
-        yield BadUtterance(f'{path.name}:{number}', error.field, reason)
+  """Yield `parse_entry` of each line, or a bad utterance if it raises LineError.
+
+  ValueError if the file is UTF-16.
+  """
+  for number, line in enumerate(text_files.read_lines(path), 1):
+    if not line.strip():
+      continue
+    try:
+      yield parse_entry(_parse_json(line))
+    except LineError as error:
+      reason = f'{path} line {number}: {error}'
+      yield BadUtterance(f'{path.name}:{number}', error.field, reason)
 
 
 def _parse_json(line: bytes) -> dict[str, Any]:
@@ -67,20 +76,29 @@ def _parse_json(line: bytes) -> dict[str, Any]:
   return entry
 
 
-def from_entry(entry: dict[str, Any], folder: pathlib.Path) -> Utterance:
+def from_entry(
+  entry: dict[str, Any], folder: pathlib.Path, contained: bool = False
+) -> Utterance:
   """Return the utterance of a line of a manifest in `folder`; LineError if it is bad.
 
   Its id defaults to the path in the folder, or else the absolute path, without suffix.
+
+  contained: whether audio outside the folder is bad.
   """
   name = required_string(entry, 'audio_filepath')
-  # NeMo writes absolute paths as a rule.
-  root = pathlib.Path('/') if os.path.isabs(name) else folder
   try:
-    audio = resolve_inside(root, name)
+    path = os.path.expanduser(name)
+    # NeMo writes absolute paths as a rule.
+    root = pathlib.Path('/') if os.path.isabs(path) and not contained else folder
+    audio = resolve_inside(root, path, follow_links=not contained)
   except ValueError as error:
     raise LineError('audio_filepath', f'{shorten(name)} {error}') from None
-  inside = audio.relative_to(folder if audio.is_relative_to(folder) else '/')
-  return make_utterance(entry, audio, inside.as_posix())
+  if audio.is_relative_to(folder):
+    inside = audio.relative_to(folder).as_posix()
+  else:
+    inside = audio.as_posix() if os.path.isabs(path) else os.path.normpath(path)
+    inside = inside.lstrip('/')
+  return make_utterance(entry, audio, inside)
 
 
 def make_utterance(
@@ -95,6 +113,7 @@ def make_utterance(
   if offset and duration is None:
     raise LineError('duration', 'is missing, but offset is set')
   stretch = None if offset is None or duration is None else (offset, duration)
+  has_id = entry.get('id') not in (None, '')
   return Utterance(
     get_id(entry, name),
     audio,
@@ -104,15 +123,16 @@ def make_utterance(
     response=_optional_string(entry, 'response'),
     span=span,
     stretch=stretch,
+    alternative_id=None if has_id else get_id(entry, name, keep_suffix=True),
   )
 
 
-def get_id(entry: dict[str, Any], name: str) -> str:
+def get_id(entry: dict[str, Any], name: str, keep_suffix: bool = False) -> str:
   """Return the id of a line; it defaults to `name` without suffix, and the offset."""
   if id := _optional_string(entry, 'id'):
     return id
   offset = _optional_seconds(entry, 'offset')
-  stem = os.path.splitext(name)[0]
+  stem = name if keep_suffix else os.path.splitext(name)[0]
   if offset and _SUBPART.search(stem) is None:  # NeMo's names are unique already
     stem = f'{stem}-{offset:.3f}'
   return stem
@@ -134,9 +154,15 @@ def required_string(entry: dict[str, Any], key: str) -> str:
 
 def _optional_seconds(entry: dict[str, Any], key: str) -> float | None:
   value = entry.get(key)
-  if value is not None and (type(value) not in (int, float) or not 0 <= value < 1e9):
+  if isinstance(value, str) and len(value) < 40 and _NUMBER.fullmatch(value):
+    raise LineError(key, f'is {shorten(value)}, a number in quotes; remove the quotes')
+  if value is None:
+    return None
+  is_number = isinstance(value, int | float) and not isinstance(value, bool)
+  seconds: Any = value if is_number else math.nan
+  if not 0 <= seconds < 1e9:
     raise LineError(key, f'is {shorten(value)}, not a number of seconds')
-  return None if value is None else float(value)
+  return float(seconds)
 
 
 def _optional_string(entry: dict[str, Any], key: str) -> str | None:

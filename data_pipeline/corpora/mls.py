@@ -11,7 +11,14 @@ import pathlib
 import re
 from collections.abc import Iterator
 
-from data_pipeline.corpora.utterance import AnyUtterance, BadUtterance, Utterance
+from data_pipeline.corpora import text_files
+from data_pipeline.corpora.utterance import (
+  AnyUtterance,
+  BadUtterance,
+  Utterance,
+  check_contained,
+  resolve_inside,
+)
 
 _ID = re.compile(rb'([0-9]{1,20})_([0-9]{1,20})_[0-9]{1,20}')
 _FOLDER = re.compile(r'mls_([a-z]+)(_opus)?')
@@ -27,32 +34,42 @@ _LANGUAGES = {
 }
 
 
-def read(path: pathlib.Path) -> Iterator[AnyUtterance]:
-  """Yield utterances by split, in the order of the lines, reading them lazily."""
+def read(path: pathlib.Path, contained: bool = False) -> Iterator[AnyUtterance]:
+  """Yield utterances by split, in the order of the lines, reading them lazily.
+
+  contained: ValueError for a split that is a link to somewhere else.
+  """
   if not path.is_dir():
     raise NotADirectoryError(f'{path}: is not a folder')
   files = [path / 'transcripts.txt']
   if not files[0].is_file():
     files = sorted(path.glob('*/transcripts.txt'))
   for transcripts in files:
-    yield from _read_split(transcripts)
+    if not contained:
+      yield from _read_split(transcripts)
+      continue
+    root = path.resolve()
+    try:
+      resolve_inside(root, transcripts.resolve())
+    except ValueError as error:
+      raise ValueError(f'{transcripts}: {error}, which --contained forbids') from None
+    yield from (check_contained(each, root) for each in _read_split(transcripts))
 
 
 def _read_split(transcripts: pathlib.Path) -> Iterator[AnyUtterance]:
   lang, suffix = _language_of_split(transcripts.parent), None
-  with transcripts.open('rb') as lines:
-    for number, line in enumerate(lines, 1):
-      if not line.strip():
-        continue
-      utterance = _parse_line(transcripts, number, line, lang)
-      if isinstance(utterance, Utterance):
-        # All files of a split have one suffix, so look only until a file exists.
-        suffix = suffix or _find_suffix(utterance.audio_filepath)
-        audio = pathlib.Path(f'{utterance.audio_filepath}{suffix or ".flac"}')
-        utterance = Utterance(
-          utterance.id, audio, utterance.text, utterance.speaker, lang
-        )
-      yield utterance
+  for number, line in enumerate(text_files.read_lines(transcripts), 1):
+    if not line.strip():
+      continue
+    utterance = _parse_line(transcripts, number, line, lang)
+    if isinstance(utterance, Utterance):
+      # All files of a split have one suffix, so look only until a file exists.
+      suffix = suffix or _find_suffix(utterance.audio_filepath)
+      audio = pathlib.Path(f'{utterance.audio_filepath}{suffix or ".flac"}')
+      utterance = Utterance(
+        utterance.id, audio, utterance.text, utterance.speaker, lang
+      )
+    yield utterance
 
 
 def _parse_line(

@@ -21,6 +21,7 @@ from typing import Any
 
 from data_pipeline.corpora import manifest
 from data_pipeline.corpora.utterance import AnyUtterance, Utterance, resolve_inside
+from data_pipeline.corpora.walk import is_metadata
 
 _MANIFEST = 'tarred_audio_manifest.json'
 _TAR = re.compile(r'audio_([0-9]{1,9})\.tar')
@@ -40,24 +41,28 @@ _TAR_ERRORS = (
 _Location = tuple[int, int, int]  # number of the tar, offset, size
 
 
-def read(path: pathlib.Path) -> Iterator[AnyUtterance]:
-  """Yield utterances in the order of the manifest, after indexing its tars."""
+def read(path: pathlib.Path, contained: bool = False) -> Iterator[AnyUtterance]:
+  """Yield utterances in the order of the manifest, after indexing its tars.
+
+  contained: tars that are links to somewhere else are refused.
+  """
   if path.is_dir():
     if not (path / _MANIFEST).is_file() and (shards := _shard_manifests(path)):
-      return itertools.chain.from_iterable(map(read, shards))
-    return _read_manifest(_find_manifest(path), path)
+      parts = (read(shard, contained) for shard in shards)
+      return itertools.chain.from_iterable(parts)
+    return _read_manifest(_find_manifest(path), path, contained)
   if match := _SHARD.fullmatch(path.name):
-    return _read_shard(path, int(match[1] or match[2]))
+    return _read_shard(path, int(match[1] or match[2]), contained)
   if path.suffix not in ('.json', '.jsonl') or not path.is_file():
     raise ValueError(f'{path}: is not a folder, a manifest or an audio_N.tar')
-  return _read_manifest(path, path.parent)
+  return _read_manifest(path, path.parent, contained)
 
 
 def _read_manifest(
-  path: pathlib.Path, folder: pathlib.Path, only: int | None = None
+  path: pathlib.Path, folder: pathlib.Path, contained: bool, only: int | None = None
 ) -> Iterator[AnyUtterance]:
   """Yield the utterances of a manifest, from all tars of a folder or from one."""
-  tars = _TarIndex(folder.resolve(), only)
+  tars = _TarIndex(folder.resolve(), contained, only)
   return manifest.read_lines(path, tars.make_utterance)
 
 
@@ -68,14 +73,16 @@ def _shard_manifests(folder: pathlib.Path) -> list[pathlib.Path]:
   return [path for _, path in sorted(by_number.items())]
 
 
-def _read_shard(path: pathlib.Path, number: int) -> Iterator[AnyUtterance]:
+def _read_shard(
+  path: pathlib.Path, number: int, contained: bool
+) -> Iterator[AnyUtterance]:
   """Yield the utterances of one tar; `path` is the tar or its manifest."""
   folder = path.parent
   folder = folder.parent if folder.name == _SHARDED else folder
   name = f'manifest_{number}.json'
   for candidate in (folder / name, folder / _SHARDED / name):
     if candidate.is_file():
-      return _read_manifest(candidate, folder, number)
+      return _read_manifest(candidate, folder, contained, number)
   raise FileNotFoundError(f'{path}: has no {name} beside it or in {_SHARDED}')
 
 
@@ -83,7 +90,7 @@ def _find_manifest(folder: pathlib.Path) -> pathlib.Path:
   if (path := folder / _MANIFEST).is_file():
     return path
   paths = sorted(folder.glob('*.json')) + sorted(folder.glob('*.jsonl'))
-  candidates = [path for path in paths if path.is_file()]
+  candidates = [p for p in paths if p.is_file() and not is_metadata(p.name)]
   if len(candidates) != 1:
     raise ValueError(
       f'{folder}: has no {_MANIFEST} and {len(candidates)} other .json or .jsonl files;'
@@ -95,7 +102,7 @@ def _find_manifest(folder: pathlib.Path) -> pathlib.Path:
 class _TarIndex:
   """Locations of the members of a folder's tars, or of one, and errors in the tars."""
 
-  def __init__(self, folder: pathlib.Path, only: int | None = None):
+  def __init__(self, folder: pathlib.Path, contained: bool, only: int | None = None):
     self._paths: dict[int, pathlib.Path] = {}
     self._errors: dict[int, str] = {}
     # By name; also by tar and name if an earlier tar has a member of the same name.
@@ -106,7 +113,7 @@ class _TarIndex:
         self._paths[int(match[1])] = path
     for shard, path in sorted(self._paths.items()):
       try:
-        self._add(shard, resolve_inside(folder, path))
+        self._add(shard, resolve_inside(folder, path, not contained))
       except _TAR_ERRORS as error:
         self._errors[shard] = f'{path.name}: {str(error)[:200]}'
 

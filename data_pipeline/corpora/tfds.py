@@ -27,14 +27,18 @@ from data_pipeline.tfds_example import read_string
 _TEMPLATE = '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'
 
 
-def read(path: pathlib.Path) -> Iterator[AnyUtterance]:
-  """Yield utterances in the order of the shards."""
+def read(path: pathlib.Path, contained: bool = False) -> Iterator[AnyUtterance]:
+  """Yield utterances in the order of the shards.
+
+  contained: shards that are links to somewhere else are refused.
+  """
   folder = path if (path / 'dataset_info.json').is_file() else path.parent
   split = None if folder == path else path.name
   info = _read_metadata(folder, 'dataset_info.json')
   encoding, has_rate = _check_features(folder)
   rate = None if has_rate else _sample_rate(folder)
-  return _read_shards(_list_shards(folder, info, split), encoding, rate)
+  shards = _list_shards(folder, info, split, not contained)
+  return _read_shards(shards, encoding, rate)
 
 
 def _read_metadata(folder: pathlib.Path, name: str) -> dict[str, Any]:
@@ -90,7 +94,7 @@ def _sample_rate(folder: pathlib.Path) -> int:
 
 
 def _list_shards(
-  folder: pathlib.Path, info: Mapping[str, Any], split: str | None
+  folder: pathlib.Path, info: Mapping[str, Any], split: str | None, follow_links: bool
 ) -> list[tuple[pathlib.Path, int]]:
   """Return the files of a split and their numbers of records.
 
@@ -117,9 +121,8 @@ def _list_shards(
     raise ValueError(f'{path}: filepathTemplate is not {_TEMPLATE}')
   files, total = f'{info.get("name")}-{split}.array_record', len(lengths)
   root = folder.resolve()
-  paths = [
-    resolve_inside(root, f'{files}-{i:05d}-of-{total:05d}') for i in range(total)
-  ]
+  names = (f'{files}-{i:05d}-of-{total:05d}' for i in range(total))
+  paths = [resolve_inside(root, name, follow_links) for name in names]
   for shard, length in zip(paths, lengths, strict=True):
     if (count := len(tfds_example.Shard(shard))) != length:
       raise ValueError(

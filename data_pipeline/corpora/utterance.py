@@ -2,6 +2,7 @@
 """Utterances, usable or not, as corpus readers yield them."""
 
 import dataclasses
+import os
 import pathlib
 from typing import Any
 
@@ -27,6 +28,8 @@ class Utterance:
   stretch: tuple[float, float] | None = None
   # Number, samples per second and encoding, if the file is a TFDS shard.
   example: tuple[int, int, str] | None = None
+  # Instead of an id made of a path without its suffix, if another utterance has that.
+  alternative_id: str | None = dataclasses.field(default=None, compare=False)
 
   def read(self, limits: audio.Limits) -> Float32[np.ndarray, 'samples']:
     """Read the audio as 16 kHz mono; AudioError if it cannot be used."""
@@ -60,12 +63,31 @@ def from_json(entry: dict[str, Any]) -> AnyUtterance:
   return Utterance(**values)
 
 
-def resolve_inside(folder: pathlib.Path, name: str | pathlib.Path) -> pathlib.Path:
-  """Return the path of file `name`; ValueError if it is outside a resolved `folder`."""
+def resolve_inside(
+  folder: pathlib.Path, name: str | pathlib.Path, follow_links: bool = False
+) -> pathlib.Path:
+  """Return the path of file `name`; ValueError if it is outside a resolved `folder`.
+
+  follow_links: whether it may be, or be in, a link to somewhere else.
+  """
   try:
+    named = pathlib.Path(os.path.normpath(folder / name))
     path = (folder / name).resolve()
   except (OSError, ValueError, RuntimeError) as error:  # too long, NUL, link to itself
     raise ValueError(f'is not a valid path ({error})') from None
-  if not path.is_relative_to(folder):  # by .., an absolute path or a symbolic link
+  checked = named if follow_links else path
+  if not checked.is_relative_to(folder):  # by .., an absolute path or a symbolic link
     raise ValueError(f'is outside the folder {folder}')
   return path
+
+
+def check_contained(utterance: AnyUtterance, root: pathlib.Path) -> AnyUtterance:
+  """Return an utterance, or a bad one if its audio is outside a resolved folder."""
+  if isinstance(utterance, BadUtterance):
+    return utterance
+  try:
+    resolve_inside(root, utterance.audio_filepath.absolute())
+  except ValueError as error:
+    reason = f'{utterance.audio_filepath}: file {error}'
+    return BadUtterance(utterance.id, 'file', reason)
+  return utterance

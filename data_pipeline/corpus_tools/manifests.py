@@ -2,13 +2,14 @@
 """Several JSON-lines manifests joined into one."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from acl_jax.runtime.files import write_atomically
 from data_pipeline.corpora import manifest
-from data_pipeline.corpora.utterance import BadUtterance
+from data_pipeline.corpora.utterance import BadUtterance, Utterance
 
 
 def find_manifest(path: Path) -> Path:
@@ -26,7 +27,7 @@ def join_manifests(parts: Sequence[str], output: str | Path) -> Path:
     `output`; `folder*4` repeats its utterances four times. Ids become `folder-id`, or
     `folder-id-2` for repeated ones; a line without an id gets it from its audio.
 
-  ValueError if a line has no audio or a malformed id.
+  ValueError if a line is no line of a manifest.
   """
   output = Path(output)
   lines = [
@@ -48,15 +49,28 @@ def _read_part(part: str, parent: Path) -> Iterator[dict[str, Any]]:
   prefix = Path(prefix).name if Path(prefix).is_absolute() else prefix
 
   def rename(entry: dict[str, Any]) -> dict[str, Any]:
-    audio = manifest.required_string(entry, 'audio_filepath')
-    id = manifest.get_id(entry, audio)
-    return entry | {
-      'audio_filepath': (folder / audio).as_posix(),
-      'id': f'{prefix}-{id.lstrip("/")}',
-    }
+    name = manifest.required_string(entry, 'audio_filepath')
+    audio = os.path.expanduser(name)
+    utterance = manifest.make_utterance({'text': ''} | entry, Path(audio), audio)
+    new = {'audio_filepath': (folder / audio).as_posix(), 'utterance': utterance}
+    return entry | new
 
   for copy in range(int(copies or 1)):
+    ids: dict[str, str | None] = {}
     for entry in manifest.read_lines(path, rename):
       if isinstance(entry, BadUtterance):
         raise ValueError(entry.reason)
-      yield entry | ({'id': f'{entry["id"]}-{copy}'} if star else {})
+      id = choose_id(entry.pop('utterance'), ids).lstrip('/')
+      yield entry | {'id': f'{prefix}-{id}-{copy}' if star else f'{prefix}-{id}'}
+
+
+def choose_id(utterance: Utterance, seen: dict[str, str | None]) -> str:
+  """Return the id of an utterance, or its alternative if another file has the id.
+
+  seen: alternatives by id, to which this one is added.
+  """
+  id, alternative = utterance.id, utterance.alternative_id
+  if alternative and seen.get(id, alternative) != alternative:
+    id = alternative
+  seen.setdefault(id, alternative)
+  return id

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import soundfile
 
+from acl_jax.runtime import locks
 from acl_jax.runtime.files import write_atomically
 from acl_jax.runtime.progress import progress
 from data_pipeline.corpus_tools.engines import SpokenLine, Voice, speak
@@ -32,14 +33,16 @@ def synthesize(
 
   variation: largest relative change of rate and pitch. workers: engines that run at a
   time; one per core unless given. ValueError if `output` holds the speech of other
-  lines, voices or seeds; ChildProcessError if an engine fails.
+  lines, voices or seeds, or if another program writes to it; ChildProcessError if an
+  engine fails.
   """
   spoken_lines = assign_voices(lines, voices, seed, variation)
   folder = output / 'audio'
-  folder.mkdir(parents=True, exist_ok=True)
-  _record_plan(spoken_lines, output)
-  speak_missing(spoken_lines, folder, workers)
-  return _write_manifest(spoken_lines, output)
+  with locks.own_folder(output):
+    folder.mkdir(exist_ok=True)
+    _record_plan(spoken_lines, output)
+    speak_missing(spoken_lines, folder, workers)
+    return _write_manifest(spoken_lines, output)
 
 
 def speak_missing(

@@ -13,7 +13,7 @@ from typing import Any
 from acl_jax.runtime.files import open_atomically
 from data_pipeline.corpora import manifest
 from data_pipeline.corpora.utterance import BadUtterance, Utterance
-from data_pipeline.corpus_tools.manifests import find_manifest
+from data_pipeline.corpus_tools.manifests import choose_id, find_manifest
 
 _NAME = re.compile(r'[\w-]{1,64}')
 
@@ -119,10 +119,11 @@ def hold_out(
 def _read(path: Path, counts: Counts) -> Iterator[_Line]:
   """Yield the usable lines of a manifest; ids become `folder-id`."""
   folder = path.parent.resolve()
+  ids: dict[str, str | None] = {}
 
   def parse(entry: dict[str, Any]) -> _Line:
     utterance = manifest.from_entry(entry, folder)
-    id = f'{folder.name}-{utterance.id}'
+    id = f'{folder.name}-{choose_id(utterance, ids)}'
     new = {'audio_filepath': str(utterance.audio_filepath), 'id': id}
     return _Line(entry | new, utterance)
 

@@ -19,7 +19,7 @@ from typing import Any
 import soundfile
 from absl import flags
 
-from acl_jax.runtime import program
+from acl_jax.runtime import locks, program
 from acl_jax.runtime.files import write_atomically
 from acl_jax.runtime.progress import progress
 from data_pipeline.evaluation_sets import asterisk, texts
@@ -37,7 +37,12 @@ def main(argv: Sequence[str]) -> None:
   names = args.sets or list(NAMES)
   if unknown := [name for name in names if name not in NAMES]:
     raise ValueError(f'--sets={unknown[0]} is unknown; use any of {",".join(NAMES)}')
-  output = Path(args.output)
+  with locks.own_folder(output := Path(args.output)):
+    _build(names, output)
+
+
+def _build(names: Sequence[str], output: Path) -> None:
+  args = flags.FLAGS
   written = [name for name in dict.fromkeys(names) if name in texts.SETS]
   if written:
     _say_sets(written, args.voices or [], output, args.limit)

@@ -9,12 +9,19 @@ import contextlib
 import io
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from acl_jax.runtime.progress import progress
 from data_pipeline.preparation import shard
 
 DIRECT = 'DirectRunner'
+
+
+class Beam(NamedTuple):
+  """Where Beam runs: a runner by name, and its options."""
+
+  runner: str = DIRECT
+  options: Sequence[str] = ()
 
 
 def run(job: shard.Job, runner: str, beam_options: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from acl_jax.runtime.files import open_atomically, sha256, temporary_path
 from data_pipeline import audio, records
+from data_pipeline.corpora.text_files import is_blank
 from data_pipeline.corpora.utterance import AnyUtterance, BadUtterance
 from data_pipeline.preparation.plan import Plan
 from data_pipeline.voice_activity import has_speech
@@ -131,7 +132,7 @@ def _load_record(utterance: AnyUtterance, settings: Settings) -> _Result:
     return utterance
   id, path = utterance.id, utterance.audio_filepath
   characters, limit = len(utterance.text), settings.max_characters
-  if not utterance.text.strip():
+  if is_blank(utterance.text):
     return BadUtterance(id, 'text', f'{path}: text is empty')
   if characters > limit:
     reason = f'{path}: text has {characters} characters, limit {limit}'

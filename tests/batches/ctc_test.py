@@ -53,6 +53,23 @@ def test_utterances_too_short_for_their_transcript_are_left_out():
   assert lengths.tolist() == [8, 9, 9]
 
 
+def test_transcripts_that_cannot_be_written_are_left_out(caplog):
+  def encode_some(text):
+    if 'z' in text:
+      raise ValueError('text has the token 301')
+    return encode(text)
+
+  source = TinySource(['ab', 'zb', 'a', 'xz'], [5, 7, 8, 9])
+  labels = CTCLabels.of_corpus(source.texts, encode_some)
+  assert labels.vocabulary == encode('ab')
+  prior = np.exp(labels.log_prior(source.texts, encode_some))
+  np.testing.assert_allclose(prior, [1 / 2, 3 / 10, 2 / 10], rtol=1e-6)
+  assembler = CTCBatchAssembler(source, labels, encode_some, 2, 9, True)
+  assert assembler.lengths().tolist() == [5, TOO_LONG, 8, TOO_LONG]
+  assert '2 of 4 transcripts cannot be used' in caplog.text
+  assert 'u3 is left out: text has the token 301' in caplog.text
+
+
 def test_utterances_are_padded_to_the_shape_of_the_plan():
   source = TinySource(['ab', 'abcd', 'b'], [4, 9, 2])
   labels = CTCLabels.of_corpus(source.texts, encode)

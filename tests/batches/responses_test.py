@@ -68,6 +68,15 @@ def test_a_row_is_the_prompt_with_its_audio_positions_then_the_response(world):
   assert not response.prompt.segment_ids[3].any() and not response.weight[3].any()
 
 
+def test_responses_beyond_the_embedding_are_refused(world):
+  text, targets, ctc_batches = world
+  tokenizer = dataclasses.replace(text.tokenizer, num_embeddings=290)
+  assembler = ResponseBatchAssembler(ctc_batches, text, targets, TOP_K)
+  assembler.check_embedded = tokenizer.check_embedded
+  with pytest.raises(ValueError, match=r"response to 'u\d' has the token (29|3)\d"):
+    assembler(BATCH)
+
+
 def test_packed_prompts_equal_prompts_in_rows_of_their_own(world):
   text, targets, ctc_batches = world
   packed = ResponseBatchAssembler(ctc_batches, text, targets, TOP_K, row_tokens=90)

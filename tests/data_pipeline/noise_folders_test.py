@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import shutil
+
 import numpy as np
 import pytest
 import soundfile
@@ -16,6 +18,14 @@ def test_files_are_found_at_any_depth_in_a_fixed_order(tmp_path):
   write(tmp_path / 'a.WAV', value=0.1)
   write(tmp_path / 'c/three.ogg', value=0.3)
   (tmp_path / 'c/README.txt').write_text('noise')
+  (tmp_path / 'c/._three.ogg').write_text('of macOS')
+  folder = tmp_path / 'linked'
+  folder.mkdir()
+  for name in ('a.WAV', 'b', 'c'):
+    (folder / name).symlink_to(tmp_path / name)
+  linked = NoiseFolders([folder])._files
+  assert [path.name for path in linked] == ['a.WAV', 'two.flac', 'three.ogg']
+  shutil.rmtree(folder)
   noises = NoiseFolders([tmp_path])
   assert [path.name for path in noises._files] == ['a.WAV', 'two.flac', 'three.ogg']
   heard = {

@@ -12,8 +12,12 @@ import numpy as np
 import pytest
 import soundfile
 
+from acl_jax.runtime import locks
+from acl_jax.runtime.lock_holder import Holder
 from data_pipeline import audio, records
+from data_pipeline.corpora import open_corpus
 from data_pipeline.preparation import plan, shard
+from data_pipeline.preparation.pipeline import Beam
 from data_pipeline.prepare import Settings, prepare
 
 SMALL = Settings(shard_size=3, max_characters=50)
@@ -143,24 +147,45 @@ def test_killed_program_leaves_no_process_and_resumes(corpus, tmp_path, stop, co
 def test_other_runners_give_the_same_bytes(corpus, tmp_path, mode, monkeypatch):
   monkeypatch.setenv('PYTHONPATH', os.getcwd())
   prepare('manifest', corpus, tmp_path / 'one', settings=SMALL)
-  beam_options = [f'--direct_running_mode={mode}', '--direct_num_workers=2']
-  prepare(
-    'manifest', corpus, tmp_path / 'two', settings=SMALL, beam_options=beam_options
-  )
+  options = [f'--direct_running_mode={mode}', '--direct_num_workers=2']
+  beam = Beam(options=options)
+  prepare('manifest', corpus, tmp_path / 'two', settings=SMALL, beam=beam)
   assert content(tmp_path / 'one') == content(tmp_path / 'two')
 
 
 def test_unknown_runners_and_options_are_rejected(corpus, tmp_path):
-  for options, message in (
-    ({'runner': 'NoRunner'}, 'Unexpected pipeline runner: NoRunner'),
-    ({'runner': 'InteractiveRunner'}, 'Runner: .* install apache_beam.interactive'),
+  for beam, message in (
+    (Beam('NoRunner'), 'Unexpected pipeline runner: NoRunner'),
+    (Beam('InteractiveRunner'), 'Runner: .* install apache_beam.interactive'),
     (
-      {'beam_options': ['--direct_num_workers=x']},
+      Beam(options=['--direct_num_workers=x']),
       "num_workers: invalid int value: 'x",
     ),
   ):
     with pytest.raises(ValueError, match=message):
-      prepare('manifest', corpus, tmp_path / 'out', **options)
+      prepare('manifest', corpus, tmp_path / 'out', beam=beam)
+
+
+def test_a_second_run_into_the_same_folder_is_refused(corpus, tmp_path):
+  out = tmp_path / 'out'
+  with locks.own_folder(out):
+    with pytest.raises(ValueError, match=f'{out}: .* is writing here; wait for it'):
+      prepare('manifest', corpus, out, settings=SMALL)
+  assert prepare('manifest', corpus, out, settings=SMALL)['examples']
+
+
+def test_a_folder_that_another_run_took_over_is_not_reported(corpus, tmp_path):
+  out, other = tmp_path / 'out', Holder('other', 'far', 'x', 7, '5', 'prepare', 'noon')
+
+  def utterances(*_):
+    yield from open_corpus('manifest', corpus)
+    (out / locks.NAME).write_text(json.dumps(other._asdict()))
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr('data_pipeline.prepare.open_corpus', utterances)
+    with pytest.raises(ValueError, match=r'taken over by prepare \(process 7 on far'):
+      prepare('manifest', corpus, out, settings=SMALL)
+  assert not (out / 'dataset.json').exists()
 
 
 def test_full_disk_is_an_os_error(corpus, tmp_path, monkeypatch):

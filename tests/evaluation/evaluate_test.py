@@ -16,6 +16,7 @@ from acl_jax.evaluation import report, responses
 from acl_jax.evaluation.cascade import Recogniser
 from acl_jax.evaluation.examples import CONDITIONS
 from acl_jax.generation.engine import Engine
+from acl_jax.runtime import locks
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -43,6 +44,12 @@ def run(toy_config, manifest, tmp_path, monkeypatch):
   return run
 
 
+def test_an_output_of_another_program_is_refused(run, tmp_path):
+  with locks.own_folder(tmp_path / 'out'):
+    with pytest.raises(ValueError, match=r'out: .* is writing here'):
+      run()
+
+
 def test_both_reports(run, add_entry, manifest, tmp_path):
   add_entry(id='<script>', text='<script>alert(1)</script>')
   add_entry(id='gone', audio_filepath='none.wav')
@@ -56,6 +63,7 @@ def test_both_reports(run, add_entry, manifest, tmp_path):
     'response_perplexity',
     'greedy_agreement',
     'wer',
+    'wer_left_out',
     'gap_closed',
     'differences',
     'wer_interval',

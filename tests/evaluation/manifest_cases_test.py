@@ -46,6 +46,25 @@ def test_a_plain_manifest_is_for_modality_alone(write):
   assert second.reason.endswith('m.jsonl line 2: audio_filepath is missing')
 
 
+def test_contained_manifests_refuse_audio_elsewhere(write, tmp_path):
+  (tmp_path / 'far.wav').symlink_to('/etc/hostname')
+  lines = [
+    SAID | {'audio_filepath': 'far.wav', 'id': 'a'},
+    QUESTION | {'audio_filepath': '/etc/hostname', 'id': 'b'},
+    QUESTION,
+  ]
+  path = write(*lines)
+  write(name='._m.jsonl').write_bytes(b'\0\5\x16\7')
+  free = manifest_cases.select(tmp_path, None, None, TASKS)
+  assert ids(free) == {'spoken_qa': ['b', 'q']} and not free.bad
+  selection = manifest_cases.select(path, None, None, TASKS, contained=True)
+  assert ids(selection) == {'spoken_qa': ['q']}
+  (bad,) = selection.bad
+  assert 'line 2: audio_filepath' in bad.reason and 'is outside' in bad.reason
+  first, *_ = selection.utterances
+  assert 'line 1: audio_filepath' in first.reason and 'is outside' in first.reason
+
+
 def test_the_fields_choose_the_tasks(write):
   selection = select(write(SAID, QUESTION, TALK), None, None)
   assert ids(selection) == {'spoken_qa': ['q'], 'conversation': ['t']}

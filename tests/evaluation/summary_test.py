@@ -11,6 +11,7 @@ from acl_jax.evaluation.examples import Example
 from acl_jax.evaluation.scores import Score
 from acl_jax.evaluation.summary import (
   count_word_errors,
+  count_wordless,
   describe_significance,
   format_table,
   gap_closed,
@@ -48,6 +49,10 @@ def test_word_errors_are_pooled_and_normalised():
   assert word_error_rate(references, hypotheses) == pytest.approx(1 / 7)
   assert word_error_rate(references, [None, None]) is None
   assert word_error_rate(['Hmm.'], ['uh']) is None
+  # No words of a reference, but words of its hypothesis: nothing is counted.
+  assert word_error_rate(['Hmm.', 'a b'], ['one two three four', 'a c']) == 0.5
+  assert word_error_rate(['Hmm.', 'a b'], [None, 'a c']) == 0.5
+  assert count_wordless(['Hmm.', 'a b', '!', '']) == 3
 
 
 @given(st.lists(st.tuples(SENTENCES, SENTENCES), min_size=1, max_size=6))
@@ -58,6 +63,8 @@ def test_word_errors_are_counted_by_example(pairs):
     assert not any(references)
     return
   errors, words = counts
+  pairs = [pair for pair in pairs if pair[0]]
+  references, hypotheses = zip(*pairs, strict=True)
   assert words.tolist() == [len(reference.split()) for reference in references]
   alone = [jiwer.process_words(*pair) for pair in pairs]
   assert errors.tolist() == [

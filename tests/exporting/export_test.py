@@ -134,6 +134,12 @@ def check_refused(exported, output, match, options=None, error=ValueError, **cha
   assert sorted(output.parent.iterdir()) == before
 
 
+def test_an_output_of_another_export_is_refused(exported_ctc, tmp_path):
+  with folders.own_output(tmp_path / 'out'):
+    check_refused(exported_ctc, tmp_path / 'out', r'out: .* is writing here')
+  assert not list(tmp_path.iterdir())
+
+
 def test_nonempty_output_is_refused(exported_ctc, tmp_path):
   (tmp_path / 'full').mkdir()
   (tmp_path / 'full/notes.txt').write_text('mine')

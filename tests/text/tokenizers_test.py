@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 import json
 import pickle
 import shutil
@@ -107,6 +108,21 @@ def test_gguf_equals_the_sentencepiece_model_in_it(llama_model, tmp_path):
       ids = expected.encode(text, after=after)
       assert ours.encode(text, after=after) == ids
       assert ours.decode(ids) == expected.decode(ids)
+
+
+def test_tokens_without_an_embedding_are_refused(chatml_tokenizer):
+  ids = chatml_tokenizer.encode('yes')
+  few = dataclasses.replace(chatml_tokenizer, num_embeddings=max(ids))
+  with pytest.raises(ValueError, match=f'^text has the token {max(ids)}; the LLM has'):
+    few.encode('yes')
+  enough = dataclasses.replace(few, num_embeddings=max(ids) + 1)
+  assert enough.encode('yes') == ids and enough.encode('') == []
+  none = dataclasses.replace(few, num_embeddings=0)
+  with pytest.raises(ValueError, match=r'control token <\|im_end\|> has the token'):
+    none.control_id('<|im_end|>')
+  with pytest.raises(ValueError, match='^it has the token -1; '):
+    enough.check_embedded([0, -1], 'it')
+  assert enough.decode([-1, *ids, 10**6]) == 'yes'
 
 
 def test_prefix_space(llama_model, llama_json, chatml_tokenizer):

@@ -1,7 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from acl_jax.training.workdir import open_workdir
+from acl_jax.runtime import locks, program
+from acl_jax.training.workdir import open_workdir, own_workdir
+
+
+def test_one_training_owns_the_folder_until_it_ends(tmp_path):
+  workdir = tmp_path / 'run'
+  with pytest.raises(program.Preempted), own_workdir(workdir):
+    with pytest.raises(ValueError, match=r'is writing here; .* another --workdir'):
+      with own_workdir(workdir):
+        pass
+    raise program.Preempted
+  assert not list(workdir.iterdir())
+  with pytest.raises(ValueError, match='taken over and removed'):
+    with own_workdir(workdir):
+      (workdir / locks.NAME).unlink()
 
 
 def test_the_folder_is_created_and_left_empty(tmp_path):

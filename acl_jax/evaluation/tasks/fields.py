@@ -12,6 +12,7 @@ from data_pipeline.corpora.manifest import (
   required_string,
   shorten,
 )
+from data_pipeline.corpora.text_files import is_blank
 
 MAX_STRINGS = 100  # of a list
 MAX_CHARACTERS = 10_000  # of a string
@@ -41,7 +42,7 @@ def nonempty_strings(entry: Mapping[str, Any], key: str) -> tuple[str, ...]:
 
 def check_string(value: str, key: str) -> None:
   """Raise LineError if a string is empty or too long."""
-  if not value:
+  if is_blank(value):
     raise LineError(key, 'is empty')
   if len(value) > MAX_CHARACTERS:
     raise LineError(key, f'has {len(value)} characters; the limit is {MAX_CHARACTERS}')

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from data_pipeline.corpora import BadUtterance, Utterance, manifest, open_corpus
 
 
-def read(kind, path):
+def read(kind, path, contained=False):
   """(utterances, bad utterances) of a corpus."""
-  utterances = list(open_corpus(kind, path))
+  utterances = list(open_corpus(kind, path, contained))
   good = [u for u in utterances if isinstance(u, Utterance)]
   return good, [u for u in utterances if isinstance(u, BadUtterance)]
 
@@ -46,7 +46,15 @@ BAD_LINES = [
   ('{"audio_filepath": ["a.wav"], "text": "hi"}', 'audio_filepath', "['a.wav']"),
   ('{"audio_filepath": "a.wav", "text": "\\ud800"}', 'text', 'Unicode'),
   ('{"audio_filepath": "a.wav", "text": "hi", "id": 3}', 'id', 'is 3'),
-  ('{"audio_filepath": "a.wav", "text": "hi", "duration": "3"}', 'duration', "is '3'"),
+  ('{"audio_filepath": "a.wav", "text": "hi", "duration": [3]}', 'duration', 'is [3]'),
+  ('{"audio_filepath": "a.wav", "text": "hi", "duration": "3"}', 'duration', 'quotes'),
+  ('{"audio_filepath": "a.wav", "text": "hi", "offset": "1.8"}', 'offset', "'1.8', a"),
+  ('{"audio_filepath": "a.wav", "text": "hi", "duration": "x"}', 'duration', "is 'x'"),
+  (
+    f'{{"audio_filepath": "a.wav", "text": "hi", "duration": 1{"0" * 400}}}',
+    'duration',
+    'is 10000',
+  ),
   ('{"audio_filepath": "a.wav", "text": "hi", "duration": -1}', 'duration', 'is -1'),
   ('{"audio_filepath": "a.wav", "text": "hi", "duration": NaN}', 'duration', 'is nan'),
   ('{"audio_filepath": "a.wav", "text": "hi", "offset": 1.5}', 'duration', 'missing'),
@@ -68,7 +76,7 @@ def test_bad_line_is_yielded_as_a_bad_utterance(tmp_path, line, field, problem):
   (tmp_path / 'corpus/loop').symlink_to('loop')
   path = tmp_path / 'corpus/m.jsonl'
   path.write_text(line + '\n{"audio_filepath": "b.wav", "text": "ho"}\n')
-  (good,), (bad,) = read('manifest', path)
+  (good,), (bad,) = read('manifest', path, contained='link' in line)
   assert good.text == 'ho'
   assert (bad.id, bad.field) == ('m.jsonl:1', field)
   assert bad.reason.startswith(f'{path} line 1: {field} ') and problem in bad.reason
@@ -101,8 +109,11 @@ def test_absolute_path_may_be_anywhere(tmp_path):
 def test_arbitrary_lines_do_not_raise(tmp_path_factory, line):
   path = tmp_path_factory.getbasetemp() / 'any.jsonl'
   path.write_bytes(line)
-  for utterance in manifest.read(path):
-    assert isinstance(utterance, Utterance | BadUtterance)
+  try:
+    for utterance in manifest.read(path):
+      assert isinstance(utterance, Utterance | BadUtterance)
+  except ValueError as error:
+    assert 'UTF-16' in str(error)
 
 
 def test_duplicate_ids_are_bad(tmp_path):
@@ -111,6 +122,24 @@ def test_duplicate_ids_are_bad(tmp_path):
   path.write_text(f'{line}\n{line}\n')
   (good,), (bad,) = read('manifest', path)
   assert good.id == bad.id == 'a' and bad.field == 'id' and "id 'a'" in bad.reason
+
+
+def test_files_that_differ_in_their_suffix_have_ids_of_their_own(tmp_path):
+  names = ['a.flac', './a.mp3', 'b.wav', 'a.mp3', 'a.flac', 'b.ogg']
+  entries = [{'audio_filepath': name, 'text': 'hi'} for name in names]
+  entries[2]['id'] = 'b'
+  part = {'text': 'hi', 'offset': 1.5, 'duration': 2}
+  entries += [{'audio_filepath': name, **part} for name in ('a.flac', 'a.mp3')]
+  path = tmp_path / 'm.jsonl'
+  path.write_text('\n'.join(map(json.dumps, entries)))
+  good, bad = read('manifest', path)
+  ids = ['a', 'a.mp3', 'b', 'b.ogg', 'a-1.500', 'a.mp3-1.500']
+  assert [utterance.id for utterance in good] == ids
+  assert all(utterance.alternative_id is None for utterance in good)
+  assert [utterance.id for utterance in bad] == ['a', 'a']  # the same files again
+  for name in ('a.flac', 'a.mp3', 'a.txt'):
+    (tmp_path / name).write_text('hi')
+  assert [utterance.id for utterance in read('folder', tmp_path)[0]] == ['a', 'a.mp3']
 
 
 def test_folder(tmp_path, write_audio):
@@ -123,7 +152,7 @@ def test_folder(tmp_path, write_audio):
   (root / 'latin.txt').write_bytes('Grüße'.encode('latin-1'))
   (tmp_path / 'secret.txt').write_text('secret')
   (root / 'evil.txt').symlink_to(tmp_path / 'secret.txt')
-  good, bad = read('folder', root)
+  good, bad = read('folder', root, contained=True)
   assert [(u.id, u.text) for u in good] == [
     ('a', 'eins'),
     ('b/x', 'zwei Zeilen'),

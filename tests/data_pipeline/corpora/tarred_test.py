@@ -40,9 +40,9 @@ def tarred_corpus(corpus, tmp_path):
   return folder
 
 
-def read(path):
+def read(path, contained=False):
   """(utterances by id, bad utterances) of a corpus."""
-  utterances = list(open_corpus('nemo_tarred', path))
+  utterances = list(open_corpus('nemo_tarred', path, contained))
   good = {u.id: u for u in utterances if isinstance(u, Utterance)}
   return good, [u for u in utterances if isinstance(u, BadUtterance)]
 
@@ -183,7 +183,9 @@ def test_damaged_tar_loses_only_its_own_utterances(tarred_corpus, cut):
       path.unlink()
       os.mkfifo(path)
   lost = ['u6'] if cut in ('data', 'header', 'end') else ['u0', 'u3', 'u6']
-  remaining, bad = read(tarred_corpus)
+  if cut == 'link':
+    assert [*read(tarred_corpus)[0]] == [*good]
+  remaining, bad = read(tarred_corpus, contained=cut == 'link')
   assert remaining == {id: u for id, u in good.items() if id not in lost}
   assert len(bad) == len(lost)
   assert all(' audio_0.tar (audio_0.tar: ' in utterance.reason for utterance in bad)

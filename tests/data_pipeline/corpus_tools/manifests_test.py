@@ -49,6 +49,23 @@ def test_ids_are_optional_and_manifests_may_be_anywhere(tmp_path):
     ]
 
 
+def test_files_that_differ_in_their_suffix_have_ids_of_their_own(tmp_path):
+  names = ['x.flac', 'x.mp3', '~/x.wav']
+  lines = [json.dumps({'audio_filepath': name, 'text': 'hi'}) for name in names]
+  (tmp_path / 'a').mkdir()
+  (tmp_path / 'a/manifest.jsonl').write_text('\n'.join(lines))
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('HOME', '/home/me')
+    path = join_manifests(['a'], tmp_path / 'm.jsonl')
+  entries = [json.loads(line) for line in path.read_text().splitlines()]
+  assert [entry['id'] for entry in entries] == ['a-x', 'a-x.mp3', 'a-home/me/x']
+  assert entries[2]['audio_filepath'] == '/home/me/x.wav'
+  line = '{"audio_filepath": "x.wav", "text": "hi", "duration": "1.8"}'
+  (tmp_path / 'a/manifest.jsonl').write_text(line)
+  with pytest.raises(ValueError, match=r"line 1: duration is '1.8', a number in quot"):
+    join_manifests(['a'], tmp_path / 'm.jsonl')
+
+
 def test_lines_without_audio_and_missing_folders_are_rejected(folders):
   with pytest.raises(FileNotFoundError, match='none'):
     join_manifests(['none'], folders / 'manifest.jsonl')

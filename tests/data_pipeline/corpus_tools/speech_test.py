@@ -10,6 +10,7 @@ from collections import Counter
 import pytest
 import soundfile
 
+from acl_jax.runtime import locks
 from data_pipeline.corpus_tools.engines import Voice
 from data_pipeline.corpus_tools.speech import MAX_CHARACTERS, assign_voices, synthesize
 
@@ -86,6 +87,12 @@ def test_every_line_has_audio_and_a_manifest_entry(engines, voices, tmp_path):
     assert entry['speaker'] in ('flite:slt', 'espeak-ng:en-us+f2')
   suffixes = {path.suffix for path in (tmp_path / 'out').rglob('*') if path.is_file()}
   assert suffixes == {'.flac', '.jsonl'}
+
+
+def test_the_folder_of_another_program_is_refused(engines, voices, tmp_path):
+  with locks.own_folder(tmp_path / 'speech'):
+    with pytest.raises(ValueError, match='speech: .* is writing here'):
+      synthesize(LINES, voices, tmp_path / 'speech')
 
 
 def test_text_is_passed_by_stdin_only(engines, voices, tmp_path):
