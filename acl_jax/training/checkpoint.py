@@ -112,6 +112,12 @@ class Checkpoints:
       self.save(step, state, metadata)
       self._wait()
 
+  def ensure_saved(self, step: int, state: Any, metadata: Metadata) -> None:
+    """Save a step and wait, unless it has a checkpoint; in one process."""
+    self._wait()
+    if step not in self.steps():
+      self.save_and_wait(step, state, metadata)
+
   def restore(
     self, state: Any, reject: Callable[[Metadata], str | None] = lambda metadata: None
   ) -> Restored | None:

@@ -62,17 +62,24 @@ def run(
     for step, (batch, arrays) in enumerate(prefetch_to_device(batches), start + 1):
       if step == start + 1:
         startup.mark_stage('first batch')
-      arrays = journal.add_answers(step, state, batch, arrays)
+      try:
+        arrays = journal.add_answers(step, state, batch, arrays)
+      except program.Preempted:
+        if step > start + 1:
+          checkpoints.ensure_saved(step - 1, state, journal.metadata(step - 1, None))
+        raise
       with profile.step(step):
         state, values = update(state, arrays, jax.random.fold_in(key, step))
       if step == start + 1:
         startup.log_time_to_first_step(name, values)
+        stack.enter_context(preemption.deferred())  # now there is something to save
       journal.flush_previous_step()  # while the device runs this step
       journal.record_step(step, batch, values)
       stop = preemption.is_requested()
-      last = stop or step == stage.steps
       if journal.is_logged(step) or stop:
         unwritten = journal.write(step, state, measure, defer=stop)
+        stop = stop or unwritten is not None
+        last = stop or step == stage.steps
         is_due = last or step % stage.save_every == 0
         if checkpoints.poll() or is_due:
           save = checkpoints.save_and_wait if last else checkpoints.save
