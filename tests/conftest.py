@@ -78,8 +78,10 @@ def few_mappings():
 
 
 @pytest.fixture
-def handled_sigterm():
+def handled_sigterm(monkeypatch):
   """SIGTERM to this process raises `Preempted`, as in a program."""
+  for limit in ('UNWIND_SECONDS', 'REPEAT_SECONDS'):  # or this process would end
+    monkeypatch.setattr(sigterm, limit, 600.0)
   before = signal.getsignal(signal.SIGTERM)
   sigterm.install()
   yield

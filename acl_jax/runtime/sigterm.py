@@ -173,12 +173,13 @@ def _watch(receiver: socket.socket, is_stopped: threading.Event) -> None:
       if first is None:
         first = now
         if not _notice.num_deferrals:
-          threading.Thread(target=_end, args=(is_stopped,), daemon=True).start()
+          arguments = is_stopped, UNWIND_SECONDS
+          threading.Thread(target=_end, args=arguments, daemon=True).start()
       elif now - first > REPEAT_SECONDS:
         _end(is_stopped, 0.0)
 
 
-def _end(is_stopped: threading.Event, seconds: float = UNWIND_SECONDS) -> None:
+def _end(is_stopped: threading.Event, seconds: float) -> None:
   """End the process after some seconds without any cleanup, unless stopped."""
   if not is_stopped.wait(seconds):
     os.write(2, _END)

@@ -38,7 +38,6 @@ def run(
   name: of the stage, which is `config.<name>`. state: the initial one. update: one
   step, (state, batch, key) -> (state, metrics). frozen: fingerprints of the frozen
   models. measure: returns further metrics every `save_every` steps.
-
   Returns: the final state. Raises `Preempted` after saving, and FloatingPointError if a
   metric is not finite.
   """
@@ -62,12 +61,8 @@ def run(
     for step, (batch, arrays) in enumerate(prefetch_to_device(batches), start + 1):
       if step == start + 1:
         startup.mark_stage('first batch')
-      try:
+      with saving_if_preempted(step - 1, state, journal, checkpoints):
         arrays = journal.add_answers(step, state, batch, arrays)
-      except program.Preempted:
-        if step > start + 1:
-          checkpoints.ensure_saved(step - 1, state, journal.metadata(step - 1, None))
-        raise
       with profile.step(step):
         state, values = update(state, arrays, jax.random.fold_in(key, step))
       if step == start + 1:
@@ -80,8 +75,7 @@ def run(
         unwritten = journal.write(step, state, measure, defer=stop)
         stop = stop or unwritten is not None
         last = stop or step == stage.steps
-        is_due = last or step % stage.save_every == 0
-        if checkpoints.poll() or is_due:
+        if checkpoints.poll() or last or step % stage.save_every == 0:
           save = checkpoints.save_and_wait if last else checkpoints.save
           save(step, state, journal.metadata(step, unwritten))
           journal.goodput.pause()
@@ -89,6 +83,20 @@ def run(
       if stop:
         raise program.Preempted(f'{name} at step {step}')
   return state
+
+
+@contextlib.contextmanager
+def saving_if_preempted(
+  step: int, state: Any, journal: Journal, checkpoints: Checkpoints
+) -> Iterator[None]:
+  """Save the last step if the block, which follows it in one process, is preempted."""
+  try:
+    yield
+  except program.Preempted:
+    checkpoints.wait()
+    if step > journal.start and step not in checkpoints.steps():
+      checkpoints.save_and_wait(step, state, journal.metadata(step, None))
+    raise
 
 
 def prefetch_to_device(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
