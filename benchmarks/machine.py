@@ -61,7 +61,7 @@ def describe_machine(cpuinfo: Path = Path('/proc/cpuinfo')) -> dict[str, Any]:
 def _cpu_model(cpuinfo: str) -> str:
   """Return the name that the maker gave, or that of the architecture."""
   match = re.search(r'^model name\s*:\s*(.+)$', cpuinfo, re.MULTILINE)
-  return match[1] if match else platform.processor() or platform.machine()
+  return match[1] if match else platform.machine()
 
 
 def _num_cores() -> int:

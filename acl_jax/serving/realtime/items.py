@@ -71,9 +71,8 @@ class Item:
   def seconds(self) -> float:
     """Length of the audio that was heard."""
     heard = [content.heard for content in self.content]
-    return sum(
-      x.result().seconds for x in heard if x and x.done() and not _has_failed(x)
-    )
+    done = [x.result() for x in heard if x and x.done() and not _has_failed(x)]
+    return sum((each.seconds for each in done), 0.0)
 
 
 class Conversation:
