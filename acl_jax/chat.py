@@ -17,13 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from acl_jax import assets, audio_devices
 from acl_jax.assistant import load
-from acl_jax.config.experiment import parse_train
+from acl_jax.config.experiment import TrainConfig, parse_train
 from acl_jax.conversation import Clip
-from acl_jax.runtime import compilation_cache, program
+from acl_jax.runtime import compilation_cache, config_flag, program
 from acl_jax.serving.voice import Voice
 from acl_jax.terminal import Terminal
 from data_pipeline import audio
@@ -34,6 +33,7 @@ def main(argv: Sequence[str]) -> None:
   del argv
   compilation_cache.enable(assets.cache_folder() / 'compiled')
   values = flags.FLAGS
+  config = parse_train(values.config)
   content = [Clip(values.audio)] if values.audio else []
   content += [values.text] if values.text else []
   if values.audio:  # fail before the model is loaded
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
     if values.speak:
       speaker = audio_devices.Speaker(Voice(), Path(values.speak))
       stack.enter_context(speaker)
-    assistant = load(parse_train(values.config), values.checkpoint)
+    assistant = load(config, values.checkpoint)
     terminal = Terminal(
       lambda: assistant.conversation(values.seed),
       speaker,
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  config_flags.DEFINE_config_file('config')
+  config_flag.define(TrainConfig)
   flags.DEFINE_string(
     'checkpoint',
     None,

@@ -11,22 +11,27 @@ code 42: preempted; complete shards are kept.
 """
 
 import itertools
-import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
 import acl_jax
 from acl_jax import assets, build
-from acl_jax.config.experiment import parse_train
+from acl_jax.config.experiment import TrainConfig, parse_train
 from acl_jax.models.llama import Llama
-from acl_jax.runtime import compilation_cache, distributed, job_lock, program
+from acl_jax.runtime import (
+  compilation_cache,
+  config_flag,
+  distributed,
+  job_lock,
+  preemption,
+  program,
+)
 from acl_jax.runtime.progress import progress
 from acl_jax.sharding.mesh import make_mesh
 from acl_jax.targets import overview, provenance, store
@@ -150,16 +155,6 @@ def wait_for_others(output: Path, total: int) -> None:
     time.sleep(PAUSE)  # not a barrier, which would block SIGTERM
 
 
-def stop_at_sigterm() -> None:
-  """Raise `Preempted` at SIGTERM; only the unfinished shard is lost."""
-
-  def stop(number: int, frame: object) -> NoReturn:
-    del number, frame
-    raise program.Preempted('decode_targets')
-
-  signal.signal(signal.SIGTERM, stop)
-
-
 def main(argv: Sequence[str]) -> None:
   """Parse the config, then decode the targets or inspect them."""
   del argv
@@ -172,7 +167,7 @@ def main(argv: Sequence[str]) -> None:
   compilation_cache.enable(assets.cache_folder() / 'compiled')
   xla_flags.set_local_flags()
   distributed.initialize()
-  stop_at_sigterm()
+  preemption.install_handler()
   transcripts = Transcripts(Path(args.input), args.shard_size)
   with job_lock.own_folder(output, '--output'):
     # Every host decodes shards of its own, so each has the whole LLM on its devices.
@@ -202,7 +197,7 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == '__main__':
   # Here and not at import, because other programs have flags with the same names.
-  config_flags.DEFINE_config_file('config')
+  config_flag.define(TrainConfig)
   flags.DEFINE_string('input', None, 'a prepared folder or a manifest')
   flags.DEFINE_string('output', None, 'folder for the targets')
   flags.DEFINE_integer(

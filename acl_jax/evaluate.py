@@ -19,7 +19,6 @@ from typing import Any
 import jax
 from absl import flags
 from flax import nnx
-from ml_collections import config_flags
 
 from acl_jax import assets, build
 from acl_jax.assistant import load
@@ -38,7 +37,7 @@ from acl_jax.evaluation.tasks.table import make_tasks
 from acl_jax.evaluation.tasks.task import Task
 from acl_jax.evaluation.voicebench import summary as voicebench
 from acl_jax.models.speech_llm import SpeechLLM
-from acl_jax.runtime import compilation_cache, locks, program
+from acl_jax.runtime import compilation_cache, config_flag, locks, program
 from acl_jax.runtime.files import sha256, write_atomically
 from acl_jax.weights import fingerprint
 
@@ -234,7 +233,7 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == '__main__':
   # Here and not at import, because other programs have flags with the same names.
-  config_flags.DEFINE_config_file('config')
+  config_flag.define(TrainConfig)
   flags.DEFINE_string('manifest', None, 'JSON lines of audio and text, or a folder')
   flags.DEFINE_string('output', None, 'folder for the reports')
   flags.DEFINE_string('checkpoint', None, 'a workdir of train or an adapter file')

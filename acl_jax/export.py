@@ -19,12 +19,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 from acl_jax import assets, build
 from acl_jax.config.experiment import (
   Experiment,
   PretrainConfig,
+  TrainConfig,
   parse_experiment,
   parse_train,
 )
@@ -38,7 +38,7 @@ from acl_jax.exporting.folder import (
 from acl_jax.exporting.tokenizer import write_tokenizer
 from acl_jax.models.lora import merge_lora
 from acl_jax.models.protocols import Adapter, Encoder
-from acl_jax.runtime import program
+from acl_jax.runtime import config_flag, program
 from acl_jax.runtime.files import sha256
 from acl_jax.text.frontend import TextFrontend
 from acl_jax.weights import safetensors
@@ -189,14 +189,13 @@ def main(argv: Sequence[str]) -> None:
     return
   report = Path(args.report) if args.report else None
   options = Options(args.llm, args.llm_id, args.dtype, report)
-  config_file = config_flags.get_config_filename(args['config'])
-  about = card.config_docstring(Path(config_file.split(':')[0]))
+  about = card.config_docstring(config_flag.path())
   export(parse_experiment(args.config), output, args.checkpoint, options, about)
   print(f'export: {output}', flush=True)
 
 
 if __name__ == '__main__':
-  config_flags.DEFINE_config_file('config')
+  config_flag.define(TrainConfig, PretrainConfig)
   flags.DEFINE_string('output', None, 'a new folder; with --check, an exported one')
   flags.DEFINE_string(
     'checkpoint', None, 'a workdir of train or an adapter file; else the shipped one'

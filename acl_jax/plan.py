@@ -20,11 +20,15 @@ from typing import Any
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 from rich.console import Console
 
-from acl_jax.config.experiment import parse_pretrain, parse_train
-from acl_jax.runtime import program
+from acl_jax.config.experiment import (
+  PretrainConfig,
+  TrainConfig,
+  parse_pretrain,
+  parse_train,
+)
+from acl_jax.runtime import config_flag, program
 from acl_jax.tpu import topologies
 from acl_jax.tpu.planning import flops, report, roofline, steps, tables
 from acl_jax.tpu.planning.report import PlanRequest
@@ -131,7 +135,7 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == '__main__':
   # Here and not at import, because other programs have flags with the same names.
-  config_flags.DEFINE_config_file('config')
+  config_flag.define(TrainConfig, PretrainConfig)
   flags.DEFINE_string(
     'topology', None, 'v5e-16, v5e:4x4, v4-32, …; all: one of every generation'
   )

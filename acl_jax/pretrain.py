@@ -19,7 +19,6 @@ import numpy as np
 from absl import flags
 from flax import nnx
 from jaxtyping import Float
-from ml_collections import config_flags
 
 from acl_jax import assets, build
 from acl_jax.batches.log_mels import LogMelCorpus
@@ -34,6 +33,7 @@ from acl_jax.models.conformer_ctc import ConformerCTC
 from acl_jax.runtime import (
   barriers,
   compilation_cache,
+  config_flag,
   distributed,
   preemption,
   program,
@@ -172,6 +172,7 @@ def make_dev_measure(
     model = pretraining.averaged_model(state, graphdef)
     transcripts = [''] * len(corpus)
     for rows, members in batches:
+      preemption.raise_if_requested('measuring word error rates')
       log_mels = [record['frames'] for record in corpus.read(members)]
       for i, ids in zip(members, transcribe(model, log_mels, rows), strict=True):
         transcripts[i] = vocabulary.decode(ids)
@@ -209,7 +210,7 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == '__main__':
   # Here and not at import, because other programs have flags with the same names.
-  config_flags.DEFINE_config_file('config')
+  config_flag.define(PretrainConfig)
   flags.DEFINE_string('workdir', None, 'folder of all outputs')
   flags.mark_flags_as_required(['config', 'workdir'])
   program.run(main)

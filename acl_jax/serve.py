@@ -11,15 +11,13 @@ end, and new requests are refused. See docs/serving.md.
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from acl_jax import assets
 from acl_jax.assistant import load
-from acl_jax.config.experiment import parse_train
-from acl_jax.runtime import compilation_cache, program
+from acl_jax.config.experiment import TrainConfig, parse_train
+from acl_jax.runtime import compilation_cache, config_flag, program
 
 KEY_VARIABLE = 'ACL_JAX_API_KEY'
 
@@ -41,15 +39,14 @@ def main(argv: Sequence[str]) -> None:
   compilation_cache.enable(assets.cache_folder() / 'compiled')
   print('loading the model', file=sys.stderr, flush=True)
   assistant = load(config, values.checkpoint)
-  path = config_flags.get_config_filename(flags.FLAGS['config'])
-  name = Path(path.partition(':')[0]).stem
+  name = config_flag.path().stem
   service = server.make_service(name, assistant, config.serve)
   key = os.environ.get(KEY_VARIABLE, '')
   server.serve(service, socket, key, origins)
 
 
 if __name__ == '__main__':
-  config_flags.DEFINE_config_file('config')
+  config_flag.define(TrainConfig)
   flags.DEFINE_string(
     'checkpoint',
     None,

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A conversation in the terminal: typed or recorded turns, spoken replies."""
 
+import io
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +11,8 @@ from typing import Any
 
 import soundfile
 
-from acl_jax import audio_devices
+from acl_jax import audio_devices, completion
+from acl_jax.completion import name_file
 from acl_jax.conversation import Clip, Conversation
 from acl_jax.runtime import program
 from acl_jax.runtime.files import open_atomically
@@ -17,6 +20,9 @@ from acl_jax.text.templates import Turn
 from data_pipeline import audio
 
 Content = Sequence[str | Clip]
+_SUFFIXES = '.wav .flac .ogg .opus .mp3 .m4a .aac .webm .aif .aiff .au .sph'.split()
+# A word, or a file whose name may have spaces: @"my file.wav", @my\ file.wav.
+_WORD = re.compile(r'(?<!\S)@(?:"([^"]+)"|\'([^\']+)\')(?!\S)|(?:\\ |\S)+')
 
 
 class Terminal:
@@ -40,12 +46,15 @@ class Terminal:
 
   def converse(self) -> None:
     """Answer what is typed or recorded until the input ends."""
+    completion.enable()
+    if isinstance(sys.stdin, io.TextIOWrapper):  # a bad byte loses no other line
+      sys.stdin.reconfigure(errors='surrogateescape')
     record = ', or press Enter to record' if self._has_microphone else ''
     print(f'Type, or name audio with @file.wav{record}.', file=sys.stderr)
     print('/new starts again, /save FILE saves, Ctrl-D ends.', file=sys.stderr)
     while True:
       try:
-        self._execute(input('you> '))
+        self._execute(_ask('you> '))
       except EOFError:
         return
       except (ValueError, OSError) as error:
@@ -64,7 +73,9 @@ class Terminal:
         self._clips += [part for part in content if isinstance(part, Clip)]
 
   def _execute(self, line: str) -> None:
-    """Run a command, or take a turn."""
+    """Run a command, or take a turn; ValueError before anything is changed."""
+    if not line.isascii() and any('\ud800' <= c <= '\udfff' for c in line):
+      raise ValueError('the line is not UTF-8; it is left out')
     match line.split(maxsplit=1):
       case ['/new']:
         self.conversation, self._clips = self._new_conversation(), []
@@ -74,24 +85,40 @@ class Terminal:
         raise ValueError('the commands are /new and /save FILE')
       case []:
         if self._has_microphone:
-          wait = lambda: input('recording, press Enter to end ')  # noqa: E731
+          wait = lambda: _ask('recording, press Enter to end ')  # noqa: E731
           self.take_turn([Clip(audio_devices.record(wait))])
-      case ['@']:
-        raise ValueError('name an audio file behind the @: @question.wav')
       case _:
         self.take_turn(parse_turn(line))
 
 
+def _ask(prompt: str) -> str:
+  """Read a line; the prompt goes to stderr unless the input is a terminal."""
+  if sys.stdin.isatty():
+    return input(prompt)
+  print(prompt, end='', file=sys.stderr, flush=True)
+  return input('')
+
+
 def parse_turn(line: str) -> list[str | Clip]:
-  """Split a typed line into text and clips, a clip for each `@file`."""
+  """Split a typed line into text and clips, a clip for each `@file`.
+
+  A word that begins with @ is text if it is neither quoted nor the name of a file, nor
+  ends as audio files do. ValueError for an @ alone.
+  """
   content: list[str | Clip] = []
-  for word in line.split():
-    if word.startswith('@') and word != '@':
-      content.append(Clip(word[1:]))
+  for match in _WORD.finditer(line):
+    word, quoted = match[0], match[1] or match[2]
+    name = quoted or word[1:].replace('\\ ', ' ')
+    path = Path(name).expanduser() if name.startswith('~') else Path(name)
+    is_file = bool(quoted) or path.suffix.lower() in _SUFFIXES or path.is_file()
+    if word.startswith('@') and name and is_file:
+      content.append(Clip(str(path)))
     elif content and isinstance(content[-1], str):
       content[-1] += f' {word}'
     else:
       content.append(word)
+  if content == ['@']:
+    raise ValueError('name an audio file behind the @: @question.wav')
   return content
 
 
@@ -112,7 +139,7 @@ def save(path: Path, turns: Sequence[Turn], clips: Sequence[Clip]) -> None:
 def _name_clip(path: Path, number: int, clip: Clip) -> str:
   """Return `@file`; writes the file of a recording."""
   if isinstance(clip.source, str | Path):
-    return f'@{clip.source}'
+    return name_file(str(clip.source))
   name = path.with_name(f'{path.stem}-{number}.wav')
   soundfile.write(name, clip.source, audio.SAMPLE_RATE)
-  return f'@{name}'
+  return name_file(str(name))

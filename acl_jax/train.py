@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
 from acl_jax import assets, build, build_adapter, lora, stages
 from acl_jax.batches.ctc import CTCBatchAssembler, CTCLabels
@@ -27,7 +26,13 @@ from acl_jax.config.experiment import TrainConfig, parse_train
 from acl_jax.config.sections import AttentionConfig
 from acl_jax.models.protocols import Adapter, Encoder
 from acl_jax.models.speech_llm import SpeechLLM
-from acl_jax.runtime import compilation_cache, distributed, preemption, program
+from acl_jax.runtime import (
+  compilation_cache,
+  config_flag,
+  distributed,
+  preemption,
+  program,
+)
 from acl_jax.sharding.arrays import to_host
 from acl_jax.sharding.mesh import make_mesh
 from acl_jax.text.frontend import TextFrontend
@@ -162,7 +167,7 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == '__main__':
   # Here and not at import, because other programs have flags with the same names.
-  config_flags.DEFINE_config_file('config')
+  config_flag.define(TrainConfig)
   flags.DEFINE_string('workdir', None, 'folder of all outputs')
   flags.mark_flags_as_required(['config', 'workdir'])
   program.run(main)

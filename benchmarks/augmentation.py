@@ -10,7 +10,6 @@ all threads. The last line is JSON.
 """
 
 import dataclasses
-import json
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installe
 from acl_jax.batches.log_mels import LogMelCorpus
 from acl_jax.config.sections import AugmentationConfig
 from acl_jax.models.whisper import WhisperConfig
+from benchmarks.machine import print_result
 from benchmarks.mls_like import make_corpus
 from data_pipeline.augment import Augmentation
 from data_pipeline.prepare import prepare
@@ -110,7 +110,7 @@ def main(argv: list[str]) -> None:
     result = measure(
       Path(folder), flags.FLAGS.utterances, flags.FLAGS.rounds, flags.FLAGS.step
     )
-  print(json.dumps({name: float(f'{value:.3g}') for name, value in result.items()}))
+  print_result({name: float(f'{value:.3g}') for name, value in result.items()})
 
 
 if __name__ == '__main__':

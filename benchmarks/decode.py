@@ -36,6 +36,7 @@ from acl_jax.targets.prompting import common_prefix_length
 from acl_jax.text.templates import Turn, chatml
 from acl_jax.text.tokenizers import load_tokenizer
 from acl_jax.weights.llama import load_llama
+from benchmarks.machine import print_result
 
 _EXAMPLES = flags.DEFINE_integer('examples', 297, 'prompts', lower_bound=1)
 _THEIRS = flags.DEFINE_integer('theirs', 96, 'prompts of Transformers', lower_bound=1)
@@ -220,10 +221,8 @@ def main(argv: list[str]) -> None:
     'steps_per_call': _STEPS.value,
     'device': jax.devices()[0].device_kind,
   }
-  print(
-    json.dumps(
-      {k: round(v, 4) if isinstance(v, float) else v for k, v in result.items()}
-    )
+  print_result(
+    {k: round(v, 4) if isinstance(v, float) else v for k, v in result.items()}
   )
 
 

@@ -10,7 +10,6 @@ per row. The last line is JSON; a ratio above 1 means that ours is faster.
 block's linear layers.
 """
 
-import json
 import os
 import sys
 import tempfile
@@ -31,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installe
 
 from acl_jax.models.conformer import Conformer
 from acl_jax.weights.parakeet import load_conformer
+from benchmarks.machine import print_result
 
 _ROUNDS = flags.DEFINE_integer('rounds', 8, 'measured steps of each', lower_bound=1)
 _PACKED = flags.DEFINE_integer('packed', 2, 'utterances in a row of ours: 1, 2 or 4')
@@ -176,10 +176,8 @@ def main(argv: list[str]) -> None:
     'packed': _PACKED.value,
     'device': jax.devices()[0].device_kind,
   }
-  print(
-    json.dumps(
-      {k: round(v, 6) if isinstance(v, float) else v for k, v in result.items()}
-    )
+  print_result(
+    {k: round(v, 6) if isinstance(v, float) else v for k, v in result.items()}
   )
 
 

@@ -12,7 +12,6 @@ measured, so that nothing compiles. The last line is JSON; a ratio above 1 means
 """
 
 import dataclasses
-import json
 import sys
 import tempfile
 import time
@@ -31,6 +30,7 @@ from acl_jax.evaluation.cascade import Recogniser
 from acl_jax.evaluation.runner import Runner
 from acl_jax.evaluation.tasks.task import Case, Speech, TaskTurn
 from acl_jax.weights.fingerprint import describe
+from benchmarks.machine import print_result
 from data_pipeline import audio, corpora
 from data_pipeline.corpora.utterance import Utterance
 
@@ -139,7 +139,7 @@ def main(argv: Sequence[str]) -> None:
     'examples_per_minute': round(60 * len(cases) / seconds, 2),
     'ratio_vs_one_by_one': round(seconds_alone / seconds, 2),
   }
-  print(json.dumps(figures))
+  print_result(figures)
 
 
 if __name__ == '__main__':

@@ -39,6 +39,7 @@ from acl_jax.weights.configuration import llama_axis_sizes
 from acl_jax.weights.huggingface import LLAMA
 from acl_jax.weights.llama_config import describe_llama
 from acl_jax.weights.tensor import Tensor
+from benchmarks.machine import print_result
 
 _LAYERS = flags.DEFINE_integer('layers', 32, 'layers of the Llama', lower_bound=1)
 _FOLDER = flags.DEFINE_string('folder', None, 'for the models, else a temporary one')
@@ -168,7 +169,7 @@ def main(_) -> None:
     'seconds': exported['seconds'],
     'peak_over_model_bytes': exported['bytes'] / sum(shard_bytes),
   }
-  print(json.dumps({key: round(value, 4) for key, value in result.items()}))
+  print_result({key: round(value, 4) for key, value in result.items()})
 
 
 if __name__ == '__main__':

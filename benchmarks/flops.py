@@ -8,7 +8,6 @@ Shapes only: nothing is allocated, compiled or run. The last line printed is JSO
 """
 
 import functools
-import json
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +29,7 @@ from acl_jax.models.layers import unroll_layers
 from acl_jax.models.speech_llm import Prompt, SpeechLLM
 from acl_jax.tpu.planning.flops import count_flops, count_layer_parameters
 from acl_jax.training import step
+from benchmarks.machine import print_result
 
 _REMAT = flags.DEFINE_enum('remat', None, sorted(llama.REMAT), 'None keeps everything')
 
@@ -166,14 +166,12 @@ def main(_):
     flops_per_token_over_n(Sizes(), masked=masked, remat=_REMAT.value)
     for masked in (False, True)
   )
-  print(
-    json.dumps(
-      {
-        'flops_per_llm_token_over_n': round(frozen, 4),
-        'if_masked_instead_of_frozen': round(masked, 4),
-        'remat': _REMAT.value,
-      }
-    )
+  print_result(
+    {
+      'flops_per_llm_token_over_n': round(frozen, 4),
+      'if_masked_instead_of_frozen': round(masked, 4),
+      'remat': _REMAT.value,
+    }
   )
 
 

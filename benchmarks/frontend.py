@@ -8,7 +8,6 @@ spectrogram that differs from the reference's is an error. The last line is JSON
 ratio above 1 means that ours is faster.
 """
 
-import json
 import os
 import sys
 import time
@@ -28,6 +27,7 @@ from absl import app, flags
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installed or not
 
+from benchmarks.machine import print_result
 from data_pipeline import features
 
 _ROUNDS = flags.DEFINE_integer('rounds', 15, 'measured rounds', lower_bound=1)
@@ -133,7 +133,7 @@ def main(argv: list[str]) -> None:
   """Print the measurements."""
   del argv
   result = measure(_CLIPS.value, SECONDS, _ROUNDS.value)
-  print(json.dumps({name: float(f'{value:.4g}') for name, value in result.items()}))
+  print_result({name: float(f'{value:.4g}') for name, value in result.items()})
 
 
 if __name__ == '__main__':

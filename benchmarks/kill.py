@@ -33,6 +33,7 @@ from absl import app, flags, logging
 sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installed or not
 
 from acl_jax.training.metrics import TIME_METRICS
+from benchmarks.machine import print_result
 from data_pipeline.prepare import prepare
 
 ROOT = Path(__file__).parent.parent
@@ -218,7 +219,7 @@ def main(argv: list[str]) -> None:
   jax.config.update('jax_platforms', 'cpu')
   with tempfile.TemporaryDirectory() as folder:
     trials, survived = run(Path(folder), flags.FLAGS.trials, flags.FLAGS.seed)
-  print(json.dumps({'trials': trials, 'survived': survived}))
+  print_result({'trials': trials, 'survived': survived})
 
 
 if __name__ == '__main__':

@@ -12,7 +12,6 @@ loader that uses it can be faster. The last line is JSON.
 """
 
 import io
-import json
 import os
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from absl import app, flags
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installed or not
 
+from benchmarks.machine import print_result
 from benchmarks.mls_like import make_corpus
 from data_pipeline.batches import BatchPlan, pack_rows
 from data_pipeline.container import unpack
@@ -181,7 +181,7 @@ def main(argv: list[str]) -> None:
     result['ratio_of_libflac_alone'] = best['libflac'] / best['grain']
   figures = {name: float(f'{value:.4g}') for name, value in result.items()}
   settings = {'encoding': _ENCODING.value, 'log_mel': _LOG_MEL.value}
-  print(json.dumps(figures | settings | {'cores': os.cpu_count()}))
+  print_result(figures | settings)
 
 
 if __name__ == '__main__':

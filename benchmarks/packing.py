@@ -8,7 +8,6 @@ number per frame. The last line is JSON; waste is the share of encoder frames th
 padding, including the last rows of the epoch.
 """
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from absl import app, flags
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installed or not
 
+from benchmarks.machine import print_result
 from data_pipeline.batches import pack_rows
 from data_pipeline.packing import PackedOrder
 
@@ -102,7 +102,7 @@ def main(argv: list[str]) -> None:
     'sequences_per_second_grain': rate['grain'],
     'ratio_vs_grain_bestfit': rate['ours'] / rate['grain'],
   }
-  print(json.dumps({key: round(float(value), 5) for key, value in result.items()}))
+  print_result({key: round(float(value), 5) for key, value in result.items()})
 
 
 if __name__ == '__main__':

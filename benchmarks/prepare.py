@@ -9,7 +9,6 @@ use processor time, which other processes hardly affect, and the difference betw
 two sizes, which excludes start-up. The last line is JSON.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from absl import app, flags
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installed or not
 
+from benchmarks.machine import print_result
 from benchmarks.mls_like import make_corpus
 from data_pipeline import records
 
@@ -132,7 +132,7 @@ def main(argv: list[str]) -> None:
   with tempfile.TemporaryDirectory() as folder:
     figures = measure(Path(folder), _UTTERANCES.value, _TIMES.value, _LISTED.value)
   rounded = {name: float(f'{value:.4g}') for name, value in figures.items()}
-  print(json.dumps(rounded | {'cores': os.cpu_count()}))
+  print_result(rounded)
 
 
 if __name__ == '__main__':

@@ -9,7 +9,6 @@ float64. The figures are the largest difference of any logit of any token. The l
 is JSON.
 """
 
-import json
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -34,6 +33,7 @@ from acl_jax.models.llama import Llama
 from acl_jax.models.speech_llm import causal_segment_mask
 from acl_jax.text.layout import layout_prompt
 from acl_jax.weights.llama import save_llama
+from benchmarks.machine import print_result
 from configs import smol
 
 _PROMPTS = flags.DEFINE_integer('prompts', 50, 'number of prompts', lower_bound=1)
@@ -96,7 +96,7 @@ def main(argv: list[str]) -> None:
         difference = float(np.abs(by_name[a] - by_name[b]).max())
         largest[a, b] = max(largest[a, b], difference)
   result = {f'{a}_vs_{b}': float(f'{value:.3g}') for (a, b), value in largest.items()}
-  print(json.dumps(result | {'prompts': len(prompts)}))
+  print_result(result | {'prompts': len(prompts)})
 
 
 if __name__ == '__main__':

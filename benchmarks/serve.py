@@ -33,6 +33,7 @@ from websockets.exceptions import WebSocketException
 sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installed or not
 
 from benchmarks import serve_clients, serve_questions, serve_realtime, serve_soak
+from benchmarks.machine import print_result
 from benchmarks.serve_clients import Answer, ask, ask_all, chat_body, question
 from benchmarks.serve_process import ROOT, ServerProcess, environment
 from benchmarks.serve_questions import Questions, Samples
@@ -200,9 +201,9 @@ def main(argv: Sequence[str]) -> None:
       else:
         result, questions, answers = asyncio.run(measure(server))
     if questions:
-      print(json.dumps(_rounded(result)), flush=True)
+      print_result(_rounded(result))
       result |= compare(result, questions, answers, folder)
-  print(json.dumps(_rounded(result)))
+  print_result(_rounded(result))
 
 
 if __name__ == '__main__':

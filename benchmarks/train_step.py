@@ -14,7 +14,6 @@ faster.
 """
 
 import functools
-import json
 import os
 import sys
 import time
@@ -42,6 +41,7 @@ from acl_jax.models import adapters
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.training import step
 from acl_jax.weights.llama import load_llama, open_llama
+from benchmarks.machine import print_result
 from benchmarks.train_step_batch import (
   ENCODER_WIDTH,
   FRAMES,
@@ -231,7 +231,7 @@ def main(_):
     'loss_difference': max(abs(a - b) for a, b in pairs),
     'threads': threads,
   }
-  print(json.dumps(result))
+  print_result(result)
 
 
 if __name__ == '__main__':

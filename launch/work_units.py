@@ -13,8 +13,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from absl import flags
-from ml_collections import config_flags
 
+from acl_jax.runtime import config_flag
 from acl_jax.runtime.program import PREEMPTED
 
 # The programs, and the flag for the folder that each writes to.
@@ -142,7 +142,7 @@ def _find_buckets(argv: Sequence[str]) -> tuple[str, ...]:
   """Read the config as the program will; return the buckets in it and in `argv`."""
   values = flags.FlagValues()
   own = ['', *argv[2:]]
-  config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=own)
+  config_flag.define(flag_values=values, argv=own)
   values(own, known_only=True)  # the other flags are the program's own
   config = values.config.to_dict()  # resolves references between fields
   text = repr([config, *argv])

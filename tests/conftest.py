@@ -29,12 +29,15 @@ os.environ['JAX_COMPILATION_CACHE_DIR'] = str(CACHE)
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.3'
 
 import gc  # noqa: E402
+import signal  # noqa: E402
 import subprocess  # noqa: E402
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
+
+from acl_jax.runtime import sigterm  # noqa: E402
 
 jax.config.update('jax_default_matmul_precision', 'highest')
 # For tests of sharding. Programs that tests start have one device.
@@ -72,6 +75,18 @@ def few_mappings():
   if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b'\n') > MAX_MAPPINGS:
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture
+def handled_sigterm(monkeypatch):
+  """SIGTERM to this process raises `Preempted`, as in a program."""
+  for limit in ('UNWIND_SECONDS', 'REPEAT_SECONDS'):  # or this process would end
+    monkeypatch.setattr(sigterm, limit, 600.0)
+  before = signal.getsignal(signal.SIGTERM)
+  sigterm.install()
+  yield
+  sigterm.uninstall()
+  signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(autouse=True)

@@ -52,6 +52,7 @@ ROOMS = (
   'assistant',
   'serving',
   'audio_devices',
+  'completion',
   'terminal',
 )
 

@@ -2,6 +2,7 @@
 """A conversation in the terminal: commands, recordings and spoken replies."""
 
 import contextlib
+import io
 import json
 import sys
 import time
@@ -10,9 +11,12 @@ import types
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
 
 from acl_jax import audio_devices
 from acl_jax.audio_devices import Speaker, record
+from acl_jax.completion import complete
 from acl_jax.conversation import Clip
 from acl_jax.serving.voice import Voice, VoiceError
 from acl_jax.terminal import Terminal, parse_turn
@@ -166,6 +170,65 @@ def test_typed_lines_are_text_and_clips():
     Clip('b.wav'),
   ]
   assert parse_turn('   ') == []
+
+
+def test_names_of_files_may_have_spaces(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for name in ('my file.wav', 'recording', 'b.wav'):
+    (tmp_path / name).write_bytes(b'')
+  expected = ['Is', Clip('my file.wav'), 'it?']
+  assert parse_turn('Is @"my file.wav" it?') == expected
+  assert parse_turn("Is @'my file.wav' it?") == expected
+  assert parse_turn(r'Is @my\ file.wav it?') == expected
+  assert parse_turn('@recording') == [Clip('recording')]
+  assert parse_turn('@"no file"') == [Clip('no file')]  # reported when it is read
+
+
+@pytest.mark.parametrize(
+  'text', ['Ask @nobody about it', 'me@home.org', 'at @ noon', 'say "@a.wav"', '@"']
+)
+def test_what_names_no_file_is_text(text):
+  assert parse_turn(text) == [text]
+
+
+@given(st.lists(st.from_regex(r'[\w."@ ]{0,9}', fullmatch=True)))
+def test_text_is_kept_word_by_word(words):
+  line = ' '.join(words)
+  try:
+    content = parse_turn(line)
+  except ValueError:
+    assert line.split() == ['@']
+    return
+  if all(isinstance(part, str) for part in content):
+    assert ' '.join(content).split() == line.split()
+
+
+def test_tab_completes_names_of_files(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'my talks').mkdir()
+  for name in ('my file.wav', 'mine.wav', 'my talks/a.wav'):
+    (tmp_path / name).write_bytes(b'')
+  all_names = ['@mine.wav', '@"my file.wav"', '@"my talks/']
+  assert complete('What is @m') == [f'What is {name}' for name in all_names]
+  assert complete(r'@my\ f') == complete('@"my f') == ['@"my file.wav"']
+  assert complete('@"my talks/') == ['@"my talks/a.wav"']
+  assert complete('my') == complete('@"my file.wav" and m') == complete('a@m') == []
+  for name in complete('@m')[:2]:
+    assert parse_turn(name) == [Clip(name[1:].strip('"'))]
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'ascii'])
+@pytest.mark.parametrize('refused', [b'Where is \xe9?', b'missing.wav @missing.wav'])
+def test_a_refused_line_leaves_nothing_behind(monkeypatch, capfd, encoding, refused):
+  """Whatever the locale makes of bytes that are not UTF-8."""
+  typed = io.BytesIO(refused + b'\nWhat is the capital of France?\n')
+  monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(typed, encoding=encoding))
+  terminal = Terminal(Conversation, max_new_tokens=7)
+  terminal.converse()
+  output = capfd.readouterr()
+  assert terminal.conversation.turns[0].content == ('What is the capital of France?',)
+  assert output.out == 'Reply 0. 7 tokens. \n'
+  assert output.err.count('error: ') == 1 and output.err.count('you> ') == 3
 
 
 def test_an_error_ends_a_turn_not_the_conversation(monkeypatch, capsys):

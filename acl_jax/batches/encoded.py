@@ -23,9 +23,8 @@ from acl_jax.batches.log_mels import LogMelCorpus, read_or_skip
 from acl_jax.batches.padded import group_by_length, pad_to_step
 from acl_jax.config.sections import AugmentationConfig
 from acl_jax.models.protocols import Encoder
-from acl_jax.runtime import barriers, preemption
+from acl_jax.runtime import barriers
 from acl_jax.runtime.files import write_atomically
-from acl_jax.runtime.program import Preempted
 from acl_jax.sharding.arrays import to_host
 from acl_jax.weights.fingerprint import fingerprint, parameters_sha256
 from data_pipeline.augment import Augmentation
@@ -85,8 +84,8 @@ def encode_corpus(
 
   batch_seconds: audio per batch, padding included.
 
-  Raises `Preempted` after a complete shard if the machine is taken away, and ValueError
-  if `output` was encoded from other data, with another encoder or other augmentation.
+  ValueError if `output` was encoded from other data, with another encoder or other
+  augmentation.
   """
   output, encoder = Path(output), to_host(encoder)
   output.mkdir(parents=True, exist_ok=True)
@@ -110,15 +109,12 @@ def encode_corpus(
   missing = [i for i, p in enumerate(paths) if not p.with_suffix('.jsonl').exists()]
   barriers.wait('shards to encode', BARRIER_MINUTES)
   hosts, host = jax.process_count(), jax.process_index()
-  for first in range(0, len(missing), hosts):  # one shard per host, then a check
-    for shard in missing[first + host : first + host + 1]:
-      start = shard * SHARD_SIZE
-      indices = range(start, min(start + SHARD_SIZE, len(log_mels)))
-      utterances = _encode_shard(encoder, log_mels, indices, frames_per_batch)
-      _write_shard(paths[shard], utterances)
-      print(f'encode: shard {shard + 1} of {num_shards}', flush=True)
-    if preemption.is_requested():
-      raise Preempted(f'encoding after shard {missing[first] + 1}')
+  for shard in missing[host::hosts]:
+    start = shard * SHARD_SIZE
+    indices = range(start, min(start + SHARD_SIZE, len(log_mels)))
+    utterances = _encode_shard(encoder, log_mels, indices, frames_per_batch)
+    _write_shard(paths[shard], utterances)
+    print(f'encode: shard {shard + 1} of {num_shards}', flush=True)
   barriers.wait('encoded shards', BARRIER_MINUTES)
   if host == 0:
     indexes = sorted(output.glob('frames-*.jsonl'))

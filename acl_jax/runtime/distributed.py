@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 from absl import flags
 
-from acl_jax.runtime import rendezvous
+from acl_jax.runtime import rendezvous, sigterm
 
 WEEK = 7 * 24 * 3600  # s
 
@@ -71,6 +71,8 @@ def initialize() -> None:
     heartbeat_timeout_seconds=heartbeat_timeout,
     shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT.value,
   )
+  if cluster.num_processes > 1:
+    sigterm.call_native_handler()
 
 
 def _from_flags() -> Cluster | None:

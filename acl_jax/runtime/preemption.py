@@ -1,21 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Preemption notices: SIGTERM, agreed on by all processes."""
+"""Preemption notices, agreed on by all processes of a job; see `runtime.sigterm`."""
 
 import itertools
-import signal
-import threading
 
 import jax
 from jax.experimental import multihost_utils
 
+from acl_jax.runtime import sigterm
+from acl_jax.runtime.sigterm import Preempted, deferred
+
+__all__ = ['deferred', 'install_handler', 'is_requested', 'raise_if_requested']
+
 _num_checks = itertools.count()
-_sigterm_received = threading.Event()
+_is_agreed = False
 
 
 def install_handler() -> None:
-  """Handle SIGTERM at once in a single-process job; JAX polls for it once a second."""
-  if jax.process_count() == 1:
-    signal.signal(signal.SIGTERM, lambda *_: _sigterm_received.set())
+  """Handle SIGTERM again after `distributed.initialize` and the start of a backend.
+
+  Both may have replaced the handler that `program.run` has installed.
+  """
+  jax.process_count()  # starts the backend
+  sigterm.install()
 
 
 def is_requested() -> bool:
@@ -24,6 +30,18 @@ def is_requested() -> bool:
   All processes must call this equally often. They agree on the number of calls, not on
   the training step, because steps restart with each stage.
   """
-  return _sigterm_received.is_set() or multihost_utils.reached_preemption_sync_point(
-    next(_num_checks)
-  )
+  global _is_agreed
+  if jax.process_count() == 1 and sigterm.is_received():
+    return True
+  if not _is_agreed:  # JAX answers True only once
+    _is_agreed = multihost_utils.reached_preemption_sync_point(next(_num_checks))
+  return _is_agreed
+
+
+def raise_if_requested(what: str) -> None:
+  """Raise `Preempted` if the job is to stop; call it as often as `is_requested`.
+
+  what: was interrupted.
+  """
+  if is_requested():
+    raise Preempted(what)

@@ -2,6 +2,7 @@
 """Exit codes of every program: 0 for success, 1 for an error, 42 when preempted."""
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -9,14 +10,17 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-PREEMPTED = 42
+from acl_jax.runtime import accelerators, sigterm
+from acl_jax.runtime.sigterm import PREEMPTED, Preempted
+
+__all__ = ['PREEMPTED', 'Preempted', 'error_message', 'run']
+
 _INTERRUPTED = 130  # 128 + SIGINT, as in shells
+_MISSING = re.compile(
+  r'flag --(\w+)=None: Flag --\1 must have a value other than None.'
+)
 
 _DEBUG = flags.DEFINE_bool('debug', False, 'print the traceback of every error')
-
-
-class Preempted(Exception):
-  """The machine is being taken away, and all progress has been saved."""
 
 
 def run(main: Callable[[Sequence[str]], Any], *positional: str) -> NoReturn:
@@ -25,7 +29,7 @@ def run(main: Callable[[Sequence[str]], Any], *positional: str) -> NoReturn:
   `positional` names the arguments that are not flags; all of them are required. Errors
   that users can fix (flags, config keys, ValueError, OSError) print one line to stderr,
   with a traceback only under --debug or ACL_JAX_DEBUG=1. All others are bugs and keep
-  their traceback.
+  their traceback. SIGTERM ends the program with `PREEMPTED`: see `runtime.sigterm`.
   """
 
   def checked_main(argv: Sequence[str]) -> Any:
@@ -35,15 +39,18 @@ def run(main: Callable[[Sequence[str]], Any], *positional: str) -> NoReturn:
       raise ValueError(f'{" ".join(missing)} is missing, see --help')
     if not flags.FLAGS['verbosity'].present:  # JAX and Orbax log every step
       logging.set_verbosity(logging.WARNING)
+    accelerators.choose_platforms()
     try:
       return main(argv)
     except app.UsageError as error:  # absl would print all of --help
       raise ValueError(str(error)) from error
 
+  sigterm.install()
   try:
-    app.run(checked_main, flags_parser=lambda argv: flags.FLAGS(list(argv)))
+    app.run(checked_main, flags_parser=_parse_flags)
   except Preempted:
-    _exit('preempted after saving: run me again', PREEMPTED)
+    print('preempted after saving: run me again', file=sys.stderr, flush=True)
+    sigterm.end_process()
   except KeyboardInterrupt:
     _exit('interrupted', _INTERRUPTED)
   except Exception as error:
@@ -53,6 +60,17 @@ def run(main: Callable[[Sequence[str]], Any], *positional: str) -> NoReturn:
       traceback.print_exc()
     _exit(f'error: {error_message(error)}', 1)
   sys.exit(0)
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+  try:
+    return flags.FLAGS(list(argv))
+  except SystemExit:  # --help and the like, for which absl exits with 1
+    sys.exit(0)
+  except flags.IllegalFlagValueError as error:
+    if match := _MISSING.fullmatch(str(error)):
+      raise ValueError(f'--{match[1]} is missing, see --help') from None
+    raise
 
 
 def error_message(error: BaseException) -> str:

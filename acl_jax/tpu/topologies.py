@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
+from acl_jax.runtime import sigterm
 from acl_jax.tpu.slices import Slice
 
 PRICE_BASIS = 'US dollars per chip-hour on demand in the US, as listed in 2025'
@@ -83,6 +84,8 @@ def topology_devices(slice: Slice, num_slices: int = 1) -> Sequence:
       f'libtpu, the compiler for TPUs, is not available ({error}): pip install'
       ' acl_jax[tpu]'
     ) from None
+  finally:
+    sigterm.take_back()  # from libtpu, which prints its stack and dies
   return topology.devices
 
 

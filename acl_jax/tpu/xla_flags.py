@@ -5,6 +5,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from acl_jax.runtime.accelerators import PCI_DEVICES, tpu_generation
+
 # Gather weights while the chip computes.
 _OVERLAP_ALL_GATHER = {
   'xla_tpu_enable_async_collective_fusion': True,
@@ -27,14 +29,6 @@ FLAGS: Mapping[str, Mapping[str, bool | int]] = {
   'v6e': _NO_WINDOWED_EINSUM | _OVERLAP_ALL_GATHER | _OVERLAP_ALL_REDUCE,
   'tpu7x': _NO_WINDOWED_EINSUM | _OVERLAP_ALL_REDUCE,
 }
-GOOGLE_PCI_VENDOR = '0x1ae0'
-GENERATION_BY_PCI_DEVICE = {
-  '0x005e': 'v4',
-  '0x0062': 'v5p',
-  '0x0063': 'v5e',
-  '0x006f': 'v6e',
-  '0x0076': 'tpu7x',
-}
 
 
 def compiler_options(generation: str) -> dict[str, str | bool]:
@@ -52,25 +46,12 @@ def libtpu_init_args(generation: str) -> str:
   )
 
 
-def set_local_flags(pci_devices: Path = Path('/sys/bus/pci/devices')) -> None:
+def set_local_flags(pci_devices: Path = PCI_DEVICES) -> None:
   """Set the flags for this machine's TPUs, if it has any; call it before JAX starts.
 
   Flags that LIBTPU_INIT_ARGS has already come after them and take precedence.
   """
-  if generation := _local_generation(pci_devices):
+  if generation := tpu_generation(pci_devices):
     user_args = os.environ.get('LIBTPU_INIT_ARGS', '')
     args = f'{libtpu_init_args(generation)} {user_args}'.strip()
     os.environ['LIBTPU_INIT_ARGS'] = args
-
-
-def _local_generation(pci_devices: Path) -> str | None:
-  """Return the generation of this machine's TPUs; None if it has none."""
-  for folder in sorted(pci_devices.glob('*')):
-    try:
-      vendor = (folder / 'vendor').read_text().strip()
-      device = (folder / 'device').read_text().strip()
-    except OSError:
-      continue
-    if vendor == GOOGLE_PCI_VENDOR and device in GENERATION_BY_PCI_DEVICE:
-      return GENERATION_BY_PCI_DEVICE[device]
-  return None

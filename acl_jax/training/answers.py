@@ -25,6 +25,7 @@ from acl_jax.generation.engine import Engine, EngineConfig
 from acl_jax.generation.requests import Request
 from acl_jax.models.llama import Llama
 from acl_jax.models.speech_llm import SpeechLLM, causal_segment_mask
+from acl_jax.runtime import preemption
 from acl_jax.runtime.rounding import round_up
 from acl_jax.sharding.arrays import to_device
 from acl_jax.sharding.mesh import batch_parts
@@ -58,7 +59,7 @@ def generate(
 
   shared_prefix: of the prompts with audio. batches: steps and their batches.
   max_tokens: limit on the tokens of all answers; batches beyond it, the first one
-  excepted, are not answered.
+  excepted, are not answered. Raises `Preempted` if the job is to stop.
   """
   answers: dict[int, Answers] = {}
 
@@ -78,6 +79,7 @@ def generate(
   llama, seed = student.model.llama, student.seed
   engine = Engine(llama, student.engine, shared_prefix=shared_prefix, seed=seed)
   for response in engine.run(requests()):
+    preemption.raise_if_requested('generating answers')
     number, *place = map(int, response.request.id.split('/'))
     of_step, key = answers[number], (place[0], place[1])
     of_step[key] = of_step[key]._replace(tokens=tuple(response.tokens.tolist()))
@@ -135,6 +137,7 @@ def score(
   places = sorted(answers.keys() & written.keys())
   scored = {}
   for first in range(0, len(places), num_rows):
+    preemption.raise_if_requested('scoring answers')
     group = places[first : first + num_rows]
     rows = [(*written[place], *answers[place].tokens) for place in group]
     length = round_up(max(map(len, rows)), LENGTH_STEP)

@@ -77,7 +77,7 @@ class Checkpoints:
 
     The first of a series of failures is logged; see `poll`.
     """
-    self._wait()
+    self.wait()
     barriers.wait(f'saving {self.folder.name}/{step}', SAVE_MINUTES)
     self._saving = step, metadata
     with self._log_failures(step):
@@ -90,7 +90,7 @@ class Checkpoints:
     `FAILURE_SECONDS`.
     """
     if self._failure:
-      self._wait()
+      self.wait()
     elif self._saving:
       with self._log_failures(self._saving[0]):
         self._orbax.check_for_errors()
@@ -106,11 +106,11 @@ class Checkpoints:
   def save_and_wait(self, step: int, state: Any, metadata: Metadata) -> None:
     """Save, retry while that fails, and return when the checkpoint is complete."""
     self.save(step, state, metadata)
-    self._wait()
+    self.wait()
     while self.poll():
       time.sleep(RETRY_SECONDS)
       self.save(step, state, metadata)
-      self._wait()
+      self.wait()
 
   def restore(
     self, state: Any, reject: Callable[[Metadata], str | None] = lambda metadata: None
@@ -140,7 +140,7 @@ class Checkpoints:
 
   def close(self) -> None:
     """Wait for the save in progress and release all resources."""
-    self._wait()
+    self.wait()
     self._orbax.close()
 
   def _choose(self, shapes: Any, reject) -> tuple[int | None, Metadata, str]:
@@ -194,7 +194,7 @@ class Checkpoints:
     # Orbax writes to this file again, and can restore without it.
     write_manifest(unfinished, metadata, exclude='_CHECKPOINT_METADATA')
 
-  def _wait(self) -> None:
+  def wait(self) -> None:
     """Wait until the save in progress has succeeded or failed."""
     if not self._saving:
       return

@@ -10,6 +10,7 @@ import jax
 from absl import logging
 
 from acl_jax.config.stages import StageConfig
+from acl_jax.runtime.sigterm import Preempted
 from acl_jax.training.checkpoint import Restored
 from acl_jax.training.goodput import Goodput
 from acl_jax.training.metrics import MetricsWriter, Throughput
@@ -124,8 +125,9 @@ class Journal:
   ) -> Values | None:
     """Wait for the previous step and write its log line, if it has one.
 
-    measure: returns further metrics at every save. defer: do not take the time to
-    measure; the line is returned, and the next run completes and writes it.
+    measure: returns further metrics at every save; it may raise `Preempted`. defer: do
+    not take the time to measure. In both cases the line is returned, and the next run
+    completes and writes it.
     """
     values = self.flush_previous_step()
     if not self.is_logged(step):
@@ -134,7 +136,10 @@ class Journal:
     if measure and self._is_measured(step):
       if defer:
         return line
-      line |= measure(state)
+      try:
+        line |= measure(state)
+      except Preempted:
+        return line
     self.metrics.write(step, self.stage.steps, line)
     return None
 

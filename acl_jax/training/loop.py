@@ -38,7 +38,6 @@ def run(
   name: of the stage, which is `config.<name>`. state: the initial one. update: one
   step, (state, batch, key) -> (state, metrics). frozen: fingerprints of the frozen
   models. measure: returns further metrics every `save_every` steps.
-
   Returns: the final state. Raises `Preempted` after saving, and FloatingPointError if a
   metric is not finite.
   """
@@ -62,19 +61,21 @@ def run(
     for step, (batch, arrays) in enumerate(prefetch_to_device(batches), start + 1):
       if step == start + 1:
         startup.mark_stage('first batch')
-      arrays = journal.add_answers(step, state, batch, arrays)
+      with saving_if_preempted(step - 1, state, journal, checkpoints):
+        arrays = journal.add_answers(step, state, batch, arrays)
       with profile.step(step):
         state, values = update(state, arrays, jax.random.fold_in(key, step))
       if step == start + 1:
         startup.log_time_to_first_step(name, values)
+        stack.enter_context(preemption.deferred())  # now there is something to save
       journal.flush_previous_step()  # while the device runs this step
       journal.record_step(step, batch, values)
       stop = preemption.is_requested()
-      last = stop or step == stage.steps
       if journal.is_logged(step) or stop:
         unwritten = journal.write(step, state, measure, defer=stop)
-        is_due = last or step % stage.save_every == 0
-        if checkpoints.poll() or is_due:
+        stop = stop or unwritten is not None
+        last = stop or step == stage.steps
+        if checkpoints.poll() or last or step % stage.save_every == 0:
           save = checkpoints.save_and_wait if last else checkpoints.save
           save(step, state, journal.metadata(step, unwritten))
           journal.goodput.pause()
@@ -82,6 +83,20 @@ def run(
       if stop:
         raise program.Preempted(f'{name} at step {step}')
   return state
+
+
+@contextlib.contextmanager
+def saving_if_preempted(
+  step: int, state: Any, journal: Journal, checkpoints: Checkpoints
+) -> Iterator[None]:
+  """Save the last step if the block, which follows it in one process, is preempted."""
+  try:
+    yield
+  except program.Preempted:
+    checkpoints.wait()
+    if step > journal.start and step not in checkpoints.steps():
+      checkpoints.save_and_wait(step, state, journal.metadata(step, None))
+    raise
 
 
 def prefetch_to_device(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:

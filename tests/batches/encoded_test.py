@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
+import itertools
 import json
 import logging
+import os
 import re
+import signal
 
 import jax
 import numpy as np
@@ -13,7 +16,6 @@ from acl_jax import build
 from acl_jax.batches import encoded
 from acl_jax.batches.encoded import EncodedCorpus, encode_corpus, parameters_sha256
 from acl_jax.config.sections import AugmentationConfig
-from acl_jax.runtime import preemption
 from acl_jax.runtime.program import Preempted
 from data_pipeline.augment import Augmentation
 from data_pipeline.features import whisper_log_mel
@@ -113,12 +115,22 @@ def test_an_interrupted_run_resumes_at_the_first_missing_shard(
   assert not paths
 
 
-def test_preemption_stops_after_a_complete_shard(
-  encoder, dataset, tmp_path, monkeypatch
+def test_preemption_ends_the_encoding_of_a_shard(
+  encoder, dataset, tmp_path, monkeypatch, handled_sigterm
 ):
-  with monkeypatch.context() as patch, pytest.raises(Preempted, match=r'\bshard 1$'):
-    patch.setattr(preemption, 'is_requested', lambda: True)
-    encode_corpus(encoder, dataset, tmp_path / 'out', AugmentationConfig())
+  count, run_encoder = itertools.count(1), encoded.run_encoder
+
+  def interrupted(*args):  # in a thread of its own
+    if next(count) == 2:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return run_encoder(*args)
+
+  with monkeypatch.context() as patch, pytest.raises(Preempted):
+    patch.setattr(encoded, 'run_encoder', interrupted)
+    patch.setattr(encoded, 'SHARD_SIZE', 9)
+    encode_corpus(encoder, dataset, tmp_path / 'out', AugmentationConfig(), 0.5)
+  assert next(count) < 9
+  assert not list((tmp_path / 'out').glob('*.array_record'))
   encode_corpus(encoder, dataset, tmp_path / 'out', AugmentationConfig())
   encode_corpus(encoder, dataset, tmp_path / 'expected', AugmentationConfig())
   assert read_files(tmp_path / 'out') == read_files(tmp_path / 'expected')

@@ -2,6 +2,7 @@
 """The real program, killed and preempted; `benchmarks/kill.py` kills it often."""
 
 import signal
+import time
 
 import pytest
 
@@ -9,6 +10,7 @@ from acl_jax.runtime import program
 from benchmarks import kill
 
 pytestmark = pytest.mark.full
+SPOT_SECONDS = 30  # between the notice and the end of a Spot machine
 
 
 class KillInSave:
@@ -43,6 +45,20 @@ def test_a_killed_and_preempted_training_ends_like_an_undisturbed_one(
 
   kill.complete(config, workdir)
   assert kill.result(workdir) == kill.result(tmp_path / 'undisturbed')
+
+
+def test_a_training_that_starts_ends_before_its_machine_does(tmp_path):
+  config, workdir = kill.make_world(tmp_path), tmp_path / 'starts'
+  process = kill.start(config, workdir)
+  deadline = time.monotonic() + 120
+  while not (workdir / 'ctc').exists() and time.monotonic() < deadline:
+    time.sleep(0.05)
+  process.send_signal(signal.SIGTERM)  # while the first step is compiled
+  start = time.monotonic()
+  _, errors = process.communicate(timeout=SPOT_SECONDS)
+  assert process.returncode == program.PREEMPTED, errors
+  assert time.monotonic() - start < SPOT_SECONDS / 2
+  assert not [path for path in (workdir / 'ctc').iterdir() if path.name.isdecimal()]
 
 
 def test_a_different_result_is_not_counted_as_survived(tmp_path, monkeypatch):

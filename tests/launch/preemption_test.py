@@ -33,6 +33,11 @@ def main(argv):
   preemption.install_handler()
   saved = folder / f'count-{jax.process_index()}'
   first = int(saved.read_text()) + 1 if saved.exists() else 1
+  with preemption.deferred():
+    count_on(saved, first, last)
+
+
+def count_on(saved, first, last):
   for count in range(first, last + 1):
     counts = multihost_utils.process_allgather(jax.numpy.array(count))
     assert counts.tolist() == [count, count]

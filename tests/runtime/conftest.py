@@ -7,7 +7,7 @@ import pytest
 from absl import logging as absl_logging
 from absl.testing import flagsaver
 
-from acl_jax.runtime import program
+from acl_jax.runtime import program, sigterm
 
 
 class Result(NamedTuple):
@@ -25,6 +25,8 @@ def run_program(monkeypatch, capsys):
 
   def run(main, *arguments):
     monkeypatch.setattr(sys, 'argv', ['script.py', *arguments])
+    monkeypatch.setattr(sigterm, 'install', lambda: None)
+    monkeypatch.setattr(sigterm, 'end_process', lambda: sys.exit(42))
     with pytest.raises(SystemExit) as error:
       program.run(main)
     return Result(error.value.code or 0, *capsys.readouterr())

@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from absl import app
-from ml_collections import config_flags
+from absl import app, flags
 
-from acl_jax.runtime import program
+from acl_jax.runtime import config_flag, program
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = """
@@ -62,7 +61,6 @@ def test_unknown_arguments_are_rejected(run_program, argument, line):
   assert (result.code, result.stdout, result.stderr.strip()) == (1, '', line)
 
 
-@pytest.mark.filterwarnings('ignore:the load_module')  # which ml_collections calls
 @pytest.mark.parametrize(
   'argument, read, line',
   [
@@ -70,7 +68,7 @@ def test_unknown_arguments_are_rejected(run_program, argument, line):
     (
       '--config.optim.peak_lrr=1',
       None,
-      'error: no such key: \'peak_lrr\' Did you mean "peak_lr" instead of "peak_lrr"?',
+      'error: config.optim.peak_lrr is not a key; did you mean peak_lr?',
     ),
     (
       '--config.optim.peak_lr=1',
@@ -84,10 +82,18 @@ def test_unknown_config_keys_are_user_errors(
 ):
   path = tmp_path / 'config.py'
   path.write_text(CONFIG)
-  config = config_flags.DEFINE_config_file('config')
-  result = run_program(lambda argv: read(config.value), f'--config={path}', argument)
+  config_flag.define(argv=['', f'--config={path}', argument])
+  main = lambda argv: read(flags.FLAGS.config)  # noqa: E731
+  result = run_program(main, f'--config={path}', argument)
   assert result.code == int(line != 'done')
   assert (result.stdout + result.stderr).strip() == line
+
+
+def test_a_missing_config_is_one_sentence(run_program):
+  config_flag.define(argv=[''])
+  flags.mark_flag_as_required('config')
+  result = run_program(lambda argv: None)
+  assert (result.code, result.stderr) == (1, 'error: --config is missing, see --help\n')
 
 
 def test_a_bug_keeps_its_traceback(run_program):
@@ -105,11 +111,11 @@ def test_debug_prints_the_traceback(run_program, monkeypatch, variable):
   assert result.stderr.endswith('\nerror: limit\n')
 
 
-def run_process(error):
+def run_process(error, *arguments):
   script = 'from acl_jax.runtime import program\n'
   script += f'def main(argv): raise {error}\nprogram.run(main)'
   done = subprocess.run(
-    [sys.executable, '-c', script],
+    [sys.executable, '-c', script, *arguments],
     env=os.environ | {'PYTHONPATH': str(ROOT)},
     capture_output=True,
     text=True,
@@ -128,3 +134,10 @@ def test_a_real_process_prints_the_traceback_of_a_bug():
   code, stdout, stderr = run_process('AttributeError("no x")')
   assert (code, stdout) == (1, '') and 'Traceback' in stderr
   assert stderr.endswith('AttributeError: no x\n')
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('argument', ['--help', '--helpfull'])
+def test_help_is_no_error(argument):
+  code, stdout, stderr = run_process('ValueError("ran")', argument)
+  assert (code, stderr) == (0, '') and '--helpfull' in stdout

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from acl_jax.runtime import compilation_cache
+from acl_jax.runtime import accelerators, compilation_cache
 from acl_jax.tpu import slices, topologies, xla_flags
 
 
@@ -33,7 +33,7 @@ def test_libtpu_refuses_an_unknown_flag():
 def test_every_generation_has_flags_and_a_pci_device():
   assert (
     set(xla_flags.FLAGS)
-    == set(xla_flags.GENERATION_BY_PCI_DEVICE.values())
+    == set(accelerators.TPU_GENERATIONS.values())
     == set(topologies.CHIPS)
   )
 

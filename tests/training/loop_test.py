@@ -4,8 +4,10 @@
 import itertools
 import json
 import logging
+import os
 import re
 import resource
+import signal
 import threading
 import time
 from typing import NamedTuple
@@ -17,7 +19,7 @@ import pytest
 
 from acl_jax.config import defaults
 from acl_jax.config.experiment import parse_pretrain
-from acl_jax.runtime import preemption, program
+from acl_jax.runtime import preemption, program, sigterm
 from acl_jax.training import checkpoint, loop, profiling
 from acl_jax.training.journal import BatchFeed
 from acl_jax.training.metrics import TIME_METRICS
@@ -57,8 +59,9 @@ def make_config(**stage):
   return parse_pretrain(c)
 
 
-def make_feed(seed=3):
-  return BatchFeed(BucketOrder([5] * len(IDS), [7], 14, seed), assemble, 0.01, IDS)
+def make_feed(seed=3, on_policy=None):
+  order = BucketOrder([5] * len(IDS), [7], 14, seed)
+  return BatchFeed(order, assemble, 0.01, IDS, on_policy)
 
 
 def measure_sum(state):
@@ -66,14 +69,19 @@ def measure_sum(state):
 
 
 def run(
-  workdir, config=None, seed=3, update=update, frozen=None, size=5, measure=measure_sum
+  workdir,
+  config=None,
+  seed=3,
+  update=update,
+  frozen=None,
+  size=5,
+  measure=measure_sum,
+  on_policy=None,
 ):
   workdir.mkdir(exist_ok=True)
-  state = {'w': jnp.zeros(size)}
+  state, feed = {'w': jnp.zeros(size)}, make_feed(seed, on_policy)
   config = config or make_config()
-  return loop.run(
-    'ctc', config, workdir, state, make_feed(seed), update, frozen or {}, measure
-  )
+  return loop.run('ctc', config, workdir, state, feed, update, frozen or {}, measure)
 
 
 def entries(workdir):
@@ -127,6 +135,49 @@ def test_preemption_at_any_step_changes_nothing(
       run(tmp_path, measure=refuse if step == 4 else measure_sum)
   assert (tmp_path / f'ctc/{step}').is_dir()
   assert_same(tmp_path, run(tmp_path), uninterrupted)
+
+
+def test_preemption_ends_what_takes_long_within_a_step(
+  uninterrupted, tmp_path, handled_sigterm
+):
+  """Measuring, and the student's answers before a step; the last step is saved."""
+
+  def notify():
+    os.kill(os.getpid(), signal.SIGTERM)
+    preemption.raise_if_requested('the rest')
+    raise AssertionError('the rest was done')
+
+  with pytest.raises(program.Preempted, match='ctc at step 8'):
+    run(tmp_path, measure=interrupted(measure_sum, 2, notify))
+  sigterm.uninstall()
+  sigterm.install()
+
+  class Answers:
+    extend = staticmethod(interrupted(lambda step, *args: args[-1], 3, notify))
+    metadata = staticmethod(lambda step: {})
+    restore = staticmethod(lambda metadata: None)
+
+  with pytest.raises(program.Preempted, match='the rest'):
+    run(tmp_path, on_policy=Answers)
+  assert (tmp_path / 'ctc/10').is_dir()
+  sigterm.uninstall()
+  assert_same(tmp_path, run(tmp_path), uninterrupted)
+
+
+def test_preemption_before_the_first_step_saves_nothing(tmp_path, handled_sigterm):
+  def compile(*args):
+    os.kill(os.getpid(), signal.SIGTERM)
+    raise AssertionError('the step was made')
+
+  with pytest.raises(program.Preempted):
+    run(tmp_path, update=compile)
+  assert not list((tmp_path / 'ctc').iterdir())
+
+
+def interrupted(function, number, interrupt):
+  """Return a function that calls `interrupt` instead at its call of this number."""
+  count = itertools.count(1)
+  return lambda *args: interrupt() if next(count) == number else function(*args)
 
 
 def interrupted_update(step):

@@ -60,8 +60,8 @@ def resolve(
   return resolved
 
 
-def truncate(item: Item, content_index: int, audio_end_ms: int) -> None:
-  """Cut an answer to the text that was played; ClientError if it has no such audio."""
+def check_truncation(item: Item, content_index: int, audio_end_ms: int) -> None:
+  """Raise ClientError if an answer has no such audio; more of it may follow."""
   if content_index >= len(item.content):
     raise ClientError(
       f'the item has no content part {content_index}', param='content_index'
@@ -77,5 +77,12 @@ def truncate(item: Item, content_index: int, audio_end_ms: int) -> None:
       f'audio_end_ms is {audio_end_ms}; the audio has {length:.0f} ms',
       param='audio_end_ms',
     )
+
+
+def truncate(item: Item, content_index: int, audio_end_ms: int) -> None:
+  """Cut an answer to the text that was played, after `check_truncation`."""
+  content = item.content[content_index]
+  assert content.spoken is not None
+  length = content.spoken.milliseconds
   if item.status != 'completed' or audio_end_ms < math.floor(length):
     content.text = content.spoken.text_until(audio_end_ms)

@@ -35,3 +35,9 @@ def error_body(error: BaseException, event_id: str | None = None) -> dict[str, A
     logging.error('a realtime session met an error', exc_info=error)
     body['message'] = 'the server met an error; its log has the details'
   return body
+
+
+def short_error(error: BaseException) -> dict[str, Any]:
+  """Return why a response failed, as its `status_details` have it."""
+  body = error_body(error)
+  return {key: body[key] for key in ('type', 'code', 'message')}

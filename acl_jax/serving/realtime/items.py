@@ -71,9 +71,8 @@ class Item:
   def seconds(self) -> float:
     """Length of the audio that was heard."""
     heard = [content.heard for content in self.content]
-    return sum(
-      x.result().seconds for x in heard if x and x.done() and not _has_failed(x)
-    )
+    done = [x.result() for x in heard if x and x.done() and not _has_failed(x)]
+    return sum((each.seconds for each in done), 0.0)
 
 
 class Conversation:
@@ -93,6 +92,14 @@ class Conversation:
     """Return an item; ClientError if there is none with this id."""
     return self._items[self._index(item_id, param)]
 
+  def check_space(self) -> None:
+    """Raise ClientError if there is no space for another item."""
+    if len(self._items) >= MAX_ITEMS:
+      raise ClientError(
+        f'the conversation has {MAX_ITEMS} items, the limit; delete some',
+        'conversation_full',
+      )
+
   def add(self, item: Item, after: str | None = None) -> str | None:
     """Add an item, at the end by default; return the id of the one before it.
 
@@ -100,11 +107,7 @@ class Conversation:
     """
     if any(item.id == other.id for other in self._items):
       raise ClientError(f'there is already an item {item.id!r}', param='item.id')
-    if len(self._items) >= MAX_ITEMS:
-      raise ClientError(
-        f'the conversation has {MAX_ITEMS} items, the limit; delete some',
-        'conversation_full',
-      )
+    self.check_space()
     characters = sum(i.num_characters for i in self._items) + item.num_characters
     if characters > MAX_TEXT:
       raise ClientError(
@@ -165,11 +168,6 @@ def forgettable(items: Sequence[Item]) -> list[Item]:
   while count < len(known) and known[count].role != 'user':
     count += 1
   return known[:count] if count < len(known) else []
-
-
-def forget_half(items: Sequence[Item]) -> None:
-  """Forget what is `forgettable`."""
-  forget(forgettable(items))
 
 
 def check_answerable(items: Iterable[Item | Turn]) -> None:

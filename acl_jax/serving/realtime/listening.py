@@ -59,8 +59,9 @@ class Listening:
   def configure(self, settings: AudioInput) -> None:
     """Change the format or who ends turns, which drops what is not committed."""
     if settings != self._buffer.settings:
+      buffer = self._make_buffer(settings)
       self._drop()
-      self._buffer = self._make_buffer(settings)
+      self._buffer = buffer
 
   async def append(self, encoded: str) -> None:
     """Take base64 audio."""
@@ -71,7 +72,8 @@ class Listening:
       await self._apply(action)
 
   async def commit(self) -> None:
-    """Make an item of the audio since the last commit."""
+    """Make an item of the audio since the last commit, if there is space for one."""
+    self._conversation.check_space()
     for action in self._buffer.commit():
       await self._apply(action)
     await self._commit()
@@ -81,8 +83,8 @@ class Listening:
     self._drop()
     await self._emit('input_audio_buffer.cleared')
 
-  async def hear(self, item: Item, pcm: dict[int, bytes]) -> None:
-    """Hear the audio of a written item; pcm: by the index of the part."""
+  def check_length(self, pcm: dict[int, bytes]) -> None:
+    """Raise ClientError if audio of a written item is too long to be heard."""
     rate = self._buffer.settings.format.rate
     for index, data in pcm.items():
       if len(data) > 2 * rate * self._max_seconds:
@@ -91,6 +93,11 @@ class Listening:
           f' {self._max_seconds:g} s',
           param=f'item.content.{index}.audio',
         )
+
+  async def hear(self, item: Item, pcm: dict[int, bytes]) -> None:
+    """Hear the audio of a written item; pcm: by the index of the part."""
+    rate = self._buffer.settings.format.rate
+    for index, data in pcm.items():
       await self._wait_for_space()
       task = asyncio.create_task(self._hear(data, rate))
       item.content[index].heard = task

@@ -4,16 +4,16 @@
 import asyncio
 import base64
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from acl_jax.serving.errors import APIError
-from acl_jax.serving.realtime.errors import error_body
+from acl_jax.serving.realtime.errors import error_body, short_error
 from acl_jax.serving.realtime.items import (
   Content,
   Item,
   check_answerable,
-  forget_half,
+  forget,
   forgettable,
   new_id,
   to_turns,
@@ -94,8 +94,12 @@ class Response:
   async def _answer(self) -> str:
     """Write and speak; return why the reply ended."""
     finish_reason = ''
-    while (reply := await self._begin()) is None:
-      forget_half(self._request.items)
+    items = [*self._request.items]
+    while (reply := await self._begin(items)) is None:
+      older = forgettable(items)
+      items = [item for item in items if item not in older]
+    # Only now, so that what cannot be answered at all changes nothing.
+    forget(item for item in self._request.items if item not in items)
     async for piece in reply:
       self._note('first_token_ms')
       if not self._is_open:
@@ -107,13 +111,13 @@ class Response:
       await self._speaker.finish()
     return finish_reason
 
-  async def _begin(self) -> Reply | None:
+  async def _begin(self, items: Sequence[Item]) -> Reply | None:
     """Ask for the reply; None if there is more space once old turns are forgotten."""
     request = self._request
-    turns, clips = await to_turns(request.instructions, request.items)
+    turns, clips = await to_turns(request.instructions, items)
     check_answerable(turns)  # there may have been nothing to hear
     self._note('hear_ms')
-    can_forget = bool(forgettable(request.items))
+    can_forget = bool(forgettable(items))
     try:
       reply = self._service.reply(turns, clips, request.reply_options)
     except APIError as error:
@@ -182,12 +186,12 @@ class Response:
       self._end('cancelled', reason=self._reason or 'client_cancelled')
       self._cut_unplayed()
     elif error := work.exception():
-      self._end('failed', error=_short_error(error))
+      self._end('failed', error=short_error(error))
     elif (reason := work.result()) in ('stop', ''):
       self._end('completed')
     elif reason in ('cancelled', 'error'):
       message = 'the engine stopped' if reason == 'cancelled' else 'the engine failed'
-      self._end('failed', error=_short_error(APIError(503, message)))
+      self._end('failed', error=short_error(APIError(503, message)))
     else:
       named = 'max_output_tokens' if reason == 'length' else reason
       self._end('incomplete', reason=named)
@@ -241,9 +245,3 @@ class Response:
         'audio_tokens': 0,
       },
     }
-
-
-def _short_error(error: BaseException) -> dict[str, Any]:
-  """Return why a response failed, as its `status_details` have it."""
-  body = error_body(error)
-  return {key: body[key] for key in ('type', 'code', 'message')}

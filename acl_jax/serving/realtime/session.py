@@ -85,8 +85,8 @@ class Session:
     except ValidationError as error:
       raise schema.as_client_error(error, 'session') from None
     self._check_voice(settings.output_modalities, 'session.output_modalities')
-    self._settings = settings
     self._listening.configure(settings.audio.input)
+    self._settings = settings
     await self._emit('session.updated', session=self._to_json())
 
   async def _append(self, event: schema.AudioAppend) -> None:
@@ -100,12 +100,9 @@ class Session:
 
   async def _create_item(self, event: schema.ItemCreate) -> None:
     item, pcm = editing.make_item(event.item)
+    self._listening.check_length(pcm)
     previous = self._conversation.add(item, event.previous_item_id)
-    try:
-      await self._listening.hear(item, pcm)
-    except ClientError:
-      self._conversation.delete(item.id)
-      raise
+    await self._listening.hear(item, pcm)
     place = {'previous_item_id': previous, 'item': item.to_json()}
     await self._emit('conversation.item.added', **place)
     await self._emit('conversation.item.done', **place)
@@ -124,6 +121,7 @@ class Session:
 
   async def _truncate_item(self, event: schema.ItemTruncate) -> None:
     item = self._conversation.get(event.item_id)
+    editing.check_truncation(item, event.content_index, event.audio_end_ms)
     if (response := self._response_with(item.id)) is not None:
       await self._stop(response, 'client_cancelled')
     editing.truncate(item, event.content_index, event.audio_end_ms)

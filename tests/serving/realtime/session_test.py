@@ -3,6 +3,7 @@ import base64
 
 import pytest
 
+from acl_jax.serving.realtime import items
 from tests.serving.fakes import REPLY
 from tests.serving.realtime_fakes import (
   encode,
@@ -266,8 +267,54 @@ def test_a_long_conversation_forgets_its_first_turns():
     await talk.send('response.create')
     error = (await talk.until('response.done'))['response']['status_details']['error']
     assert error['code'] == 'context_length_exceeded'
+    # What was refused has forgotten nothing, so that the model knows it again.
+    added = talk.of('conversation.item.added')
+    await talk.send('conversation.item.delete', item_id=added[-1]['item']['id'])
+    await talk.write('Well?')
+    await talk.send('response.create')
+    await talk.until('response.done')
+    assert 'Turn 8' in prompt_of(service)
 
   run(converse, service)
+
+
+def test_refused_events_change_nothing(monkeypatch):
+  monkeypatch.setattr(items, 'MAX_ITEMS', 2)
+
+  async def converse(talk):
+    await talk.manual('text')
+    parts = [{'type': 'input_audio', 'audio': encode(speech(s))} for s in (0.5, 20.5)]
+    item = {'type': 'message', 'role': 'user', 'content': parts}
+    await talk.send('conversation.item.create', item=item)
+    assert (await talk.until('error'))['error']['param'] == 'item.content.1.audio'
+
+    await talk.write('one', id='a')
+    await talk.write('two', id='b')
+    await talk.say(speech(0.5))
+    await talk.send('input_audio_buffer.commit')
+    assert (await talk.until('error'))['error']['code'] == 'conversation_full'
+    await talk.send('conversation.item.delete', item_id='a')
+    await talk.send('input_audio_buffer.commit')
+    await talk.until('input_audio_buffer.committed')  # the audio was not lost
+    heard = 'conversation.item.input_audio_transcription.completed'
+    await talk.until(heard)
+    assert len(talk.of(heard)) == 1
+
+  run(converse, make_service())
+
+
+def test_a_refused_cut_does_not_stop_the_answer():
+  async def converse(talk):
+    await talk.write('Hello')
+    await talk.send('response.create')
+    item = (await talk.until('response.output_item.added'))['item']
+    place = {'item_id': item['id'], 'content_index': 3}
+    await talk.send('conversation.item.truncate', audio_end_ms=1, **place)
+    assert (await talk.until('error'))['error']['param'] == 'content_index'
+    done = (await talk.until('response.done'))['response']
+    assert done['status'] == 'completed'
+
+  run(converse, make_service())
 
 
 def test_audio_of_a_written_item_is_heard():
