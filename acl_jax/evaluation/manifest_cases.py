@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """From manifests to cases of tasks, chosen by `task`, fields and `--suite`."""
 
+import collections
 import dataclasses
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,7 +67,8 @@ def select(
 ) -> Selection:
   """Read what is evaluated of a manifest, or of all in a folder.
 
-  suite: see `parse_suite`. limit: lines of each task. tasks: all that there are.
+  suite: see `parse_suite`. limit: lines of each task in each manifest. tasks: all that
+  there are.
 
   ValueError if a task of the suite has no line.
   """
@@ -111,12 +114,13 @@ class _Reader:
     self.alone = suite is not None and MODALITY not in suite
     self.cases: dict[str, list[Case]] = {}
     self.bad: list[BadUtterance] = []
-    self._lines = dict.fromkeys((task.name for task in chosen), 0)
+    self._lines: collections.Counter[str] = collections.Counter()  # of each task
     self._ids: set[tuple[str, str]] = set()
 
   def read(self, path: Path) -> None:
     """Read a manifest."""
     folder = path.parent.resolve()
+    self._lines.clear()
     lines = manifest.read_lines(path, lambda entry: self._parse(entry, folder))
     for line in lines:
       # `modality` reports the lines that are not JSON.
@@ -133,9 +137,10 @@ class _Reader:
         cases = task.parse(entry, folder)
         self._check_ids(task, cases)
       except LineError as error:
-        suffix = f' (task {task.name})'
-        problem = str(error).removeprefix(f'{error.field} ').removesuffix(suffix)
-        raise LineError(error.field, problem + suffix) from None
+        # A task may have named itself, or the one that it varies.
+        problem = re.sub(r' \(task \w+\)$', '', str(error))
+        problem = problem.removeprefix(f'{error.field} ')
+        raise LineError(error.field, f'{problem} (task {task.name})') from None
       self.cases.setdefault(task.name, []).extend(cases)
 
   def _choose(self, entry: Mapping[str, Any]) -> list[Task]:

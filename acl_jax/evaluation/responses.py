@@ -49,8 +49,15 @@ def generate_responses(
   for index, (case, limit) in enumerate(zip(cases, max_new_tokens, strict=True)):
     groups[_cache_class(prompt_length(case) + limit)].append(index)
   for length, indices in sorted(groups.items(), reverse=True):
-    # The longest responses first, so that no slot is idle at the end.
-    indices.sort(key=lambda index: -max_new_tokens[index])
+    # The longest responses first, so that no slot is idle at the end; then those of
+    # one kind and similar length, which are prefilled together.
+    indices.sort(
+      key=lambda index: (
+        -max_new_tokens[index],
+        not cases[index].clips,
+        -prompt_length(cases[index]),
+      )
+    )
     config = EngineConfig(
       slots=min(MAX_SLOTS, CACHED_POSITIONS // length or 1, len(indices)),
       prompt_length=max(prompt_length(cases[i]) for i in indices) - prefix_length,
