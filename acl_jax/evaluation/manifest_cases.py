@@ -41,9 +41,16 @@ def parse_suite(names: Sequence[str] | None, tasks: Tasks) -> list[str] | None:
   """Check the names of a suite; None stands for what the fields allow."""
   known = [MODALITY, *tasks]
   for name in names or ():
-    if name not in known:
+    if name != MODALITY and not _named_tasks(name, tasks):
       raise ValueError(f'--suite: {name!r} is not one of {", ".join(known)}')
   return [*dict.fromkeys(names)] if names else None
+
+
+def _named_tasks(name: str, tasks: Tasks) -> list[Task]:
+  """Return the task of this name, or all `name_*`, as for 'robustness'."""
+  if name in tasks:
+    return [tasks[name]]
+  return [task for other, task in tasks.items() if other.startswith(f'{name}_')]
 
 
 def find_manifests(path: str | Path) -> list[Path]:
@@ -74,8 +81,9 @@ def select(
   """
   manifests = find_manifests(path)
   names = [name for name in tasks if name not in ON_REQUEST] if suite is None else suite
-  chosen = [tasks[name] for name in names if name != MODALITY]
-  reader = _Reader(chosen, suite, limit, tasks)
+  chosen = {name: _named_tasks(name, tasks) for name in names if name != MODALITY}
+  different = {task.name: task for each in chosen.values() for task in each}
+  reader = _Reader([*different.values()], suite, limit, tasks)
   for each in manifests:
     if not each.is_file():
       raise FileNotFoundError(f'{each}: the manifest does not exist')
@@ -90,10 +98,10 @@ def select(
     if suite is None and reader.cases and not usable:
       reader.bad += [each for each in utterances if isinstance(each, BadUtterance)]
       utterances = None
-  for task in chosen if suite is not None else ():
-    if not reader.cases.get(task.name):
+  for name, each in chosen.items() if suite is not None else ():
+    if not any(reader.cases.get(task.name) for task in each):
       first = f' The first problem: {reader.bad[0].reason}' if reader.bad else ''
-      raise ValueError(f'{path}: no line can be used for the task {task.name}.{first}')
+      raise ValueError(f'{path}: no line can be used for the task {name}.{first}')
   return Selection(utterances, reader.cases, reader.bad)
 
 

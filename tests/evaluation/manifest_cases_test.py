@@ -116,6 +116,16 @@ def test_a_task_that_varies_another_is_named_alone(write):
     manifest_cases.select(path, ['robustness_instructions'], None, tasks)
 
 
+def test_a_name_may_stand_for_several_tasks(write):
+  tasks = {task.name: task for task in map(Robustness, TASKS.values())} | TASKS
+  assert manifest_cases.parse_suite(['robustness'], tasks) == ['robustness']
+  selection = manifest_cases.select(write(QUESTION), ['robustness'], None, tasks)
+  [(name, cases)] = selection.cases.items()
+  assert name == 'robustness_spoken_qa' and len(cases) == 19
+  with pytest.raises(ValueError, match='no line can be used for the task robustness'):
+    manifest_cases.select(write({'id': 'x'}), ['robustness'], None, tasks)
+
+
 def test_bad_lines_name_file_line_task_and_field(write):
   path = write(
     QUESTION,
