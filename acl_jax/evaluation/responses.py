@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
-import numpy as np
 
 from acl_jax.evaluation.cache import ResultCache
 from acl_jax.evaluation.prompt_batches import PromptCase, layout_rows, prompt_length
@@ -94,8 +93,10 @@ def _engine_prompt(model: SpeechLLM, case: PromptCase, prefix_length: int):
   if len(case.prompt) == 1 and not case.clips:
     return _leading_text(case)[prefix_length:]
   rows = layout_rows([case], [()], 1, model.llama.config.hidden_size)
-  embeddings, segment_ids = _splice(model, rows.prompt, rows.audio, rows.audio_mask)
-  return np.asarray(embeddings[0][segment_ids[0] > 0][prefix_length:])
+  spliced = _splice(model, rows.prompt, rows.audio, rows.audio_mask)
+  # On the host: on a device every length would be compiled.
+  embeddings, segment_ids = jax.device_get(spliced)
+  return embeddings[0][segment_ids[0] > 0][prefix_length:]
 
 
 _splice = jax.jit(lambda model, *rows: model.splice(*rows))
