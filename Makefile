@@ -45,7 +45,7 @@ demo: $(VENV)/.demo
 	$(PYTHON) demo.py --workdir=runs/demo
 
 evaluate: $(VENV)/.evaluation
-	@echo '== Saying the sets that come with the code, in runs/evaluate/sets'
+	@echo '== Synthesizing the evaluation sets in runs/evaluate/sets'
 	$(PYTHON) -m data_pipeline.evaluation_sets.build --output=runs/evaluate/sets $(if $(LIMIT),--limit=$(LIMIT))
 	@echo '== Evaluating the shipped model in runs/evaluate/report'
 	$(PYTHON) -m acl_jax.evaluate --config=configs/smol.py --suite=$(SUITE) \

@@ -49,10 +49,11 @@ class Options:
   """What of a manifest is evaluated, and against what.
 
   checkpoint: None for the shipped adapter. suite: names of tasks; None for those whose
-  fields the lines have. limit: lines to read of each task. cascade: a CTranslate2
-  folder of Whisper, or 'none'. babble_snr: dB above a babble of other utterances, for
-  the task `modality` alone; None for the audio as it is. judge_url, judge_model: a
-  model that scores answers. contained: refuse audio outside the manifest's folder.
+  fields the lines have. limit: lines to read of each task in each manifest. cascade: a
+  CTranslate2 folder of Whisper, or 'none' for no cascade. babble_snr: dB above a babble
+  of other utterances, for the task `modality` alone; None for the audio as it is.
+  judge_url, judge_model: a model that scores answers. contained: refuse audio outside
+  the manifest's folder.
   """
 
   checkpoint: str | None = None
@@ -239,7 +240,7 @@ if __name__ == '__main__':
   flags.DEFINE_string('checkpoint', None, 'a workdir of train or an adapter file')
   names = ', '.join((MODALITY, *make_tasks()))
   flags.DEFINE_list('suite', None, f'of {names}; by default what the fields allow')
-  flags.DEFINE_integer('limit', None, 'read only this many lines of each task', 1)
+  flags.DEFINE_integer('limit', None, 'lines of each task to read of a manifest', 1)
   flags.DEFINE_string(
     'cascade',
     'asset:whisper-base',

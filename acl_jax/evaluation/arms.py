@@ -75,7 +75,8 @@ def build_prompts(
 ) -> dict[str, ArmPrompt]:
   """Return the prompt of a case in each arm; ValueError if the template refuses it.
 
-  partner: whose audio stands for that of the case in `shuffled_audio`.
+  partner: whose audio stands for that of the case in `shuffled_audio`, clean if that
+  was heard: the wrong words say the same whatever is done to their audio.
   """
   prompts = {}
   for arm in arms:
@@ -105,7 +106,8 @@ def _stand_in(
     return ''
   if arm == 'shuffled_audio':
     assert partner is not None
-    return heard[partner.speech[number % len(partner.speech)]].clip
+    other = partner.speech[number % len(partner.speech)]
+    return heard.get(Speech(other.utterance), heard[other]).clip
   if arm == 'audio':
     return heard[speech].clip
   is_cascade = arm == 'cascade'

@@ -3,6 +3,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from data_pipeline.corpora.utterance import Utterance
 # faster-whisper would download a missing tokenizer.json.
 REQUIRED_FILES = ('model.bin', 'config.json', 'tokenizer.json')
 BEAM_SIZE = 5
+MAX_THREADS = 8
 
 
 class Recogniser:
@@ -25,10 +27,14 @@ class Recogniser:
   Raises ValueError if faster-whisper is missing or cannot load `folder`, and
   FileNotFoundError if a file of the folder is missing.
 
-  folder: Whisper in CTranslate2's format.
+  folder: Whisper in CTranslate2's format. at_once: how many threads may call it at the
+  same time, each with its share of the cores; None for one per core, which is the
+  fastest for many utterances, as the threads of one call wait for each other.
   """
 
-  def __init__(self, folder: str | Path):
+  at_once = 1
+
+  def __init__(self, folder: str | Path, at_once: int | None = None):
     folder = Path(folder)
     try:
       import faster_whisper  # an optional dependency
@@ -43,6 +49,8 @@ class Recogniser:
           f'{folder}: {name} is missing. Set --cascade to a folder with a '
           'CTranslate2 Whisper model'
         )
+    cores = min(MAX_THREADS, _count_cores())
+    self.at_once = at_once or cores
     # Whisper falls back to sampling if beam search fails; its threads use this seed.
     faster_whisper.transcribe.ctranslate2.set_random_seed(0)
     try:
@@ -50,7 +58,8 @@ class Recogniser:
         str(folder),
         device='cpu',
         compute_type='float32',
-        cpu_threads=min(8, _count_cores()),
+        cpu_threads=max(1, cores // self.at_once),
+        num_workers=self.at_once,
         local_files_only=True,
       )
     except RuntimeError as error:
@@ -92,12 +101,20 @@ def transcribe_utterances(
     cache: This recogniser's transcripts, keyed by a fingerprint of the waveform.
     advance: Called with 1 after each utterance.
   """
-  transcripts = []
-  for utterance in utterances:
+
+  def transcribe(utterance: Utterance) -> str:
     waveform = utterance.read(audio.Limits())
     key = fingerprint([waveform.tobytes()])
     if key not in cache:
       cache[key] = recogniser(waveform)
-    transcripts.append(cache[key])
-    advance(1)
+    return cache[key]
+
+  transcripts = []
+  beside = ThreadPoolExecutor(recogniser.at_once)
+  try:
+    for transcript in beside.map(transcribe, utterances):
+      transcripts.append(transcript)
+      advance(1)
+  finally:
+    beside.shutdown(cancel_futures=True)
   return transcripts

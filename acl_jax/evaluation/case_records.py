@@ -57,7 +57,10 @@ class AnswerRecord:
 
 @dataclasses.dataclass(frozen=True)
 class CaseRecord:
-  """A line of `cases.jsonl`; `answers` are by arm."""
+  """A line of `cases.jsonl`; `answers` are by arm.
+
+  line: cases of the same one are not independent; '' is a line of its own.
+  """
 
   task: str
   id: str
@@ -65,6 +68,7 @@ class CaseRecord:
   answers: Mapping[str, AnswerRecord]
   group: str = ''
   expected: Any = None
+  line: str = ''
 
   @property
   def key(self) -> tuple[str, str]:
@@ -139,6 +143,7 @@ def _parse_case(entry: Mapping[str, Any]) -> CaseRecord:
     },
     group=_text(entry.get('group') or ''),
     expected=entry.get('expected'),
+    line=_text(entry.get('line') or ''),
   )
 
 

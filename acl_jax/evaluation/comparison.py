@@ -17,7 +17,7 @@ from acl_jax.evaluation.case_records import (
   read_report,
 )
 from acl_jax.evaluation.labels import order_arms
-from acl_jax.evaluation.statistics import compare_values
+from acl_jax.evaluation.statistics import Lines, compare_values, number_lines
 
 Key = tuple[str, str]  # task and id
 
@@ -171,23 +171,28 @@ def _compare_arm(
   compared = {}
   for metric in metrics:
     scores = [
-      (one.score(arm, metric), other.score(arm, metric)) for one, other in pairs
+      (one.line, (one.score(arm, metric), other.score(arm, metric)))
+      for one, other in pairs
     ]
-    known = np.array([pair for pair in scores if None not in pair], np.float64)
-    if len(known):
+    known = [(line, pair) for line, pair in scores if None not in pair]
+    if known:
       is_tested = binary and metric == metrics[0]
-      compared[metric] = _compare_scores(known, is_tested)
+      lines = number_lines([line for line, _ in known])
+      values = np.array([pair for _, pair in known], np.float64)
+      compared[metric] = _compare_scores(values, is_tested, lines)
   return compared
 
 
-def _compare_scores(scores: Float[np.ndarray, 'n 2'], binary: bool) -> dict[str, Any]:
+def _compare_scores(
+  scores: Float[np.ndarray, 'n 2'], binary: bool, lines: Lines
+) -> dict[str, Any]:
   """Compare the (first, second) scores of n cases."""
   first, second = scores.T
   compared = {
     'cases': len(scores),
     'first': float(first.mean()),
     'second': float(second.mean()),
-    **compare_values(second, first, binary),
+    **compare_values(second, first, binary, lines),
   }
   if binary:
     right = scores > 0.5

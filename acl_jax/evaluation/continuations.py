@@ -26,7 +26,7 @@ from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.runtime.rounding import round_up
 from data_pipeline.batches import pad
 
-TARGET_MULTIPLE = 8  # tokens of all continuations of a row are padded to a multiple
+TARGET_MULTIPLE = 16  # tokens of all continuations of a row are padded to a multiple
 PADDING = -1  # the branch of a position that holds nothing
 
 Continuations = Sequence[tuple[int, ...]]

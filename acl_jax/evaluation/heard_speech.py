@@ -19,6 +19,7 @@ from jaxtyping import Float, Float32
 from acl_jax.evaluation.cache import ResultCache
 from acl_jax.evaluation.cascade import Recogniser
 from acl_jax.evaluation.degradations import degrade, others_of
+from acl_jax.evaluation.media import encode_mp3
 from acl_jax.evaluation.tasks.task import Speech
 from acl_jax.hearing.hearing import Hearing
 from acl_jax.runtime.files import write_atomically
@@ -36,7 +37,8 @@ class HeardSpeech(NamedTuple):
   clip: Embeddings for the LLM. transcript: The model's own; None if it has none.
   cascade_transcript: The recogniser's; None without a cascade. tokens: Of the model's
   own transcript, each `text`, `log_prob` and `alternatives`. has_speech: See
-  `hearing.heard`.
+  `hearing.heard`. degraded: the audio that was heard, as a file, if it is not that of
+  the utterance.
   """
 
   clip: Float[np.ndarray, 'n e']
@@ -44,6 +46,7 @@ class HeardSpeech(NamedTuple):
   cascade_transcript: str | None
   tokens: list[dict[str, Any]]
   has_speech: bool = True  # as of a result that was stored without it
+  degraded: Path | None = None
 
 
 class Listener:
@@ -59,6 +62,7 @@ class Listener:
     self.folder = cache / f'heard-{digest["sha256"][:16]}'
     self.folder.mkdir(parents=True, exist_ok=True)
     self.transcripts = None
+    self._transcribing: dict[str, Future] = {}
     if recogniser is not None:
       path = cache / f'cascade-{recogniser.sha256[:16]}.jsonl'
       self.transcripts = ResultCache(path)
@@ -81,7 +85,8 @@ class Listener:
       heard[each] = result._replace(cascade_transcript=transcript.result())
       advance(1)
 
-    with ThreadPoolExecutor(1) as beside:
+    threads = 1 if self.recogniser is None else self.recogniser.at_once
+    with ThreadPoolExecutor(threads) as beside:
       for each in different:
         utterance, others = each.utterance, others_of(each.utterance, utterances)
         try:
@@ -89,12 +94,19 @@ class Listener:
           samples = degrade(samples, utterance.id, each.degradation, others)
           content = fingerprint([np.ascontiguousarray(samples).tobytes()])
           result = self._hear(samples, content)
+          if each.degradation:
+            result = result._replace(degraded=self._store(samples, content))
         except ValueError as error:
           reasons[each] = str(error)
           advance(1)
           continue
         language = _language(utterance.lang)
-        transcript = beside.submit(self._transcribe, samples, content, language)
+        key = content if language == 'en' else f'{content}-{language}'
+        if key not in self._transcribing:
+          self._transcribing[key] = beside.submit(
+            self._transcribe, samples, key, language
+          )
+        transcript = self._transcribing[key]
         waiting.append((each, result, transcript))
         if len(waiting) > AHEAD:
           finish_first()
@@ -121,15 +133,21 @@ class Listener:
     clip = heard.embeddings.astype(np.float32)
     result = HeardSpeech(clip, transcript, None, tokens, heard.has_speech)
     file = io.BytesIO()
-    np.savez(file, clip=result.clip, rest=np.array(json.dumps(result[1:])))
+    np.savez(file, clip=result.clip, rest=np.array(json.dumps(result[1:5])))
     write_atomically(path, file.getvalue())
     return result
 
-  def _transcribe(self, samples: Waveform, content: str, language: str) -> str | None:
+  def _store(self, samples: Waveform, content: str) -> Path:
+    """Return a file of what was heard; it is written if it is not there."""
+    path = self.folder.resolve() / f'{content}.mp3'
+    if not path.exists():
+      write_atomically(path, encode_mp3(samples))
+    return path
+
+  def _transcribe(self, samples: Waveform, key: str, language: str) -> str | None:
     """Return what the recogniser hears, from the cache if it is there."""
     if self.recogniser is None or self.transcripts is None:
       return None
-    key = content if language == 'en' else f'{content}-{language}'
     if key not in self.transcripts:
       english = language == 'en'
       self.transcripts[key] = (

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """From manifests to cases of tasks, chosen by `task`, fields and `--suite`."""
 
+import collections
 import dataclasses
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,9 +42,16 @@ def parse_suite(names: Sequence[str] | None, tasks: Tasks) -> list[str] | None:
   """Check the names of a suite; None stands for what the fields allow."""
   known = [MODALITY, *tasks]
   for name in names or ():
-    if name not in known:
+    if name != MODALITY and not _named_tasks(name, tasks):
       raise ValueError(f'--suite: {name!r} is not one of {", ".join(known)}')
   return [*dict.fromkeys(names)] if names else None
+
+
+def _named_tasks(name: str, tasks: Tasks) -> list[Task]:
+  """Return the task of this name, or all `name_*`, as for 'robustness'."""
+  if name in tasks:
+    return [tasks[name]]
+  return [task for other, task in tasks.items() if other.startswith(f'{name}_')]
 
 
 def find_manifests(path: str | Path) -> list[Path]:
@@ -71,15 +80,16 @@ def select(
 ) -> Selection:
   """Read what is evaluated of a manifest, or of all in a folder.
 
-  suite: see `parse_suite`. limit: lines of each task. tasks: all that there are.
-  contained: audio outside the folder of its manifest is refused.
+  suite: see `parse_suite`. limit: lines of each task in each manifest. tasks: all that
+  there are. contained: audio outside the folder of its manifest is refused.
 
   ValueError if a task of the suite has no line.
   """
   manifests = find_manifests(path)
   names = [name for name in tasks if name not in ON_REQUEST] if suite is None else suite
-  chosen = [tasks[name] for name in names if name != MODALITY]
-  reader = _Reader(chosen, suite, limit, tasks, contained)
+  chosen = {name: _named_tasks(name, tasks) for name in names if name != MODALITY}
+  different = {task.name: task for each in chosen.values() for task in each}
+  reader = _Reader([*different.values()], suite, limit, tasks, contained)
   for each in manifests:
     if not each.is_file():
       raise FileNotFoundError(f'{each}: the manifest does not exist')
@@ -94,10 +104,10 @@ def select(
     if suite is None and reader.cases and not usable:
       reader.bad += [each for each in utterances if isinstance(each, BadUtterance)]
       utterances = None
-  for task in chosen if suite is not None else ():
-    if not reader.cases.get(task.name):
+  for name, each in chosen.items() if suite is not None else ():
+    if not any(reader.cases.get(task.name) for task in each):
       first = f' The first problem: {reader.bad[0].reason}' if reader.bad else ''
-      raise ValueError(f'{path}: no line can be used for the task {task.name}.{first}')
+      raise ValueError(f'{path}: no line can be used for the task {name}.{first}')
   return Selection(utterances, reader.cases, reader.bad)
 
 
@@ -120,12 +130,13 @@ class _Reader:
     self.alone = suite is not None and MODALITY not in suite
     self.cases: dict[str, list[Case]] = {}
     self.bad: list[BadUtterance] = []
-    self._lines = dict.fromkeys((task.name for task in chosen), 0)
+    self._lines: collections.Counter[str] = collections.Counter()  # of each task
     self._ids: set[tuple[str, str]] = set()
 
   def read(self, path: Path) -> None:
     """Read a manifest."""
     folder = path.parent.resolve()
+    self._lines.clear()
     lines = manifest.read_lines(path, lambda entry: self._parse(entry, folder))
     for line in lines:
       # `modality` reports the lines that are not JSON.
@@ -144,9 +155,10 @@ class _Reader:
           _check_contained(cases, folder)
         self._check_ids(task, cases)
       except LineError as error:
-        suffix = f' (task {task.name})'
-        problem = str(error).removeprefix(f'{error.field} ').removesuffix(suffix)
-        raise LineError(error.field, problem + suffix) from None
+        # A task may have named itself, or the one that it varies.
+        problem = re.sub(r' \(task \w+\)$', '', str(error))
+        problem = problem.removeprefix(f'{error.field} ')
+        raise LineError(error.field, f'{problem} (task {task.name})') from None
       self.cases.setdefault(task.name, []).extend(cases)
 
   def _choose(self, entry: Mapping[str, Any]) -> list[Task]:

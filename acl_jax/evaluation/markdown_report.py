@@ -21,7 +21,10 @@ def format_markdown(report: Mapping[str, Any], title: str) -> str:
       Row(f'{view.label}: {view.metric}', view.cases, view.headline) for view in views
     ]
     lines += [*_arm_table('Task', rows, arms), '']
-    lines += ['Values have 95 % bootstrap intervals over the cases.', '']
+    lines += [
+      'Values have 95 % bootstrap intervals over the lines of the manifest.',
+      '',
+    ]
     for view in views:
       lines += [*_describe_task(view), '']
   if 'response_nll' in report:

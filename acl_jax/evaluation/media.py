@@ -31,10 +31,15 @@ def spectrogram_data_url(log_mel: Float[np.ndarray, 't m']) -> str:
 
 def mp3_data_url(waveform: Float32[np.ndarray, ' samples']) -> str:
   """Encode 16 kHz mono audio as an MP3, which every browser plays."""
+  return _data_url('audio/mpeg', encode_mp3(waveform))
+
+
+def encode_mp3(waveform: Float32[np.ndarray, ' samples']) -> bytes:
+  """Encode 16 kHz mono audio as an MP3."""
   file = io.BytesIO()
   clipped = np.clip(waveform, -1, 1)
   soundfile.write(file, clipped, SAMPLE_RATE, 'MPEG_LAYER_III', format='MP3')
-  return _data_url('audio/mpeg', file.getvalue())
+  return file.getvalue()
 
 
 def _data_url(media_type: str, content: bytes) -> str:

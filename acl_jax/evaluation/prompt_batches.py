@@ -15,8 +15,7 @@ from acl_jax.text.layout import NO_AUDIO, Segment, layout_prompt
 from data_pipeline.batches import pad
 
 # Sizes are padded to a multiple of these.
-LENGTH_MULTIPLE = 16  # positions of a row
-AUDIO_MULTIPLE = 8  # audio embeddings of a row
+LENGTH_MULTIPLE = 32  # positions of a row; with audio, its embeddings have as many
 RESPONSE_MULTIPLE = 32  # response tokens
 
 
@@ -126,18 +125,21 @@ def layout_rows(
   The responses of the cases are not laid out. width: Size of an embedding.
   """
   tokens, audio_index, last = [], [], np.zeros(rows, np.int32)
-  num_audio = round_up(max(map(_num_audio, cases)), AUDIO_MULTIPLE)
+  laid_out = [layout_prompt(case.prompt, _place_clips(case)) for case in cases]
+  length = max(
+    len(layout.tokens) + len(tail) for layout, tail in zip(laid_out, tails, strict=True)
+  )
+  length = round_up(length, LENGTH_MULTIPLE)
+  num_audio = length if any(case.clips for case in cases) else 1
   audio = np.zeros((rows, num_audio, width), np.float32)
   audio_mask = np.zeros((rows, num_audio), bool)
-  for row, (case, tail) in enumerate(zip(cases, tails, strict=True)):
-    layout = layout_prompt(case.prompt, _place_clips(case))
+  for row, (case, layout, tail) in enumerate(zip(cases, laid_out, tails, strict=True)):
     tokens.append([*layout.tokens, *tail])
     audio_index.append(layout.audio_index)
     last[row] = len(layout.tokens) - 1
     audio_mask[row, : (count := _num_audio(case))] = True
     if count:
       audio[row, :count] = np.concatenate(case.clips)
-  length = round_up(max(map(len, tokens)), LENGTH_MULTIPLE)
   lengths = np.zeros((rows, 1), np.int32)
   lengths[: len(cases), 0] = [*map(len, tokens)]
   segment_ids = (np.arange(length) < lengths).astype(np.int32)

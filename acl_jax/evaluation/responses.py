@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
-import numpy as np
 
 from acl_jax.evaluation.cache import ResultCache
 from acl_jax.evaluation.prompt_batches import PromptCase, layout_rows, prompt_length
@@ -50,8 +49,15 @@ def generate_responses(
   for index, (case, limit) in enumerate(zip(cases, max_new_tokens, strict=True)):
     groups[_cache_class(prompt_length(case) + limit)].append(index)
   for length, indices in sorted(groups.items(), reverse=True):
-    # The longest responses first, so that no slot is idle at the end.
-    indices.sort(key=lambda index: -max_new_tokens[index])
+    # The longest responses first, so that no slot is idle at the end; then those of
+    # one kind and similar length, which are prefilled together.
+    indices.sort(
+      key=lambda index: (
+        -max_new_tokens[index],
+        not cases[index].clips,
+        -prompt_length(cases[index]),
+      )
+    )
     config = EngineConfig(
       slots=min(MAX_SLOTS, CACHED_POSITIONS // length or 1, len(indices)),
       prompt_length=max(prompt_length(cases[i]) for i in indices) - prefix_length,
@@ -88,8 +94,10 @@ def _engine_prompt(model: SpeechLLM, case: PromptCase, prefix_length: int):
   if len(case.prompt) == 1 and not case.clips:
     return _leading_text(case)[prefix_length:]
   rows = layout_rows([case], [()], 1, model.llama.config.hidden_size)
-  embeddings, segment_ids = _splice(model, rows.prompt, rows.audio, rows.audio_mask)
-  return np.asarray(embeddings[0][segment_ids[0] > 0][prefix_length:])
+  spliced = _splice(model, rows.prompt, rows.audio, rows.audio_mask)
+  # On the host: on a device every length would be compiled.
+  embeddings, segment_ids = jax.device_get(spliced)
+  return embeddings[0][segment_ids[0] > 0][prefix_length:]
 
 
 _splice = jax.jit(lambda model, *rows: model.splice(*rows))

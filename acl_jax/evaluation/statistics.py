@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Intervals of metrics and of paired differences, and whether they could be chance."""
+"""Intervals of metrics and of paired differences, and whether they could be chance.
 
-from collections.abc import Callable
+`lines` number the lines that cases are of. Cases of one line are not independent, so
+lines are what is drawn and what is tested.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,39 +24,53 @@ Pool = Callable[
 ]  # a metric of the cases at these indices
 
 
-def mean_interval(values: Float[np.ndarray, ' n']) -> Json:
-  """Return the mean of n cases with its 95 % interval, whose bounds may be None."""
-  interval = ratio_interval(values, np.ones(len(values)))
+Lines = Int[np.ndarray, ' n']  # from 0
+
+
+def mean_interval(values: Float[np.ndarray, ' n'], lines: Lines | None = None) -> Json:
+  """Return the mean of n cases with its 95 % interval, whose bounds may be None.
+
+  lines: None if every case is a line of its own.
+  """
+  sums = np.bincount(_lines(lines, len(values)), values)
+  interval = ratio_interval(sums, np.bincount(_lines(lines, len(values))))
   if interval is None:
     return {'value': float(values.mean()), 'low': None, 'high': None}
   return dict(interval._asdict())
 
 
-def pooled_interval(pool: Pool, count: int) -> Json:
+def pooled_interval(pool: Pool, count: int, lines: Lines | None = None) -> Json:
   """Return a metric of n cases together with its 95 % interval."""
-  return _with_bounds(pool(np.arange(count)), _resample_pool(pool, count))
+  lines = _lines(lines, count)
+  return _with_bounds(pool(np.arange(count)), _resample_pool(pool, lines))
 
 
-def pooled_difference(first: Pool, second: Pool, count: int) -> Json:
-  """Return the difference of a metric of two arms, from the same draws of cases."""
-  every = np.arange(count)
-  draws = _resample_pool(first, count), _resample_pool(second, count)
+def pooled_difference(
+  first: Pool, second: Pool, count: int, lines: Lines | None = None
+) -> Json:
+  """Return the difference of a metric of two arms, from the same draws of lines."""
+  every, lines = np.arange(count), _lines(lines, count)
+  draws = _resample_pool(first, lines), _resample_pool(second, lines)
   return _with_bounds(first(every) - second(every), draws[0] - draws[1])
 
 
 def mcnemar(
-  first: Bool[np.ndarray, ' n'], second: Bool[np.ndarray, ' n']
+  first: Bool[np.ndarray, ' n'],
+  second: Bool[np.ndarray, ' n'],
+  lines: Lines | None = None,
 ) -> float | None:
   """Return the two-sided p-value of McNemar's exact test; None without cases.
 
-  1 if no case is right in one arm alone.
+  Of lines with several cases it is the sign test of the arm that is right more often,
+  which is McNemar's test where each line has one. 1 if no line tells the arms apart.
   """
   if not len(first):
     return None
-  only_first, only_second = np.sum(first & ~second), np.sum(second & ~first)
-  if not (disagreements := int(only_first + only_second)):
+  more = np.bincount(_lines(lines, len(first)), first * 1.0 - second * 1.0)
+  only_first, disagreements = int(np.sum(more > 0)), int(np.sum(more != 0))
+  if not disagreements:
     return 1.0
-  return float(stats.binomtest(int(only_first), disagreements, 0.5).pvalue)
+  return float(stats.binomtest(only_first, disagreements, 0.5).pvalue)
 
 
 def kappa(
@@ -60,7 +78,8 @@ def kappa(
 ) -> float | None:
   """Return Cohen's kappa: the agreement of two arms beyond that of chance.
 
-  None without cases, or if both arms are always right, or both always wrong.
+  It describes all cases, whatever their lines. None without cases, or if both arms are
+  always right, or both always wrong.
   """
   if not len(first):
     return None
@@ -72,17 +91,21 @@ def kappa(
 
 
 def compare_values(
-  first: Float[np.ndarray, ' n'], second: Float[np.ndarray, ' n'], binary: bool
+  first: Float[np.ndarray, ' n'],
+  second: Float[np.ndarray, ' n'],
+  binary: bool,
+  lines: Lines | None = None,
 ) -> Json:
   """Return how a metric of each case differs between two arms, as in report.json.
 
   binary: whether it is 0 or 1, so that McNemar's test and kappa apply.
   """
-  difference = mean_interval(first - second)
+  difference = mean_interval(first - second, lines)
   if not binary:
     return describe_comparison(difference)
   is_right = first > 0.5, second > 0.5
-  return describe_comparison(difference, mcnemar(*is_right), kappa(*is_right))
+  p_value = mcnemar(*is_right, lines)
+  return describe_comparison(difference, p_value, kappa(*is_right))
 
 
 def describe_comparison(
@@ -104,11 +127,28 @@ def describe_comparison(
   }
 
 
-def _resample_pool(pool: Pool, count: int) -> Float[np.ndarray, ' r']:
-  """Return the metric of each of POOL_RESAMPLES draws of n cases."""
+def number_lines(names: Sequence[str]) -> Lines:
+  """Return a number for each name; '' is a line of its own."""
+  numbers: dict[str | int, int] = {}
+  return np.array(
+    [numbers.setdefault(name or i, len(numbers)) for i, name in enumerate(names)],
+    np.int64,
+  )
+
+
+def _lines(lines: Lines | None, count: int) -> Lines:
+  return np.arange(count) if lines is None else lines
+
+
+def _resample_pool(pool: Pool, lines: Lines) -> Float[np.ndarray, ' r']:
+  """Return the metric of each of POOL_RESAMPLES draws of as many lines."""
   rng = np.random.default_rng(SEED)
+  count = int(lines.max(initial=-1)) + 1
   draws = rng.integers(0, count, (POOL_RESAMPLES if count > 1 else 0, count))
-  return np.array([pool(draw) for draw in draws])
+  members = np.split(
+    np.argsort(lines, kind='stable'), np.cumsum(np.bincount(lines))[:-1]
+  )
+  return np.array([pool(np.concatenate([members[i] for i in draw])) for draw in draws])
 
 
 def _with_bounds(value: float, draws: Float[np.ndarray, ' r']) -> Json:

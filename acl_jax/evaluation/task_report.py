@@ -64,6 +64,7 @@ def _case_lines(
       'task': name,
       'id': case.id,
       'group': case.group,
+      'line': case.line or case.id,
       'turns': _turns(case, results.heard),
       'expected': case.expected,
       'answers': {
@@ -87,13 +88,17 @@ def _turns(case: Case, heard: Mapping[Speech, HeardSpeech]) -> list[dict[str, An
 
 
 def _describe(speech: Speech, heard: HeardSpeech) -> dict[str, Any]:
-  """Return what was said; `audio` is a file, None if it is only a part of one."""
+  """Return what was spoken.
+
+  `audio` is a file of what was heard; None if that is only a part of a file.
+  """
   utterance = speech.utterance
   is_file = not (utterance.span or utterance.stretch or utterance.example)
+  path = heard.degraded or (utterance.audio_filepath if is_file else None)
   transcripts = {'audio': heard.transcript, 'cascade': heard.cascade_transcript}
   return {
     'text': utterance.text,
-    'audio': str(utterance.audio_filepath) if is_file else None,
+    'audio': str(path) if path else None,
     'degradation': speech.degradation,
     'heard': {arm: text for arm, text in transcripts.items() if text is not None},
     'tokens': heard.tokens,

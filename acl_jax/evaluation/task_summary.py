@@ -51,6 +51,7 @@ def summarise_task(
   groups.pop('', None)
   summary: Json = {
     'cases': len(result.cases),
+    'lines': count_lines(result.cases),
     'binary': task.binary,
     'metrics': list(task.metrics),
     'arms': {name: arm.summarise() for name, arm in arms.items()},
@@ -72,6 +73,15 @@ def summarise_task(
   if left_out := getattr(task, 'left_out', None):
     summary['left_out'] = list(left_out)
   return summary
+
+
+def count_lines(cases: Sequence[Case]) -> int:
+  """Return how many lines the cases are of."""
+  return len({*_number_lines(cases).tolist()})
+
+
+def _number_lines(cases: Sequence[Case]) -> statistics.Lines:
+  return statistics.number_lines([case.line for case in cases])
 
 
 class _Arm:
@@ -96,28 +106,38 @@ class _Arm:
     metrics = {}
     pooled = self.task.pool(self.cases, self.answers)
     for metric in self.task.metrics:
-      values = [each[metric] for each in self.scores if metric in each]
-      if values:
-        metrics[metric] = statistics.mean_interval(np.array(values, np.float64))
+      pairs = zip(self.cases, self.scores, strict=True)
+      scored = [(case, each[metric]) for case, each in pairs if metric in each]
+      if scored:
+        cases, values = zip(*scored, strict=True)
+        metrics[metric] = statistics.mean_interval(
+          np.array(values, np.float64), _number_lines(cases)
+        )
       elif metric in pooled:
-        count = len(self.cases)
-        metrics[metric] = statistics.pooled_interval(self._pool(metric), count)
+        metrics[metric] = statistics.pooled_interval(
+          self._pool(metric), len(self.cases), _number_lines(self.cases)
+        )
     return metrics
 
   def compare(self, other: '_Arm') -> Json:
     """Compare the headline metric with that of another arm, over the cases of both."""
     metric = self.task.metrics[0]
-    pairs = [
-      (mine[metric], theirs[metric])
-      for mine, theirs in zip(self.scores, other.scores, strict=True)
+    scored = [
+      (case, (mine[metric], theirs[metric]))
+      for case, mine, theirs in zip(self.cases, self.scores, other.scores, strict=True)
       if metric in mine and metric in theirs
     ]
-    if pairs:
+    if scored:
+      cases, pairs = zip(*scored, strict=True)
       first, second = np.array(pairs, np.float64).T
-      compared = statistics.compare_values(first, second, self.task.binary)
+      compared = statistics.compare_values(
+        first, second, self.task.binary, _number_lines(cases)
+      )
     else:
       mine, theirs = self._pool(metric), other._pool(metric)
-      difference = statistics.pooled_difference(mine, theirs, len(self.cases))
+      difference = statistics.pooled_difference(
+        mine, theirs, len(self.cases), _number_lines(self.cases)
+      )
       compared = statistics.describe_comparison(difference)
     return {'metric': metric, **compared}
 
@@ -136,7 +156,8 @@ def format_tasks(tasks: Mapping[str, Any]) -> str:
   lines = []
   for name, task in tasks.items():
     metric = task['metrics'][0]
-    lines.append(f'{name}: {metric}, {task["cases"]} cases')
+    of_lines = f' of {task["lines"]} lines' if task['lines'] < task['cases'] else ''
+    lines.append(f'{name}: {metric}, {task["cases"]} cases{of_lines}')
     for arm, metrics in task['arms'].items():
       if metric in metrics:
         lines.append(f'  {arm:16}{_format(metrics[metric])}')

@@ -65,6 +65,7 @@ class TaskView(NamedTuple):
   label: str
   summary: str
   cases: int
+  counted: str  # the cases, and the lines that they are of if those are fewer
   metric: str
   headline: Mapping[str, Cell]  # by arm
   arms: list[str]
@@ -98,6 +99,11 @@ def make_overview(views: Sequence[TaskView]) -> dict[str, dict[str, list[str]]]:
   return overview
 
 
+def _count(task: Mapping[str, Any]) -> str:
+  cases, lines = task.get('cases') or 0, task.get('lines')
+  return f'{cases} cases' + (f' of {lines} lines' if lines and lines < cases else '')
+
+
 def _make_view(name: str, task: Mapping[str, Any]) -> TaskView:
   arms = order_arms(task.get('arms') or {})
   metrics = task.get('metrics') or []
@@ -111,6 +117,7 @@ def _make_view(name: str, task: Mapping[str, Any]) -> TaskView:
     label=task_label(name),
     summary=task_summary(name),
     cases=task.get('cases') or 0,
+    counted=_count(task),
     metric=describe_metric(headline),
     headline=make_cells(task, headline, scale),
     arms=arms,

@@ -138,7 +138,7 @@ def _read_list(root: Path, lang: str) -> dict[str, str]:
   texts = {}
   for line in content.decode('utf-8-sig', errors='replace').splitlines():
     match = _LINE.fullmatch(line.strip())
-    # Brackets hold notes that are not said.
+    # Brackets hold notes that are not spoken.
     if match and not _NOT_SAID.search(match[2]):
       if len(_WORD.findall(match[2])) >= MIN_WORDS:
         texts[match[1]] = ' '.join(match[2].split())

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Program: say the sets that come with the code, and write manifests to evaluate on.
+r"""Program: synthesize the evaluation sets, and write manifests to evaluate on.
 
   python -m data_pipeline.evaluation_sets.build --output=sets
   python -m data_pipeline.evaluation_sets.build --output=sets --sets=questions,choices \
       --voices=kokoro:bf_isabella,kokoro:am_onyx,fr=piper:fr_FR-upmc-medium.onnx
 
-Writes `OUTPUT/NAME.jsonl` for every set and `OUTPUT/audio`. Which voice says a line
+Writes `OUTPUT/NAME.jsonl` for every set and `OUTPUT/audio`. Which voice speaks a line
 depends on the line's id and the voices alone. Audio that exists is kept, so a stopped
 run resumes. The set `asterisk` has recorded prompts of Debian's asterisk-core-sounds.
 """
@@ -45,7 +45,7 @@ def _build(names: Sequence[str], output: Path) -> None:
   args = flags.FLAGS
   written = [name for name in dict.fromkeys(names) if name in texts.SETS]
   if written:
-    _say_sets(written, args.voices or [], output, args.limit)
+    _synthesize_sets(written, args.voices or [], output, args.limit, args.every_pair)
   if 'asterisk' in names:
     try:
       _copy_asterisk(output, args.limit)
@@ -55,10 +55,14 @@ def _build(names: Sequence[str], output: Path) -> None:
       _warn(f'asterisk is left out: {error}')
 
 
-def _say_sets(
-  names: Sequence[str], specs: Sequence[str], output: Path, limit: int | None
+def _synthesize_sets(
+  names: Sequence[str],
+  specs: Sequence[str],
+  output: Path,
+  limit: int | None,
+  every_pair: bool,
 ) -> None:
-  """Say sets of written texts; a failure leaves the audio so far."""
+  """Synthesize sets of written texts; a failure leaves the audio so far."""
   voices, missing = choose_voices(specs)
   for reason in missing:
     _warn(reason)
@@ -70,7 +74,10 @@ def _say_sets(
         _warn(f'translations from {lang} are left out: no voice of it is installed')
   speaker = Speaker(voices, output)
   sets = {
-    name: [plan_line(name, entry, speaker) for entry in texts.read_set(name)[:limit]]
+    name: [
+      plan_line(name, entry, speaker, every_pair)
+      for entry in texts.read_set(name)[:limit]
+    ]
     for name in names
   }
   speaker.speak()
@@ -129,5 +136,8 @@ if __name__ == '__main__':
   flags.DEFINE_list('sets', None, f'which of {",".join(NAMES)}; by default all')
   flags.DEFINE_list('voices', None, 'ENGINE:NAME or LANG=ENGINE:NAME,…; see synthesize')
   flags.DEFINE_integer('limit', None, 'lines of a set, at most', lower_bound=1)
+  flags.DEFINE_bool(
+    'every_pair', False, 'translate each sentence from and to all languages, not one'
+  )
   flags.mark_flag_as_required('output')
   program.run(main)

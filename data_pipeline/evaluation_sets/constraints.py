@@ -2,7 +2,7 @@
 """Kinds of `constraints` in instructions.jsonl, and the parameters of each.
 
 The scorer of the task `instructions` knows the same names. They are those kinds of
-IFEval (Zhou et al. 2023) that can be said aloud. `at_least` and `at_most` bound a
+IFEval (Zhou et al. 2023) that can be spoken. `at_least` and `at_most` bound a
 count, and both ends are allowed.
 
   num_words, num_sentences {at_least | at_most}   num_paragraphs, bullets {exactly}

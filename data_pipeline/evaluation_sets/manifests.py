@@ -11,26 +11,36 @@ Entry = dict[str, Any]
 Finish = Callable[[], list[Entry]]  # the lines of a manifest, once everything is spoken
 
 
-def plan_line(name: str, entry: Entry, speaker: Speaker) -> Finish:
-  """Plan what is spoken of a line of set `name`; returns a function for afterwards."""
+def plan_line(
+  name: str, entry: Entry, speaker: Speaker, every_pair: bool = False
+) -> Finish:
+  """Plan what is spoken of a line of set `name`; returns a function for afterwards.
+
+  every_pair: translate a sentence from and to all languages, not only one.
+  """
   if name == 'translations':
-    return _plan_translations(entry, speaker)
+    return _plan_translations(entry, speaker, every_pair)
   if name == 'conversations':
     return _plan_conversation(entry, speaker)
   audio = speaker.plan(entry['id'], entry['text'], entry['id'])
   return lambda: [speaker.describe(audio) | entry]
 
 
-def _plan_translations(entry: Entry, speaker: Speaker) -> Finish:
-  """Every direction between English and another language, from those with a voice."""
-  id = entry['id']
+def _plan_translations(entry: Entry, speaker: Speaker, every_pair: bool) -> Finish:
+  """Both directions between English and another language, from those with a voice.
+
+  The other languages take turns, so that each has its own quarter of the sentences.
+  """
+  id, others = entry['id'], LANGUAGES[1:]
+  if not every_pair:
+    others = (others[int(id.rpartition('-')[2]) % len(others)],)
   audio = {
     lang: speaker.plan(f'{id}-{lang}', entry[lang], id, lang)
-    for lang in LANGUAGES
+    for lang in (LANGUAGES[0], *others)
     if lang in speaker.languages
   }
-  directions = [('en', lang) for lang in LANGUAGES[1:]]
-  directions += [(lang, 'en') for lang in LANGUAGES[1:]]
+  directions = [('en', lang) for lang in others]
+  directions += [(lang, 'en') for lang in others]
   return lambda: [
     speaker.describe(audio[source])
     | {

@@ -21,12 +21,12 @@ _SENTENCE_END = re.compile(r'(?<=[.!?]) (?=[A-Z])')
 
 
 def split_sentences(text: str) -> list[str]:
-  """Return a text in parts to be said at once: its sentences if it is long."""
+  """Return a text in parts to be spoken at once: its sentences if it is long."""
   return [text] if len(text) <= MAX_CHARACTERS else _SENTENCE_END.split(text)
 
 
 class Speaker:
-  """Collects what is to be said, says it, and describes the audio.
+  """Collects what is to be spoken, synthesizes it, and describes the audio.
 
   A file is named by its id and by a digest of text and voice, so audio that exists is
   kept, and that of an earlier text or voice is not used.
@@ -64,7 +64,7 @@ class Speaker:
     return name
 
   def speak(self) -> None:
-    """Say everything that has no audio yet; ChildProcessError if an engine fails."""
+    """Synthesize what has no audio yet; ChildProcessError if an engine fails."""
     self._folder.mkdir(parents=True, exist_ok=True)
     missing = {
       name: parts
@@ -80,7 +80,7 @@ class Speaker:
           path.unlink()
 
   def describe(self, name: str) -> dict[str, Any]:
-    """Return the keys of a manifest for an audio file that was said."""
+    """Return the keys of a manifest for an audio file that was synthesized."""
     first = self._parts[name][0]
     path = self._path(name)
     return {

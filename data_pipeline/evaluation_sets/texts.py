@@ -109,7 +109,7 @@ def _check_no_answer(entry: Entry, field: str, text: str) -> None:
   padded = f' {" ".join(split_words(text))} '
   for answer in entry['answers']:
     if f' {" ".join(split_words(answer))} ' in padded:
-      raise ValueError(f'{field} already says the answer {answer!r}')
+      raise ValueError(f'{field} already has the answer {answer!r}')
 
 
 def _check_options(entry: Entry) -> None:
@@ -120,9 +120,9 @@ def _check_options(entry: Entry) -> None:
     raise ValueError(f'options has {len(options)} strings; it must have 3 or 4')
   if not isinstance(answer, str) or len(answer) != 1 or answer not in letters:
     raise ValueError(f'answer is {answer!r}, not the letter of an option, {letters}')
-  said = ' '.join(f'{a}, {b}.' for a, b in zip(letters, options, strict=True))
-  if not entry['text'].endswith(f'? {said}'):
-    raise ValueError(f'text must be a question followed by {said!r}')
+  spoken = ' '.join(f'{a}, {b}.' for a, b in zip(letters, options, strict=True))
+  if not entry['text'].endswith(f'? {spoken}'):
+    raise ValueError(f'text must be a question followed by {spoken!r}')
 
 
 def _check_conversation(entry: Entry) -> None:
@@ -144,11 +144,11 @@ def _check_conversation(entry: Entry) -> None:
     raise ValueError(f'pattern is {entry.get("pattern")!r}; the turns are {pattern!r}')
   earlier, last = turns[:-1], turns[-1]['content']
   _check_no_answer(entry, 'the last turn', _written(last))
-  said = ' '.join(
+  words = ' '.join(
     _written(turn['content']) for turn in earlier if turn['role'] == 'user'
   )
-  if not any(set(split_words(said)) >= set(split_words(a)) for a in entry['answers']):
-    raise ValueError('no earlier turn of the user says any of the answers')
+  if not any(set(split_words(words)) >= set(split_words(a)) for a in entry['answers']):
+    raise ValueError('no earlier turn of the user has any of the answers')
 
 
 def _written(content: str | list[Entry]) -> str:
@@ -163,14 +163,14 @@ def _check_context(entry: Entry) -> None:
   _check_no_answer(entry, 'text', entry['text'])
   for entity in entry['entities']:
     if not set(split_words(entity)) <= set(split_words(_stem(entry['text']))):
-      raise ValueError(f'entities has {entity!r}, which the text does not say')
+      raise ValueError(f'entities has {entity!r}, which the text does not have')
   for kind in ('coarse', 'exact'):
     _check_string(entry.get('context', {}), kind)
     _check_no_answer(entry, f'context.{kind}', entry['context'][kind])
 
 
 def _stem(text: str) -> str:
-  return text.replace("'s", '')  # "Tolkien's" says Tolkien
+  return text.replace("'s", '')  # "Tolkien's" has Tolkien
 
 
 def _check_passage(entry: Entry) -> None:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which voice says what: at least two per language where they are installed."""
+"""Which voice speaks what: at least two per language where they are installed."""
 
 import random
 from collections.abc import Mapping, Sequence
 
 from data_pipeline.corpus_tools.engines import Voice
 
-# In order of preference. The first two English ones say nothing in the training recipe.
+# In order of preference. The first two English ones are not in the training recipe.
 DEFAULT_VOICES = {
   'en': ('piper:asset:joe-voice', 'flite:rms', 'espeak-ng:en-us', 'espeak-ng:en-gb+f5'),
   'fr': ('espeak-ng:fr', 'espeak-ng:fr-be+f2'),

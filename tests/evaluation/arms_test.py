@@ -78,6 +78,16 @@ def test_one_clip_alone_is_the_audio_prompt(text):
   assert prompts['audio'].prompt.prompt == text.audio_prompt()
 
 
+def test_the_wrong_words_are_clean_if_they_were_heard(text):
+  case, noisy = case_of(said('a', 'pink')), case_of(said('b', 'pink'))
+  heard = {case.speech[0]: hear(case.speech[0], 2), noisy.speech[0]: hear(said('b'), 3)}
+  for length in (3, 4):
+    prompts = build_prompts(text, case, noisy, ['shuffled_audio'], heard)
+    [clip] = prompts['shuffled_audio'].prompt.clips
+    assert len(clip) == length
+    heard[said('b')] = hear(said('b'), 4)
+
+
 def test_partners_say_something_else():
   noisy = [case_of(said(text, noise)) for text in 'abc' for noise in ('', 'pink')]
   other_voice = case_of(said('a', id='voice 2'))

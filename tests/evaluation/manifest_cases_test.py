@@ -5,6 +5,8 @@ import pytest
 
 from acl_jax.evaluation import manifest_cases
 from acl_jax.evaluation.tasks.conversation import Conversation
+from acl_jax.evaluation.tasks.instructions import Instructions
+from acl_jax.evaluation.tasks.robustness import Robustness
 from acl_jax.evaluation.tasks.spoken_qa import SpokenQA
 from data_pipeline.corpora.utterance import Utterance
 
@@ -114,6 +116,33 @@ def test_the_limit_counts_for_each_task(write):
   lines = [entry | {'id': f'{i}'} for i in range(4) for entry in (QUESTION, TALK)]
   expected = {'spoken_qa': ['0', '1', '2'], 'conversation': ['0', '1', '2']}
   assert ids(select(write(*lines), None, 3)) == expected
+
+
+def test_the_limit_counts_in_each_manifest(write, tmp_path):
+  for name in 'ab':
+    write(*(QUESTION | {'id': f'{name}{i}'} for i in range(4)), name=f'{name}.jsonl')
+  assert ids(select(tmp_path, None, 2)) == {'spoken_qa': ['a0', 'a1', 'b0', 'b1']}
+
+
+def test_a_task_that_varies_another_is_named_alone(write):
+  inner = Instructions()
+  path = write({'audio_filepath': 'x.wav', 'text': 'x', 'constraints': []})
+  tasks = {task.name: task for task in (inner, Robustness(inner))}
+  selection = manifest_cases.select(path, None, None, tasks)
+  [bad] = selection.bad
+  assert bad.reason.count('(task ') == 1
+  with pytest.raises(ValueError, match=r'objects \(task robustness_instructions\)$'):
+    manifest_cases.select(path, ['robustness_instructions'], None, tasks)
+
+
+def test_a_name_may_stand_for_several_tasks(write):
+  tasks = {task.name: task for task in map(Robustness, TASKS.values())} | TASKS
+  assert manifest_cases.parse_suite(['robustness'], tasks) == ['robustness']
+  selection = manifest_cases.select(write(QUESTION), ['robustness'], None, tasks)
+  [(name, cases)] = selection.cases.items()
+  assert name == 'robustness_spoken_qa' and len(cases) == 19
+  with pytest.raises(ValueError, match='no line can be used for the task robustness'):
+    manifest_cases.select(write({'id': 'x'}), ['robustness'], None, tasks)
 
 
 def test_bad_lines_name_file_line_task_and_field(write):

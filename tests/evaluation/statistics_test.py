@@ -79,3 +79,51 @@ def test_verdicts():
   compared = statistics.compare_values(five, wrong, binary=True)
   assert compared['difference']['low'] > 0
   assert compared['verdict'] == 'cannot be told from chance'
+
+
+@given(pairs, st.integers(1, 4))
+def test_repeating_the_cases_of_a_line_tells_nothing_new(pairs, repeats):
+  first, second = np.array(pairs, np.float64).T
+  lines = np.repeat(np.arange(len(first)), repeats)
+  repeated = first[lines], second[lines]
+  for binary in (True, False):
+    once = statistics.compare_values(first, second, binary)
+    again = statistics.compare_values(*repeated, binary, lines)
+    assert again['difference'] == pytest.approx(once['difference'])
+    assert again['mcnemar_p'] == pytest.approx(once['mcnemar_p'])
+    assert again['kappa'] == pytest.approx(once['kappa'])
+
+  def mean(values):
+    return lambda indices: values[indices].mean()
+
+  once = statistics.pooled_difference(mean(first), mean(second), len(first))
+  again = statistics.pooled_difference(*map(mean, repeated), len(lines), lines)
+  assert again == pytest.approx(once)
+
+
+def test_lines_of_many_cases_widen_the_interval():
+  values = np.repeat([0.0, 1.0] * 10, 12)
+  lines = statistics.number_lines([f'{i}' for i in range(20) for _ in range(12)])
+  assert lines.tolist() == np.repeat(np.arange(20), 12).tolist()
+  assert statistics.number_lines(['a', '', 'a', '']).tolist() == [0, 1, 0, 2]
+  width, independent = (
+    interval['high'] - interval['low']
+    for interval in (
+      statistics.mean_interval(values, lines),
+      statistics.mean_interval(values),
+    )
+  )
+  assert width == pytest.approx(independent * 12**0.5, rel=0.1)
+
+
+def test_a_line_counts_once_in_the_test():
+  # Line 0 is right in 3 cases of the first arm alone, line 1 in 2 of the second alone.
+  first = np.array([1, 1, 1, 0, 0, 1], bool)
+  second = np.array([0, 0, 0, 1, 1, 1], bool)
+  lines = np.array([0, 0, 0, 1, 1, 2])
+  assert statistics.mcnemar(first, second, lines) == 1
+  assert statistics.mcnemar(first, second) == pytest.approx(1.0)
+  six = np.ones(18, bool)
+  lines = np.repeat(np.arange(6), 3)
+  assert statistics.mcnemar(six, ~six, lines) == pytest.approx(2 / 64)
+  assert statistics.mcnemar(six, ~six) == pytest.approx(2 / 2**18)

@@ -61,4 +61,23 @@ def test_means_pooled_metrics_groups_and_comparisons():
   assert compared['mcnemar_p'] is compared['kappa'] is None
   assert compared['verdict'] == 'can be told from chance'
   assert summary['signature'] == 'v1' and summary['left_out'] == [*task.left_out]
-  assert 'lengths: share, 6 cases' in format_tasks({'lengths': summary})
+  assert 'lengths: share, 6 cases\n' in format_tasks({'lengths': summary})
+
+
+def test_cases_of_a_line_are_drawn_together():
+  result = make_result()
+  cases = [dataclasses.replace(c, line=f'{i // 3}') for i, c in enumerate(result.cases)]
+  task, lines = Lengths(), dataclasses.replace(result, cases=cases)
+  summaries = []
+  for each in (result, lines):
+    each = complete_cases(task, each)
+    summaries.append(summarise_task(task, each, score_answers(task, each)))
+  assert [summary['lines'] for summary in summaries] == [6, 2]
+  assert '6 cases of 2 lines' in format_tasks({'lengths': summaries[1]})
+  # Two draws of two lines are 1 2 3 1 2 3, 1 2 3 4 5 6 or 4 5 6 4 5 6.
+  length = summaries[1]['arms']['text']['length']
+  assert (length['low'], length['high']) == (2, 5)
+  share = summaries[1]['arms']['audio']['share']
+  assert (share['low'], share['high']) == pytest.approx((3 / 15, 3 / 6))
+  difference = summaries[1]['comparisons']['audio - text']['difference']
+  assert difference['low'] == pytest.approx(3 / 15 - 1)

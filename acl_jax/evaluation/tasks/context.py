@@ -68,6 +68,7 @@ class Context:
         continuations=expected['answers'],
         group=f'{context}/{noise}',
         expected=expected,
+        line=utterance.id,
       )
       for context in CONTEXTS
       for noise, degradation in NOISES.items()

@@ -74,6 +74,7 @@ def degrade_case(case: Case) -> Iterator[DegradedCase]:
       'id': f'{case.id}/{group}',
       'turns': degrade_turns(case.turns, '' if group == CLEAN else group),
       'group': group,
+      'line': case.line or case.id,
     }
     yield DegradedCase(**values, original=case)
 

@@ -41,7 +41,9 @@ class Case:
   id: unique within its task. max_new_tokens: of the answer; 0 if none is generated.
   continuations: texts whose likelihood as the answer is measured. group: what the
   figures are also given by, such as a pattern or a language. expected: what `score`
-  compares an answer with.
+  compares an answer with. line: cases of the same one, such as those of one recording
+  under several noises, are not independent, and are drawn together for intervals; ''
+  is a line of its own.
   """
 
   id: str
@@ -50,6 +52,7 @@ class Case:
   continuations: tuple[str, ...] = ()
   group: str = ''
   expected: Any = None
+  line: str = ''
 
   @property
   def speech(self) -> list[Speech]:

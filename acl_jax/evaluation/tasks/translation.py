@@ -19,6 +19,7 @@ from acl_jax.evaluation.tasks.task import Answer, Case
 from data_pipeline.corpora.manifest import LineError, shorten
 
 MAX_NEW_TOKENS = 256
+SPARE_TOKENS = 32  # of an answer, beyond those of the reference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Translation:
       Case(
         speech.utterance.id,
         (turn,),
-        MAX_NEW_TOKENS,
+        _tokens_needed(reference),
         group=f'{source}-{target}',
         expected={'reference': reference, 'lang': target},
       )
@@ -90,6 +91,11 @@ class Translation:
       rows = list(zip(sources, texts, references, strict=True))
       scores['comet'] = learned.comet().mean(rows)
     return scores
+
+
+def _tokens_needed(reference: str) -> int:
+  """Return how many tokens an answer may have: no token is less than a byte."""
+  return min(len(reference.encode()) + SPARE_TOKENS, MAX_NEW_TOKENS)
 
 
 def _instruction(position: str, source: str, target: str) -> str:

@@ -117,7 +117,7 @@ def test_a_sentence_is_translated_from_every_language_with_a_voice(engines, tmp_
   voices, _ = choose_voices(SPECS)
   speaker = Speaker({lang: voices[lang] for lang in ('en', 'de')}, tmp_path)
   entry = texts.read_set('translations')[8]
-  finish = plan_line('translations', entry, speaker)
+  finish = plan_line('translations', entry, speaker, every_pair=True)
   speaker.speak()
   lines = {(line['lang'], line['target_lang']): line for line in finish()}
   assert set(lines) == {('en', x) for x in ('fr', 'es', 'it', 'de')} | {('de', 'en')}
@@ -125,6 +125,20 @@ def test_a_sentence_is_translated_from_every_language_with_a_voice(engines, tmp_
     assert (line['text'], line['reference']) == (entry[source], entry[target])
   assert len({line['id'] for line in lines.values()}) == 5
   assert len({line['audio_filepath'] for line in lines.values()}) == 2
+
+
+def test_sentences_take_turns_with_the_other_languages(engines, tmp_path):
+  voices, _ = choose_voices([*SPECS, 'es=espeak-ng:es', 'it=espeak-ng:it'])
+  speaker = Speaker(voices, tmp_path)
+  entries = texts.read_set('translations')[10:18]
+  planned = [plan_line('translations', entry, speaker) for entry in entries]
+  speaker.speak()
+  pairs = [[(x['lang'], x['target_lang']) for x in finish()] for finish in planned]
+  assert all(there == back[::-1] for there, back in pairs)
+  assert sorted(target for (_, target), _ in pairs) == sorted(
+    ['fr', 'es', 'it', 'de'] * 2
+  )
+  assert len(engines.said) == 16
 
 
 def test_audio_that_exists_is_kept(engines, tmp_path):
@@ -191,7 +205,7 @@ def test_the_program_writes_the_sets_that_are_named(tmp_path):
   flags = ['--sets=questions,translations', '--voices=flite:rms', '--limit=3']
   done = build(f'--output={tmp_path}', *flags, PATH=path)
   assert done.returncode == 0, done.stderr
-  assert f'24 lines in {tmp_path}/translations.jsonl' in done.stdout
+  assert f'6 lines in {tmp_path}/translations.jsonl' in done.stdout
   lines = (tmp_path / 'questions.jsonl').read_text().splitlines()
   assert [json.loads(line)['id'][-3:] for line in lines] == ['001', '002', '003']
 

@@ -64,7 +64,7 @@ FAULTS = {
   'an answer in the question': (
     'questions',
     change(['text'], 'Is Rome the capital of Italy?'),
-    "already says the answer 'Rome'",
+    "already has the answer 'Rome'",
   ),
   'another id': ('two_facts', change(['id'], 'two_facts-7'), 'id is'),
   'no such letter': ('choices', change(['answer'], 'E'), "answer is 'E'"),
@@ -103,7 +103,7 @@ FAULTS = {
   'a context that tells': (
     'contexts',
     change(['context', 'exact'], 'Flour is made from wheat.'),
-    "context.exact already says the answer 'wheat'",
+    "context.exact already has the answer 'wheat'",
   ),
   'no coarse context': ('contexts', change(['context', 'coarse'], ''), 'coarse is'),
   'a short passage': ('passages', change(['text'], 'Too short.'), 'text has 2 words'),
