@@ -211,7 +211,7 @@ def mutate(data, draw):
   return bytes(content)
 
 
-@settings(max_examples=60, deadline=5_000)
+@settings(max_examples=25, deadline=5_000)
 @given(st.data())
 def test_damaged_files_raise_audio_error_or_decode(files, data):
   before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
