@@ -111,7 +111,7 @@ def load_encoder(
 
 def load_trained_encoder(config: EncoderConfig, checkpoint: Checkpoint) -> Encoder:
   """Load the encoder of a checkpoint, which hears the silence it was trained with."""
-  encoder = load_encoder(config, checkpoint)
+  encoder: Any = load_encoder(config, checkpoint)
   if isinstance(config, WhisperEncoderConfig):
     silence = checkpoint.trailing_silence
     if silence is not None:
