@@ -151,7 +151,7 @@ def _write_small_files(
 def _export_llm(
   output: Path, source: Source, dtype: np.dtype, text: TextFrontend
 ) -> None:
-  """Export the LLM alone, as Transformers' `LlamaForCausalLM`."""
+  """Export the LLM alone, as its family's class in Transformers."""
   tensors = [
     (name.removeprefix(weights.LLM_PREFIX), tensor)
     for name, tensor in weights.llm_tensors(source, dtype)

@@ -79,12 +79,14 @@ class RopeScaling:
         raise ValueError(f'{name} is missing for the rope_type {self.kind}')
     if self.factor is not None and self.factor < 1:
       raise ValueError(f'factor = {self.factor} of rope_scaling is below 1')
-    pairs = ('low_freq_factor', 'high_freq_factor'), ('beta_slow', 'beta_fast')
-    defaults = {'beta_slow': 1, 'beta_fast': 32}
-    for low, high in pairs:
-      values = [getattr(self, name) or defaults.get(name) for name in (low, high)]
-      if None not in values and values[0] >= values[1]:
-        raise ValueError(f'{low} = {values[0]} is not below {high} = {values[1]}')
+    low, high = self.low_freq_factor or 0, self.high_freq_factor or math.inf
+    if low >= high:
+      raise ValueError(
+        f'low_freq_factor = {low} is not below high_freq_factor = {high}'
+      )
+    slow, fast = self.beta_slow or 1.0, self.beta_fast or 32.0
+    if slow >= fast:
+      raise ValueError(f'beta_slow = {slow} is not below beta_fast = {fast}')
 
   @property
   def fields(self) -> dict[str, Any]:

@@ -4,7 +4,6 @@
 It skips blocks of scores that are masked, and no score is written to HBM.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -55,10 +54,10 @@ def packed_attention(
     return _attend_to_all(query, key, value, packed, interpret)
   if packed.ignores_window is None:
     return _attend_in_window(query, key, value, packed, interpret)
-  attend = functools.partial(jax.lax.cond, packed.ignores_window)
-  return attend(
-    lambda *inputs: _attend_to_all(*inputs, packed, interpret),
-    lambda *inputs: _attend_in_window(*inputs, packed, interpret),
+  return jax.lax.cond(
+    packed.ignores_window,
+    lambda *qkv: _attend_to_all(qkv[0], qkv[1], qkv[2], packed, interpret),
+    lambda *qkv: _attend_in_window(qkv[0], qkv[1], qkv[2], packed, interpret),
     *(query, key, value),
   )
 

@@ -40,20 +40,21 @@ def layer_masks(
   window: as `LlamaConfig.sliding_window`. full_layers: indices of layers without it.
   cached: whether layers attend to a cache, which takes a `CacheMask`.
   """
-  local = mask
-  if window is not None and isinstance(mask, PackedCausalMask):
+  if isinstance(mask, PackedCausalMask):
     local = mask._replace(window=window)
-  elif window is not None:
-    local = last_keys(mask, window)
-  if cached:
-    mask, local = CacheMask.from_mask(mask), CacheMask.from_mask(local)
-  if window is None or not full_layers:
-    return lambda _: local
+    if window is None or not full_layers:
+      return lambda _: local
+    return lambda i: local._replace(ignores_window=is_among(i, full_layers))
+  full: Any = CacheMask.from_mask(mask) if cached else mask
+  if window is None:
+    return lambda _: full
+  mask = last_keys(mask, window)
+  windowed: Any = CacheMask.from_mask(mask) if cached else mask
+  if not full_layers:
+    return lambda _: windowed
 
-  def of_layer(layer: Int[Array, '']) -> Any:
+  def choose(layer: Int[Array, '']) -> Any:
     is_full = is_among(layer, full_layers)
-    if isinstance(local, PackedCausalMask):
-      return local._replace(ignores_window=is_full)
-    return jax.tree.map(lambda x, y: jnp.where(is_full, x, y), mask, local)
+    return jax.tree.map(lambda x, y: jnp.where(is_full, x, y), full, windowed)
 
-  return of_layer
+  return choose

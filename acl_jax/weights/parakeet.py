@@ -18,6 +18,7 @@ from acl_jax.models.conformer_ctc import ConformerCTC
 from acl_jax.weights import safetensors, table
 from acl_jax.weights.configuration import coerce_field_types, select_attributes
 from acl_jax.weights.exported import read_submodel
+from acl_jax.weights.harmless import is_harmless
 from acl_jax.weights.parakeet_table import axis_sizes, make_rows
 from acl_jax.weights.table import Names
 from acl_jax.weights.tensor import Tensor
@@ -139,6 +140,7 @@ def _parse_config(config: dict[str, Any], path: Path) -> ConformerConfig:
     supported_values=SUPPORTED_VALUES,
     ignored=IGNORED,
     source=path,
+    is_harmless=is_harmless,
   )
   fields = coerce_field_types(fields, ConformerConfig, source=path)
   try:

@@ -27,7 +27,7 @@ def parse_rope(fields: Mapping[str, Any]) -> dict[str, Any]:
     raise ValueError(f'rope_theta and rope_parameters disagree: {thetas!r:.60}')
   if any(section != sections[0] for section in sections):
     raise ValueError('rope_scaling and rope_parameters disagree')
-  values = sections[0] if sections else {'rope_type': 'default'}
+  values: dict[str, Any] = sections[0] if sections else {'rope_type': 'default'}
   kind = values.pop('rope_type')
   if kind in FIELDS and (original := fields.get(ORIGINAL)) is not None:
     if values.setdefault(ORIGINAL, original) != original:

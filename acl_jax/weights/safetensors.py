@@ -95,7 +95,9 @@ def _unindexed_shards(folder: Path) -> list[Path]:
     if path not in shards:
       raise FileNotFoundError(f'{path} is missing')
   if len(shards) > int(total):
-    raise ValueError(f'{folder}: there are {len(shards)} shards, more than {int(total)}')
+    raise ValueError(
+      f'{folder}: there are {len(shards)} shards, more than {int(total)}'
+    )
   return shards
 
 

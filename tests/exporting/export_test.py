@@ -2,6 +2,7 @@
 """Contents of exported folders, refused exports, and loading them into JAX again."""
 
 import ast
+import dataclasses
 import functools
 import json
 import shutil
@@ -25,6 +26,7 @@ from acl_jax.text.tokenizers import load_tokenizer
 from acl_jax.weights import fingerprint
 from acl_jax.weights import safetensors as shards
 from acl_jax.weights.llama import load_llama, open_llama, save_llama
+from tests import tiny_llama
 from tests.tiny_world import change, load_config
 from tests.weights import meta_test
 
@@ -242,6 +244,23 @@ def test_llm_alone_loads_as_a_llama_of_transformers(dtype, exported_ctc, tmp_pat
   tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / 'llm')
   expected_tokenizer = load_tokenizer(exported_ctc.config.llama.path)
   assert tokenizer('go on')['input_ids'] == expected_tokenizer.encode('go on')
+
+
+@pytest.mark.full
+def test_llm_alone_keeps_its_family(exported_ctc, tmp_path):
+  path = Path(exported_ctc.config.llama.path)
+  shutil.copytree(path, tmp_path / 'qwen')
+  sizes = dataclasses.replace(
+    open_llama(path).config, model_type='qwen3', qk_norm=True, rope_theta=1e6
+  )
+  model = tiny_llama.build(sizes)
+  save_llama(model, tmp_path / 'qwen')
+  llm = dataclasses.replace(exported_ctc.config.llama, path=str(tmp_path / 'qwen'))
+  config = dataclasses.replace(exported_ctc.config, llama=llm)
+  export(config, tmp_path / 'llm', None, Options(llm='alone'))
+  loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'llm')
+  assert type(loaded).__name__ == 'Qwen3ForCausalLM'
+  tiny_llama.assert_equal(load_llama(tmp_path / 'llm'), model)
 
 
 def test_large_models_are_sharded(exported_ctc, loaded_ctc, tmp_path, monkeypatch):

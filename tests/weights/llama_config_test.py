@@ -121,7 +121,7 @@ LONG = {'short_factor': [1.0] * 3, 'long_factor': [2.0] * 3}
     (scaled('linear', factor=2.0, partial_rotary_factor=0.5), 'partial_rotary'),
     (scaled('default', factor=2.0), 'factor has no meaning'),
     (scaled('llama3', **LLAMA3 | {'low_freq_factor': 4.0}), 'low_freq_factor = 4.0'),
-    (scaled('yarn', factor=2.0, beta_fast=0.5), 'beta_slow = 1 .* beta_fast = 0.5'),
+    (scaled('yarn', factor=2.0, beta_fast=0.5), 'beta_slow = 1.0 .* beta_fast = 0.5'),
     (scaled('longrope', **LONG | {'long_factor': [1.0]}), 'long_factor has 1 values'),
     (scaled('longrope', **LONG | {'short_factor': 'abc'}), 'short_factor'),
     (

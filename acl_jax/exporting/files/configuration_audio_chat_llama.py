@@ -10,7 +10,7 @@ class AudioChatLlamaConfig(PretrainedConfig):
   """Sizes and sources of the three parts; keys as in Ultravox where they agree.
 
   audio_config: configuration of a WhisperEncoder or ParakeetEncoder of Transformers.
-  text_config: configuration of a LlamaForCausalLM.
+  text_config: configuration of the LLM, a causal language model of Transformers.
   text_model_id: path or hub name of the LLM if its weights are not in this folder.
   text_model_sha256: of each file of the LLM's weights.
   audio_token_index: id in `input_ids` that stands for one audio embedding.

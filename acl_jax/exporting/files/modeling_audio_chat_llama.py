@@ -11,7 +11,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationMixin, LlamaForCausalLM, PreTrainedModel
+from transformers import (
+  MODEL_FOR_CAUSAL_LM_MAPPING,
+  AutoModelForCausalLM,
+  GenerationMixin,
+  PreTrainedModel,
+)
 from transformers.utils import cached_file
 
 from .attention_projector import AttentionProjector
@@ -54,7 +59,8 @@ class AudioChatLlamaModel(PreTrainedModel, GenerationMixin):
     self.multi_modal_projector = make_projector(config)
     self.language_model = None
     if config.text_model_id is None:
-      self.language_model = LlamaForCausalLM(config.text_config)
+      create = MODEL_FOR_CAUSAL_LM_MAPPING[type(config.text_config)]
+      self.language_model = create(config.text_config)
     self.post_init()
 
   @classmethod
@@ -134,7 +140,7 @@ class AudioChatLlamaModel(PreTrainedModel, GenerationMixin):
     audio_token_len: torch.Tensor | None = None,
     **kwargs,
   ):
-    """Run LlamaForCausalLM on text and audio; `labels` must be -100 at audio positions.
+    """Run the LLM on text and audio; `labels` must be -100 at audio positions.
 
     audio_values: log-mel spectrograms [a m t] in the order of their positions in the
       prompts. audio_lens: frames of each [a]. audio_token_len: not used.
@@ -200,7 +206,7 @@ def make_projector(config: AudioChatLlamaConfig) -> nn.Module:
   return SwiGLUProjector(stack, inputs, config.hidden_size, outputs)
 
 
-def load_llm(config: AudioChatLlamaConfig, options: dict[str, Any]) -> LlamaForCausalLM:
+def load_llm(config: AudioChatLlamaConfig, options: dict[str, Any]) -> PreTrainedModel:
   """Load the LLM that a configuration refers to; ValueError if its files differ."""
   source = config.text_model_id
   hub_keys = ('cache_dir', 'local_files_only', 'token')
@@ -218,7 +224,7 @@ def load_llm(config: AudioChatLlamaConfig, options: dict[str, Any]) -> LlamaForC
       )
     if name.endswith('.gguf'):
       options = {**options, 'gguf_file': name}
-  return LlamaForCausalLM.from_pretrained(source, **options)
+  return AutoModelForCausalLM.from_pretrained(source, **options)
 
 
 def pad_left(x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
