@@ -36,7 +36,7 @@ class LlamaConfig:
       if type(value) in (int, float) and not 0 < value < math.inf:
         raise ValueError(f'{field.name} = {value} is not a positive finite number')
     for name in ('no_rope_layers', 'full_attention_layers'):
-      layers = range(self.num_hidden_layers)  # not a set: the number is not checked yet
+      layers = range(self.num_hidden_layers)  # not a set: the number may be anything
       if any(layer not in layers for layer in getattr(self, name)):
         raise ValueError(
           f'{name} = {getattr(self, name)} names layers that do not exist; there are'

@@ -149,8 +149,8 @@ def _byte_level(fields: _Fields) -> Backends:
     splitter = find_splitter(name)
   except ValueError as error:
     raise ValueError(f'tokenizer.ggml.pre: {error}') from None
-  cut = (merge.partition(' ') for merge in fields.strings('merges'))
-  merges = [(left, right) for left, _, right in cut]
+  halves = (merge.partition(' ') for merge in fields.strings('merges'))
+  merges = [(left, right) for left, _, right in halves]
   vocab = {token: id for id, token in enumerate(fields.tokens)}
   unknown = ({left, right, left + right} - vocab.keys() for left, right in merges)
   if wrong := next(filter(None, unknown), None):

@@ -185,7 +185,7 @@ def test_every_truncation_is_an_error_with_the_path(valid_file, tmp_path):
 @hypothesis.given(
   flips=st.dictionaries(st.integers(0, 3200), st.binary(min_size=1, max_size=1))
 )
-@hypothesis.settings(max_examples=60)
+@hypothesis.settings(max_examples=25)
 def test_a_damaged_header_loads_or_names_the_path(flips, valid_file, tmp_path_factory):
   path = tmp_path_factory.getbasetemp() / 'damaged.gguf'
   data = bytearray(valid_file)
