@@ -16,6 +16,7 @@ from acl_jax.evaluation.voicebench.subsets import SUBSETS, Subset, text_of
 from data_pipeline.corpora import manifest
 from data_pipeline.corpora.manifest import LineError, shorten
 from data_pipeline.corpora.utterance import BadUtterance, Utterance, resolve_inside
+from data_pipeline.corpora.walk import is_metadata
 
 MAX_SHARDS = 1_000
 MAX_JSON_BYTES = 256 << 20  # of a file of JSON lines
@@ -53,7 +54,7 @@ def read_subset(folder: Path, subset: Subset) -> Iterator[Row | BadUtterance]:
   if shards := find_shards(path):
     _check_version(path, subset, shards)
     return _read_shards(path, subset, shards)
-  files = sorted(path.glob('*.jsonl'))
+  files = sorted(f for f in path.glob('*.jsonl') if not is_metadata(f.name))
   if not files:
     raise ValueError(
       f'{path}: has neither SPLIT-00000-of-00001.parquet nor SPLIT.jsonl'
