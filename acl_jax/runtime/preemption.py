@@ -12,7 +12,6 @@ from acl_jax.runtime.sigterm import Preempted, deferred
 __all__ = ['deferred', 'install_handler', 'is_requested', 'raise_if_requested']
 
 _num_checks = itertools.count()
-_is_agreed = False
 
 
 def install_handler() -> None:
@@ -25,17 +24,14 @@ def install_handler() -> None:
 
 
 def is_requested() -> bool:
-  """Return whether to stop; the answer changes in all processes at the same call.
+  """Return whether to stop: once in all processes of a job, at the same call.
 
   All processes must call this equally often. They agree on the number of calls, not on
   the training step, because steps restart with each stage.
   """
-  global _is_agreed
   if jax.process_count() == 1 and sigterm.is_received():
     return True
-  if not _is_agreed:  # JAX answers True only once
-    _is_agreed = multihost_utils.reached_preemption_sync_point(next(_num_checks))
-  return _is_agreed
+  return multihost_utils.reached_preemption_sync_point(next(_num_checks))
 
 
 def raise_if_requested(what: str) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """SIGTERM ends a program at once where nothing is unsaved, and else after saving."""
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -64,6 +65,22 @@ def test_a_signal_to_a_child_is_none_to_its_parent(handled_sigterm):
   assert os.WTERMSIG(status) == signal.SIGTERM
   time.sleep(0.05)  # the thread that watches would have seen it
   assert not sigterm.is_received()
+
+
+@pytest.mark.parametrize('times', [1, 2])
+def test_a_handler_of_native_code_is_called_too(handled_sigterm, times):
+  """As JAX's is, by which processes agree; the handler of Python is never its own."""
+  called, libc = [], ctypes.CDLL(None)
+  kind = ctypes.CFUNCTYPE(None, ctypes.c_int)
+  native = kind(called.append)
+  libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, kind), ctypes.c_void_p
+  libc.signal(signal.SIGTERM, native)
+  for _ in range(times):
+    sigterm.call_native_handler()
+  with pytest.raises(Preempted), sigterm.deferred():
+    notify()
+    assert sigterm.is_received()
+  assert called == [signal.SIGTERM]
 
 
 SCRIPT = """
