@@ -25,9 +25,9 @@ os.environ['HF_MODULES_CACHE'] = str(Path(__file__).parent.parent / '.pytest_cac
 # time; later jaxlibs only have the newer one. `XLA_FLAGS= make test` compiles as users
 # do.
 QUICK = '--xla_backend_optimization_level=0'
-QUICK += ' --xla_cpu_parallel_codegen_split_count=1'  # not for 32 threads
 if metadata.version('jaxlib').startswith('0.10.'):
   QUICK += ' --xla_cpu_use_fusion_emitters=false'
+  QUICK += ' --xla_cpu_parallel_codegen_split_count=1'  # not for 32 threads
 os.environ.setdefault('XLA_FLAGS', QUICK)
 # Environment variables, so that they also apply to programs that tests start.
 CACHE = Path(__file__).parent.parent / '.pytest_cache' / 'compiled'
