@@ -4,9 +4,14 @@
 Compiled programs are cached in .pytest_cache, so the second run is faster.
 """
 
+import gc
 import os
 from importlib import metadata
 from pathlib import Path
+
+# Modules and collected tests are never freed: searching them for garbage again and
+# again takes a tenth of the time. See `pytest_collection_finish`.
+gc.disable()
 
 # Before the first import of jax and huggingface_hub, which read them once.
 os.environ['JAX_PLATFORMS'] = 'cpu'
@@ -22,13 +27,13 @@ os.environ['HF_MODULES_CACHE'] = str(Path(__file__).parent.parent / '.pytest_cac
 QUICK = '--xla_backend_optimization_level=0'
 if metadata.version('jaxlib').startswith('0.10.'):
   QUICK += ' --xla_cpu_use_fusion_emitters=false'
+  QUICK += ' --xla_cpu_parallel_codegen_split_count=1'  # not for 32 threads
 os.environ.setdefault('XLA_FLAGS', QUICK)
 # Environment variables, so that they also apply to programs that tests start.
 CACHE = Path(__file__).parent.parent / '.pytest_cache' / 'compiled'
 os.environ['JAX_COMPILATION_CACHE_DIR'] = str(CACHE)
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.3'
 
-import gc  # noqa: E402
 import signal  # noqa: E402
 import subprocess  # noqa: E402
 
@@ -60,12 +65,38 @@ FIRST = ('style_test.py',)
 FULL = 'tests marked `full` need real models, libtpu, or processes of their own'
 
 
+def may_be_full(path):
+  """Whether the text of a file marks tests as full, itself or by a parameter."""
+  text = path.read_text()
+  return 'mark.full' in text or 'SMOLLM2' in text
+
+
 def pytest_collection_modifyitems(items):
+  full = {item.path for item in items if item.get_closest_marker('full')}
+  if hidden := [str(path) for path in full if not may_be_full(path)]:
+    raise pytest.UsageError(f'the second stage would leave out tests of {hidden}')
   items.sort(key=lambda item: item.path.name not in FIRST)
 
 
+def pytest_ignore_collect(collection_path, config):
+  """Import only files that have a test of the second stage, in that stage."""
+  if config.option.markexpr == 'full' and collection_path.name.endswith('_test.py'):
+    return None if may_be_full(collection_path) else True
+  return None
+
+
+def pytest_collection_finish():
+  gc.freeze()
+  gc.enable()
+
+
+def pytest_sessionfinish():
+  gc.collect()
+  gc.freeze()  # pytest collects five more times, for what is unraisable
+
+
 MAPPINGS = Path('/proc/self/maps')
-MAX_MAPPINGS = 25_000  # Linux allows a process 65,530; XLA crashes without more
+MAX_MAPPINGS = 40_000  # Linux allows a process 65,530; XLA crashes without more
 
 
 @pytest.fixture(autouse=True, scope='module')

@@ -97,7 +97,7 @@ class AttentionAdapter(nnx.Module):
     num_classes = jnp.sum(classes != END, axis=1) + 1
     return align(weights, num_classes, memory.mask)[:, :-1]
 
-  def _embed_sequence(self, classes: Int[Array, 'a n']) -> Float[Array, 'a p+n d']:
+  def _embed_sequence(self, classes: Int[Array, 'a n']) -> Float[Array, 'a m d']:
     x = lookup(self.embed_tokens, classes)
     start = self.embed_start[...].astype(x.dtype)
     start = jnp.broadcast_to(start[None], (len(x), *start.shape))

@@ -19,6 +19,7 @@ from acl_jax.models.relative_attention import (
   sinusoids,
 )
 from acl_jax.weights.parakeet import load_conformer
+from tests import tiny_weights
 from tests.tiny_conformer import SIZES, VOCABULARY, build_reference, log_mel
 
 LENGTHS = (75, 41, 20)
@@ -197,7 +198,7 @@ def test_other_utterances_of_a_row_change_nothing(conformer):
 
 def test_frames_beyond_the_attention_context_change_nothing(conformer):
   config = dataclasses.replace(CONFIG, attention_context=(2, 0), conv_kernel_size=1)
-  model = Conformer(config, rngs=nnx.Rngs(0))
+  model = tiny_weights.draw(lambda: Conformer(config, rngs=nnx.Rngs(0)))
   x, frame_mask = log_mel((120,))
   expected, _ = run(model, x, jnp.asarray(frame_mask))
   later = np.arange(120)[None, :, None] >= 64
@@ -305,15 +306,14 @@ def test_impossible_sizes_are_refused(wrong, message):
 
 
 def test_audio_beyond_the_limit_is_refused():
-  model = Conformer(
-    ConformerConfig(**SIZES, max_position_embeddings=4), rngs=nnx.Rngs(0)
-  )
+  config = ConformerConfig(**SIZES, max_position_embeddings=4)
+  model = jax.eval_shape(lambda: Conformer(config, rngs=nnx.Rngs(0)))
   with pytest.raises(ValueError, match='33 frames.* 32'):
-    model(jnp.zeros((1, 33, 16)), jnp.ones((1, 33), bool))
+    jax.eval_shape(run, model, jnp.zeros((1, 33, 16)), jnp.ones((1, 33), bool))
 
 
 def test_computes_in_the_dtype_of_the_input():
-  model = ConformerCTC(CONFIG, VOCABULARY, rngs=nnx.Rngs(0))
+  model = jax.eval_shape(lambda: ConformerCTC(CONFIG, VOCABULARY, rngs=nnx.Rngs(0)))
   x, frame_mask = jnp.ones((2, 13, 16), jnp.bfloat16), jnp.ones((2, 13), bool)
   frames, _ = jax.eval_shape(run, model, x, frame_mask)
   assert frames.dtype == jnp.bfloat16 and frames.shape == (2, 2, 24)

@@ -11,6 +11,7 @@ from acl_jax.models.layers import unroll_layers
 from acl_jax.models.speech_llm import Prompt, SpeechLLM, causal_segment_mask
 from acl_jax.text.layout import NO_AUDIO, layout_prompt
 from data_pipeline.batches import pad
+from tests.tiny_weights import draw
 
 D, SLOTS = 24, 5
 LLAMA = llama.LlamaConfig(
@@ -51,11 +52,15 @@ splice = jax.jit(SpeechLLM.splice)
 
 @pytest.fixture(scope='module')
 def model():
-  rngs = nnx.Rngs(0)
-  adapter = StrideAdapter(StrideAdapterConfig(2, 12, 16, D), rngs=rngs)
-  parts = whisper.Whisper(WHISPER, rngs=rngs), adapter, llama.Llama(LLAMA, rngs=rngs)
-  # Scaled so that the content of a position affects other positions measurably.
-  return SpeechLLM(*jax.tree.map(lambda w: w * 10 if w.std() > 0 else w, parts))
+  def create():
+    rngs = nnx.Rngs(0)
+    adapter = StrideAdapter(StrideAdapterConfig(2, 12, 16, D), rngs=rngs)
+    return SpeechLLM(
+      whisper.Whisper(WHISPER, rngs=rngs), adapter, llama.Llama(LLAMA, rngs=rngs)
+    )
+
+  # So large that the content of a position affects other positions measurably.
+  return draw(create, scale=0.2)
 
 
 def clips():

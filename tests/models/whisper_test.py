@@ -264,7 +264,7 @@ def test_impossible_sizes_are_refused(wrong, message):
 
 
 def test_computes_in_the_dtype_of_the_input():
-  model = Whisper(WhisperConfig(**SIZES), rngs=nnx.Rngs(0))
+  model = jax.eval_shape(lambda: Whisper(WhisperConfig(**SIZES), rngs=nnx.Rngs(0)))
   x, frame_mask = jnp.ones((2, 13, 10), jnp.bfloat16), jnp.ones((2, 13), bool)
   hidden, _ = jax.eval_shape(run, model, x, frame_mask)
   assert hidden.dtype == jnp.bfloat16 and hidden.shape == (2, 7, 24)
