@@ -16,16 +16,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import flags
-from flax import nnx
 
 from acl_jax import assets, build
 from acl_jax.assistant import load
 from acl_jax.config.experiment import TrainConfig, parse_train
 from acl_jax.evaluation import manifest_cases, report
 from acl_jax.evaluation.cache import ResultCache
-from acl_jax.evaluation.cascade import BEAM_SIZE, Recogniser
+from acl_jax.evaluation.cascade import Recogniser
+from acl_jax.evaluation.description import describe, describe_cascade
 from acl_jax.evaluation.judge import Judge
 from acl_jax.evaluation.manifest_cases import MODALITY
 from acl_jax.evaluation.modality import Modality
@@ -36,10 +35,8 @@ from acl_jax.evaluation.task_summary import format_tasks
 from acl_jax.evaluation.tasks.table import make_tasks
 from acl_jax.evaluation.tasks.task import Task
 from acl_jax.evaluation.voicebench import summary as voicebench
-from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.runtime import compilation_cache, config_flag, locks, program
-from acl_jax.runtime.files import sha256, write_atomically
-from acl_jax.weights import fingerprint
+from acl_jax.runtime.files import write_atomically
 
 NO_CASCADE = 'none'
 
@@ -105,7 +102,7 @@ def _evaluate(
   found = build.find_checkpoint(options.checkpoint, config.shipped_adapter)
   assistant = load(config, options.checkpoint)
   description = describe(config, assistant.model, found)
-  description['cascade'] = _describe_cascade(options.cascade, recogniser)
+  description['cascade'] = describe_cascade(options.cascade, recogniser)
   cache = output / 'cache'
   summary: dict[str, Any] = {'model': description, 'skipped': []}
   sampled: list[report.ReportExample] = []
@@ -149,35 +146,6 @@ def _choose_suite(
   return [MODALITY]
 
 
-def describe(
-  config: TrainConfig, model: SpeechLLM, checkpoint: build.Checkpoint
-) -> dict[str, Any]:
-  """Return `model` of the report but `cascade`: the parts, their sizes and files."""
-  return {
-    'encoder': {
-      **json.loads(json.dumps(dataclasses.asdict(config.encoder))),
-      'parameters': _num_parameters(model.encoder),
-    },
-    'adapter': {
-      'kind': model.adapter.kind,
-      'parameters': _num_parameters(model.adapter),
-      'file': str(checkpoint.adapter),
-      'sha256': sha256(checkpoint.adapter),
-    },
-    'llm': {'path': config.llama.path, **fingerprint.describe(model.llama)},
-    'template': config.template,
-    'max_new_tokens': config.targets.max_new_tokens,
-  }
-
-
-def _describe_cascade(
-  path: str, recogniser: Recogniser | None
-) -> dict[str, Any] | None:
-  if recogniser is None:
-    return None
-  return {'path': path, 'sha256': recogniser.sha256, 'beam_size': BEAM_SIZE}
-
-
 def count_examples(summary: Mapping[str, Any]) -> int:
   """Return the number of examples of a report, those of all tasks included."""
   tasks = summary.get('tasks', {})
@@ -194,11 +162,6 @@ def check_skipped(summary: Mapping[str, Any], share: float, manifest: str) -> No
       f' --max_skipped={share:g}. The report is on the others. The first reason:'
       f' {skipped[0]["reason"]}'
     )
-
-
-def _num_parameters(module: Any) -> int:
-  leaves = jax.tree.leaves(nnx.state(module, nnx.Param))
-  return sum(leaf.size for leaf in leaves)
 
 
 def _write(path: Path, content: str) -> None:

@@ -16,6 +16,8 @@ from acl_jax.models.conformer import Conformer
 from acl_jax.models.conformer_ctc import ConformerCTC
 from acl_jax.models.llama import Llama
 from acl_jax.text.templates import get_template
+from acl_jax.tpu.planning import shapes as planning_shapes
+from acl_jax.training.step import trainable_filter
 from tests.tiny_world import change, load_config
 
 FOLDER = Path(__file__).parent.parent.parent / 'configs'
@@ -54,7 +56,7 @@ def test_config_parses_and_a_batch_holds_the_longest_row(name):
   assert isinstance(config, PretrainConfig if name == 'smol_ctc' else object)
   stages = [config.ctc]
   if isinstance(config, TrainConfig):
-    get_template(config.template)
+    assert config.template == 'auto' or get_template(config.template)
     if not getattr(config.adapter, 'path', ''):  # else its sizes are in a file
       build_adapter.adapter_sizes(config.adapter, 24, 16, 3)
     stages += config.transcription, config.response
@@ -112,6 +114,9 @@ def test_every_leaf_can_be_set_by_a_flag(name):
     ('llama2_7b_parakeet', 6_738_415_616),
     ('llama2_13b_mls', 13_015_864_320),
     ('llama2_70b_mls', 68_976_648_192),
+    ('llama31_8b', 8_030_261_248),
+    ('llama32_1b', 1_235_814_400),
+    ('qwen3_8b', 8_190_735_360),
   ],
 )
 def test_parameter_counts_of_the_llms_are_the_published_ones(name, expected):
@@ -128,6 +133,32 @@ def test_parameter_counts_of_the_pretrained_encoders(name, expected):
   classes = config.vocabulary_size + 1
   make = lambda rngs: ConformerCTC(config.encoder.sizes, classes, rngs=rngs)  # noqa: E731
   assert num_parameters(make) == expected
+
+
+# As Transformers counts the same sizes; `trained` is that of the encoder's parameters.
+@pytest.mark.parametrize('name', ['llama31_8b', 'llama32_1b'])
+@pytest.mark.parametrize(
+  'encoder, expected, trained',
+  [('parakeet', 607_749_120, 607_749_120), ('whisper', 636_968_960, 23_592_960)],
+)
+def test_parameter_counts_of_the_published_encoders(name, encoder, expected, trained):
+  config = parse_experiment(load(name)[0].get_config(encoder))
+  model = planning_shapes.speech_llm_shapes(config)
+  size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))  # noqa: E731
+  params = nnx.state(model, trainable_filter(config.encoder.trains))
+  assert size(params['encoder']) == trained
+  encoder = planning_shapes.encoder_shapes(config.encoder)
+  assert size(nnx.state(encoder, nnx.Param)) == expected
+  # Ultravox's projector: stacked frames, a gated layer, and the LLM's width.
+  stack, width = config.adapter.stack, config.llama.sizes.hidden_size
+  wide = encoder.config.output_size * stack
+  norms = wide + width // 2
+  assert size(model.adapter) == wide * width + width // 2 * width + norms
+
+
+def test_an_unknown_published_encoder_is_refused():
+  with pytest.raises(ValueError, match="'hubert' is not one of parakeet, whisper"):
+    load('llama31_8b')[0].get_config('hubert')
 
 
 @pytest.mark.parametrize('name', ['llama2_7b_mls', 'llama2_13b_mls', 'llama2_70b_mls'])
