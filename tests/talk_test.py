@@ -86,7 +86,7 @@ def test_the_address_is_printed_and_opened_when_ready(start, tmp_path, display):
     os.killpg(talk.pid, signal.SIGINT)  # as Ctrl-C in a terminal does
   else:
     talk.terminate()
-  output, errors = talk.communicate(timeout=20)
+  output, errors = talk.communicate(timeout=60)
   assert talk.returncode == 0, errors
   assert 'fetched joe-voice\n' in lines and 'server ended' in output
   assert opened.exists() == bool(display)
@@ -97,6 +97,6 @@ def test_the_address_is_printed_and_opened_when_ready(start, tmp_path, display):
 @pytest.mark.full
 def test_a_server_that_fails_ends_it(start):
   talk = start(1)
-  output, errors = talk.communicate(timeout=20)
+  output, errors = talk.communicate(timeout=60)
   assert talk.returncode == 1 and 'ended with code 1' in errors
   assert 'Talk to it' not in output

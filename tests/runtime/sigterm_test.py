@@ -84,7 +84,7 @@ def test_a_handler_of_native_code_is_called_too(handled_sigterm, times):
 
 
 SCRIPT = """
-import ctypes, sys
+import ctypes, sys, threading
 from acl_jax.runtime import program, sigterm
 
 def block():  # a call of native code that no signal ends, as a compilation is
@@ -93,7 +93,7 @@ def block():  # a call of native code that no signal ends, as a compilation is
     ctypes.CDLL(None).pthread_mutex_lock(mutex)
 
 def main(argv):
-  print('started', flush=True)
+  threading.Timer(1, print, ['blocked'], {'flush': True}).start()
   if argv[1] == 'deferred':
     with sigterm.deferred():
       block()
@@ -126,7 +126,7 @@ def test_a_blocking_call_ends_too(how, signals):
     stderr=subprocess.PIPE,
     text=True,
   )
-  assert process.stdout and process.stdout.readline() == 'started\n'
+  assert process.stdout and process.stdout.readline() == 'blocked\n'
   seconds, errors = end(process, signals)
   assert process.returncode == 42 and errors == 'preempted: run me again\n'
   assert seconds < 3 * sigterm.UNWIND_SECONDS
