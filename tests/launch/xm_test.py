@@ -107,7 +107,10 @@ LOCAL = ['--config=configs/smol.py', '--workdir=runs/a']
     ([*GKE, f'--config={ROOT}/configs/smol.py'], '--config=.*/smol.py: .*repository'),
     ([*GKE, '--num_slices=2', '--tpu=v6e:2x2'], '--num_slices=2: 2x2'),
     ([*GKE, '--tpu=v3-32'], '--tpu: .* v3'),
-    ([*LOCAL, '--sweep=response.peak_lrr=1'], r'config\.response\.peak_lrr .* peak_lr\?'),
+    (
+      [*LOCAL, '--sweep=response.peak_lrr=1'],
+      r'config\.response\.peak_lrr .* peak_lr\?',
+    ),
     ([*LOCAL, '--program=chat'], 'flag --program=chat: value should be one of'),
     ([*LOCAL, '--num_slices=0'], 'flag --num_slices=0'),
     (['--workdir=runs/a'], '--config is missing'),
