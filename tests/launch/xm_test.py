@@ -109,7 +109,7 @@ LOCAL = ['--config=configs/smol.py', '--workdir=runs/a']
     ([*GKE, '--tpu=v3-32'], '--tpu: .* v3'),
     (
       [*LOCAL, '--sweep=response.peak_lrr=1'],
-      r'config\.response\.peak_lrr .* peak_lr\?',
+      'peak_lrr .* peak_lr',
     ),
     ([*LOCAL, '--program=chat'], 'flag --program=chat: value should be one of'),
     ([*LOCAL, '--num_slices=0'], 'flag --num_slices=0'),
