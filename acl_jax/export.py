@@ -18,6 +18,7 @@ from pathlib import Path
 
 from absl import flags
 
+from acl_jax import assets
 from acl_jax.config.experiment import (
   Experiment,
   PretrainConfig,
@@ -84,13 +85,13 @@ def _export(
         f'{TRANSFORMERS} only'
       )
     return recogniser.export(config, output, checkpoint, about)
+  if options.llm == REFERENCE and is_default:
+    check_loadable(assets.resolve(config.llama.path))  # before anything is loaded
   llm = open_llm(config, options)
   if options.llm == ALONE:
     if not is_default:
       raise ValueError(f'--llm=alone has --format={TRANSFORMERS} only')
     return write_llm(output, llm)
-  if options.llm == REFERENCE and is_default:
-    check_loadable(llm.path)  # before anything is loaded
   parts = load_parts(config, llm, checkpoint, options, about)
   WRITERS[options.format](output, parts, options)
 

@@ -28,8 +28,6 @@ def write_transformers(
   describe: returns entries that `config.json` has besides those of Transformers.
   """
   llm, encoder, adapter = parts.llm, parts.encoder, parts.adapter
-  if options.llm == REFERENCE:
-    check_loadable(llm.path)
   tensors = [*weights.speech_tensors(encoder, adapter)]
   if options.llm == INCLUDE:
     tensors += weights.llm_tensors(llm.source, llm.dtype)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads the folder that `acl_jax.export` writes, which holds up to three models.
 
+So does the folder of an Ultravox, whoever trained it.
+
 Tensor names start with `audio_tower.`, `multi_modal_projector.` or `language_model.`;
 the language model may be stored elsewhere. `read_submodel` returns one of them as if it
 were alone in the folder.
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from acl_jax.runtime.files import read_json
-from acl_jax.weights import safetensors
+from acl_jax.weights import safetensors, ultravox
 from acl_jax.weights.tensor import Tensor
 
 CONFIG, PROCESSOR_CONFIG = 'config.json', 'processor_config.json'
@@ -19,7 +21,7 @@ MODEL_TYPES = (MODEL_TYPE, ULTRAVOX)
 
 
 def is_exported(folder: Path) -> bool:
-  """Return whether `acl_jax.export` wrote the folder."""
+  """Return whether a folder is one of `acl_jax.export` or of an Ultravox."""
   path = folder / CONFIG
   return path.is_file() and read_json(path).get('model_type') in MODEL_TYPES
 
@@ -31,6 +33,8 @@ def read_exported_config(folder: Path) -> dict[str, Any]:
   if (model_type := config.get('model_type')) not in MODEL_TYPES:
     names = ' or '.join(MODEL_TYPES)
     raise ValueError(f'{path}: model_type is {model_type!r}, not {names}')
+  if model_type == ULTRAVOX:
+    config = ultravox.complete_config(config, path)
   for key in ('audio_config', 'text_config'):
     if not isinstance(config.get(key), dict):
       raise ValueError(f'{path}: {key} is not a JSON object')
