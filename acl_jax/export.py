@@ -85,7 +85,7 @@ def _export(
         f'{TRANSFORMERS} only'
       )
     return recogniser.export(config, output, checkpoint, about)
-  if options.llm == REFERENCE and is_default:
+  if options.llm == REFERENCE and options.format in (TRANSFORMERS, ULTRAVOX):
     check_loadable(assets.resolve(config.llama.path))  # before anything is loaded
   llm = open_llm(config, options)
   if options.llm == ALONE:
