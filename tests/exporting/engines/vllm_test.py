@@ -6,6 +6,7 @@ environment of its own, with the plug-in `plugins/vllm`.
 """
 
 import dataclasses
+import functools
 import os
 from typing import Any, NamedTuple
 
@@ -160,8 +161,18 @@ def expand(prompt, clips, audio_id):
   return ids
 
 
+@pytest.fixture(scope='module', autouse=True)
+def tokenizer_read_once():
+  """Share the text frontend of a config, which takes seconds to read."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(
+      build, 'load_text_frontend', functools.cache(build.load_text_frontend)
+    )
+    yield
+
+
 @pytest.fixture(scope='module', params=FORMATS)
-def served(request, tmp_path_factory):
+def served(request, tmp_path_factory, tokenizer_read_once):
   tmp = tmp_path_factory.mktemp(request.param)
   config, workdir = load_experiment(request.param, tmp)
   options = Options(llm='include', dtype='float32', format=FORMATS[request.param])
