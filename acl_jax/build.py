@@ -33,7 +33,7 @@ from acl_jax.text.frontend import TextFrontend
 from acl_jax.text.tokenizers import load_tokenizer
 from acl_jax.weights import safetensors
 from acl_jax.weights.adapter import load_adapter
-from acl_jax.weights.exported import read_exported_config
+from acl_jax.weights.exported import ULTRAVOX, read_exported_config
 from acl_jax.weights.fingerprint import describe
 from acl_jax.weights.llama import llama_names, load_llama, open_llama, sha256_of_files
 from acl_jax.weights.parakeet import conformer_names, load_conformer, save_conformer
@@ -164,8 +164,11 @@ def load_trained_adapter(checkpoint: Checkpoint, config: TrainConfig) -> Adapter
   llm = config.llama
   folder, path = checkpoint.adapter.parent, assets.resolve(llm.path)
   if not path.is_dir() or path.resolve() != folder.resolve():
-    expected = read_exported_config(folder).get('text_model_sha256')
+    described = read_exported_config(folder)
+    expected = described.get('text_model_sha256')
     actual = sha256_of_files(open_llama(path))
+    if expected is None and described['model_type'] == ULTRAVOX:
+      expected = actual  # a published one names its LLM only
     if expected != actual:
       raise ValueError(
         f'{path}: not the LLM that {folder} was trained with: sha256 is {actual}, not'

@@ -9,6 +9,7 @@ from acl_jax.weights import safetensors
 from acl_jax.weights.adapter import read_trailing_silence
 from acl_jax.weights.exported import is_exported, read_exported_silence
 from acl_jax.weights.peft import is_lora_folder
+from acl_jax.weights.ultravox import has_encoder
 
 ADAPTER_FILE = 'adapter.safetensors'
 # Also in a workdir: what trained of the encoder and, by LoRA, of the LLM.
@@ -31,7 +32,7 @@ class Checkpoint:
     """The folder of the encoder that was trained with the adapter, if any."""
     folder = self.adapter.parent
     if self.exported:
-      return folder
+      return folder if has_encoder(folder) else None
     trained = folder / ENCODER_FOLDER
     return trained if trained.is_dir() and not is_lora_folder(trained) else None
 

@@ -95,7 +95,8 @@ def packages() -> list[Source]:
 
 
 def sources() -> list[Source]:
-  return [*packages(), *read('benchmarks/**/*.py'), *read('*.py')]
+  folders = ('benchmarks/**/*.py', 'plugins/*/*/*.py', '*.py')
+  return [*packages(), *(source for each in folders for source in read(each))]
 
 
 @functools.cache

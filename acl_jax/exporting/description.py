@@ -53,6 +53,8 @@ def describe_model(
     },
     'audio_config': describe_tower(encoder),
     'text_config': describe_llama(source.config, str(dtype)),
+    # Engines take it from here for the LLM.
+    'tie_word_embeddings': source.config.tie_word_embeddings,
     'audio_model_id': None,  # the weights are included; Ultravox may refer to them
     'num_projector_layers': 0,  # Ultravox may have a transformer here
     **describe_projector(adapter),

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads the folder that `acl_jax.export` writes, which holds up to three models.
 
+So does the folder of an Ultravox, whoever trained it.
+
 Tensor names start with `audio_tower.`, `multi_modal_projector.` or `language_model.`;
 the language model may be stored elsewhere. `read_submodel` returns one of them as if it
 were alone in the folder.
@@ -10,25 +12,29 @@ from pathlib import Path
 from typing import Any
 
 from acl_jax.runtime.files import read_json
-from acl_jax.weights import safetensors
+from acl_jax.weights import safetensors, ultravox
 from acl_jax.weights.tensor import Tensor
 
 CONFIG, PROCESSOR_CONFIG = 'config.json', 'processor_config.json'
-MODEL_TYPE = 'audio_chat_llama'
+MODEL_TYPE, ULTRAVOX = 'audio_chat_llama', 'ultravox'
+MODEL_TYPES = (MODEL_TYPE, ULTRAVOX)
 
 
 def is_exported(folder: Path) -> bool:
-  """Return whether `acl_jax.export` wrote the folder."""
+  """Return whether a folder is one of `acl_jax.export` or of an Ultravox."""
   path = folder / CONFIG
-  return path.is_file() and read_json(path).get('model_type') == MODEL_TYPE
+  return path.is_file() and read_json(path).get('model_type') in MODEL_TYPES
 
 
 def read_exported_config(folder: Path) -> dict[str, Any]:
   """Return the `config.json` of an exported folder; ValueError if it is not one."""
   path = folder / CONFIG
   config = read_json(path)
-  if (model_type := config.get('model_type')) != MODEL_TYPE:
-    raise ValueError(f'{path}: model_type is {model_type!r}, not {MODEL_TYPE}')
+  if (model_type := config.get('model_type')) not in MODEL_TYPES:
+    names = ' or '.join(MODEL_TYPES)
+    raise ValueError(f'{path}: model_type is {model_type!r}, not {names}')
+  if model_type == ULTRAVOX:
+    config = ultravox.complete_config(config, path)
   for key in ('audio_config', 'text_config'):
     if not isinstance(config.get(key), dict):
       raise ValueError(f'{path}: {key} is not a JSON object')
@@ -60,7 +66,7 @@ def read_submodel(
   ignored_suffix: as in `safetensors.read`.
   """
   config = read_json(folder / CONFIG)
-  if config.get('model_type') != MODEL_TYPE:
+  if config.get('model_type') not in MODEL_TYPES:
     return config, safetensors.read(folder, ignored_suffix)
   tensors = safetensors.read(folder, ignored_suffix, safetensors.DTYPES)
   return read_exported_config(folder)[config_key], {

@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prepare text and audio for the model, and decode its tokens."""
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import BatchFeature, ProcessorMixin
+from transformers import BatchFeature, ProcessorMixin, WhisperFeatureExtractor
 
-from .log_mel import SAMPLE_RATE, log_mel
+from .log_mel import HOP, SAMPLE_RATE, WINDOW, log_mel
 from .windows import cut
 
 AUDIO_TOKEN = '<|audio|>'
 MAX_SECONDS = 300.0  # of a clip
+ENGINE_CHUNKS = 16
 
 
 class AudioChatLlamaProcessor(ProcessorMixin):
@@ -51,12 +53,19 @@ class AudioChatLlamaProcessor(ProcessorMixin):
     """Names of the model's inputs."""
     return ['input_ids', 'attention_mask', 'audio_values', 'audio_lens']
 
+  @property
+  def audio_processor(self) -> WhisperFeatureExtractor:
+    """Describes the audio to vLLM, which takes it from an Ultravox's processor."""
+    return _describe_audio(self.num_mel_bins)
+
   def __call__(
     self,
     text: str | Sequence[str] = (),
     audio: Any = None,
     sampling_rate: int = SAMPLE_RATE,
     return_tensors: str = 'pt',
+    audios: Any = None,
+    include_audio_num_chunks: bool = False,
     **kwargs,
   ) -> BatchFeature:
     """Return prompts, padded on the left, and the features of their audio clips.
@@ -64,8 +73,11 @@ class AudioChatLlamaProcessor(ProcessorMixin):
     text: one prompt or several, as `apply_chat_template` returns them.
     audio: samples of one clip, or a list of clips, in the order of the placeholders of
       all texts; floats in [-1, 1] or integers, [n] or [n channels].
+    audios, include_audio_num_chunks: how an Ultravox is called; `audio_num_chunks` are
+      the windows of every clip, at least one.
     ValueError if the placeholders and the clips differ in number.
     """
+    audio = audios if audio is None else audio
     texts = [text] if isinstance(text, str) else list(text)
     clips = _flatten_clips(audio)
     placeholders = sum(text.count(AUDIO_TOKEN) for text in texts)
@@ -74,7 +86,10 @@ class AudioChatLlamaProcessor(ProcessorMixin):
         f'the text contains {AUDIO_TOKEN} {placeholders} times, but there are'
         f' {len(clips)} audio clips'
       )
-    windows = [self._compute_log_mels(clip, sampling_rate) for clip in clips]
+    windows = [
+      self._compute_log_mels(clip, sampling_rate, keep_silence=include_audio_num_chunks)
+      for clip in clips
+    ]
     log_mels = [mel for mels in windows for mel in mels]
     lengths = [[self._num_positions(len(mel)) for mel in mels] for mels in windows]
     remaining_lengths = iter(lengths)
@@ -90,6 +105,8 @@ class AudioChatLlamaProcessor(ProcessorMixin):
       inputs |= _pad_log_mels(log_mels) | {
         'audio_token_len': [n for clip in lengths for n in clip]
       }
+      if include_audio_num_chunks:
+        inputs['audio_num_chunks'] = [len(clip) for clip in lengths]
     return BatchFeature(inputs, tensor_type=return_tensors)
 
   def apply_chat_template(self, conversation, *args, **kwargs):
@@ -134,19 +151,27 @@ class AudioChatLlamaProcessor(ProcessorMixin):
     """Whether the tokenizer puts a space before the first word of a text."""
     return self._encode('\na')[len(self._encode('\n')) :] != self._encode('a')
 
-  def _compute_log_mels(self, clip: Any, sampling_rate: int) -> list[np.ndarray]:
+  def _compute_log_mels(
+    self, clip: Any, sampling_rate: int, keep_silence: bool
+  ) -> list[np.ndarray]:
     """Return the log-mel spectrogram [t m] of every window of a clip.
 
-    ValueError if the clip is too long.
+    keep_silence: also of a long clip that is nothing but silence. ValueError if the
+    clip is too long.
     """
     waveform = _resample(_to_mono(np.asarray(clip)), sampling_rate)
     if (seconds := len(waveform) / SAMPLE_RATE) > MAX_SECONDS:
       raise ValueError(
         f'an audio clip has {seconds:.1f} s; the limit is {MAX_SECONDS:g} s'
       )
+    pieces = cut(waveform, self.window_frames, self.subsampling)
+    if keep_silence and not pieces:
+      size = self.window_frames * HOP
+      starts = range(0, len(waveform) - WINDOW, size)
+      pieces = [waveform[start : start + size] for start in starts]
     return [
       log_mel(self.features, piece, self.num_mel_bins, self.trailing_silence)
-      for piece in cut(waveform, self.window_frames, self.subsampling)
+      for piece in pieces
     ]
 
   def _num_positions(self, frames: int) -> int:
@@ -158,6 +183,13 @@ class AudioChatLlamaProcessor(ProcessorMixin):
 
   def decode(self, *args, **kwargs):
     return self.tokenizer.decode(*args, **kwargs)
+
+
+@functools.cache
+def _describe_audio(num_mel_bins: int) -> WhisperFeatureExtractor:
+  # vLLM reserves memory for a clip of so many times `chunk_length`.
+  seconds = int(MAX_SECONDS) // ENGINE_CHUNKS
+  return WhisperFeatureExtractor(feature_size=num_mel_bins, chunk_length=seconds)
 
 
 def _join_contents(conversation: Any) -> Any:
