@@ -38,6 +38,7 @@ from acl_jax.exporting.folder import (
 from acl_jax.exporting.tokenizer import write_tokenizer
 from acl_jax.models.lora import merge_lora
 from acl_jax.models.protocols import Adapter, Encoder
+from acl_jax.models.quantisation import is_quantised
 from acl_jax.runtime import config_flag, program
 from acl_jax.runtime.files import sha256
 from acl_jax.text.frontend import TextFrontend
@@ -98,7 +99,7 @@ def _export(
   if options.llm == REFERENCE:
     _check_loadable(llm)
   dtype_name = options.dtype or config.llama.dtype
-  dtype = np.dtype(jnp.dtype('bfloat16' if dtype_name == 'int8' else dtype_name))
+  dtype = np.dtype(jnp.dtype('bfloat16' if is_quantised(dtype_name) else dtype_name))
   text = build.load_text_frontend(config.llama, config.template)
   if options.llm == ALONE:
     return _export_llm(output, source, dtype, text)

@@ -12,7 +12,7 @@ import torch
 import transformers
 from transformers.models.llama import modeling_llama
 
-from acl_jax.models import int8, llama
+from acl_jax.models import llama, quantisation
 from acl_jax.models.matrices import QuantisedMatrix
 from acl_jax.models.paged_cache import PAGE, PagedCache
 from acl_jax.models.rope import Rope, RopeScaling
@@ -143,7 +143,7 @@ def test_a_sharded_model_computes_the_same(model, x, expected):
 
 
 def test_int8_quantises_matrices_and_keeps_biases_and_norms(model, x, expected):
-  quantised = int8.quantise(jax.tree.map(jnp.copy, model))
+  quantised = quantisation.quantise(jax.tree.map(jnp.copy, model))
   attention = quantised.layers.self_attn
   np.testing.assert_array_equal(attention.q_bias, model.layers.self_attn.q_bias)
   assert isinstance(attention.q_proj, QuantisedMatrix)
