@@ -44,9 +44,10 @@ def get_config(encoder: str = 'parakeet') -> ConfigDict:
 
   c.response = defaults.response_stage(
     steps=100_000,
-    frames_per_batch=16 * c.data.row_frames,  # 11 minutes
+    frames_per_batch=64 * c.data.row_frames,  # 44 minutes
     peak_lr=5e-4,
     warmup_steps=5_000,
     remat='dots',
+    microbatches=2,
   )
   return c.lock()

@@ -78,9 +78,11 @@ def test_the_llm_has_the_dtype_of_the_config(config):
     llm = dataclasses.replace(config.llama, dtype=dtype)
     llama = build.load_frozen_llama(llm)
     assert {leaf.dtype for leaf in jax.tree.leaves(llama)} == {jnp.dtype(dtype)}
-  llama = build.load_frozen_llama(dataclasses.replace(config.llama, dtype='int8'))
-  assert {str(leaf.dtype) for leaf in jax.tree.leaves(llama)} == {'int8', 'bfloat16'}
-  assert llama.dtype == jnp.bfloat16
+  for name, dtypes in (('int8', {'int8'}), ('int4', {'int4', 'int8'})):
+    llama = build.load_frozen_llama(dataclasses.replace(config.llama, dtype=name))
+    found = {str(leaf.dtype) for leaf in jax.tree.leaves(llama)}
+    assert found == {'bfloat16', *dtypes}
+    assert llama.dtype == jnp.bfloat16
 
 
 def test_new_adapters_have_the_sizes_of_the_config(config):

@@ -73,6 +73,7 @@ def config_of(folder: Path) -> dict:
     skip_spikes=False,
   )
   response = dict(
+    microbatches=1,
     kl_weight=0.5,
     kl_temperature=1.0,
     ctc_weight=0.3,

@@ -115,6 +115,7 @@ def response_stage(**changes: Any) -> ConfigDict:
   c = stage(kl_weight=0.0, kl_temperature=1.0, ctc_weight=0.0, transcription_weight=0.0)
   c.remat = placeholder(str)
   c.on_policy = None
+  c.microbatches = 1
   c.update(changes)
   return c
 

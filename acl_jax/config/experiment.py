@@ -64,6 +64,11 @@ class TrainConfig:
       raise ValueError(
         'config.data.row_tokens is None; rows packed by row_frames need it'
       )
+    if self.response and self.response.microbatches > 1 and self.llama.lora:
+      raise ValueError(
+        f'config.response.microbatches is {self.response.microbatches}, which needs a'
+        ' frozen LLM; config.llama.lora is set'
+      )
     if self.response and self.response.on_policy and not self.targets.top_k:
       raise ValueError(
         'config.targets.top_k is 0; config.response.on_policy compares that many of the'

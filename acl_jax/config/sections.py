@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 from typing import Literal
 
+from acl_jax.models import quantisation
 from acl_jax.models.attention_decoder import DecoderConfig
 from acl_jax.models.conformer import ConformerConfig
 from acl_jax.models.llama import LlamaConfig
@@ -33,15 +34,17 @@ class LLMConfig:
   """The frozen LLM."""
 
   path: str  # asset:NAME, a Hugging Face or Meta folder, or a GGUF file
-  dtype: str  # of the weights: float32, bfloat16 or int8
+  dtype: str  # of the weights: float32, bfloat16, int8 or int4
   sharding: str  # fsdp, or replicated: sharded along mesh.tensor only
   sizes: LlamaConfig | None  # checked against the files; needed to plan without them
   lora: LoRAConfig | None = None  # None: frozen, which is the method
   date: str = '2024-07-26'  # the day it is told, if its chat template tells it one
 
   def __post_init__(self):
-    if self.lora is not None and self.dtype == 'int8':
-      raise ValueError("lora needs a dtype of float32 or bfloat16; it is 'int8'")
+    if self.lora is not None and self.dtype in quantisation.DTYPES:
+      raise ValueError(
+        f'lora needs a dtype of float32 or bfloat16; it is {self.dtype!r}'
+      )
     try:
       _ = self.today
     except ValueError:

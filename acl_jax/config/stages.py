@@ -72,6 +72,11 @@ class ResponseStageConfig(StageConfig):
   transcription_weight: float  # of the transcription loss of an attention adapter
   remat: str | None  # what the backward pass recomputes: full, dots or None
   on_policy: OnPolicyConfig | None = None  # None: no loss on the student's answers
+  microbatches: int = 1  # parts of a batch that the LLM runs in turn, to save memory
+
+  def __post_init__(self):
+    if self.microbatches < 1:
+      raise ValueError(f'microbatches is {self.microbatches}; it must be at least 1')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ from acl_jax.exporting import provenance
 from acl_jax.exporting.options import Options
 from acl_jax.models.lora import merge_lora
 from acl_jax.models.protocols import Adapter, Encoder
+from acl_jax.models.quantisation import is_quantised
 from acl_jax.text.frontend import TextFrontend
 from acl_jax.weights.llama import Source, open_llama
 
@@ -49,7 +50,7 @@ def open_llm(config: TrainConfig, options: Options) -> LLM:
   """Open the LLM of a config."""
   path = assets.resolve(config.llama.path)
   name = options.dtype or config.llama.dtype
-  dtype = np.dtype(jnp.dtype('bfloat16' if name == 'int8' else name))
+  dtype = np.dtype(jnp.dtype('bfloat16' if is_quantised(name) else name))
   text = build.load_text_frontend(config.llama, config.template)
   return LLM(path, open_llama(path), dtype, text)
 

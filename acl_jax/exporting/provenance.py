@@ -12,6 +12,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from acl_jax.models import llama
+from acl_jax.models.quantisation import is_quantised
 from acl_jax.runtime.files import read_json, sha256
 from acl_jax.weights import table
 from acl_jax.weights.configuration import llama_axis_sizes
@@ -50,14 +51,14 @@ def read_report(
 ) -> dict[str, Any]:
   """Read a report of `acl_jax.evaluate`; ValueError if it is about another model.
 
-  dtype: of the LLM when it was evaluated; an int8 LLM is not compared.
+  dtype: of the LLM when it was evaluated; a quantised LLM is not compared.
   """
   report = read_json(path)
   model = report.get('model')
   if not isinstance(model, dict) or 'response_nll' not in report:
     raise ValueError(f'{path}: not a report of acl_jax.evaluate')
   expected = {'adapter': sha256(adapter)}
-  if dtype != 'int8':
+  if not is_quantised(dtype):
     expected['llm'] = fingerprint_llm(source, dtype)['sha256']
   for part, value in expected.items():
     reported = (model.get(part) or {}).get('sha256')

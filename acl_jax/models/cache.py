@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Int8
 
-from acl_jax.models.matrices import quantise_int8
+from acl_jax.models.matrices import quantise
 from acl_jax.sharding.rules import constrain
 
 AXES = 'layers', 'batch', 'kv_heads', 'time', 'head_dim'
@@ -208,7 +208,7 @@ def empty_cache(
 
 
 def _quantise(x: Float[Array, '*b h']) -> Int8Values:
-  return Int8Values(*quantise_int8(x, (-1,)))
+  return Int8Values(*quantise(x, (-1,)))
 
 
 def dequantise(array: Array | Int8Values) -> Float[Array, 'b k s h']:

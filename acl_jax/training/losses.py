@@ -12,11 +12,26 @@ LOG_ZERO = -1e30  # a log-probability; -inf would make gradients NaN
 
 
 def cross_entropy(
-  logits: Float[Array, 'b u v'], targets: Int[Array, 'b u'], weight: Float[Array, 'b u']
+  logits: Float[Array, 'b u v'],
+  targets: Int[Array, 'b u'],
+  weight: Float[Array, 'b u'],
+  total: Float[Array, ''] | None = None,
 ) -> Float[Array, '']:
-  """Weighted mean of the negative log-likelihood, in nats per target token."""
+  """Weighted mean of the negative log-likelihood, in nats per target token.
+
+  total: the weight of all rows of a batch, if these are not all; the sum over its parts
+  is then the mean.
+  """
   nll = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-  return jnp.sum(nll * weight) / jnp.maximum(jnp.sum(weight), 1)
+  return _mean(nll, weight, total)
+
+
+def _mean(
+  x: Float[Array, 'b u'], weight: Float[Array, 'b u'], total: Float[Array, ''] | None
+) -> Float[Array, '']:
+  """Weighted mean, with the weights' sum of the whole batch if it is given."""
+  total = jnp.sum(weight) if total is None else total
+  return jnp.sum(x * weight) / jnp.maximum(total, 1)
 
 
 def smoothed_cross_entropy(
@@ -42,6 +57,7 @@ def top_k_kl(
   top_log_probs: Float[Array, 'b u k'],
   weight: Float[Array, 'b u'],
   temperature: float = 1.0,
+  total: Float[Array, ''] | None = None,
 ) -> Float[Array, '']:
   """KL(teacher || student) over the teacher's top k tokens, in nats per token.
 
@@ -49,6 +65,7 @@ def top_k_kl(
   that the teacher gives them.
   temperature: softens both distributions over these outcomes; the divergence is
     multiplied by its square (Hinton et al. 2015).
+  total: as of `cross_entropy`.
   """
   student = jnp.take_along_axis(jax.nn.log_softmax(logits), top_ids, axis=-1)
   teacher = top_log_probs.astype(jnp.float32)
@@ -57,7 +74,7 @@ def top_k_kl(
   teacher, student = (jax.nn.log_softmax(x / temperature) for x in (teacher, student))
   divergence = jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)
   divergence *= temperature**2
-  return jnp.sum(divergence * weight) / jnp.maximum(jnp.sum(weight), 1)
+  return _mean(divergence, weight, total)
 
 
 def _append_remaining_mass(log_probs: Float[Array, 'b u k']) -> Float[Array, 'b u k+1']:

@@ -22,7 +22,7 @@ from acl_jax.models.attention_adapter import END
 from acl_jax.models.layers import unpack_segments
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.sharding.rules import constrain_like_parameters
-from acl_jax.training import losses, spikes
+from acl_jax.training import losses, response_losses, spikes
 
 
 class TrainState(NamedTuple):
@@ -139,34 +139,6 @@ def _transcription_loss_of_frames(
   return loss, {'transcription': loss}
 
 
-def _logits_of_targets(
-  model: SpeechLLM,
-  response: ResponseBatch,
-  clips: tuple[Float[Array, 'b s e'], Bool[Array, 'b s']],
-  remat: str | None,
-) -> Float[Array, 'b u v']:
-  """Return the logits that predict the targets of each row, padding included.
-
-  clips: audio embeddings of each row, and their mask.
-  """
-  x, segment_ids = model.splice(response.prompt, *clips)
-  hidden = model.hidden_states(
-    x, segment_ids, remat, response.shared_prefix, response.targets.shape[1]
-  )
-  index = response.index.reshape(len(x), -1, 1)
-  return model.llama.logits(jnp.take_along_axis(hidden, index, axis=1))
-
-
-def _kl_to_teacher(
-  logits: Float[Array, 'b u v'], response: ResponseBatch, temperature: float
-) -> Float[Array, '']:
-  """Return KL(teacher || student) at the targets, over the teacher's top tokens."""
-  shape = (*logits.shape[:2], response.top_ids.shape[-1])
-  teacher = response.top_ids.reshape(shape), response.top_log_probs.reshape(shape)
-  weight = response.weight.reshape(shape[:2])
-  return losses.top_k_kl(logits, *teacher, weight, temperature)
-
-
 def response_loss(
   model: SpeechLLM,
   batch: tuple[AudioBatch, ResponseBatch] | tuple[AudioBatch, ResponseBatch, Any],
@@ -184,24 +156,10 @@ def response_loss(
   batch: with `stage.on_policy` a second `ResponseBatch` has the student's answers.
   key: of the dropout of the CTC loss. Returns the loss and its parts.
   """
-  audio, response, *answers = batch
+  audio, *responses = batch
   frames, frame_mask = encode_batch(model, audio, encoder_trains, stage.remat)
-  rows = len(response.prompt.tokens)
-  clips = model.adapt_rows(frames, frame_mask, rows)
-  logits = _logits_of_targets(model, response, clips, stage.remat)
-  targets = response.targets.reshape(rows, -1)
-  weight = response.weight.reshape(rows, -1)
-  loss = nll = losses.cross_entropy(logits, targets, weight)
-  parts = {'response_nll': nll}
-  if stage.kl_weight:
-    kl = _kl_to_teacher(logits, response, stage.kl_temperature)
-    loss += stage.kl_weight * kl
-    parts['kl'] = kl
-  if stage.on_policy and answers:
-    logits = _logits_of_targets(model, answers[0], clips, stage.remat)
-    on_policy_kl = _kl_to_teacher(logits, answers[0], stage.kl_temperature)
-    loss += stage.on_policy.weight * on_policy_kl
-    parts['on_policy_kl'] = on_policy_kl
+  clips = model.adapt_rows(frames, frame_mask, len(responses[0].prompt.tokens))
+  loss, parts = response_losses.evaluate(model, clips, responses, stage)
   if stage.ctc_weight and model.adapter.kind == 'ctc':
     auxiliary, ctc_parts = _ctc_loss_of_frames(model, audio, key, frames, frame_mask)
     loss += stage.ctc_weight * auxiliary

@@ -70,6 +70,7 @@ def checksum(
   layer: index of `x` along a stacked leading axis; the checksum of stacked layers is
     the sum of the checksums of all layers.
   """
+  x = x.astype(jnp.int8) if x.dtype == jnp.int4 else x  # which has no bytes
   size = x.dtype.itemsize
   bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f'uint{8 * size}'))
   index = jnp.full(x.shape, layer, jnp.uint32)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loads a Llama from any of its published formats; saves it in Hugging Face's."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from acl_jax.models import llama
-from acl_jax.models.int8 import quantise_parameter
+from acl_jax.models.quantisation import is_quantised, quantise_parameter
 from acl_jax.runtime.files import sha256
 from acl_jax.sharding.rules import PARAMETERS, ShardingRules
 from acl_jax.weights import gguf, huggingface, meta, safetensors, table
@@ -57,11 +58,11 @@ def load_llama(
 ) -> llama.Llama:
   """Load a Llama from any format that `open_llama` supports.
 
-  dtype: of the parameters; int8 quantises the matrices and keeps everything else, the
-    computation included, in bfloat16.
+  dtype: of the parameters; int8 and int4 quantise the matrices and keep everything
+    else, the computation included, in bfloat16.
   rules: the sharding of the parameters if a mesh is set.
   """
-  source, quantise = open_llama(path), dtype == jnp.int8
+  source, quantised = open_llama(path), is_quantised(dtype)
   config = source.config
   return table.import_tensors(
     jax.eval_shape(lambda: llama.Llama(config, rngs=nnx.Rngs(0))),
@@ -69,9 +70,9 @@ def load_llama(
     source.tensors,
     llama_axis_sizes(config),
     source=str(path),
-    dtype=jnp.bfloat16 if quantise else dtype,
+    dtype=jnp.bfloat16 if quantised else dtype,
     rules=rules,
-    convert=quantise_parameter if quantise else None,
+    convert=functools.partial(quantise_parameter, dtype=dtype) if quantised else None,
   )
 
 

@@ -206,6 +206,7 @@ def has(values, keys):
   return has(values[first], rest) if rest else True
 
 
+LORA = dict(rank=2, alpha=1.0, dropout=0.0, targets=('q_proj',))
 ON_POLICY = dict(
   weight=0.5,
   refresh_every=7,
@@ -230,6 +231,21 @@ def test_bad_settings_of_on_policy_answers_are_refused(tiny_world, changes, mess
   load_config(tiny_world, **{'response.on_policy': ON_POLICY})
   with pytest.raises(ValueError, match=message):
     load_config(tiny_world, **{'response.on_policy': ON_POLICY | changes})
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'response.microbatches': 0}, 'microbatches is 0; it must be at least 1'),
+    (
+      {'response.microbatches': 2, 'llama.lora': LORA},
+      'microbatches is 2, which needs a frozen LLM',
+    ),
+  ],
+)
+def test_bad_microbatches_are_refused(tiny_world, changes, message):
+  with pytest.raises(ValueError, match=f'config.response.*{message}'):
+    load_config(tiny_world, **changes)
 
 
 def test_on_policy_answers_need_the_teachers_top_tokens(tiny_world):

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every family against Transformers, and all options of the block at once."""
 
-import functools
 import re
 
 import jax
@@ -10,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from flax import nnx
 from transformers.models.llama import modeling_llama
 
-from acl_jax.models import int8, llama
+from acl_jax.models import llama, quantisation
 from acl_jax.models.matrices import QuantisedMatrix
 from acl_jax.models.paged_cache import PAGE, PagedCache
 from acl_jax.models.rope import Rope, RopeScaling
@@ -26,15 +26,20 @@ from tests.models.families import FAMILIES
 from tests.models.families_table import COLUMNS, DOCS, END, START
 from tests.sharding.meshes import MESHES
 
-# Together they have every option; the others repeat them.
-FAST = ('llama3.2', 'smollm3', 'qwen2-window', 'qwen3')
+# Together they have every option but scaled rotations, which have a test of their own.
+FAST = {
+  'equals Transformers': ('smollm3', 'qwen2-window', 'qwen3'),
+  'chat template': (),  # tests/text/chat_template_test.py has all of them
+  'written back': ('smollm3', 'qwen2-window'),
+  'GGUF': ('llama3.2', 'qwen3'),
+}
 
 
-@pytest.mark.parametrize('column', COLUMNS)
 @pytest.mark.parametrize(
-  'family',
+  'family, column',
   [
-    pytest.param(name, marks=[] if name in FAST else [pytest.mark.full])
+    pytest.param(name, column, marks=[] if name in fast else [pytest.mark.full])
+    for column, fast in FAST.items()
     for name in FAMILIES
   ],
 )
@@ -91,21 +96,24 @@ def test_packed_sequences_equal_separate_rows(model, x, expected):
   """The second row's sequences have 10 and 16 tokens, with padding inside."""
   is_first = np.arange(T) < 11
   ids = np.where(is_first, 1, 2) * (np.arange(T) != 4)
-  ids = jnp.asarray([np.ones(T, int), ids])
-  packed = run(model, x, *causal_segment_mask(ids))
+  mask = jax.jit(causal_segment_mask)(jnp.asarray([np.ones(T, int), ids]))
+  packed = np.asarray(run(model, x, *mask))
   np.testing.assert_allclose(packed[0], expected[0], atol=1e-5)
-  for segment in (1, 2):
-    part = x[1, ids[1] == segment]
-    row = jnp.zeros_like(x).at[0, : len(part)].set(part)
-    alone = run(model, row, POSITIONS, tiny_llama.causal(B, T))[0, : len(part)]
-    np.testing.assert_allclose(packed[1, ids[1] == segment], alone, atol=1e-5)
+  parts = [np.asarray(x)[1, ids == segment] for segment in (1, 2)]
+  rows = np.zeros(x.shape, np.float32)
+  for row, part in zip(rows, parts, strict=True):
+    row[: len(part)] = part
+  alone = run(model, jnp.asarray(rows), POSITIONS, tiny_llama.causal(B, T))
+  for segment, row, part in zip((1, 2), np.asarray(alone), parts, strict=True):
+    np.testing.assert_allclose(packed[1, ids == segment], row[: len(part)], atol=1e-5)
 
 
 def test_a_kv_cache_and_pages_change_nothing(model, x, expected):
-  """A prefill of 13 tokens, then steps of 7, in a cache that is longer than needed."""
+  """Chunks of 9 tokens, in a cache that is longer than needed."""
+  t = 9
 
-  @functools.partial(jax.jit, static_argnames='t')
-  def step(cache, pool, start, t):
+  @jax.jit
+  def step(cache, pool, start):
     part = jax.lax.dynamic_slice_in_dim(x, start, t, axis=1)
     positions = start + POSITIONS[:, :t]
     visible = lambda s: jnp.arange(s)[None, None] <= positions[..., None]  # noqa: E731
@@ -119,8 +127,8 @@ def test_a_kv_cache_and_pages_change_nothing(model, x, expected):
   cache = model.empty_cache(B, T + 3, jnp.float32)
   pool = model.empty_cache(3, PAGE, jnp.float32)
   outputs = []
-  for start, t in ((0, 13), (13, 7), (20, 7)):
-    y, z, cache, pool = step(cache, pool, start, t)
+  for start in range(0, T, t):
+    y, z, cache, pool = step(cache, pool, start)
     outputs.append((y, z))
   for each in zip(*outputs, strict=True):
     np.testing.assert_allclose(jnp.concatenate(each, 1), expected, atol=1e-5)
@@ -143,11 +151,17 @@ def test_a_sharded_model_computes_the_same(model, x, expected):
 
 
 def test_int8_quantises_matrices_and_keeps_biases_and_norms(model, x, expected):
-  quantised = int8.quantise(jax.tree.map(jnp.copy, model))
+  quantised = quantisation.quantise(jax.tree.map(jnp.copy, model))
   attention = quantised.layers.self_attn
   np.testing.assert_array_equal(attention.q_bias, model.layers.self_attn.q_bias)
   assert isinstance(attention.q_proj, QuantisedMatrix)
-  actual = run(quantised, x, POSITIONS, tiny_llama.causal(B, T))
+  values = jax.tree.map(
+    lambda param, matrix: param.replace(matrix[...]),
+    model,
+    quantised,
+    is_leaf=lambda x: isinstance(x, nnx.Variable | QuantisedMatrix),
+  )
+  actual = run(values, x, POSITIONS, tiny_llama.causal(B, T))
   error = jnp.linalg.norm(actual - expected) / jnp.linalg.norm(expected)
   assert 0 < error < 0.03
 

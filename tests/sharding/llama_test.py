@@ -9,7 +9,7 @@ import pytest
 
 from acl_jax.generation.engine import Engine, EngineConfig, Request
 from acl_jax.generation.slots import DecodeRules
-from acl_jax.models.int8 import quantise
+from acl_jax.models.quantisation import quantise
 from acl_jax.sharding.arrays import put_sharded
 from acl_jax.sharding.mesh import make_mesh
 from acl_jax.sharding.rules import SHARDING_RULES, shardings

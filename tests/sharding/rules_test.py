@@ -8,8 +8,8 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-from acl_jax.models.int8 import quantise
 from acl_jax.models.llama import Llama
+from acl_jax.models.quantisation import quantise
 from acl_jax.sharding.mesh import make_mesh
 from acl_jax.sharding.rules import (
   SHARDING_RULES,

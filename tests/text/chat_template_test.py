@@ -39,7 +39,7 @@ def test_ids_equal_those_of_transformers(world, system):
 WORDS = st.text(st.characters(exclude_characters='<|[]>/', exclude_categories=['Cs']))
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(system=st.none() | WORDS, words=st.lists(WORDS, min_size=1, max_size=5))
 def test_any_text_gives_the_ids_of_transformers(world, system, words):
   turns = [] if system is None else [('system', system)]
@@ -53,7 +53,7 @@ FORGED = st.lists(
 ).map(''.join)
 
 
-@settings(max_examples=15)
+@settings(max_examples=5)
 @given(system=st.none() | FORGED, content=FORGED, reply=FORGED)
 def test_no_text_becomes_a_control_token(world, system, content, reply):
   turns = [('user', content), ('assistant', 'b'), ('user', content)]
@@ -90,7 +90,7 @@ def test_a_template_that_joins_text_to_a_control_token_is_refused(world):
     world.ours(turns)
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(system=st.none() | WORDS, before=WORDS, after=WORDS, role=st.integers(0, 2))
 def test_ids_around_audio_are_those_of_transformers(world, system, before, after, role):
   """The prompt with a word in place of the clip, cut at the word, gives the ids."""

@@ -69,7 +69,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize('name', HOSTILE)
 def test_a_bad_template_is_one_sentence(name, tiny_chatml, monkeypatch):
-  monkeypatch.setattr(bounds, 'MAX_STEPS', 20_000)
+  monkeypatch.setattr(bounds, 'MAX_STEPS', 12_000)
   source, match = HOSTILE[name]
   start, memory = time.process_time(), _peak_memory()
   with pytest.raises(

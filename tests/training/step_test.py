@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 import functools
 
 import jax
@@ -11,7 +12,7 @@ from flax import nnx
 from acl_jax.batches.arrays import AudioBatch, ResponseBatch
 from acl_jax.config import defaults
 from acl_jax.config.parsing import parse
-from acl_jax.config.stages import ResponseStageConfig
+from acl_jax.config.stages import OnPolicyConfig, ResponseStageConfig
 from acl_jax.models import whisper
 from acl_jax.models.adapters import StrideAdapter, StrideAdapterConfig
 from acl_jax.models.ctc import CTCAdapter, CTCAdapterConfig
@@ -197,6 +198,54 @@ def test_a_stride_adapter_learns_responses():
   assert set(history[0]) == {'loss', 'grad_norm', 'response_nll', 'kl'}
   for part in ('response_nll', 'kl'):
     assert history[-1][part] < 0.8 * history[0][part], part
+
+
+ON_POLICY = dict(
+  weight=0.7,
+  refresh_every=1,
+  max_new_tokens=3,
+  sampling=dict(temperature=1.0, top_k=0, top_p=1.0),
+)
+
+
+def compare_microbatches(stage, batch):
+  """A step with the rows one by one equals the step with all of them."""
+  results = []
+  for count in (1, 3):
+    stage = dataclasses.replace(stage, microbatches=count)
+    loss = functools.partial(step.response_loss, encoder_trains=False, stage=stage)
+    loss = loss_and_batch('response')[0] if stage == BOTH else loss
+    results.append(train(build('stride'), loss, batch, 1))
+  (_, _, [expected], gradient), (_, _, [actual], other) = results
+  assert expected.keys() == actual.keys()
+  for name, value in expected.items():
+    assert actual[name] == pytest.approx(value, rel=1e-5), name
+  scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient))
+  assert scale > 0
+  close = functools.partial(np.testing.assert_allclose, atol=1e-5 * scale)
+  jax.tree.map(close, other, gradient)
+
+
+def test_microbatches_change_neither_losses_nor_gradients():
+  compare_microbatches(BOTH, loss_and_batch('response')[1])
+
+
+@pytest.mark.full
+def test_microbatches_of_the_students_answers_change_nothing():
+  """Whose targets have another total weight than the responses."""
+  answers = parse(OnPolicyConfig, ON_POLICY)
+  audio, response = make_batch()
+  other = response._replace(weight=response.weight * [[[1]], [[0]], [[1]]])
+  stage = dataclasses.replace(BOTH, on_policy=answers)
+  compare_microbatches(stage, (audio, response, other))
+
+
+def test_microbatches_that_do_not_divide_the_rows_are_refused():
+  stage = dataclasses.replace(BOTH, microbatches=2)
+  loss = functools.partial(step.response_loss, encoder_trains=False, stage=stage)
+  batch = jax.tree.map(jnp.asarray, make_batch())
+  with pytest.raises(ValueError, match='microbatches = 2 .* 3 rows'):
+    jax.eval_shape(loss, build('stride'), batch, KEY)
 
 
 @functools.cache

@@ -41,6 +41,12 @@ def test_every_bit_and_every_position_counts(dtype):
   assert len({*digests, description['sha256']}) == len(others) + 1
 
 
+def test_every_number_of_4_bits_counts():
+  values = np.arange(-7, 8)
+  digests = [describe({'a': jnp.asarray(np.roll(values, i), 'int4')}) for i in range(3)]
+  assert len({digest['sha256'] for digest in digests}) == 3
+
+
 def test_parameters_sha256_hashes_the_bytes_in_state_order():
   class Module(nnx.Module):
     def __init__(self, b, a):

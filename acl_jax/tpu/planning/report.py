@@ -77,14 +77,16 @@ def bytes_per_device(tree) -> int:
 
   def size_of(x) -> int:
     shape = x.sharding.shard_shape(x.shape) if x.sharding else x.shape
-    return math.prod(shape) * _itemsize(x.dtype)
+    return int(math.prod(shape) * _itemsize(x.dtype))
 
   return sum(map(size_of, jax.tree.leaves(tree)))
 
 
-def _itemsize(dtype) -> int:
+def _itemsize(dtype) -> float:
   if jnp.issubdtype(dtype, jax.dtypes.prng_key):
     return 8
+  if dtype == jnp.int4:
+    return 0.5
   return dtype.itemsize
 
 

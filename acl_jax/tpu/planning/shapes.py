@@ -24,9 +24,9 @@ from acl_jax.config.sections import (
 from acl_jax.config.stages import ResponseStageConfig
 from acl_jax.models import llama
 from acl_jax.models.conformer import Conformer, ConformerConfig
-from acl_jax.models.int8 import quantise
 from acl_jax.models.lora import LoRAConfig
 from acl_jax.models.protocols import Encoder
+from acl_jax.models.quantisation import is_quantised, quantise
 from acl_jax.models.speech_llm import Prompt, SpeechLLM
 from acl_jax.models.whisper import Whisper, WhisperConfig
 from acl_jax.runtime.rounding import round_up
@@ -75,13 +75,13 @@ def llama_shapes(config: LLMConfig) -> llama.Llama:
   """Return the LLM as shapes in the config's dtype, from its sizes or its files."""
   if (sizes := config.sizes) is None:
     return to_shapes(build.load_frozen_llama(config))
-  dtype = jnp.dtype(config.dtype)
-  compute_dtype = jnp.bfloat16 if dtype == jnp.int8 else dtype
+  dtype, quantised = jnp.dtype(config.dtype), is_quantised(config.dtype)
+  compute_dtype = jnp.bfloat16 if quantised else dtype
 
   def create() -> llama.Llama:
     model = llama.Llama(sizes, rngs=nnx.Rngs(0))
     model = jax.tree.map(lambda x: x.astype(compute_dtype), model)
-    return quantise(model) if dtype == jnp.int8 else model
+    return quantise(model, dtype) if quantised else model
 
   return jax.eval_shape(create)
 

@@ -79,6 +79,8 @@ def train(
     unroll_layers(model)
   stack = model.adapter.config.stack
   stage = shapes.response_config(config)
+  if unroll:  # a loop over parts, too
+    stage = dataclasses.replace(stage, microbatches=1)
   budget = stage.frames_per_batch
   shape = shapes.batch_shape(config, budget, stack, model.encoder.config)
   rows = rows or shape.rows

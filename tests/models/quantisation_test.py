@@ -8,8 +8,8 @@ from flax import nnx
 from acl_jax import assets
 from acl_jax.generation.engine import Engine, EngineConfig, Request
 from acl_jax.generation.slots import DecodeRules
-from acl_jax.models.int8 import REDUCED_AXES, quantise
-from acl_jax.models.matrices import QuantisedMatrix
+from acl_jax.models.matrices import GroupedMatrix, QuantisedMatrix
+from acl_jax.models.quantisation import REDUCED_AXES, quantise
 from acl_jax.models.speech_llm import causal_segment_mask
 from acl_jax.text.templates import Turn, chatml
 from acl_jax.text.tokenizers import load_tokenizer
@@ -41,6 +41,23 @@ def test_a_quantised_weight_is_within_half_a_step():
   np.testing.assert_array_equal(quantised[1], quantised[...][1])
 
 
+@pytest.mark.parametrize('group_size, groups', [(5, 2), (2, 3)])
+def test_a_weight_in_4_bits_is_within_half_a_step_of_its_group(group_size, groups):
+  """Of an axis of 6 there are groups of 5 at most, so of 3, or groups of 2."""
+  shape = 3, groups, 7, 4
+  weight = np.random.default_rng(0).normal(size=(3, 6, 7, 4))
+  weight = jnp.asarray(weight, jnp.float32)
+  weight = weight.at[:, 0].multiply(1e3).at[..., 2].set(0)
+  quantised = GroupedMatrix(nnx.Param(weight, axes=('d', 'n', 'h')), -3, group_size)
+  assert quantised.scale[...].shape == shape
+  grouped = np.asarray(weight).reshape(3, groups, -1, 7, 4)
+  step = np.abs(grouped).max(2, keepdims=True) / 7
+  error = np.abs(np.asarray(quantised[...]).reshape(grouped.shape) - grouped)
+  assert (error <= step * 0.5001).all()
+  assert quantised.value[...].dtype == jnp.int4
+  np.testing.assert_array_equal(quantised[1], quantised[...][1])
+
+
 @pytest.mark.parametrize('name', tiny_llama.VARIANTS)
 def test_a_quantised_tiny_llama_predicts_nearly_the_same(name):
   config = tiny_llama.VARIANTS[name]
@@ -58,8 +75,22 @@ def test_a_quantised_tiny_llama_predicts_nearly_the_same(name):
   assert matrices == len(REDUCED_AXES) - config.tie_word_embeddings
 
 
-def test_the_engine_decodes_a_quantised_llama():
-  quantised = quantise(tiny_llama.build())
+def test_in_4_bits_the_embeddings_have_8_and_the_rest_predicts_similarly():
+  tokens = jnp.asarray(np.random.default_rng(0).integers(0, 50, (4, 9)))
+  expected = log_probs(tiny_llama.build(), tokens)
+  quantised = quantise(tiny_llama.build(), jnp.int4)
+  assert 1e-4 < divergence(expected, log_probs(quantised, tokens)) < 0.3
+  names: dict[str, set[str]] = {'int4': set(), 'int8': set(), 'float32': set()}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(quantised):
+    names[leaf.dtype.name].add(jax.tree_util.keystr(path))
+  assert len(names['int4']) == 7 and all('layers' in name for name in names['int4'])
+  assert len(names['int8']) == 2
+  assert all('norm' in name or 'scale' in name for name in names['float32'])
+
+
+@pytest.mark.parametrize('dtype', ['int8', 'int4'])
+def test_the_engine_decodes_a_quantised_llama(dtype):
+  quantised = quantise(tiny_llama.build(), dtype)
   engine = Engine(quantised, EngineConfig(2, 8, 5), shared_prefix=(3, 4))
   [response] = engine.run([Request('a', (1, 2, 5))])
   tokens = jnp.asarray([[3, 4, 1, 2, 5, *response.tokens]])
