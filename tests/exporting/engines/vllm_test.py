@@ -19,6 +19,7 @@ from acl_jax.evaluation import encoding, examples
 from acl_jax.evaluation.prompt_batches import PromptCase
 from acl_jax.evaluation.responses import generate_responses
 from acl_jax.export import Options, export
+from acl_jax.runtime.files import read_json
 from acl_jax.text.templates import Audio, Turn
 from acl_jax.weights.adapter import save_adapter
 from configs import methods, smol, whisper_ctc
@@ -108,10 +109,16 @@ def in_float32(config):
   return dataclasses.replace(config, llama=llama)
 
 
-def run_ours(config, workdir, audio_id):
-  """Return the recordings, and conversations, prompts, answers and first tokens."""
+def run_ours(config, workdir, folder):
+  """Return the recordings, and conversations, prompts, answers and first tokens.
+
+  folder: the exported one; its LLM and tokenizer load faster than a GGUF file.
+  """
   from acl_jax.exporting import check
 
+  llama = dataclasses.replace(config.llama, path=str(folder))
+  config = dataclasses.replace(config, llama=llama)
+  audio_id = read_json(folder / 'config.json')['audio_token_index']
   utterances, _ = examples.read_manifest(check.SHIPPED_MANIFEST, RECORDINGS)
   model = build.load_model(
     config, build.find_checkpoint(workdir, config.shipped_adapter)
@@ -178,8 +185,7 @@ def served(request, tmp_path_factory, tokenizer_read_once):
   options = Options(llm='include', dtype='float32', format=FORMATS[request.param])
   folder = tmp / f'exported_{request.param}'
   export(config, folder, workdir, options)
-  audio_id = 49_152  # the first after SmolLM2's vocabulary
-  ours = run_ours(config, workdir, audio_id)
+  ours = run_ours(config, workdir, folder)
   with vllm_server.serve(VLLM, folder, tmp / 'vllm.log') as client:
     yield Served(client, *ours)
 
