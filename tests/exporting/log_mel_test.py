@@ -16,7 +16,7 @@ from tests.exporting.conftest import noise_clips
 
 
 @pytest.mark.parametrize('name', FEATURES)
-@given(samples=st.integers(400, 9_000), mels=st.sampled_from([16, 80]))
+@given(samples=st.integers(400, 9_000), mels=st.sampled_from([16, 80, 128]))
 def test_spectrograms_equal_ours(name, samples, mels):
   (clip,) = noise_clips(samples, seed=samples)
   expected = FEATURES[name].log_mel(clip, mels)

@@ -41,8 +41,8 @@ HOSTILE = {
   'replacing': (GROW + '{% set ns.s = ns.s|replace("", ns.s) %}{% endfor %}', 'chara'),
   'set block': (GROW + '{% set s %}{{ ns.s }}{{ ns.s }}{% endset %}{% set ns.s = s %}'
     '{% endfor %}', 'characters'),
-  'output': ('{% for i in range(9999) %}' + 2000 * 'a' + '{% endfor %}', 'characters'),
-  'in a macro': ('{% macro f() %}{% for i in range(9999) %}' + 2000 * 'a'
+  'output': ('{% for i in range(9999) %}' + 9_000 * 'a' + '{% endfor %}', 'characters'),
+  'in a macro': ('{% macro f() %}{% for i in range(9999) %}' + 9_000 * 'a'
     + '{% endfor %}{% endmacro %}{{ f()|length }}', 'characters'),
   'lists': (NEST + '{% set ns.s = [ns.s, ns.s] %}{% endfor %}', 'elements'),
   'mappings': (NEST + '{% set ns.s = {1: ns.s, 2: ns.s} %}{% endfor %}', 'elements'),
@@ -69,7 +69,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize('name', HOSTILE)
 def test_a_bad_template_is_one_sentence(name, tiny_chatml, monkeypatch):
-  monkeypatch.setattr(bounds, 'MAX_STEPS', 12_000)
+  monkeypatch.setattr(bounds, 'MAX_STEPS', 6_000)
   source, match = HOSTILE[name]
   start, memory = time.process_time(), _peak_memory()
   with pytest.raises(

@@ -12,12 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
-from transformers import WhisperConfig, WhisperModel
+from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
 from acl_jax import assets
 from acl_jax.weights.whisper import load_whisper, save_whisper
 from data_pipeline import audio
-from data_pipeline.features import whisper_log_mel
+from data_pipeline.features import Frontend, whisper_log_mel
 
 UTTERANCE = Path(__file__).parents[2] / 'data_pipeline/recordings/audio/added.ogg'
 SIZES = dict(
@@ -164,6 +164,24 @@ def test_loads_in_another_dtype(variables, tmp_path):
   for dtype in (jnp.float32, jnp.bfloat16):
     model = load_whisper(tmp_path, dtype)
     assert {leaf.dtype for leaf in jax.tree.leaves(model)} == {jnp.dtype(dtype)}
+
+
+def test_a_model_of_128_mel_bins_equals_transformers_from_the_audio_on(tmp_path):
+  """As the third version has, in float16, with a decoder and its output beside it."""
+  sizes = SIZES | {'num_mel_bins': 128, 'max_source_positions': 1_500}
+  reference = build_reference(sizes | {'encoder_layers': 1}).half()
+  reference.save_pretrained(tmp_path / 'published')
+  model = load_whisper(tmp_path / 'published')
+  save_whisper(model, tmp_path / 'saved')
+  saved = load_whisper(tmp_path / 'saved')
+  assert saved.config == model.config and model.config.num_mel_bins == 128
+  jax.tree.map(np.testing.assert_array_equal, saved, model)
+  samples = np.pad(audio.read(UTTERANCE), (0, 7))[:9_600]
+  log_mel = Frontend.of(model.config).log_mel(np.pad(samples, (0, 470_400)))[None]
+  extractor = WhisperFeatureExtractor(feature_size=128)
+  inputs = extractor(samples, sampling_rate=16_000, return_tensors='np')
+  expected = reference_frames(reference.float(), inputs['input_features'].mT)
+  np.testing.assert_allclose(encode(saved, log_mel), expected, atol=1e-3)
 
 
 @pytest.mark.full
