@@ -65,7 +65,7 @@ test: lint
 	echo "== All tests passed in $$(($$(date +%s) - start)) s"
 
 test-engines: $(VENV)/.test $(ENGINES)/.vllm
-	JAXTYPING_DISABLE=1 VLLM=$(ENGINES)/bin/vllm \
+	JAXTYPING_DISABLE=1 VLLM=$(ENGINES)/bin/python \
 	  $(PYTHON) -m pytest -s -n0 tests/exporting/engines
 
 lint: $(VENV)/.test

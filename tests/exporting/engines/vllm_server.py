@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts `vllm serve` on a folder, and asks it as clients do."""
+"""Starts vLLM's server on a folder, and asks it as clients do."""
 
 import base64
 import contextlib
@@ -14,6 +14,7 @@ import openai
 import soundfile
 
 START_SECONDS = 900  # of a busy machine; a quiet one needs about a minute
+MODULE = 'vllm.entrypoints.openai.api_server'
 FLAGS = ('--trust-remote-code', '--dtype=float32', '--enforce-eager')
 LIMITS = ('--max-model-len=2048', '--max-num-seqs=4', '--max-logprobs=20')
 ENVIRONMENT = {
@@ -35,12 +36,16 @@ class Answer(NamedTuple):
 
 @contextlib.contextmanager
 def serve(vllm, folder, log):
-  """Yield a client of `vllm serve FOLDER`; `vllm` is the program, `log` a file."""
+  """Yield a client; `vllm` is the Python that has vLLM, `log` a file.
+
+  The program `vllm` looks for a package of that name, and the build for CPUs has
+  another: so its module is run.
+  """
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
     port = free.getsockname()[1]
-  command = [vllm, 'serve', str(folder), *FLAGS, *LIMITS, f'--port={port}']
-  command += ['--host=127.0.0.1', '--served-model-name=exported']
+  command = [vllm, '-m', MODULE, f'--model={folder}', *FLAGS, *LIMITS]
+  command += ['--host=127.0.0.1', f'--port={port}', '--served-model-name=exported']
   unset = ('PYTHONPATH', 'PYTHONHOME')
   environment = {k: v for k, v in os.environ.items() if k not in unset} | ENVIRONMENT
   with log.open('w') as file:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """vLLM serves exported folders with our answers; run by `make test-engines`.
 
-The environment variable VLLM names the program `vllm`, which is installed in an
-environment of its own, with the plug-in `plugins/vllm`.
+The environment variable VLLM names the Python of an environment of its own that has
+vLLM and the plug-in `plugins/vllm`.
 """
 
 import dataclasses
