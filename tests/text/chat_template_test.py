@@ -58,7 +58,9 @@ FORGED = st.lists(
 def test_no_text_becomes_a_control_token(world, system, content, reply):
   turns = [('user', content), ('assistant', 'b'), ('user', content)]
   turns = [('system', system)] * (system is not None) + turns
-  harmless = [(role, 'a') for role, _ in turns]
+  # SmolLM3's template looks for /think in the system message, also within </think>.
+  switch = '/think' if '/think' in (system or '') else 'a'
+  harmless = [(role, switch if role == 'system' else 'a') for role, _ in turns]
   try:
     ids = world.ours(turns)
   except ValueError as error:  # Llama-2's markers are no control tokens
