@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import signal
+import time
 
 import jax
 import numpy as np
@@ -121,8 +122,10 @@ def test_preemption_ends_the_encoding_of_a_shard(
   count, run_encoder = itertools.count(1), encoded.run_encoder
 
   def interrupted(*args):  # in a thread of its own
-    if next(count) == 2:
+    if (number := next(count)) == 2:
       os.kill(os.getpid(), signal.SIGTERM)
+    if number >= 2:
+      time.sleep(0.1)  # the main thread must see it before the last of nine
     return run_encoder(*args)
 
   with monkeypatch.context() as patch, pytest.raises(Preempted):

@@ -84,10 +84,8 @@ def bytes_per_device(tree) -> int:
 
 def _itemsize(dtype) -> float:
   if jnp.issubdtype(dtype, jax.dtypes.prng_key):
-    return 8
-  if dtype == jnp.int4:
-    return 0.5
-  return dtype.itemsize
+    return 8.0
+  return 0.5 if dtype == jnp.int4 else float(dtype.itemsize)
 
 
 # The stage that each program trains.
