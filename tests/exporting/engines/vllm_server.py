@@ -20,6 +20,7 @@ LIMITS = ('--max-model-len=2048', '--max-num-seqs=4', '--max-logprobs=20')
 ENVIRONMENT = {
   'VLLM_CPU_KVCACHE_SPACE': '1',
   'VLLM_CPU_OMP_THREADS_BIND': 'nobind',
+  'OMP_NUM_THREADS': '1',  # threads wait for each other on a busy machine
   'VLLM_NO_USAGE_STATS': '1',
   'HF_HUB_OFFLINE': '1',
 }
