@@ -59,7 +59,12 @@ def copy_licences(llm: Path, folder: Path) -> None:
         shutil.copyfile(path, folder / path.name)
 
 
-def write_card(folder: Path, info: CardInfo, report: dict[str, Any] | None) -> None:
+def write_card(
+  folder: Path,
+  info: CardInfo,
+  report: dict[str, Any] | None,
+  template: str = 'card.md',
+) -> None:
   """Write `README.md`; `report` is the report.json of `acl_jax.evaluate`, if any."""
   config, model_config = info.config, info.model_config
   llm_files = model_config['text_model_sha256'].items()
@@ -83,7 +88,7 @@ def write_card(folder: Path, info: CardInfo, report: dict[str, Any] | None) -> N
     'about': info.about or 'The config has no description.',
     'results': _format_report(report),
   }
-  text = (TEMPLATE_FOLDER / 'card.md').read_text()
+  text = (TEMPLATE_FOLDER / template).read_text()
   for name, value in values.items():
     text = text.replace(f'{{{{{name}}}}}', str(value))
   (folder / 'README.md').write_text(text)

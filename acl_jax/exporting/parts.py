@@ -10,7 +10,7 @@ import numpy as np
 from acl_jax import assets, build
 from acl_jax.config.experiment import TrainConfig
 from acl_jax.exporting import provenance
-from acl_jax.exporting.options import Options
+from acl_jax.exporting.options import Q8_0, Options
 from acl_jax.models.lora import merge_lora
 from acl_jax.models.protocols import Adapter, Encoder
 from acl_jax.text.frontend import TextFrontend
@@ -20,7 +20,7 @@ from acl_jax.weights.llama import Source, open_llama
 class LLM(NamedTuple):
   """The frozen LLM: its weights are read when they are written, as `dtype`.
 
-  path: a folder or a file.
+  path: a folder or a file. dtype: bfloat16 for an int8 LLM and for --dtype=q8_0.
   """
 
   path: Path
@@ -49,7 +49,7 @@ def open_llm(config: TrainConfig, options: Options) -> LLM:
   """Open the LLM of a config."""
   path = assets.resolve(config.llama.path)
   name = options.dtype or config.llama.dtype
-  dtype = np.dtype(jnp.dtype('bfloat16' if name == 'int8' else name))
+  dtype = np.dtype(jnp.dtype('bfloat16' if name in ('int8', Q8_0) else name))
   text = build.load_text_frontend(config.llama, config.template)
   return LLM(path, open_llama(path), dtype, text)
 
