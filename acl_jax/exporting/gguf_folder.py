@@ -114,7 +114,7 @@ def check_space(output: Path, files: list[File]) -> None:
 
 
 def write_files(folder: Path, files: list[File], text: TextFrontend) -> None:
-  """Write the files, a tensor at a time; ValueError if the tokenizer reads otherwise."""
+  """Write the files, a tensor at a time; ValueError if the tokenizer differs."""
   for name, metadata, tensors in files:
     if name == LLM_FILE:
       write(folder / name, metadata, [])  # to read the tokenizer before it takes long

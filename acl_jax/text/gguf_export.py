@@ -22,7 +22,10 @@ from acl_jax.text.tokenizer import SentencePieceBackend, Tokenizer
 
 PREFIX = 'tokenizer.ggml.'
 # Families split each of these differently.
-PROBE = "I've 1234567 WORDS, it'S DON'T e\u0301 éÉ\n \n\n\t  x  y--==!!! ?a/b\r\n 漢字 🙂 \u00bd"
+PROBE = (
+  "I've 1234567 WORDS, it'S DON'T e\u0301 éÉ\n \n\n\t  x  y--==!!!"
+  ' ?a/b\r\n 漢字 🙂 \u00bd'
+)
 MISSING_SCORE = -10_000.0  # below that of any piece
 
 
