@@ -1,20 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shipped recipe with Ultravox's projector, which vLLM and llama.cpp know.
 
-  configs/speech.sh WORK/speech        # once for all configs of smol
-  python -m acl_jax.decode_targets --config=configs/smol.py \\
-    --input=WORK/speech/prepared --output=WORK/targets
-  python -m acl_jax.train --config=configs/smol_stride.py --workdir=WORK/stride \\
+  python -m acl_jax.train --config=configs/smol_stride.py --workdir=WORK/stride
     --config.data.train=WORK/speech/prepared --config.data.targets=WORK/targets
 
-Whisper base with low-rank updates, 6 frames stacked (120 ms), the projector of Ultravox.
-One stage as in the paper: the cross-entropy of the responses, nothing else, to the same
-utterances and instructions as configs/smol.py, whose targets it reads. The projector has
-3.4 M parameters, the updates 1.8 M: 10 MB in half precision.
+`configs/smol.sh WORK` makes speech and targets; it is the same for all configs of smol.
 
-llama.cpp aborts with 8 frames behind Whisper base, see docs/export.md. It fills every
-clip with silence up to 30 s: here 3 s follow each utterance, so that the model learns to
-read silence after speech.
+Whisper base with low-rank updates, 6 frames stacked (120 ms), Ultravox's projector. One
+stage as in the paper: the cross-entropy of the responses, nothing else, to the same
+utterances and instructions as configs/smol.py, whose targets it reads. The projector
+has 3.4 M parameters, the updates 1.8 M: 10 MB in half precision.
+
+With 8 frames behind Whisper base llama.cpp aborts, see docs/export.md. It fills every
+clip with silence up to 30 s: here 3 s follow each utterance, so that the model learns
+to read silence after speech.
 
 Not trained yet; there are no results.
 """

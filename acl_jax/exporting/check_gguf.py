@@ -63,7 +63,7 @@ class Compared(NamedTuple):
   log_prob: float
 
 
-def check_gguf(
+def check_export(
   config: TrainConfig, output: Path, checkpoint: str | None, audio: Sequence[str]
 ) -> dict[str, Compared]:
   """Print the differences between a folder and the model; return those of answers.

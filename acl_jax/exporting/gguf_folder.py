@@ -19,7 +19,7 @@ from acl_jax.models.whisper import Whisper
 from acl_jax.runtime.files import sha256
 from acl_jax.text import gguf as gguf_tokenizer
 from acl_jax.text.frontend import TextFrontend
-from acl_jax.text.gguf_export import PREFIX, describe_tokenizer
+from acl_jax.text.gguf_export import PREFIX, UNKNOWN_TOKEN, describe_tokenizer
 from acl_jax.text.template_files import GGUF_FIELD
 from acl_jax.text.tokenizer import Tokenizer
 from acl_jax.weights.gguf_export import describe_llama, export_llama
@@ -134,7 +134,7 @@ def check_tokenizer(path: Path, original: Tokenizer) -> None:
           f' {expected}'
         )
   for name, id in original.control_tokens.items():
-    if loaded.control_tokens.get(name) != id:
+    if loaded.control_tokens.get(name) != id and name != UNKNOWN_TOKEN:
       raise ValueError(
         f'the tokenizer cannot be exported as GGUF: the control token {name!r:.60}'
         f' would be {loaded.control_tokens.get(name)}, not {id}'

@@ -26,6 +26,7 @@ PROBE = (
   "I've 1234567 WORDS, it'S DON'T e\u0301 éÉ\n \n\n\t  x  y--==!!!"
   ' ?a/b\r\n 漢字 🙂 \u00bd'
 )
+UNKNOWN_TOKEN = '<unk>'  # Llama-2's, also where a file calls it a control token
 MISSING_SCORE = -10_000.0  # below that of any piece
 
 
@@ -57,6 +58,8 @@ def describe_tokenizer(tokenizer: Tokenizer, num_embeddings: int) -> dict[str, A
     vocabulary = describe(backend.tokenizer, spec)
   by_id = dict(vocabulary.tokens)
   by_id |= {id: (name, CONTROL) for name, id in tokenizer.control_tokens.items()}
+  if (unknown := vocabulary.fields.get('unknown_token_id')) is not None:
+    by_id[unknown] = (by_id[unknown][0], UNKNOWN)
   rows = [by_id.get(i, (f'[PAD{i}]', UNUSED)) for i in range(num_embeddings)]
   fields = vocabulary.fields | {
     'tokens': [token for token, _ in rows],
@@ -96,19 +99,17 @@ def _merged_pieces(
   tokenizer: tokenizers.Tokenizer, spec: Mapping[str, Any]
 ) -> _Vocabulary:
   """Describe sentencepiece's pieces in a tokenizer.json: early merges score highest."""
-  unknown, added = spec['model'].get('unk_token'), _added(spec)
+  vocab, added = spec['model']['vocab'], _added(spec)
+  unknown = spec['model'].get('unk_token') or UNKNOWN_TOKEN
   tokens = {}
-  for token, id in spec['model']['vocab'].items():
-    is_byte = LOOKS_LIKE_BYTE.fullmatch(token)
-    kind = UNKNOWN if token == unknown else BYTE if is_byte else NORMAL
-    tokens[id] = (token, kind)
+  for token, id in vocab.items():
+    tokens[id] = (token, BYTE if LOOKS_LIKE_BYTE.fullmatch(token) else NORMAL)
   scores: dict[int, float] = {}
   for rank, (left, right) in enumerate(_merges(spec)):
-    id = spec['model']['vocab'][left + right]
-    scores.setdefault(id, -float(rank))
+    scores.setdefault(vocab[left + right], -float(rank))
   fields: dict[str, Any] = {'model': 'llama'}
-  if unknown is not None:
-    fields['unknown_token_id'] = spec['model']['vocab'][unknown]
+  if unknown in vocab:
+    fields['unknown_token_id'] = vocab[unknown]
   return _Vocabulary(tokens | added, fields, scores)
 
 

@@ -84,10 +84,11 @@ def _factors(config: LlamaConfig) -> dict[str, Tensor]:
 
 def _check_readable(config: LlamaConfig, metadata: dict[str, Any]) -> None:
   """Raise ValueError unless the metadata define the same computation as `config`."""
-  tensors: dict[str, Any] = dict(_factors(config))
+  other = Tensor.from_array(np.zeros(0))
+  tensors = _factors(config)
   if not config.tie_word_embeddings:
-    tensors['output.weight'] = None
-  tensors |= {f'{i}': None for i in range(config.num_hidden_layers)}  # their number
+    tensors['output.weight'] = other
+  tensors |= {f'{i}': other for i in range(config.num_hidden_layers)}  # their number
   read, _ = gguf.parse_llama(metadata, tensors, Path('GGUF'))
   for field in dataclasses.fields(config):
     value, other = getattr(config, field.name), getattr(read, field.name)

@@ -41,13 +41,13 @@ class Stored(NamedTuple):
   def encode(self) -> np.ndarray:
     """Read and convert; ValueError for a value that the type cannot represent."""
     array = np.asarray(self.tensor.read(), np.float32, order='C')
-    with np.errstate(over='ignore'):  # checked below
-      encoded = gguf.quantize(array, self.kind)
-    # Quantised blocks would hide what was not finite.
-    finite = encoded if self.kind == Kind.F16 else array
-    if not np.isfinite(finite).all():
-      raise ValueError(f'{self.name}: not finite in {self.kind.name}')
-    return encoded
+    largest = float(np.finfo(np.float16 if self.kind == Kind.F16 else np.float32).max)
+    if not (np.abs(array) <= largest).all():
+      raise ValueError(
+        f'{self.name} has values that {self.kind.name} cannot represent: they are not'
+        f' finite, or above {largest:g}'
+      )
+    return gguf.quantize(array, self.kind)
 
 
 def choose_kind(shape: Sequence[int], kind: Kind) -> Kind:

@@ -91,7 +91,7 @@ def describe_mmproj(speech: Speech) -> dict[str, Any]:
       f'the encoder has max_source_positions = {config.max_source_positions}; llama.cpp'
       f' fills every clip up to 30 s, which are {MAX_POSITIONS}'
     )
-  _check_stack(config.d_model, speech.adapter.config.stack)
+  check_stack(config.d_model, speech.adapter.config.stack)
   audio = {key: getattr(config, name) for key, name in _SIZES.items()}
   audio |= {
     'attention.layer_norm_epsilon': LAYER_NORM_EPS,
@@ -108,7 +108,7 @@ def describe_mmproj(speech: Speech) -> dict[str, Any]:
   }
 
 
-def _check_stack(width: int, stack: int) -> None:
+def check_stack(width: int, stack: int) -> None:
   """Raise ValueError for a stack at which llama.cpp aborts.
 
   It announces one number of positions per clip, and computes another if the last
