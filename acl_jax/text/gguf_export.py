@@ -89,7 +89,8 @@ def _special_ids(tokenizer: Tokenizer) -> dict[str, Any]:
 
 def _sentencepiece(backend: SentencePieceBackend) -> _Vocabulary:
   model = ModelProto.FromString(backend.processor.serialized_model_proto())
-  tokens = {i: (piece.piece, piece.type) for i, piece in enumerate(model.pieces)}
+  # An absent type is 0 here.
+  tokens = {i: (p.piece, p.type or NORMAL) for i, p in enumerate(model.pieces)}
   scores = {i: piece.score for i, piece in enumerate(model.pieces)}
   unknown = backend.processor.unk_id()
   return _Vocabulary(tokens, {'model': 'llama', 'unknown_token_id': unknown}, scores)

@@ -96,9 +96,15 @@ def _check_readable(config: LlamaConfig, metadata: dict[str, Any]) -> None:
       value, other = _canonical(config), _canonical(read)
     if field.name != 'model_type' and value != other:
       raise ValueError(
-        f'{field.name} = {value!r:.90} cannot be exported: in llama.cpp the'
-        f' architecture {metadata["general.architecture"]} has {other!r:.90}'
+        f'{field.name} = {_show(value)} cannot be exported: in llama.cpp the'
+        f' architecture {metadata["general.architecture"]} has {_show(other)}'
       )
+
+
+def _show(value: Any) -> str:
+  if isinstance(value, RopeScaling):
+    value = {'rope_type': value.kind, **value.fields}
+  return f'{value!r:.120}'
 
 
 def _canonical(config: LlamaConfig) -> RopeScaling | None:
