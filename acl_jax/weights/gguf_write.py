@@ -42,7 +42,7 @@ class Stored(NamedTuple):
     """Read and convert; ValueError for a value that the type cannot represent."""
     array = np.asarray(self.tensor.read(), np.float32, order='C')
     largest = float(np.finfo(np.float16 if self.kind == Kind.F16 else np.float32).max)
-    if not (np.abs(array) <= largest).all():
+    if array.size and not (-largest <= array.min() and array.max() <= largest):
       raise ValueError(
         f'{self.name} has values that {self.kind.name} cannot represent: they are not'
         f' finite, or above {largest:g}'
