@@ -71,7 +71,7 @@ def write_card(
   llm_id = model_config.get('text_model_id')
   is_shipped = info.adapter.parent.parent == SHIPPED
   values = {
-    'serve': SERVE.format(what=SERVED[model_config['model_type']]),
+    'serve': SERVE.format(what=SERVED.get(model_config.get('model_type'), '')),
     'llm': config.llama.path,
     'llm_licence': LICENCES.get(config.llama.path, UNKNOWN_LICENCE),
     'llm_files': '\n'.join(f'  `{name}` {sha256}' for name, sha256 in llm_files),

@@ -23,9 +23,10 @@ from acl_jax.weights.llama import open_llama
 from configs import smol_stride
 from data_pipeline import audio
 
-pytestmark = pytest.mark.skipif(
-  find_server() is None, reason='llama-server is not installed'
-)
+pytestmark = [
+  pytest.mark.full,
+  pytest.mark.skipif(find_server() is None, reason='llama-server is not installed'),
+]
 COUNT, MAX_TOKENS = 20, 32
 # float32 on both sides; llama.cpp has Whisper's convolutions in float16.
 TEXT_TOLERANCE, AUDIO_TOLERANCE = 5e-4, 5e-3
