@@ -16,14 +16,14 @@ LICENCES = {
   'asset:smollm2-135m-instruct': 'Apache-2.0',
   'asset:whisper-base': 'MIT',
 }
-SERVE = '''With vLLM 0.32.0, {what}:
+SERVE = """With vLLM 0.32.0, {what}:
 
     vllm serve FOLDER --trust-remote-code
 
 It answers `input_audio` parts in `/v1/chat/completions`. On CPUs, as it was tested:
 
     VLLM_CPU_KVCACHE_SPACE=1 vllm serve FOLDER --trust-remote-code --dtype=float32 \\
-      --enforce-eager --max-model-len=2048'''
+      --enforce-eager --max-model-len=2048"""
 SERVED = {
   'ultravox': 'which knows this model as an Ultravox',
   'audio_chat_llama': 'after `pip install` of the plug-in `plugins/vllm` of acl_jax',
@@ -71,7 +71,7 @@ def write_card(
   llm_id = model_config.get('text_model_id')
   is_shipped = info.adapter.parent.parent == SHIPPED
   values = {
-    'serve': SERVE.format(what=SERVED.get(model_config.get('model_type'), '')),
+    'serve': SERVE.format(what=SERVED.get(model_config.get('model_type', ''), '')),
     'llm': config.llama.path,
     'llm_licence': LICENCES.get(config.llama.path, UNKNOWN_LICENCE),
     'llm_files': '\n'.join(f'  `{name}` {sha256}' for name, sha256 in llm_files),

@@ -2,7 +2,7 @@
 """A tokenizer as the fields `tokenizer.ggml.*` of a GGUF file."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import tokenizers
@@ -53,9 +53,9 @@ def describe_tokenizer(tokenizer: Tokenizer, num_embeddings: int) -> dict[str, A
     vocabulary = _sentencepiece(backend)
   else:
     spec = json.loads(backend.tokenizer.to_str())
-    byte_fallback = spec['model'].get('byte_fallback')
-    describe = _merged_pieces if byte_fallback else _byte_level
-    vocabulary = describe(backend.tokenizer, spec)
+    has_bytes = spec['model'].get('byte_fallback')
+    name = None if has_bytes else find_name(backend.tokenizer)
+    vocabulary = _byte_level(spec, name) if name else _merged_pieces(spec)
   by_id = dict(vocabulary.tokens)
   by_id |= {id: (name, CONTROL) for name, id in tokenizer.control_tokens.items()}
   if (unknown := vocabulary.fields.get('unknown_token_id')) is not None:
@@ -96,9 +96,7 @@ def _sentencepiece(backend: SentencePieceBackend) -> _Vocabulary:
   return _Vocabulary(tokens, {'model': 'llama', 'unknown_token_id': unknown}, scores)
 
 
-def _merged_pieces(
-  tokenizer: tokenizers.Tokenizer, spec: Mapping[str, Any]
-) -> _Vocabulary:
+def _merged_pieces(spec: Mapping[str, Any]) -> _Vocabulary:
   """Describe sentencepiece's pieces in a tokenizer.json: early merges score highest."""
   vocab, added = spec['model']['vocab'], _added(spec)
   unknown = spec['model'].get('unk_token') or UNKNOWN_TOKEN
@@ -114,12 +112,10 @@ def _merged_pieces(
   return _Vocabulary(tokens | added, fields, scores)
 
 
-def _byte_level(
-  tokenizer: tokenizers.Tokenizer, spec: Mapping[str, Any]
-) -> _Vocabulary:
+def _byte_level(spec: Mapping[str, Any], name: str) -> _Vocabulary:
   tokens = {id: (token, NORMAL) for token, id in spec['model']['vocab'].items()}
   merges = [f'{left} {right}' for left, right in _merges(spec)]
-  fields = {'model': 'gpt2', 'pre': find_name(tokenizer), 'merges': merges}
+  fields = {'model': 'gpt2', 'pre': name, 'merges': merges}
   return _Vocabulary(tokens | _added(spec), fields)
 
 
@@ -130,9 +126,10 @@ def _added(spec: Mapping[str, Any]) -> dict[int, tuple[str, int]]:
   }
 
 
-def _merges(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
-  merges = spec['model']['merges']
-  return [tuple(m.split(' ', 1)) if isinstance(m, str) else (*m,) for m in merges]
+def _merges(spec: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+  for merge in spec['model']['merges']:
+    left, right = merge.split(' ', 1) if isinstance(merge, str) else merge
+    yield left, right
 
 
 def find_name(tokenizer: tokenizers.Tokenizer) -> str:

@@ -144,6 +144,8 @@ def load_mmproj(path: Path) -> Speech:
   kind = metadata.get('clip.projector_type')
   if metadata.get('general.architecture') != 'clip' or kind != PROJECTOR:
     raise ValueError(f'{path}: the projector is {kind!r:.60}, not {PROJECTOR}')
+  if other := [name for name in tensors if not name.startswith(('a.', 'mm.a.'))]:
+    raise ValueError(f'{path}: unexpected tensor {other[0]} ({len(other)} in total)')
   encoder = _create_encoder(metadata, tensors, path)
   adapter = _create_adapter(metadata, tensors, path)
   parts = []
@@ -151,7 +153,7 @@ def load_mmproj(path: Path) -> Speech:
     (encoder, WHISPER, _whisper_sizes(encoder)),
     (adapter, ULTRAVOX, _sizes(adapter.config)),
   ):
-    prefix = rows[0][0].split('.')[0] + '.'
+    prefix = 'a.' if rows is WHISPER else 'mm.a.'
     chosen = {name: t for name, t in tensors.items() if name.startswith(prefix)}
     parts.append(
       table.import_tensors(
@@ -165,7 +167,9 @@ def _create_encoder(
   metadata: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path
 ) -> Whisper:
   positions = tensors.get('a.position_embd.weight')
-  fields = {ours: metadata.get(f'clip.audio.{key}') for key, ours in _SIZES.items()}
+  fields: dict[str, Any] = {
+    ours: metadata.get(f'clip.audio.{key}') for key, ours in _SIZES.items()
+  }
   fields['max_source_positions'] = positions.shape[0] if positions else 0
   try:
     config = WhisperConfig(**fields)

@@ -148,9 +148,10 @@ def test_another_file_is_refused(changes, removed, message, speech, tmp_path):
     load_mmproj(tmp_path / 'x.gguf')
 
 
-def test_an_unknown_tensor_is_refused(speech, tmp_path):
-  extra = Stored('a.pre_ln.weight', Tensor.from_array(np.ones(12)), Kind.F32)
+@pytest.mark.parametrize('name', ['a.pre_ln.weight', 'v.blk.0.ln1.weight'])
+def test_an_unknown_tensor_is_refused(name, speech, tmp_path):
+  extra = Stored(name, Tensor.from_array(np.ones(12)), Kind.F32)
   tensors = [*export_mmproj(speech), extra]
   write(tmp_path / 'x.gguf', describe_mmproj(speech), tensors)
-  with pytest.raises(ValueError, match='unexpected tensor a.pre_ln.weight'):
+  with pytest.raises(ValueError, match=f'unexpected tensor {name}'):
     load_mmproj(tmp_path / 'x.gguf')
