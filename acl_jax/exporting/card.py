@@ -61,14 +61,19 @@ def copy_licences(llm: Path, folder: Path) -> None:
         shutil.copyfile(path, folder / path.name)
 
 
-def write_card(folder: Path, info: CardInfo, report: dict[str, Any] | None) -> None:
+def write_card(
+  folder: Path,
+  info: CardInfo,
+  report: dict[str, Any] | None,
+  template: str = 'card.md',
+) -> None:
   """Write `README.md`; `report` is the report.json of `acl_jax.evaluate`, if any."""
   config, model_config = info.config, info.model_config
   llm_files = model_config['text_model_sha256'].items()
   llm_id = model_config.get('text_model_id')
   is_shipped = info.adapter.parent.parent == SHIPPED
   values = {
-    'serve': SERVE.format(what=SERVED[model_config['model_type']]),
+    'serve': SERVE.format(what=SERVED.get(model_config.get('model_type', ''), '')),
     'llm': config.llama.path,
     'llm_licence': LICENCES.get(config.llama.path, UNKNOWN_LICENCE),
     'llm_files': '\n'.join(f'  `{name}` {sha256}' for name, sha256 in llm_files),
@@ -85,7 +90,7 @@ def write_card(folder: Path, info: CardInfo, report: dict[str, Any] | None) -> N
     'about': info.about or 'The config has no description.',
     'results': _format_report(report),
   }
-  text = (TEMPLATE_FOLDER / 'card.md').read_text()
+  text = (TEMPLATE_FOLDER / template).read_text()
   for name, value in values.items():
     text = text.replace(f'{{{{{name}}}}}', str(value))
   (folder / 'README.md').write_text(text)

@@ -5,9 +5,10 @@ import dataclasses
 from pathlib import Path
 
 REFERENCE, INCLUDE, ALONE = 'reference', 'include', 'alone'
-TRANSFORMERS, ULTRAVOX = 'transformers', 'ultravox'
-FORMATS = (TRANSFORMERS, ULTRAVOX)
+TRANSFORMERS, ULTRAVOX, GGUF = 'transformers', 'ultravox', 'gguf'
+FORMATS = (TRANSFORMERS, ULTRAVOX, GGUF)
 DTYPES = ('float32', 'bfloat16', 'float16')
+Q8_0 = 'q8_0'  # of GGUF only
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Options:
 
   def __post_init__(self):
     llms = (REFERENCE, INCLUDE, ALONE)
-    for name, choices in (('llm', llms), ('dtype', DTYPES), ('format', FORMATS)):
+    dtypes = (*DTYPES, Q8_0) if self.format == GGUF else DTYPES
+    for name, choices in (('llm', llms), ('dtype', dtypes), ('format', FORMATS)):
       value = getattr(self, name)
       if value not in choices and (name, value) != ('dtype', None):
         raise ValueError(f'--{name} is {value!r}; choose from {", ".join(choices)}')

@@ -10,7 +10,7 @@ import numpy as np
 from acl_jax import assets, build
 from acl_jax.config.experiment import TrainConfig
 from acl_jax.exporting import provenance
-from acl_jax.exporting.options import Options
+from acl_jax.exporting.options import Q8_0, Options
 from acl_jax.models.lora import merge_lora
 from acl_jax.models.protocols import Adapter, Encoder
 from acl_jax.models.quantisation import is_quantised
@@ -21,7 +21,7 @@ from acl_jax.weights.llama import Source, open_llama
 class LLM(NamedTuple):
   """The frozen LLM: its weights are read when they are written, as `dtype`.
 
-  path: a folder or a file.
+  path: a folder or a file. dtype: bfloat16 for an int8 LLM and for --dtype=q8_0.
   """
 
   path: Path
@@ -50,7 +50,8 @@ def open_llm(config: TrainConfig, options: Options) -> LLM:
   """Open the LLM of a config."""
   path = assets.resolve(config.llama.path)
   name = options.dtype or config.llama.dtype
-  dtype = np.dtype(jnp.dtype('bfloat16' if is_quantised(name) else name))
+  rounded = is_quantised(name) or name == Q8_0
+  dtype = np.dtype(jnp.dtype('bfloat16' if rounded else name))
   text = build.load_text_frontend(config.llama, config.template)
   return LLM(path, open_llama(path), dtype, text)
 

@@ -76,6 +76,13 @@ def find_splitter(name: str) -> Splitter:
   return SPLITTERS[name]
 
 
+def make_pre_tokenizer(splitter: Splitter) -> PreTokenizer:
+  """Return what splits text into words and writes their bytes."""
+  words = splitter.gpt2_words
+  to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=words)
+  return pre_tokenizers.Sequence([*splitter.steps, to_bytes])
+
+
 def byte_level(
   vocab: Mapping[str, int],
   merges: Sequence[tuple[str, str]],
@@ -109,9 +116,7 @@ def _build(
   tokenizer = tokenizers.Tokenizer(model)
   if splitter.composed:
     tokenizer.normalizer = normalizers.NFC()
-  words = splitter.gpt2_words
-  to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=words)
-  tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splitter.steps, to_bytes])
+  tokenizer.pre_tokenizer = make_pre_tokenizer(splitter)
   tokenizer.decoder = decoders.ByteLevel()
   tokenizer.add_tokens(list(user_defined))
   return TokenizersBackend(tokenizer)

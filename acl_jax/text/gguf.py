@@ -17,7 +17,7 @@ from acl_jax.text.tokenizer import Backends, Tokenizer
 from acl_jax.weights import gguf_file
 
 # Values of tokenizer.ggml.token_type, as in sentencepiece.
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, _, BYTE = range(1, 7)
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 # Names of control tokens that end a turn, where no field names them.
 END_OF_TURN = ('<|eot_id|>', '<|im_end|>', '<|end|>')
 END_OF_MESSAGE = '<|eom_id|>'

@@ -100,7 +100,13 @@ def llama_rows(config: llama.LlamaConfig) -> tuple[tuple[str, str, str], ...]:
 
 def read_llama(path: Path) -> tuple[llama.LlamaConfig, dict[str, Tensor]]:
   """Return the configuration and the tensors of a Llama; tensors are not read yet."""
-  metadata, tensors = read(path)
+  return parse_llama(*read(path), path)
+
+
+def parse_llama(
+  metadata: Mapping[str, Any], tensors: dict[str, Tensor], path: Path
+) -> tuple[llama.LlamaConfig, dict[str, Tensor]]:
+  """As `read_llama`, of what the file `path` holds."""
   name = metadata.get('general.architecture')
   if not isinstance(name, str) or name not in ARCHITECTURES:
     raise ValueError(

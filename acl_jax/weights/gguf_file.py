@@ -27,6 +27,7 @@ FLOAT32, STRING, ARRAY = 6, 8, 9
 # strings (a tokenizer.json) of 20 MB.
 MAX_TENSORS, MAX_ENTRIES = 1 << 16, 1 << 12
 MAX_ELEMENTS, MAX_STRING_BYTES = 1 << 22, 1 << 26
+MAX_METADATA_BYTES = 1 << 30  # published files have up to 30 MB
 MAX_DIMENSIONS = 4
 
 
@@ -56,6 +57,7 @@ class _Header:
 
   def read_bytes(self, count: int, what: str) -> bytes:
     self.check_remaining(count, what)
+    self.check_limit(self.position + count, MAX_METADATA_BYTES, 'bytes of the header')
     self.position += count
     return self.bytes[self.position - count : self.position]
 
@@ -76,9 +78,10 @@ class _Header:
       start = end = self.position + 8
       if start <= self.size:
         end += unpack(self.bytes, self.position)[0]
-      if end > self.size or end - start > MAX_STRING_BYTES:
+      if end > min(self.size, MAX_METADATA_BYTES) or end - start > MAX_STRING_BYTES:
         self.check_remaining(end - self.position, what)
         self.check_limit(end - start, MAX_STRING_BYTES, f'the bytes of {what}')
+        self.check_limit(end, MAX_METADATA_BYTES, 'bytes of the header')
       strings.append(self.bytes[start:end])
       self.position = end
     try:

@@ -98,7 +98,7 @@ def _read_factors(config: LlamaConfig, tensor: Tensor) -> RopeScaling:
     raise ValueError(f'tensor {ROPE_FACTORS} has values that are not positive numbers')
   factor = float(factors.max())
   for original in (8192, *(1 << n for n in range(4, 18))):
-    expected = _llama3_factors(config, factor, original)
+    expected = llama3_factors(config, factor, original)
     if factor >= 1 and np.allclose(factors, expected, rtol=1e-5):
       return RopeScaling(
         'llama3',
@@ -113,7 +113,7 @@ def _read_factors(config: LlamaConfig, tensor: Tensor) -> RopeScaling:
   )
 
 
-def _llama3_factors(config: LlamaConfig, factor: float, original: int) -> np.ndarray:
+def llama3_factors(config: LlamaConfig, factor: float, original: int) -> np.ndarray:
   """Return what Llama 3 divides each frequency by, as llama.cpp's converter does."""
   pairs = np.arange(config.head_dim // 2)
   frequency = config.rope_theta ** (-2 * pairs / config.head_dim)

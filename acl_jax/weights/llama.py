@@ -45,7 +45,7 @@ def open_llama(path: str | Path) -> Source:
     )
   config, tensors = file_format.read_llama(path)
   rows = gguf.llama_rows(config) if file_format is gguf else file_format.LLAMA
-  return Source(config, _rows_in_use(rows, config), tensors, files)
+  return Source(config, rows_in_use(rows, config), tensors, files)
 
 
 def sha256_of_files(source: Source) -> dict[str, str]:
@@ -80,13 +80,13 @@ def convert_to_huggingface(source: Source) -> list[tuple[str, Tensor]]:
   """Return the tensors with Hugging Face's names and layouts; not read yet."""
   sizes = llama_axis_sizes(source.config)
   table.check_tensors(source.rows, source.tensors, sizes, str(source.files[0]))
-  rows = _rows_in_use(huggingface.LLAMA, source.config)
+  rows = rows_in_use(huggingface.LLAMA, source.config)
   return [*table.convert_tensors(source.tensors, source.rows, rows, sizes)]
 
 
 def llama_names(model: llama.Llama) -> table.Names:
   """Return the names of a model's parameters in Transformers."""
-  rows = _rows_in_use(huggingface.LLAMA, model.config)
+  rows = rows_in_use(huggingface.LLAMA, model.config)
   return table.Names(rows, llama_axis_sizes(model.config))
 
 
@@ -94,13 +94,13 @@ def save_llama(model: llama.Llama, folder: str | Path) -> None:
   """Write a folder that `load_llama` and Transformers read, in the model's dtype."""
   folder, config = Path(folder), model.config
   folder.mkdir(parents=True, exist_ok=True)
-  rows = _rows_in_use(huggingface.LLAMA, config)
+  rows = rows_in_use(huggingface.LLAMA, config)
   tensors = table.export_tensors(model, rows, llama_axis_sizes(config))
   dtype = str(model.embed_tokens[...].dtype)
   huggingface.write_llama(folder, config, tensors, dtype)
 
 
-def _rows_in_use(
+def rows_in_use(
   rows: tuple[table.Row, ...], config: llama.LlamaConfig
 ) -> list[table.Row]:
   """Return the rows of parameters that the model has: no `lm_head` if it is tied."""

@@ -161,6 +161,16 @@ def test_a_long_string_is_refused_before_it_is_read(tmp_path):
     gguf_file.read(tmp_path / 'x.gguf')
 
 
+@pytest.mark.parametrize('value', [('IQ', 8, 90), ('IIQ', 9, 0, 90)])
+def test_long_metadata_are_refused_before_they_are_read(value, tmp_path, monkeypatch):
+  monkeypatch.setattr(gguf_file, 'MAX_METADATA_BYTES', 100)
+  with (tmp_path / 'x.gguf').open('wb') as file:
+    file.write(header('a', value, entries=1))
+    file.truncate(2**33)  # sparse
+  with pytest.raises(ValueError, match='x.gguf: bytes of the header: .* limit of 100'):
+    gguf_file.read(tmp_path / 'x.gguf')
+
+
 def test_a_part_of_a_model_is_refused(tmp_path):
   data = header('split.count', ('IH', 2, 3), entries=1)
   (tmp_path / 'x.gguf').write_bytes(data)
