@@ -15,7 +15,7 @@ With 8 frames behind Whisper base llama.cpp aborts, see docs/export.md. It fills
 clip with silence up to 30 s: here 3 s follow each utterance, so that the model learns
 to read silence after speech.
 
-Not trained yet; there are no results.
+Not run yet: there are no results.
 """
 
 from ml_collections import ConfigDict

@@ -50,7 +50,7 @@ def open_llm(config: TrainConfig, options: Options) -> LLM:
   """Open the LLM of a config."""
   path = assets.resolve(config.llama.path)
   name = options.dtype or config.llama.dtype
-  rounded = is_quantised(name) or name == Q8_0
+  rounded = name == Q8_0 or is_quantised(name)
   dtype = np.dtype(jnp.dtype('bfloat16' if rounded else name))
   text = build.load_text_frontend(config.llama, config.template)
   return LLM(path, open_llama(path), dtype, text)
