@@ -110,9 +110,7 @@ def test_llm_that_the_engine_cannot_load_must_be_included(export_kind, tmp_path)
 def test_llm_alone_is_refused(export_kind, tmp_path):
   config, workdir, _ = export_kind('swiglu')
   options = Options(llm='alone', format='ultravox')
-  with pytest.raises(
-    ValueError, match='--llm=alone has --format=transformers or gguf only'
-  ):
+  with pytest.raises(ValueError, match='--llm=alone .*transformers or gguf only'):
     export(config, tmp_path / 'out', str(workdir), options)
   with pytest.raises(ValueError, match="--format is 'onnx'; choose from"):
     Options(format='onnx')
