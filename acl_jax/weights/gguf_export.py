@@ -95,16 +95,25 @@ def _check_readable(config: LlamaConfig, metadata: dict[str, Any]) -> None:
     if field.name == 'rope_scaling' and value and other:
       value, other = _canonical(config), _canonical(read)
     if field.name != 'model_type' and value != other:
+      value, other = _differences(value, other)
       raise ValueError(
-        f'{field.name} = {_show(value)} cannot be exported: in llama.cpp the'
-        f' architecture {metadata["general.architecture"]} has {_show(other)}'
+        f'{field.name} = {value!r:.120} cannot be exported: in llama.cpp the'
+        f' architecture {metadata["general.architecture"]} has {other!r:.120}'
       )
 
 
-def _show(value: Any) -> str:
-  if isinstance(value, RopeScaling):
-    value = {'rope_type': value.kind, **value.fields}
-  return f'{value!r:.120}'
+def _differences(value: Any, other: Any) -> tuple[Any, Any]:
+  """Return of two ways of scaling RoPE only the fields in which they differ."""
+  first, second = (
+    {'rope_type': each.kind, **each.fields} if isinstance(each, RopeScaling) else each
+    for each in (value, other)
+  )
+  if not (isinstance(first, dict) and isinstance(second, dict)):
+    return first, second
+  names = [name for name in {**first, **second} if first.get(name) != second.get(name)]
+  return {name: first.get(name) for name in names}, {
+    name: second.get(name) for name in names
+  }
 
 
 def _canonical(config: LlamaConfig) -> RopeScaling | None:
