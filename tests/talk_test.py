@@ -35,7 +35,15 @@ except KeyboardInterrupt:
 
 
 @pytest.fixture
-def start(tmp_path):
+def obeys_ctrl_c():
+  """Programs that tests start obey Ctrl-C, even if the tests run in the background."""
+  handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, handler)
+
+
+@pytest.fixture
+def start(tmp_path, obeys_ctrl_c):
   """Start a copy of talk.py with a server and models that cost nothing."""
   package = tmp_path / 'acl_jax'
   package.mkdir()

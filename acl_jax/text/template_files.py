@@ -66,7 +66,7 @@ def _find(llm: Path) -> Found | None:
   for name in ('tokenizer_config.json', f'{FIELD}.json'):
     if (value := read_json(llm / name, missing_ok=True).get(FIELD)) is not None:
       return Found(_choose(llm / name, value), f'{llm.name}/{name}: {FIELD}')
-  gguf_files = sorted(llm.glob('*.gguf'))
+  gguf_files = sorted(llm.glob('[!.]*.gguf'))
   return _read_gguf(gguf_files[0]) if len(gguf_files) == 1 else None
 
 

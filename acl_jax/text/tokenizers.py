@@ -50,7 +50,7 @@ def _find_file(folder: Path) -> Path:
   for name in ('tokenizer.json', 'tokenizer.model'):
     if (folder / name).is_file():
       return folder / name
-  gguf_files = sorted(folder.glob('*.gguf'))
+  gguf_files = sorted(folder.glob('[!.]*.gguf'))
   if len(gguf_files) != 1:
     raise FileNotFoundError(
       f'{folder}: no tokenizer.json, no tokenizer.model, and {len(gguf_files)} .gguf'

@@ -37,7 +37,7 @@ def open_llama(path: str | Path) -> Source:
   elif (path / huggingface.CONFIG).is_file():
     file_format, files = huggingface, safetensors.weight_files(path)
   elif (path / meta.CONFIG).is_file():
-    file_format, files = meta, sorted(path.glob('*.pth'))
+    file_format, files = meta, sorted(path.glob('[!.]*.pth'))
   else:
     raise FileNotFoundError(
       f'{path} is neither a GGUF file nor a folder with {huggingface.CONFIG}'
