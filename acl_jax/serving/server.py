@@ -20,6 +20,7 @@ from acl_jax.serving.app import make_app
 from acl_jax.serving.service import Service
 from acl_jax.serving.voice import VoiceError, make_voice
 
+MAX_CONNECTIONS = 10_240  # where the system sets no limit
 _POLL_SECONDS = 0.05
 _CLOSE_SECONDS = 5.0  # for connections after their replies have ended
 
@@ -70,6 +71,7 @@ def serve(
   service: Service, bound: socket.socket, key: str = '', origins: Sequence[str] = ()
 ) -> None:
   """Serve until SIGTERM or SIGINT; returns when all is closed."""
+  _allow_many_connections()
   app = make_app(service, key, origins)
   config = uvicorn.Config(
     app,
@@ -84,6 +86,18 @@ def serve(
   host, port = bound.getsockname()[:2]
   url = f'http://{f"[{host}]" if ":" in host else host}:{port}/'
   asyncio.run(_run(service, Server(config, service), bound, url))
+
+
+def _allow_many_connections() -> None:
+  """Raise the limit of open files, often 1,024, as far as this process may."""
+  try:
+    import resource
+  except ImportError:  # Windows has no such limit
+    return
+  _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  # macOS refuses "unlimited" as the limit in force.
+  limit = MAX_CONNECTIONS if hard == resource.RLIM_INFINITY else hard
+  resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 async def _run(

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import contextlib
+import resource
 import signal
 import socket
 import subprocess
@@ -13,12 +15,15 @@ from tests.serving.client_test import HI
 from tests.serving.fakes import REPLY
 
 SERVE = """
+import resource
 from acl_jax.serving import server
 from tests.serving.fakes import make_service
 service = make_service(grace_seconds={grace})
 service.ready = False
 service.engine.seconds = {seconds}
 service.voice.fails_on = ''
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
 server.serve(service, server.bind('127.0.0.1', 0))
 """
 
@@ -69,6 +74,33 @@ def test_sigterm_lets_replies_end_and_refuses_new_ones():
     text += [chunk.choices[0].delta.content or '' for chunk in stream]
     assert ''.join(text) == REPLY
     assert process.wait(10) == 0
+
+
+@pytest.mark.full
+def test_a_thousand_connections_hold_up_nobody(open_files):
+  process, api = start(grace=0, seconds=0)
+  address = api.base_url.host, api.base_url.port
+  request = b'POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n'
+  with process, api, contextlib.ExitStack() as stack:
+    for number in range(1_000):
+      connection = stack.enter_context(socket.create_connection(address, 10))
+      connection.sendall(request if number % 2 else b'')
+    begin = time.monotonic()
+    assert api.chat.completions.create(model='tiny', messages=HI).choices
+    assert time.monotonic() - begin < 10
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+
+
+@pytest.fixture
+def open_files():
+  """Let this process have as many open files as it may."""
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  if hard < 2_048:
+    pytest.skip(f'this machine allows {hard} open files')
+  resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+  yield
+  resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.full
