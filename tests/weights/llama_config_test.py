@@ -138,6 +138,7 @@ LONG = {'short_factor': [1.0] * 3, 'long_factor': [2.0] * 3}
     ({'rope_parameters': {'full_attention': {}}}, 'unknown full_attention'),
     ({'quantization_config': {'quant_method': 'fp8'}}, "quantization_config.*'fp8'"),
     ({'quantization_config': {'quant_method': 'gptq'}}, "quantised weights .'gptq'"),
+    ({'quantization_config': {'quant_method': 'awq'}}, "quantised weights .'awq'"),
     ({'num_local_experts': 8}, 'num_local_experts = 8: a mixture of experts'),
     ({'vision_config': {'depth': 3}}, 'vision_config .* a vision model'),
     ({'final_logit_softcapping': 30.0}, 'final_logit_softcapping .* soft-capped'),
