@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 100_000  # of a row group, and of a file that `read_schema` accepts
 MAX_GROUP_BYTES = 1 << 30  # of a row group, uncompressed; published ones have < 2**28
-ROWS_OF_TEXT = 256  # decoded at a time
-ROWS_OF_AUDIO = 4
+ROWS_OF_TEXT, ROWS_OF_AUDIO = 256, 4  # decoded at a time
+# Of these rows, if each had the largest value that its row group can have.
+MAX_BATCH_BYTES = 1 << 30
 # Cells of audio that were passed and may still be asked for, and their bytes.
 MAX_WAITING, MAX_WAITING_BYTES = 256, 256 << 20
 _BUFFER_BYTES = 1 << 20
@@ -124,14 +125,15 @@ def _read_batches(
 ) -> Iterator[Any]:
   if not 0 <= group < file.num_row_groups:
     raise ValueError(f'{path}: has no row group {group}')
-  _check_group(file, path, group, columns)
+  size = _check_group(file, path, group, columns)
+  rows = max(1, min(rows, MAX_BATCH_BYTES // max(1, size)))
   return file.iter_batches(rows, [group], list(columns), use_threads=False)
 
 
 def _check_group(
   file: 'ParquetFile', path: Path, group: int, columns: Sequence[str]
-) -> None:
-  """Raise ValueError if columns of a row group are too large to read."""
+) -> int:
+  """Return the bytes of columns of a row group; ValueError if they are too many."""
   metadata = file.metadata.row_group(group)
   chunks = [metadata.column(index) for index in range(metadata.num_columns)]
   size = sum(
@@ -144,6 +146,7 @@ def _check_group(
       f'{path}: row group {group} has {size} bytes in {metadata.num_rows} rows; the '
       f'limits are {MAX_GROUP_BYTES} and {MAX_ROWS}; write it again with row_group_size'
     )
+  return size
 
 
 @contextlib.contextmanager

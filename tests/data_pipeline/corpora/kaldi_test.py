@@ -5,6 +5,8 @@ import re
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data_pipeline import audio
 from data_pipeline.corpora import BadUtterance, Utterance, open_corpus
@@ -103,6 +105,22 @@ def test_what_is_not_a_file_is_refused_by_name(folder, tmp_path, entry, problem)
   assert list(good) == ['rb'] and bad['ra'].field == 'wav.scp'
   assert re.search(problem, bad['ra'].reason)
   assert not (tmp_path / 'run').exists()
+
+
+@settings(max_examples=60)
+@given(st.lists(st.binary(max_size=12), max_size=3), st.integers(0, 3))
+def test_arbitrary_lines_do_not_raise(tmp_path_factory, lines, which):
+  folder = tmp_path_factory.getbasetemp() / 'any'
+  folder.mkdir(exist_ok=True)
+  content = [b'ra a.wav', b'ra eins', b'u ra 0 1', b'u eva']
+  names = ('wav.scp', 'text', 'segments', 'utt2spk')
+  for number, name in enumerate(names):
+    changed = lines if number == which else [content[number]]
+    (folder / name).write_bytes(b'\n'.join(changed))
+  try:
+    read(folder)
+  except ValueError as error:
+    assert 'UTF-16' in str(error)
 
 
 def test_contained_refuses_what_is_elsewhere(folder):

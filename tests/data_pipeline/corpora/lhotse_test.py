@@ -8,6 +8,8 @@ import tarfile
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data_pipeline import audio
 from data_pipeline.corpora import BadUtterance, Utterance, open_corpus, text_files
@@ -143,6 +145,32 @@ def test_bad_cut_is_skipped_and_named(files, tmp_path, name):
   assert problem in bad.reason and len(bad.reason) < 400
   assert bad.reason.startswith(str(tmp_path / 'set'))
   assert not (tmp_path / 'set/run').exists()
+
+
+VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=2)
+VALUES = st.recursive(
+  VALUES,
+  lambda inner: (
+    st.lists(inner, max_size=2)
+    | st.dictionaries(st.text(max_size=2), inner, max_size=1)
+  ),
+  max_leaves=3,
+)
+PLACES = [(), ('recording',), ('recording', 'sources', 0), ('supervisions', 0)]
+
+
+@settings(max_examples=80)
+@given(st.data())
+def test_any_value_anywhere_in_a_cut_is_read_or_named(tmp_path_factory, data):
+  whole = recording('ra', 'a.wav', 1.0, transforms=[{'name': 'Resample'}])
+  entry = cut('c', whole, 0, 1.0, supervision('u', 'ra', 0, 1.0, speaker='x'))
+  target = entry
+  for key in data.draw(st.sampled_from(PLACES)):
+    target = target[key]
+  target[data.draw(st.sampled_from(sorted(target)))] = data.draw(VALUES)
+  path = write(tmp_path_factory.getbasetemp() / 'any_cuts.jsonl', entry)
+  good, bad = read(path)
+  assert len(good) + len(bad) == 1
 
 
 @pytest.fixture
