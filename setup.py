@@ -20,6 +20,7 @@ REQUIRED = [
   'av>=18,<20',  # brings FFmpeg: webm, m4a, sphere, and headers that are damaged
   'soxr>=1.1,<2',  # resampling
   'librosa>=0.11,<0.13',  # mel filter banks, spectrogram pictures
+  'pyarrow>=18,<26',  # Parquet; Beam, which needs it too, accepts no newer one
   'scipy>=1.17,<2',  # the FFT and the mel filters of the front end
   # Weights and text.
   'safetensors>=0.8,<0.10',  # Hugging Face weights and our adapters
@@ -67,9 +68,6 @@ EXTRAS = {
     'faster-whisper>=1.2,<2',  # the cascade; reads the embedded Whisper
     'piper-tts>=1.8,<2',  # the voice; GPL: run as a program, never imported
     'onnxruntime>=1.20,<2',  # runs Kokoro, in a process of its own
-  ],
-  'voicebench': [
-    'pyarrow>=18,<26',  # reads its Parquet shards with audio
   ],
   'microphone': [
     'sounddevice>=0.5,<0.6',  # records and plays in chat; needs PortAudio on Linux

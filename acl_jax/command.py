@@ -7,6 +7,7 @@ import sys
 PROGRAMS = {
   'prepare': 'data_pipeline.prepare',
   'synthesize': 'data_pipeline.synthesize',
+  'transcribe': 'data_pipeline.transcribe',
   'inspect': 'data_pipeline.inspect',
   'decode_targets': 'acl_jax.decode_targets',
   'pretrain': 'acl_jax.pretrain',

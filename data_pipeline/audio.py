@@ -21,12 +21,23 @@ from data_pipeline import libsndfile, pyav
 from data_pipeline.audio_limits import DEFAULT_LIMITS, AudioError, Limits
 from data_pipeline.libsndfile import HandOver, Part
 
-__all__ = ['AudioError', 'Limits', 'SAMPLE_RATE', 'from_pcm', 'read', 'read_excerpt']
+__all__ = ['AudioError', 'Limits', 'SAMPLE_RATE', 'SUFFIXES', 'from_pcm']
+__all__ += ['is_named_as_audio', 'read', 'read_excerpt']
 
 SAMPLE_RATE = 16_000
+# Of files that are decoded; folders are searched for them.
+SUFFIXES = (
+  *('.3gp', '.aac', '.aif', '.aiff', '.amr', '.au', '.caf', '.flac', '.m4a', '.mka'),
+  *('.mp3', '.mp4', '.oga', '.ogg', '.opus', '.rf64', '.sph', '.w64', '.wav', '.webm'),
+)
 
 _ROUNDING_SECONDS = 0.1  # by which rounded times may exceed the length of a file
 _HEADER_BYTES = 4_096  # a larger file was meant to have sound
+
+
+def is_named_as_audio(path: str | pathlib.Path) -> bool:
+  """Return whether a path ends in one of SUFFIXES, in letters of any case."""
+  return str(path).lower().endswith(SUFFIXES)
 
 
 def read(

@@ -10,10 +10,9 @@ from absl import logging
 from jaxtyping import Float32
 
 from data_pipeline import audio
-from data_pipeline.audio import SAMPLE_RATE, AudioError
+from data_pipeline.audio import SAMPLE_RATE, SUFFIXES, AudioError, is_named_as_audio
 from data_pipeline.corpora.walk import walk
 
-SUFFIXES = ('.flac', '.mp3', '.oga', '.ogg', '.opus', '.wav')
 LIMITS = audio.Limits(encoded_bytes=64 << 20, seconds=3_600.0)  # of a noise file
 MAX_FILES = 1_000_000  # of all folders, whose paths are in memory
 CHECKED = 20  # files of a folder, of which one must be readable
@@ -60,7 +59,7 @@ def _list_audio(folder: Path) -> list[Path]:
   """Return the audio files in an order that is the same on every machine."""
   if not folder.is_dir():
     raise ValueError(f'{folder}: noise_folders names it, but it is not a folder')
-  found = (path for path in walk(folder) if path.name.lower().endswith(SUFFIXES))
+  found = filter(is_named_as_audio, walk(folder))
   files = list(itertools.islice(found, MAX_FILES + 1))  # one more, to detect more
   if not files:
     raise ValueError(

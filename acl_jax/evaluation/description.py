@@ -10,10 +10,11 @@ from flax import nnx
 
 from acl_jax import build
 from acl_jax.config.experiment import TrainConfig
-from acl_jax.evaluation.cascade import BEAM_SIZE, Recogniser
+from acl_jax.evaluation.cascade import Recogniser
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.runtime.files import sha256
 from acl_jax.weights import fingerprint
+from data_pipeline.recogniser import BEAM_SIZE
 
 
 def describe(

@@ -93,7 +93,9 @@ def _describe(speech: Speech, heard: HeardSpeech) -> dict[str, Any]:
   `audio` is a file of what was heard; None if that is only a part of a file.
   """
   utterance = speech.utterance
-  is_file = not (utterance.span or utterance.stretch or utterance.example)
+  is_file = not (
+    utterance.span or utterance.stretch or utterance.example or utterance.row
+  )
   path = heard.degraded or (utterance.audio_filepath if is_file else None)
   transcripts = {'audio': heard.transcript, 'cascade': heard.cascade_transcript}
   return {

@@ -15,6 +15,9 @@ from pathlib import Path
 from data_pipeline.corpora import (
   common_voice,
   folder,
+  huggingface,
+  kaldi,
+  lhotse,
   librispeech,
   manifest,
   mls,
@@ -22,11 +25,15 @@ from data_pipeline.corpora import (
   tarred,
   tfds,
   vctk,
+  webdataset,
 )
 from data_pipeline.corpora.utterance import AnyUtterance, BadUtterance, Utterance
 
 CORPORA = {
   'folder': folder.read,
+  'huggingface': huggingface.read,
+  'kaldi': kaldi.read,
+  'lhotse': lhotse.read,
   'librispeech': librispeech.read,
   'manifest': manifest.read,
   'mls': mls.read,
@@ -34,7 +41,9 @@ CORPORA = {
   'nemo_tarred': tarred.read,
   'tfds': tfds.read,
   'vctk': vctk.read,
+  'webdataset': webdataset.read,
 }
+_WITH_SPLITS = ('huggingface', 'tfds')  # a split of these is not a file of its own
 
 
 def open_corpus(
@@ -49,8 +58,7 @@ def open_corpus(
     raise ValueError(f'corpus {kind!r} is not one of {", ".join(CORPORA)}')
   paths = [Path(path)] if Path(path).exists() else patterns.expand(path)
   for each in paths:
-    # A split of a TFDS dataset is not a file of its own.
-    if not each.exists() and not (kind == 'tfds' and each.parent.is_dir()):
+    if not each.exists() and not (kind in _WITH_SPLITS and each.parent.is_dir()):
       raise FileNotFoundError(f'{each}: the corpus does not exist')
   parts = (CORPORA[kind](each, contained) for each in paths)
   return reject_duplicates(itertools.chain.from_iterable(parts))

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plain folder: `x.flac` (`.wav`, `.ogg`, `.mp3`) beside `x.txt`, at any depth."""
+"""A plain folder: `x.flac` (any of `audio.SUFFIXES`) beside `x.txt`, at any depth."""
 
 import pathlib
 from collections.abc import Iterator
 
+from data_pipeline.audio import is_named_as_audio
 from data_pipeline.corpora import text_files
 from data_pipeline.corpora.utterance import (
   AnyUtterance,
@@ -12,8 +13,6 @@ from data_pipeline.corpora.utterance import (
   resolve_inside,
 )
 from data_pipeline.corpora.walk import walk
-
-SUFFIXES = {'.flac', '.wav', '.ogg', '.mp3'}
 
 
 def read(path: pathlib.Path, contained: bool = False) -> Iterator[AnyUtterance]:
@@ -25,7 +24,7 @@ def read(path: pathlib.Path, contained: bool = False) -> Iterator[AnyUtterance]:
     raise NotADirectoryError(f'{path}: is not a folder')
   root = path.resolve()
   for audio in walk(root, contained):
-    if audio.suffix.lower() not in SUFFIXES:
+    if not is_named_as_audio(audio):
       continue
     relative = audio.relative_to(root)
     name = relative.with_suffix('').as_posix()

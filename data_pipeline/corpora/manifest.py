@@ -14,7 +14,7 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from data_pipeline.corpora import text_files
@@ -56,17 +56,27 @@ def read_lines(
 
   ValueError if the file is UTF-16.
   """
-  for number, line in enumerate(text_files.read_lines(path), 1):
+  return parse_lines(path, text_files.read_lines(path), parse_entry)
+
+
+def parse_lines(
+  path: pathlib.Path,
+  lines: Iterable[bytes],
+  parse_entry: Callable[[dict[str, Any]], T],
+) -> Iterator[T | BadUtterance]:
+  """As `read_lines`, of lines that were read from `path` in another way."""
+  for number, line in enumerate(lines, 1):
     if not line.strip():
       continue
     try:
-      yield parse_entry(_parse_json(line))
+      yield parse_entry(parse_json(line))
     except LineError as error:
       reason = f'{path} line {number}: {error}'
       yield BadUtterance(f'{path.name}:{number}', error.field, reason)
 
 
-def _parse_json(line: bytes) -> dict[str, Any]:
+def parse_json(line: bytes) -> dict[str, Any]:
+  """Return the object of a line; LineError if it is none."""
   try:
     entry = json.loads(line)
   except (ValueError, RecursionError) as error:
@@ -118,9 +128,9 @@ def make_utterance(
     get_id(entry, name),
     audio,
     required_string(entry, 'text'),
-    speaker=_optional_string(entry, 'speaker'),
-    lang=_optional_string(entry, 'lang'),
-    response=_optional_string(entry, 'response'),
+    speaker=optional_string(entry, 'speaker'),
+    lang=optional_string(entry, 'lang'),
+    response=optional_string(entry, 'response'),
     span=span,
     stretch=stretch,
     alternative_id=None if has_id else get_id(entry, name, keep_suffix=True),
@@ -129,7 +139,7 @@ def make_utterance(
 
 def get_id(entry: dict[str, Any], name: str, keep_suffix: bool = False) -> str:
   """Return the id of a line; it defaults to `name` without suffix, and the offset."""
-  if id := _optional_string(entry, 'id'):
+  if id := optional_string(entry, 'id'):
     return id
   offset = _optional_seconds(entry, 'offset')
   stem = name if keep_suffix else os.path.splitext(name)[0]
@@ -144,9 +154,9 @@ def strip_subpart(name: str) -> str:
   return _SUBPART.sub('', stem) + suffix
 
 
-def required_string(entry: dict[str, Any], key: str) -> str:
+def required_string(entry: Mapping[str, Any], key: str) -> str:
   """Return the string of a required key."""
-  value = _optional_string(entry, key)
+  value = optional_string(entry, key)
   if value is None:
     raise LineError(key, 'is missing')
   return value
@@ -165,7 +175,8 @@ def _optional_seconds(entry: dict[str, Any], key: str) -> float | None:
   return float(seconds)
 
 
-def _optional_string(entry: dict[str, Any], key: str) -> str | None:
+def optional_string(entry: Mapping[str, Any], key: str) -> str | None:
+  """Return the string of a key, None if it is missing or null."""
   value = entry.get(key)
   if value is None:
     return None

@@ -10,16 +10,15 @@ optionally the number of the tar as `shard_id`. Nothing is extracted: tar header
 the byte range of each member.
 """
 
-import io
 import itertools
 import os
 import pathlib
 import re
-import tarfile
 from collections.abc import Iterator
 from typing import Any
 
 from data_pipeline.corpora import manifest
+from data_pipeline.corpora.tar_members import TAR_ERRORS, list_members
 from data_pipeline.corpora.utterance import AnyUtterance, Utterance, resolve_inside
 from data_pipeline.corpora.walk import is_metadata
 
@@ -27,16 +26,6 @@ _MANIFEST = 'tarred_audio_manifest.json'
 _TAR = re.compile(r'audio_([0-9]{1,9})\.tar')
 _SHARD = re.compile(r'(?:audio_([0-9]{1,9})\.tar)|(?:manifest_([0-9]{1,9})\.json)')
 _SHARDED = 'sharded_manifests'
-_HEADER_BYTES = 1 << 20  # tarfile itself reads names and attributes of any length
-# What tarfile raises for damaged headers.
-_TAR_ERRORS = (
-  tarfile.TarError,
-  OSError,
-  ValueError,
-  ArithmeticError,
-  LookupError,
-  RecursionError,
-)
 
 _Location = tuple[int, int, int]  # number of the tar, offset, size
 
@@ -114,11 +103,11 @@ class _TarIndex:
     for shard, path in sorted(self._paths.items()):
       try:
         self._add(shard, resolve_inside(folder, path, not contained))
-      except _TAR_ERRORS as error:
+      except TAR_ERRORS as error:
         self._errors[shard] = f'{path.name}: {str(error)[:200]}'
 
   def _add(self, shard: int, path: pathlib.Path) -> None:
-    for name, offset, size in _list_members(path):
+    for name, offset, size in list_members(path):
       location = (shard, offset, size)
       if self._locations.setdefault(name, location)[0] != shard:
         self._locations.setdefault((shard, name), location)
@@ -158,37 +147,3 @@ def _flatten_name(name: str) -> str:
   """Return NeMo's name of a file in a tar, without folders and with one dot."""
   stem, suffix = os.path.splitext(name)
   return re.sub('[/.]', '_', stem) + suffix
-
-
-class _HeaderReader(io.FileIO):
-  """A tar file that refuses long reads, so only headers are read."""
-
-  def read(self, size: int | None = -1, /) -> bytes:
-    if size is None or not 0 <= size <= _HEADER_BYTES:
-      raise tarfile.ReadError(f'has a header of {size} bytes, limit {_HEADER_BYTES}')
-    return super().read(size)
-
-
-def _list_members(path: pathlib.Path) -> Iterator[tuple[str, int, int]]:
-  """Yield name, offset and size of the files in a tar; raises _TAR_ERRORS."""
-  if not path.is_file():  # a pipe may be endless
-    raise tarfile.ReadError('is not a regular file')
-  last, end = -1, path.stat().st_size
-  with (
-    _HeaderReader(str(path)) as file,
-    tarfile.open(fileobj=file, mode='r:', encoding='utf-8') as tar,
-  ):
-    while member := tar.next():
-      # Otherwise tarfile keeps all members in memory.
-      tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
-      if member.offset <= last:  # a negative size would lead back
-        raise tarfile.ReadError(f'is damaged at byte {last}')
-      last = member.offset
-      if not member.isreg() or member.issparse():
-        continue
-      if not 0 <= member.size <= end - member.offset_data:
-        raise tarfile.ReadError(f'is truncated: {end} bytes end within a file')
-      yield member.name, member.offset_data, member.size
-    file.seek(tar.offset)
-    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-      raise tarfile.ReadError(f'is truncated or damaged at byte {tar.offset}')

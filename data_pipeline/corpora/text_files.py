@@ -2,9 +2,15 @@
 """Text as users' files hold it: UTF-8 with or without a BOM, lines, transcripts."""
 
 import codecs
+import gzip
 import pathlib
 import unicodedata
+import zlib
 from collections.abc import Iterator
+
+MAX_LINE_BYTES = 4 << 20  # of a compressed file
+# Of what a compressed file may decompress to: times its size, beyond some bytes.
+MAX_RATIO, MIN_LIMIT_BYTES = 250, 64 << 20
 
 _CATEGORIES = {'Cc', 'Cf', 'Zs', 'Zl', 'Zp'}  # control, format, spaces
 # Letters and marks by their categories, but they show nothing by themselves.
@@ -63,3 +69,23 @@ def read_lines(path: pathlib.Path) -> Iterator[bytes]:
       raise ValueError(f'{path}: {error}') from None
     lines.seek(len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0)
     yield from lines
+
+
+def read_gzip_lines(path: pathlib.Path) -> Iterator[bytes]:
+  """Yield the lines of a file that gzip has compressed, one in memory at a time.
+
+  ValueError if it is damaged, or decompresses to far more than its size.
+  """
+  limit, total = MIN_LIMIT_BYTES + MAX_RATIO * path.stat().st_size, 0
+  try:
+    with gzip.open(path, 'rb') as lines:
+      while line := lines.readline(MAX_LINE_BYTES):
+        total += len(line)
+        if len(line) == MAX_LINE_BYTES:
+          raise ValueError(f'{path}: has a line of {MAX_LINE_BYTES} bytes or more')
+        if total > limit:
+          raise ValueError(f'{path}: decompresses to more than {limit} bytes')
+        yield line
+  except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    reason = ' '.join(str(error).split())[:100]
+    raise ValueError(f'{path}: is damaged or truncated ({reason})') from None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from data_pipeline import audio, tfds_example
+from data_pipeline import audio, parquet, tfds_example
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Utterance:
   stretch: tuple[float, float] | None = None
   # Number, samples per second and encoding, if the file is a TFDS shard.
   example: tuple[int, int, str] | None = None
+  # Row group, row in it and column of audio, if the file is Parquet.
+  row: tuple[int, int, str] | None = None
   # Instead of an id made of a path without its suffix, if another utterance has that.
   alternative_id: str | None = dataclasses.field(default=None, compare=False)
 
@@ -36,7 +38,31 @@ class Utterance:
     path = self.audio_filepath
     if self.example:
       return tfds_example.read_audio(path, *self.example, limits=limits)
+    if self.row:
+      return self._read_row(*self.row, limits=limits)
     return audio.read(path, limits=limits, span=self.span, stretch=self.stretch)
+
+  def _read_row(
+    self, group: int, number: int, column: str, limits: audio.Limits
+  ) -> Float32[np.ndarray, 'samples']:
+    try:
+      cell = parquet.read_cell(self.audio_filepath, group, number, column)
+    except ValueError as error:  # the file may have changed
+      raise audio.AudioError(self.id, 'audio', f'cannot be read ({error})') from None
+    match cell:
+      case {'bytes': bytes(content)}:
+        return audio.read(content, limits=limits, name=self.id)
+      case {'path': str(name)}:
+        folder = self.audio_filepath.parent.resolve()
+      case None:
+        raise audio.AudioError(self.id, 'audio', 'is null')
+      case _:
+        raise audio.AudioError(self.id, 'audio', 'has neither bytes nor a path')
+    try:
+      path = resolve_inside(folder, name)
+    except ValueError as error:
+      raise audio.AudioError(self.id, 'audio', f'path {error}') from None
+    return audio.read(path, limits=limits)
 
 
 @dataclasses.dataclass(frozen=True)

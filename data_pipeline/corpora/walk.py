@@ -5,6 +5,8 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+from data_pipeline.corpora.utterance import resolve_inside
+
 _METADATA = {'.DS_Store', 'lost+found'}
 
 
@@ -33,6 +35,21 @@ def walk(root: pathlib.Path, contained: bool = False) -> Iterator[pathlib.Path]:
       yield entry[0]
     elif not entry[0].is_symlink() or _is_outside(entry[0], resolved, contained):
       stack.append(_list(entry[0], seen))
+
+
+def resolve_archive(
+  root: pathlib.Path, file: pathlib.Path, contained: bool
+) -> pathlib.Path:
+  """Return the path of a file of a corpus at `root`, without links.
+
+  root: a folder, or the file itself. contained: ValueError if it is outside of that
+  folder, or of the folder of the file.
+  """
+  folder = root if root.is_dir() else root.parent
+  try:
+    return resolve_inside(folder.resolve(), file.absolute(), not contained)
+  except ValueError as error:
+    raise ValueError(f'{file}: {error}') from None
 
 
 def _list(

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from data_pipeline import audio
 from data_pipeline.audio import AudioError, Limits, read
+from data_pipeline.corpora import open_corpus
 from tests.data_pipeline.conftest import tone
 
 SECONDS = 3.1
@@ -127,6 +128,43 @@ def test_formats_and_unfinished_headers(files, name):
   assert spectrum.argmax() == 440  # Hz, as `tone` has it
   # It gets louder, to 0.25: neither a header nor another part is decoded.
   assert np.abs(samples[-4_000:-2_000]).max() == pytest.approx(0.23, abs=0.03)
+
+
+SUFFIXES = {
+  '.3gp': '3gp',
+  '.aac': 'AAC',
+  '.aif': 'AIFF',
+  '.aiff': 'AIFF',
+  '.au': 'AU to a pipe',
+  '.caf': 'CAF',
+  '.m4a': 'm4a',
+  '.mp3': 'mp3 without Xing',
+  '.mp4': 'mp4 of a browser',
+  '.oga': 'Vorbis without an end',
+  '.opus': 'Opus without an end',
+  '.rf64': 'RF64',
+  '.sph': 'SPHERE',
+  '.w64': 'W64',
+  '.wav': 'mu-law',
+  '.webm': 'webm',
+  '.amr': lambda: recording('amr', 'libopencore_amrnb', 8_000),
+  '.flac': lambda: sound('FLAC'),
+  '.mka': lambda: recording('matroska', 'libopus', 48_000),
+  '.ogg': lambda: sound('OGG', 'VORBIS'),
+}
+
+
+def test_folders_list_all_that_is_decoded(files, tmp_path):
+  assert set(audio.SUFFIXES) == set(SUFFIXES)
+  for suffix, kind in SUFFIXES.items():
+    path = tmp_path / f'x{suffix.upper()}'
+    path.write_bytes(files[kind] if isinstance(kind, str) else kind())
+    path.with_suffix('.txt').write_text('hi')
+    (found,) = open_corpus('folder', tmp_path)
+    assert len(found.read(Limits())) / 16_000 == pytest.approx(SECONDS, abs=0.1)
+    path.unlink()
+  path.with_suffix('.doc').touch()
+  assert not list(open_corpus('folder', tmp_path))
 
 
 @pytest.mark.parametrize('name', FORMATS)

@@ -16,9 +16,10 @@ from acl_jax.evaluation.tasks import voicebench
 from acl_jax.evaluation.tasks.task import Answer
 from acl_jax.evaluation.tasks.voicebench import VoiceBench, make_tasks
 from acl_jax.evaluation.voicebench import folder as copies
-from acl_jax.evaluation.voicebench import parquet, summary
+from acl_jax.evaluation.voicebench import summary
 from acl_jax.evaluation.voicebench.subsets import SUBSETS, parse_expected
 from acl_jax.evaluation.voicebench.summary import overall
+from data_pipeline import parquet
 from data_pipeline.audio import AudioError, Limits
 from data_pipeline.corpora.manifest import LineError
 from data_pipeline.corpora.utterance import BadUtterance
@@ -181,7 +182,7 @@ def test_damaged_parquet_is_one_sentence_or_read(openbookqa, data):
     index = data.draw(st.integers(start, len(content) - 1))
     content[index] = data.draw(st.integers(0, 255))
   path.write_bytes(content)
-  parquet._read_audio_group.cache_clear()
+  parquet._open_column.cache_clear()
   try:
     cases, _ = voicebench.read_cases(openbookqa, sized('openbookqa', 5))
     for case in cases:

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from acl_jax.evaluation.voicebench import parquet
 from acl_jax.evaluation.voicebench.subsets import SUBSETS, Subset, text_of
+from data_pipeline import parquet
 from data_pipeline.corpora import manifest
 from data_pipeline.corpora.manifest import LineError, shorten
 from data_pipeline.corpora.utterance import BadUtterance, Utterance, resolve_inside
@@ -133,9 +133,8 @@ def _read_shards(
         id = f'{subset.name}/{split}/{number}'
         number += 1
         try:
-          utterance = parquet.ParquetUtterance(
-            id, file, text_of(values, 'prompt'), row_group=group, row=row
-          )
+          text = text_of(values, 'prompt')
+          utterance = Utterance(id, file, text, row=(group, row, 'audio'))
         except LineError as error:
           yield BadUtterance(id, error.field, f'{file} row {number}: {error}')
           continue

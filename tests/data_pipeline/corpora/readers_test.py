@@ -192,5 +192,5 @@ def test_paths_that_are_not_a_corpus(tmp_path):
     read('manifest', tmp_path)
   with pytest.raises(FileNotFoundError, match='/none'):
     read('folder', tmp_path / 'none')
-  with pytest.raises(ValueError, match="'tape' .*folder, librispeech"):
+  with pytest.raises(ValueError, match="'tape' .*folder, huggingface"):
     read('tape', tmp_path)
