@@ -22,6 +22,7 @@ from acl_jax.config.sections import (
   LLMConfig,
   WhisperEncoderConfig,
 )
+from acl_jax.models.attention_adapter import AttentionAdapter
 from acl_jax.models.llama import Llama, LlamaConfig
 from acl_jax.models.lora import merge_lora
 from acl_jax.models.protocols import Adapter, Encoder
@@ -214,6 +215,10 @@ def load_model(config: TrainConfig, checkpoint: Checkpoint) -> SpeechLLM:
   encoder = load_trained_encoder(config.encoder, checkpoint)
   llama = load_frozen_llama(config.llama)
   check_adapter_sizes(adapter, encoder.config.output_size, llama.config)
+  if isinstance(adapter, AttentionAdapter) and isinstance(
+    config.adapter, AttentionConfig
+  ):
+    adapter.beams = config.adapter.beams
   if updates := checkpoint.lora_folder(LLAMA_FOLDER):
     load_lora(llama, llama_names(llama), updates, describe(llama)['sha256'])
     merge_lora(llama)

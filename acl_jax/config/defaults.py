@@ -54,6 +54,7 @@ WHISPER_ATTENTION = {
     'dropout': 0.0,
     'targets': WHISPER_MATRICES,
   },
+  'beams': 1,
 }
 
 

@@ -14,6 +14,8 @@ from acl_jax.models.whisper import WhisperConfig
 from data_pipeline.augment import Augmentation, Masking
 from data_pipeline.features import HOP, SAMPLE_RATE
 
+MAX_BEAMS = 16  # the memory and time of writing grow with them
+
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
@@ -164,10 +166,13 @@ class AttentionConfig:
   stack: int  # encoder frames per token at least, which limits the tokens
   sizes: DecoderConfig | None  # of a new decoder; None with a path
   lora: LoRAConfig | None = None  # None: all of it trains, not only factors
+  beams: int = 1  # of the search for what to write; 1: greedy, as always in training
 
   def __post_init__(self):
     if self.stack < 1:
       raise ValueError(f'stack = {self.stack} is not at least 1')
+    if not 1 <= self.beams <= MAX_BEAMS:
+      raise ValueError(f'beams = {self.beams} is not from 1 to {MAX_BEAMS}')
     if bool(self.path) == (self.sizes is not None):
       raise ValueError('exactly one of path and sizes must be set')
 

@@ -31,6 +31,7 @@ def describe(
       'parameters': _num_parameters(model.adapter),
       'file': str(checkpoint.adapter),
       'sha256': sha256(checkpoint.adapter),
+      'beams': getattr(model.adapter, 'beams', None),
     },
     'llm': {'path': config.llama.path, **fingerprint.describe(model.llama)},
     'template': config.template,

@@ -24,10 +24,8 @@ from acl_jax.models.attention_decoder import AttentionDecoder, DecoderConfig, Me
 from acl_jax.models.layers import Constant, param, rms_norm, zeros
 from acl_jax.models.matrices import lookup, score_rows
 from acl_jax.models.recognition import Recognition, rank_tokens
-from acl_jax.models.repetition import ends_in_repetition
+from acl_jax.models.transcript_writer import END, write_transcripts
 
-END = 0  # class that ends a transcript; vocabulary entry i is class i + 1
-MAX_NGRAM, REPEATS = 4, 8  # an n-gram this often in a row ends a transcript
 # Where the gate and the temperature start: mostly the hard token, and a posterior that
 # is sharper than the decoder's, which serves an LLM without training best.
 INITIAL_GATE = 2.0
@@ -51,7 +49,11 @@ class AttentionAdapterConfig(DecoderConfig):
 
 
 class AttentionAdapter(nnx.Module):
-  """Recognised tokens as embeddings, written by a decoder that attends to the audio."""
+  """Recognised tokens as embeddings, written by a decoder that attends to the audio.
+
+  Vocabulary entry i is class i + 1; class 0 is END. beams: of the search for what to
+  write; 1 is greedy.
+  """
 
   kind = 'attention'
   recognises = True
@@ -60,7 +62,7 @@ class AttentionAdapter(nnx.Module):
   pretrained = ('decoder', 'embed_start', 'embed_tokens')
 
   def __init__(self, config: AttentionAdapterConfig, *, rngs: nnx.Rngs):
-    self.config = config
+    self.config, self.beams = config, 1
     d = config.d_model
     self.decoder = AttentionDecoder(config, config.encoder_size, rngs=rngs)
     self.embed_start = param(rngs, (config.start_length, d), ('positions', 'embed'))
@@ -183,38 +185,13 @@ class AttentionAdapter(nnx.Module):
     return jnp.where(classes == END, -1, tokens)
 
   def _write(self, memory: Memory) -> Int[Array, 'a s']:
-    """Write the likeliest class at every step, END after the transcript.
-
-    A transcript ends with END, at its limit of tokens, or when it repeats itself.
-    """
-    a, frames = memory.mask.shape
-    num_steps, p = -(-frames // self.config.stack), self.config.start_length
-    self._check_length(p + num_steps)
-    limit = -(-jnp.sum(memory.mask, axis=1) // self.config.stack)
-    start = self.embed_start[...]
-    x = jnp.broadcast_to(start[None], (a, *start.shape)).astype(memory.cross.keys.dtype)
-    cache = self.decoder.empty_cache(memory, p + num_steps)
-    hidden, cache = self.decoder.decode(x, memory, cache)
-
-    def goes_on(state) -> Bool[Array, '']:
-      step, done, *_ = state
-      return (step < num_steps) & ~jnp.all(done)
-
-    def write_one(state):
-      step, done, hidden, recent, written, cache = state
-      best = jnp.argmax(score_rows(hidden, self.embed_tokens), axis=-1)
-      best = jnp.where(done | (step >= limit), END, best)
-      written = jax.lax.dynamic_update_slice(written, best[:, None], (0, step))
-      recent = jnp.concatenate([recent[:, 1:], best[:, None]], axis=1)
-      done = (best == END) | ends_in_repetition(recent, REPEATS)
-      x = lookup(self.embed_tokens, best[:, None])
-      hidden, cache = self.decoder.decode(x, memory, cache, p + step)
-      return step + 1, done, hidden[:, 0], recent, written, cache
-
-    written = jnp.full((a, num_steps), END)
-    recent = jnp.full((a, MAX_NGRAM * REPEATS), -1)
-    state = 0, limit == 0, hidden[:, -1], recent, written, cache
-    return jax.lax.while_loop(goes_on, write_one, state)[-2]
+    """Return the classes that the decoder writes, END after the transcript."""
+    num_frames, stack = jnp.sum(memory.mask, axis=1), self.config.stack
+    num_steps = -(-memory.mask.shape[1] // stack)
+    self._check_length(self.config.start_length + num_steps)
+    parts = self.decoder, self.embed_start, self.embed_tokens
+    limits = -(-num_frames // stack)
+    return write_transcripts(*parts, memory, limits, num_steps, self.beams)
 
   def _check_length(self, length: int) -> None:
     limit = self.config.max_target_positions

@@ -39,10 +39,14 @@ class KeysValues(NamedTuple):
 
 
 class Memory(NamedTuple):
-  """What the decoder attends to of the encoder frames, for every layer."""
+  """What the decoder attends to of a recordings' encoder frames, for every layer.
+
+  As many sequences, or k times as many, may be decoded: the first k of the first
+  recording, and so on.
+  """
 
   cross: KeysValues
-  mask: Bool[Array, 'b s']
+  mask: Bool[Array, 'a s']
 
 
 class MultiHeadAttention(nnx.Module):
@@ -104,7 +108,7 @@ class DecoderBlock(nnx.Module):
     cache: KeysValues,
     cross: KeysValues,
     start: Int[Array, ''] | int,
-    masks: tuple[Bool[Array, 'b t r'], Bool[Array, 'b t s']],
+    masks: tuple[Bool[Array, 'b t r'], Bool[Array, 'a kt s']],
   ) -> tuple[Float[Array, 'b t d'], KeysValues, Float[Array, 'b t d']]:
     """Run positions `start` to `start + t`.
 
@@ -119,7 +123,9 @@ class DecoderBlock(nnx.Module):
     )
     x = x + self.self_attn(y, cache, masks[0])
     attending = self.encoder_attn_layer_norm(x)
-    x = x + self.encoder_attn(attending, cross, masks[1])
+    # Sequences of one recording are as more positions to attention without an order.
+    positions = attending.reshape(*masks[1].shape[:2], -1)
+    x = x + self.encoder_attn(positions, cross, masks[1]).reshape(x.shape)
     y = jax.nn.gelu(self.fc1(self.final_layer_norm(x)), approximate=False)
     return x + self.fc2(y), cache, attending
 
@@ -156,10 +162,13 @@ class AttentionDecoder(nnx.Module):
     )
     return Memory(cross, frame_mask)
 
-  def empty_cache(self, memory: Memory, length: int) -> KeysValues:
-    """Return a cache of self-attention for `length` positions."""
-    layers, b, n, _, h = memory.cross.keys.shape
-    zeros = jnp.zeros((layers, b, n, length, h), memory.cross.keys.dtype)
+  def empty_cache(self, memory: Memory, length: int, sequences: int = 1) -> KeysValues:
+    """Return a cache of self-attention for `length` positions.
+
+    sequences: of each recording.
+    """
+    layers, a, n, _, h = memory.cross.keys.shape
+    zeros = jnp.zeros((layers, a * sequences, n, length, h), memory.cross.keys.dtype)
     return KeysValues(zeros, zeros)
 
   def decode(
@@ -194,7 +203,8 @@ class AttentionDecoder(nnx.Module):
     x = x + jnp.broadcast_to(positions.astype(x.dtype), x.shape)
     query, key = start + jnp.arange(t), jnp.arange(cache.keys.shape[3])
     causal = jnp.broadcast_to((key[None] <= query[:, None])[None], (b, t, len(key)))
-    cross_mask = jnp.broadcast_to(memory.mask[:, None], (b, t, memory.mask.shape[1]))
+    a, frames = memory.mask.shape
+    cross_mask = jnp.broadcast_to(memory.mask[:, None], (a, b * t // a, frames))
 
     def run(x, inputs):
       block, cache, cross = inputs

@@ -18,9 +18,9 @@ from jaxtyping import Array, Bool, Float
 from acl_jax.batches.arrays import AudioBatch, ResponseBatch
 from acl_jax.config.stages import ResponseStageConfig
 from acl_jax.models import lora
-from acl_jax.models.attention_adapter import END
 from acl_jax.models.layers import unpack_segments
 from acl_jax.models.speech_llm import SpeechLLM
+from acl_jax.models.transcript_writer import END
 from acl_jax.sharding.rules import constrain_like_parameters
 from acl_jax.training import losses, response_losses, spikes
 

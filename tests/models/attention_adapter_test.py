@@ -9,13 +9,8 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acl_jax.models.attention_adapter import (
-  END,
-  MAX_NGRAM,
-  REPEATS,
-  AttentionAdapter,
-  AttentionAdapterConfig,
-)
+from acl_jax.models.attention_adapter import AttentionAdapter, AttentionAdapterConfig
+from acl_jax.models.transcript_writer import END, MAX_NGRAM, REPEATS
 from tests.adapter_inputs import FRAME_SIZE as D
 from tests.adapter_inputs import LLM_SIZE as E
 from tests.adapter_inputs import make_inputs, normal
