@@ -20,7 +20,6 @@ from acl_jax.text.templates import Turn
 from data_pipeline import audio
 
 Content = Sequence[str | Clip]
-_SUFFIXES = '.wav .flac .ogg .opus .mp3 .m4a .aac .webm .aif .aiff .au .sph'.split()
 # A word, or a file whose name may have spaces: @"my file.wav", @my\ file.wav.
 _WORD = re.compile(r'(?<!\S)@(?:"([^"]+)"|\'([^\']+)\')(?!\S)|(?:\\ |\S)+')
 
@@ -110,7 +109,7 @@ def parse_turn(line: str) -> list[str | Clip]:
     word, quoted = match[0], match[1] or match[2]
     name = quoted or word[1:].replace('\\ ', ' ')
     path = Path(name).expanduser() if name.startswith('~') else Path(name)
-    is_file = bool(quoted) or path.suffix.lower() in _SUFFIXES or path.is_file()
+    is_file = bool(quoted) or path.suffix.lower() in audio.SUFFIXES or path.is_file()
     if word.startswith('@') and name and is_file:
       content.append(Clip(str(path)))
     elif content and isinstance(content[-1], str):
