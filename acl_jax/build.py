@@ -209,16 +209,19 @@ def check_adapter_sizes(adapter: Adapter, encoder_size: int, llm: LlamaConfig) -
       )
 
 
+def set_beams(adapter: Adapter, beams: int) -> None:
+  """Let an attention adapter write by a search of so many beams."""
+  if isinstance(adapter, AttentionAdapter):
+    adapter.config = dataclasses.replace(adapter.config, beams=beams)
+
+
 def load_model(config: TrainConfig, checkpoint: Checkpoint) -> SpeechLLM:
   """Load the whole model with a trained adapter."""
   adapter = load_trained_adapter(checkpoint, config)
   encoder = load_trained_encoder(config.encoder, checkpoint)
   llama = load_frozen_llama(config.llama)
   check_adapter_sizes(adapter, encoder.config.output_size, llama.config)
-  if isinstance(adapter, AttentionAdapter) and isinstance(
-    config.adapter, AttentionConfig
-  ):
-    adapter.beams = config.adapter.beams
+  set_beams(adapter, getattr(config.adapter, 'beams', 1))
   if updates := checkpoint.lora_folder(LLAMA_FOLDER):
     load_lora(llama, llama_names(llama), updates, describe(llama)['sha256'])
     merge_lora(llama)

@@ -66,6 +66,7 @@ def _train(config: TrainConfig, workdir: Path) -> SpeechLLM:
   startup.mark_stage('speech')
   if initial is not None:
     adapter = build.load_trained_adapter(initial, config)
+    build.set_beams(adapter, 1)  # greedy is what a step can afford
   else:
     sizes = encoder.config.output_size, llama.config.hidden_size
     adapter = new_adapter(config, sizes, source.texts, text)

@@ -10,11 +10,10 @@ from acl_jax.models.attention_decoder import DecoderConfig
 from acl_jax.models.conformer import ConformerConfig
 from acl_jax.models.llama import LlamaConfig
 from acl_jax.models.lora import LoRAConfig
+from acl_jax.models.transcript_writer import MAX_BEAMS
 from acl_jax.models.whisper import WhisperConfig
 from data_pipeline.augment import Augmentation, Masking
 from data_pipeline.features import HOP, SAMPLE_RATE
-
-MAX_BEAMS = 16  # the memory and time of writing grow with them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +165,7 @@ class AttentionConfig:
   stack: int  # encoder frames per token at least, which limits the tokens
   sizes: DecoderConfig | None  # of a new decoder; None with a path
   lora: LoRAConfig | None = None  # None: all of it trains, not only factors
-  beams: int = 1  # of the search for what to write; 1: greedy, as always in training
+  beams: int = 1  # of the search for what to write; 1: greedy, as training always is
 
   def __post_init__(self):
     if self.stack < 1:

@@ -31,7 +31,7 @@ def describe(
       'parameters': _num_parameters(model.adapter),
       'file': str(checkpoint.adapter),
       'sha256': sha256(checkpoint.adapter),
-      'beams': getattr(model.adapter, 'beams', None),
+      'beams': getattr(model.adapter.config, 'beams', None),
     },
     'llm': {'path': config.llama.path, **fingerprint.describe(model.llama)},
     'template': config.template,

@@ -59,7 +59,7 @@ class Listener:
     self.hearing, self.recogniser = hearing, recogniser
     model = hearing.model
     digest = describe((model.encoder, model.adapter, model.llama.embed_tokens))
-    beams = getattr(model.adapter, 'beams', 1)
+    beams = getattr(model.adapter.config, 'beams', 1)
     self.folder = cache / f'heard-{digest["sha256"][:16]}-{beams}'
     self.folder.mkdir(parents=True, exist_ok=True)
     self.transcripts = None

@@ -62,6 +62,7 @@ def load_parts(
   """Load what `train` wrote; ValueError if the parts do not fit each other."""
   checkpoint_parts = build.find_checkpoint(checkpoint, config.shipped_adapter)
   adapter: Any = build.load_trained_adapter(checkpoint_parts, config)
+  build.set_beams(adapter, getattr(config.adapter, 'beams', 1))
   merge_lora(adapter)
   encoder = build.load_trained_encoder(config.encoder, checkpoint_parts)
   if updates := checkpoint_parts.lora_folder(build.LLAMA_FOLDER):

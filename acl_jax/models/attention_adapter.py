@@ -24,7 +24,7 @@ from acl_jax.models.attention_decoder import AttentionDecoder, DecoderConfig, Me
 from acl_jax.models.layers import Constant, param, rms_norm, zeros
 from acl_jax.models.matrices import lookup, score_rows
 from acl_jax.models.recognition import Recognition, rank_tokens
-from acl_jax.models.transcript_writer import END, write_transcripts
+from acl_jax.models.transcript_writer import END, MAX_BEAMS, write_transcripts
 
 # Where the gate and the temperature start: mostly the hard token, and a posterior that
 # is sharper than the decoder's, which serves an LLM without training best.
@@ -41,18 +41,20 @@ class AttentionAdapterConfig(DecoderConfig):
   start_length: int  # embeddings that start every sequence
   llm_size: int
   vocabulary_size: int  # tokens that it recognises, a subset of the LLM's
+  beams: int = 1  # of the search for what to write; 1 is greedy
 
   def __post_init__(self):
     super().__post_init__()
     if self.start_length < 1:
       raise ValueError(f'start_length = {self.start_length} is not at least 1')
+    if not 1 <= self.beams <= MAX_BEAMS:
+      raise ValueError(f'beams = {self.beams} is not from 1 to {MAX_BEAMS}')
 
 
 class AttentionAdapter(nnx.Module):
   """Recognised tokens as embeddings, written by a decoder that attends to the audio.
 
-  Vocabulary entry i is class i + 1; class 0 is END. beams: of the search for what to
-  write; 1 is greedy.
+  Vocabulary entry i is class i + 1; class 0 is END.
   """
 
   kind = 'attention'
@@ -62,7 +64,7 @@ class AttentionAdapter(nnx.Module):
   pretrained = ('decoder', 'embed_start', 'embed_tokens')
 
   def __init__(self, config: AttentionAdapterConfig, *, rngs: nnx.Rngs):
-    self.config, self.beams = config, 1
+    self.config = config
     d = config.d_model
     self.decoder = AttentionDecoder(config, config.encoder_size, rngs=rngs)
     self.embed_start = param(rngs, (config.start_length, d), ('positions', 'embed'))
@@ -191,7 +193,7 @@ class AttentionAdapter(nnx.Module):
     self._check_length(self.config.start_length + num_steps)
     parts = self.decoder, self.embed_start, self.embed_tokens
     limits = -(-num_frames // stack)
-    return write_transcripts(*parts, memory, limits, num_steps, self.beams)
+    return write_transcripts(*parts, memory, limits, num_steps, self.config.beams)
 
   def _check_length(self, length: int) -> None:
     limit = self.config.max_target_positions

@@ -17,6 +17,7 @@ from acl_jax.models.matrices import lookup, score_rows
 from acl_jax.models.repetition import ends_in_repetition
 
 END = 0  # class that ends a transcript
+MAX_BEAMS = 16  # memory and time grow with them
 MAX_NGRAM, REPEATS = 4, 8  # an n-gram this often in a row ends a transcript
 
 

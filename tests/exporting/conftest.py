@@ -27,6 +27,7 @@ ATTENTION = dict(
     decoder_ffn_dim=14,
     max_target_positions=48,
   ),
+  beams=3,
 )
 TRANSCRIPTION = dict(
   steps=0,

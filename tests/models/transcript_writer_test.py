@@ -22,8 +22,8 @@ score = jax.jit(AttentionAdapter.scores)
 
 def make_adapter(seed, beams):
   """Return an adapter so unsure that the likeliest class is often a mistake."""
-  adapter = AttentionAdapter(CONFIG, rngs=nnx.Rngs(seed))
-  adapter.beams = beams
+  config = dataclasses.replace(CONFIG, beams=beams)
+  adapter = AttentionAdapter(config, rngs=nnx.Rngs(seed))
   adapter.vocabulary[...] = jnp.asarray(VOCABULARY)
   adapter.embed_tokens[...] = jnp.asarray(3 * normal(5, 8, seed=seed + 1))
   adapter.embed_tokens[...] = adapter.embed_tokens[...].at[END].divide(2)
@@ -85,9 +85,8 @@ def test_a_recording_is_searched_as_if_alone():
 
 
 def test_what_repeats_itself_is_given_up():
-  config = dataclasses.replace(CONFIG, stack=1, max_target_positions=99)
+  config = dataclasses.replace(CONFIG, stack=1, max_target_positions=99, beams=2)
   adapter = AttentionAdapter(config, rngs=nnx.Rngs(0))
-  adapter.beams = 2
   # Whatever it hears, the state is constant, and so is which class is likeliest.
   adapter.decoder.layer_norm.weight[...] *= 0
   adapter.decoder.layer_norm.bias[...] += 1

@@ -12,8 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-END = 0  # class that ends a transcript; entry i of the vocabulary is class i + 1
-MAX_NGRAM, REPEATS = 4, 8  # an n-gram this often in a row ends a transcript
+from .transcript_writer import END, write_transcripts
 
 
 class Attention(nn.Module):
@@ -94,15 +93,16 @@ class Decoder(nn.Module):
 class AttentionProjector(nn.Module):
   """Tokens that a decoder writes, as embeddings in the LLM's space.
 
-  sizes: d_model, decoder_layers, decoder_attention_heads, decoder_ffn_dim,
-  max_target_positions, start_length, vocabulary_size.
+  Entry i of the vocabulary is class i + 1. sizes: d_model, decoder_layers,
+  decoder_attention_heads, decoder_ffn_dim, max_target_positions, start_length,
+  vocabulary_size, and the beams of the search for what to write.
   """
 
   def __init__(
     self, stack_factor: int, inputs: int, outputs: int, sizes: dict[str, Any]
   ):
     super().__init__()
-    self.stack_factor = stack_factor
+    self.stack_factor, self.beams = stack_factor, sizes.get('beams', 1)
     d, vocabulary_size = sizes['d_model'], sizes['vocabulary_size']
     self.decoder = Decoder(sizes, inputs)
     self.embed_start = nn.Parameter(torch.zeros(sizes['start_length'], d))
@@ -122,7 +122,15 @@ class AttentionProjector(nn.Module):
     frames = frames * frame_mask[..., None]
     cross = [layer.encoder_attn.keys_values(frames) for layer in self.decoder.layers]
     cross_mask = frame_mask[:, None, None]
-    classes = self.write(cross, frame_mask)
+    classes = write_transcripts(
+      self.decoder,
+      self.embed_start,
+      self.embed_tokens.weight,
+      cross,
+      frame_mask,
+      self.stack_factor,
+      self.beams,
+    )
     start = self.embed_start[None].expand(len(frames), -1, -1)
     x = torch.cat([start, self.embed_tokens(classes)], 1)
     hidden, _ = self.decoder(x, cross, cross_mask)
@@ -137,32 +145,3 @@ class AttentionProjector(nn.Module):
     y = gate * hard + (1 - gate) * expected + self.linear(state) * scale
     mask = classes != END
     return y * mask[..., None], mask
-
-  def write(self, cross, frame_mask: torch.Tensor) -> torch.Tensor:
-    """Write the likeliest class at every step; END after the transcript [a s]."""
-    limit = -(-frame_mask.sum(1) // self.stack_factor)
-    num_steps = -(-frame_mask.shape[1] // self.stack_factor)
-    classes = torch.full((len(limit), num_steps), END, device=limit.device)
-    done = limit == 0
-    x = self.embed_start[None].expand(len(limit), -1, -1)
-    cache = None
-    for step in range(num_steps):
-      if done.all():
-        break
-      hidden, cache = self.decoder(x, cross, frame_mask[:, None, None], cache)
-      best = (hidden[:, -1] @ self.embed_tokens.weight.T).argmax(-1)
-      best = best.masked_fill(done | (step >= limit), END)
-      classes[:, step] = best
-      done = (best == END) | ends_in_repetition(classes[:, : step + 1])
-      x = self.embed_tokens(best[:, None])
-    return classes
-
-
-def ends_in_repetition(classes: torch.Tensor) -> torch.Tensor:
-  """Return whether each row ends in one n-gram, `REPEATS` times in a row."""
-  repeated = torch.zeros(len(classes), dtype=torch.bool, device=classes.device)
-  for n in range(1, MAX_NGRAM + 1):
-    if classes.shape[1] >= n * REPEATS:
-      tail = classes[:, -n * REPEATS :]
-      repeated |= (tail[:, n:] == tail[:, :-n]).all(1)
-  return repeated
