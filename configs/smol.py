@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
   c.encoder.trains = 'lora'
   c.encoder.lora = defaults.ENCODER_LORA
   c.encoder.lr_scale = 0.5
-  c.adapter = defaults.WHISPER_ATTENTION
+  c.adapter = defaults.WHISPER_ATTENTION | {'beams': 5}  # as many as Whisper's own
 
   c.data.train = (('data/prepared', 1.0),)
   c.data.targets = 'data/targets'
