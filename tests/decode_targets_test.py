@@ -28,6 +28,7 @@ from acl_jax.text.tokenizer import Backends, Tokenizer, TokenizersBackend
 from acl_jax.weights.fingerprint import fingerprint
 from data_pipeline import records
 from data_pipeline.container import RecordError
+from data_pipeline.id_hashes import hash_ids
 
 CONFIG = TargetsConfig(
   max_prompt_tokens=170,
@@ -114,10 +115,10 @@ def test_every_transcript_has_a_response(llama, text, tmp_path):
   kinds = ('array_record', 'json')
   assert names == [f'targets-0000{i}-of-00003.{x}' for i in range(3) for x in kinds]
   ids = ['utterance 9', 'unknown', 'utterance 1']
-  lengths, instructions = found.lengths_and_instructions(ids)
-  assert instructions == ['{}'] * 3 and lengths[1] == 0
-  assert lengths[0] == len(found['utterance 9']['response'])
-  assert lengths[2] == len(found['utterance 1']['response'])
+  rows = found.find_rows(ids, hash_ids(ids))
+  assert rows.tolist() == [9, -1, 1] and found.instruction.tolist() == [0] * 11
+  assert found.tokens[9] == len(found['utterance 9']['response'])
+  assert found.read_row(9)['id'] == 'utterance 9'
   for id, transcript in TRANSCRIPTS:
     target = found[id]
     u = len(target['response'])
@@ -139,7 +140,8 @@ def test_instructions_are_chosen_by_weight_and_stored(llama, text, tmp_path):
   assert found.instructions == ['{}', 'Say {} again.'] and plain.instructions == ['{}']
   chosen = {id: found[id]['instruction'] for id in found}
   assert chosen == {id: choose_instruction(weighted, id, SEED) for id in found}
-  assert found.lengths_and_instructions([*found])[1] == [*chosen.values()]
+  instructions = [found.instructions[i] for i in found.instruction]
+  assert instructions == [*chosen.values()]
   assert set(chosen.values()) == set(found.instructions)
   for id, transcript in TRANSCRIPTS:
     [prompt] = text.prompt(fill_text(chosen[id], transcript))
@@ -176,7 +178,7 @@ def test_flagged_responses_are_stored_and_can_be_excluded(llama, text, tmp_path)
     assert target['flag'] or target['finish_reason'] == 'stop'
   kept = Targets(tmp_path / 'b', excluded_flags=('refusal', 'repetition'))
   assert [*kept] == [id for id in flags if flags[id] in ('', 'empty', 'cut')]
-  assert first not in kept and kept.lengths_and_instructions([first])[0] == [0]
+  assert first not in kept and kept.find_rows([first], hash_ids([first])) == [-1]
   assert kept.flag_counts() == counts
 
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.packing import PackedOrder, best_fit_decreasing
+from data_pipeline.best_fit import best_fit_decreasing
+from data_pipeline.packing import PackedOrder
 
 
 @st.composite
