@@ -20,7 +20,7 @@ REQUIRED = [
   'av>=18,<20',  # brings FFmpeg: webm, m4a, sphere, and headers that are damaged
   'soxr>=1.1,<2',  # resampling
   'librosa>=0.11,<0.13',  # mel filter banks, spectrogram pictures
-  'numba>=0.62,<0.70',  # compiles the packing of rows; librosa needs it, too
+  'numba>=0.64,<0.70',  # compiles the packing of rows; librosa needs it, too
   'scipy>=1.17,<2',  # the FFT and the mel filters of the front end
   # Weights and text.
   'safetensors>=0.8,<0.10',  # Hugging Face weights and our adapters

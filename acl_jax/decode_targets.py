@@ -23,7 +23,7 @@ from absl import flags
 
 import acl_jax
 from acl_jax import assets, build
-from acl_jax.batches.tokens import open_tables
+from acl_jax.batches.token_tables import open_tables
 from acl_jax.config.experiment import TrainConfig, parse_train
 from acl_jax.models.llama import Llama
 from acl_jax.runtime import (

@@ -52,8 +52,7 @@ def _compiled() -> Callable[..., int]:
 def _place(sizes: np.ndarray, limits: np.ndarray, row_of: np.ndarray) -> int:
   """Put utterances of the given sizes into rows, in order; returns how many rows.
 
-  row_of: output, the row of each utterance. Written without features of Python or
-  NumPy that Numba does not compile.
+  row_of: output, the row of each utterance.
   """
   count, units = sizes.shape
   space = np.empty((count, units), np.int64)  # left in each row
@@ -73,7 +72,7 @@ def _place(sizes: np.ndarray, limits: np.ndarray, row_of: np.ndarray) -> int:
         first = middle + 1
       else:
         last = middle
-    # The first of those with enough of every unit; a new row if there is none.
+    # The first of those with enough of every unit, or a new row.
     place = first
     while place < rows:
       row, fits = ranked[place], True
@@ -87,8 +86,7 @@ def _place(sizes: np.ndarray, limits: np.ndarray, row_of: np.ndarray) -> int:
     if place < rows:
       row = ranked[place]
     else:
-      row = rows
-      rows += 1
+      row, rows = rows, rows + 1
       for unit in range(units):
         space[row, unit] = limits[unit]
     for unit in range(units):

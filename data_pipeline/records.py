@@ -148,10 +148,7 @@ class Shards(Sequence[bytes]):
 
 
 class Dataset(Sequence[dict[str, Any]]):
-  """A prepared folder: utterances by index, and `ids`, `seconds`, `texts` of all.
-
-  lines: the index that they are read from.
-  """
+  """A prepared folder: utterances by index; `ids`, `seconds` and `texts` of `lines`."""
 
   def __init__(self, folder: str | pathlib.Path):
     folder = pathlib.Path(folder)
@@ -185,8 +182,7 @@ class Dataset(Sequence[dict[str, Any]]):
   def _decode(self, index: int, record: bytes) -> dict[str, Any]:
     try:
       header, arrays = unpack(record)
-      id = header.get('id')
-      if not isinstance(id, str) or hash_id(id) != self.lines.id_hashes[index]:
+      if hash_id(str(id := header.get('id'))) != self.lines.id_hashes[index]:
         raise RecordError(f'id is {id!r}, but {self.ids[index]!r} in index.jsonl')
       samples = _unpack_audio(arrays, float(self.seconds[index]))
     except (RecordError, audio.AudioError) as error:

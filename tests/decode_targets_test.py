@@ -469,3 +469,47 @@ def test_a_finished_host_waits_for_the_others(tmp_path, monkeypatch, capsys):
   assert next(checks, None) is None
   lines = capsys.readouterr().err.splitlines()
   assert [line[-13:] for line in lines] == ['2 of 3 shards', '1 of 3 shards']
+
+
+def flip(path, position):
+  content = bytearray(path.read_bytes())
+  content[position] ^= 1
+  path.write_bytes(content)
+
+
+def test_the_index_of_the_responses_follows_the_shards(llama, text, tmp_path, caplog):
+  """Made again if it is damaged or outdated, and the same as one made before."""
+  lengths = decode(llama, text, tmp_path).tokens.tolist()
+  path = tmp_path / 'responses.columns'
+  good = path.read_bytes()
+  for damage in (
+    lambda: flip(path, -70),
+    lambda: path.write_bytes(good[:-3]),
+    lambda: os.utime(path, ns=(1, 1)),
+    path.unlink,
+  ):
+    damage()
+    assert Targets(tmp_path).tokens.tolist() == lengths
+    assert path.read_bytes() == good
+  assert len(caplog.records) == 3
+  manifest = tmp_path / 'targets-00001-of-00003.json'
+  manifest.write_text(manifest.read_text().replace('"utterance 5"', '"nobody"'))
+  found = Targets(tmp_path)
+  assert 'utterance 5' not in found and 'nobody' in found
+  with pytest.raises(RecordError, match="id is 'utterance 5'; .*'nobody'"):
+    found['nobody']
+  manifest.write_text(manifest.read_text().replace('"utterance 4"', '"utterance 0"'))
+  with pytest.raises(RecordError, match='11 ids, 10 of them distinct'):
+    Targets(tmp_path)
+
+
+def test_ids_with_the_same_hash_are_told_apart(llama, text, tmp_path, monkeypatch):
+  hash_few = lambda ids: hash_ids(ids) % 3  # noqa: E731
+  monkeypatch.setattr('acl_jax.targets.index.hash_ids', hash_few)
+  monkeypatch.setattr(
+    'acl_jax.targets.store.hash_id', lambda id: int(hash_few([id])[0])
+  )
+  found = decode(llama, text, tmp_path)
+  ids = [id for id, _ in TRANSCRIPTS]
+  assert found.find_rows(ids[::-1], hash_few(ids[::-1])).tolist() == [*range(11)][::-1]
+  assert all(found[id]['id'] == id for id in ids) and 'nobody' not in found

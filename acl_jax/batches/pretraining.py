@@ -8,7 +8,8 @@ from acl_jax.batches.arrays import PretrainBatch
 from acl_jax.batches.log_mels import load_packed
 from acl_jax.batches.orders import TOO_LONG
 from acl_jax.batches.source import SpeechSource
-from acl_jax.batches.tokens import CorpusTokens, min_frames
+from acl_jax.batches.token_tables import min_frames
+from acl_jax.batches.tokens import CorpusTokens
 from acl_jax.models.ctc import BLANK
 from acl_jax.models.spelling import encode_letters
 from data_pipeline.batches import BatchPlan, pad_per_utterance

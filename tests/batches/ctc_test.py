@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from acl_jax.batches.ctc import CTCBatchAssembler, CTCLabels
 from acl_jax.batches.orders import TOO_LONG
-from acl_jax.batches.tokens import CorpusTokens, min_frames
+from acl_jax.batches.token_tables import min_frames
+from acl_jax.batches.tokens import CorpusTokens
 from acl_jax.models.ctc import BLANK
 from acl_jax.training import losses
 from data_pipeline.batches import BatchPlan, pad
