@@ -58,6 +58,7 @@ def run_host(folder: Path, step: int) -> None:
       {
         'stages': host.stages,
         'gigabytes': peak_gigabytes(),
+        'cpu_seconds': round(time.process_time(), 2),
         'rows': digest(host.order, steps, LOST, HOSTS[1]),
       }
     )
@@ -124,7 +125,13 @@ def simulate(folder: Path, checkpoint: int) -> dict[str, Any]:
     'start_seconds': first['seconds'],
     'restart_seconds': again['seconds'],
     'host_memory_gb': round(max(first['gigabytes'], again['gigabytes']), 3),
-    'epoch_plan_seconds': max(first['stages']['plan'], stages['plan']),
+    'epoch_plan_seconds': max(first['stages']['plan'][0], stages['plan'][0]),
+    # On a machine that is shared, the wall clock measures the others, too.
+    'cpu_seconds': {
+      'start': first['cpu_seconds'],
+      'restart': again['cpu_seconds'],
+      'epoch_plan': max(first['stages']['plan'][1], stages['plan'][1]),
+    },
     'padding_waste': round(host.order.padding_waste, 5),
     'identical': is_same
     and fewer['identical']

@@ -6,10 +6,10 @@ of their tokens and of their responses. There is no audio, no text and no respon
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 import tokenizers
@@ -108,6 +108,19 @@ class IndexedTargets(Targets):
     self.provenance = {'decoding': {'top_k': 0, 'instructions': [['{}', 1.0]]}}
 
 
+class Numbered(Sequence):
+  """Names of utterances."""
+
+  def __init__(self, count: int):
+    self.count = count
+
+  def __len__(self) -> int:
+    return self.count
+
+  def __getitem__(self, index: Any) -> str:
+    return f'u{index}'
+
+
 class IndexedCorpora(Corpora):
   """A prepared folder of which there is only the index."""
 
@@ -115,7 +128,11 @@ class IndexedCorpora(Corpora):
     lines = open_prepared(folder)
     self._datasets: Any = [SimpleNamespace(lines=lines)]
     self._starts = [0, len(lines)]
-    self.ids, self.texts, self.seconds = lines.ids, lines.texts, lines.lengths
+    self.ids: Any = Numbered(len(lines))
+    self.texts, self.seconds = self.ids, lines.lengths
+
+  def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
+    return {}
 
 
 def byte_frontend() -> TextFrontend:
@@ -131,23 +148,27 @@ def byte_frontend() -> TextFrontend:
 
 
 class Host(NamedTuple):
-  """What a host knows before its first batch, and the seconds of each part of that."""
+  """What a host knows before its first batch.
+
+  stages: wall and CPU seconds of each part of the start.
+  """
 
   order: Any
   lengths: np.ndarray  # frames and tokens of every utterance
   seconds: np.ndarray  # of audio
-  stages: dict[str, float]
+  stages: dict[str, list[float]]
 
 
 def start_host(folder: Path, rows: int, row_frames: int) -> Host:
   """Do what `train` does between its models and its first batch."""
-  stages: dict[str, float] = {}
+  stages: dict[str, list[float]] = {}
   row_tokens = ROW_TOKENS * row_frames
 
   def timed(name: str, make: Callable[[], Any]) -> Any:
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     made = make()
-    stages[name] = round(time.perf_counter() - start, 3)
+    seconds = time.perf_counter() - start, time.process_time() - cpu
+    stages[name] = [round(value, 2) for value in seconds]
     return made
 
   def open_tokens() -> CorpusTokens:

@@ -2,6 +2,7 @@
 """Best fit decreasing, compiled: millions of utterances into rows in seconds."""
 
 import functools
+import inspect
 from collections.abc import Callable
 
 import numpy as np
@@ -36,7 +37,7 @@ def best_fit_decreasing(
   row_of = np.empty(len(order), np.int32)
   if compiles is None:
     compiles = len(order) >= COMPILE_FROM
-  place = _compiled() if compiles else _place
+  place = _compiled() if compiles else inspect.unwrap(_place)
   rows = place(lengths[order].astype(np.int64), limits.astype(np.int64), row_of)
   by_row = np.argsort(row_of, kind='stable')
   return order[by_row], np.bincount(row_of, minlength=rows)
@@ -46,7 +47,8 @@ def best_fit_decreasing(
 def _compiled() -> Callable[..., int]:
   import numba  # slow to import
 
-  return numba.njit(nogil=True)(_place)
+  # Tests wrap functions to check the types of their arguments.
+  return numba.njit(nogil=True)(inspect.unwrap(_place))
 
 
 def _place(sizes: np.ndarray, limits: np.ndarray, row_of: np.ndarray) -> int:

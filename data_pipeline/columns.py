@@ -13,7 +13,9 @@ and Parquet cannot be memory-mapped.
 
 import json
 import mmap
+import os
 import struct
+import weakref
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -93,18 +95,26 @@ class Columns(Mapping):
 class _File:
   """The blocks of a file, and which of them have been checked."""
 
-  def __init__(self, path: Path, data: memoryview, table: np.ndarray):
-    self.path, self._data, self._table = path, data, table
-    self._checked = np.zeros(len(table), bool)
-    self.places: dict[str, tuple[int, int]] = {}  # offset, bytes of an element
+  def __init__(self, path: Path, file: int, content: memoryview):
+    self.path, self._file = path, file
+    weakref.finalize(self, os.close, file)
+    self.header, self._table, self.data = _read_header(path, content)
+    self._start, self._size = len(content) - len(self.data), len(self.data)
+    self._checked = np.zeros(len(self._table), bool)
+    self.places, end = _places(self.header['columns'])
+    if end != self._size:
+      raise ColumnsError(f'{path}: has {self._size} bytes of data, not {end}')
 
   def check(self, name: str, start: int, stop: int) -> None:
     offset, size = self.places[name]
     first = (offset + start * size) // BLOCK_BYTES
     last = -(-(offset + stop * size) // BLOCK_BYTES)
-    for block in first + np.flatnonzero(~self._checked[first:last]):
-      begin = int(block) * BLOCK_BYTES
-      if zlib.crc32(self._data[begin : begin + BLOCK_BYTES]) != self._table[block]:
+    for block in map(int, first + np.flatnonzero(~self._checked[first:last])):
+      begin = block * BLOCK_BYTES
+      size = min(BLOCK_BYTES, self._size - begin)
+      # Read, not mapped: what is only checked does not stay in this process' memory.
+      content = os.pread(self._file, size, self._start + begin)
+      if zlib.crc32(content) != self._table[block]:
         raise ColumnsError(
           f'{self.path}: damaged in block {block} of {len(self._table)}, in the column'
           f' {name!r}; delete the file, it is made again'
@@ -186,23 +196,22 @@ def _write_blocks(file, pieces: Iterable[bytes]) -> Iterator[bytes]:
 def open_columns(path: Path, key: Mapping[str, Any] | None = None) -> Columns:
   """Open a file; ColumnsError if it is missing, damaged or of another key."""
   try:
-    with path.open('rb') as file:
-      content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    file = os.open(path, os.O_RDONLY)
   except FileNotFoundError:
     raise ColumnsError(f'{path}: not found') from None
-  except ValueError:  # an empty file cannot be mapped
+  try:
+    content = mmap.mmap(file, 0, access=mmap.ACCESS_READ)
+  except ValueError:
+    os.close(file)
     raise ColumnsError(f'{path}: is empty') from None
-  header, table, data = _read_header(path, memoryview(content))
+  blocks = _File(path, file, memoryview(content))
+  header, arrays = blocks.header, {}
   if key is not None and header['key'] != dict(key):
     raise ColumnsError(f'{path}: was made from {header["key"]}, not from {dict(key)}')
-  file, arrays = _File(path, data, table), {}
-  file.places, end = _places(header['columns'])
-  if end != len(data):
-    raise ColumnsError(f'{path}: has {len(data)} bytes of data, not {end}; truncated?')
   for name, dtype, count in header['columns']:
     stored = np.dtype(dtype).newbyteorder('<')
-    arrays[name] = np.frombuffer(data, stored, count, file.places[name][0])
-  return Columns(arrays, header['key'], header['facts'], file)
+    arrays[name] = np.frombuffer(blocks.data, stored, count, blocks.places[name][0])
+  return Columns(arrays, header['key'], header['facts'], blocks)
 
 
 def _read_header(

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int, UInt64
 
 HASH_BYTES = 8
+BLOCK = 1 << 20  # queries at a time
 
 
 def hash_id(id: str) -> int:
@@ -28,13 +29,15 @@ def find_sorted(
   queries: UInt64[np.ndarray, ' q'], keys: UInt64[np.ndarray, ' n']
 ) -> Int[np.ndarray, ' q']:
   """Return the first position of each query in the sorted `keys`, -1 if it has none."""
-  order = np.argsort(queries)  # sorted queries read `keys` from start to end
-  positions = np.empty(len(queries), np.int64)
-  positions[order] = np.searchsorted(keys, queries[order])
-  if not len(keys):
-    return np.full(len(queries), -1)
-  found = keys[np.minimum(positions, len(keys) - 1)] == queries
-  return np.where(found, positions, -1)
+  found = np.full(len(queries), -1)
+  for start in range(0, len(queries) if len(keys) else 0, BLOCK):
+    block = queries[start : start + BLOCK]
+    order = np.argsort(block)  # sorted queries read `keys` from start to end
+    block = block[order]
+    positions = np.searchsorted(keys, block)
+    exists = keys[np.minimum(positions, len(keys) - 1)] == block
+    found[start + order] = np.where(exists, positions, -1)
+  return found
 
 
 def find_shared(

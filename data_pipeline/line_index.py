@@ -132,7 +132,8 @@ class Builder:
     """Return the columns and facts of the index."""
     self._flush()
     rows = np.concatenate(self._chunks)
-    columns = {name: np.ascontiguousarray(rows[name]) for name in rows.dtype.names}
+    names = 'start', 'id_hash', self._length
+    columns = {name: np.ascontiguousarray(rows[name]) for name in names}
     columns['start'] = np.append(columns['start'], np.uint64(self.bytes))
     sums = {
       'sha256': self._content.hexdigest(),

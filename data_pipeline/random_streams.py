@@ -42,9 +42,10 @@ def _first_uniforms(
   prefix: Sequence[int], last: Int[np.ndarray, ' n']
 ) -> Float[np.ndarray, ' n']:
   words = [np.asarray([w], np.uint32) for seed in prefix for w in _split(seed)]
-  state = _generate_state(_mix_entropy([*words, last.astype(np.uint32)], len(last)))
-  increment = _double(state[2:])
-  wide = _step(_add(increment, state[:2]), increment)
+  pool = _mix_entropy([*words, last.astype(np.uint32)], len(last))
+  start, stream = _generate_state(pool)
+  increment = _double(stream)
+  wide = _step(_add(increment, start), increment)
   high, low = _step(wide, increment)
   rotation = high >> np.uint64(58)
   mixed = high ^ low
@@ -94,11 +95,12 @@ def _mix(x: np.ndarray, y: np.ndarray) -> np.ndarray:
   return mixed ^ (mixed >> np.uint32(16))
 
 
-def _generate_state(pool: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
-  """Return the four 64-bit words that seed PCG64."""
+def _generate_state(pool: Sequence[np.ndarray]) -> tuple[Wide, Wide]:
+  """Return the state and the stream that seed PCG64."""
   hashed = _Hash(INIT_B, MULT_B)
   words = [hashed(pool[i % POOL]).astype(np.uint64) for i in range(8)]
-  return tuple(words[2 * i] | (words[2 * i + 1] << np.uint64(32)) for i in range(4))
+  a, b, c, d = (words[2 * i] | (words[2 * i + 1] << np.uint64(32)) for i in range(4))
+  return (a, b), (c, d)
 
 
 def _add(a: Wide, b: Wide) -> Wide:

@@ -83,7 +83,7 @@ class CTCBatchAssembler:
     if len(refused):
       total = len(self.source)
       logging.warning('%d of %d transcripts cannot be used', len(refused), total)
-    for index in refused[:MAX_LOGGED].tolist():
+    for index in map(int, refused[:MAX_LOGGED]):
       try:
         self.tokens.encode(self.source.texts[index])
       except ValueError as error:

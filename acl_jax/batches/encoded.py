@@ -29,7 +29,7 @@ from acl_jax.sharding.arrays import to_host
 from acl_jax.weights.fingerprint import parameters_sha256
 from data_pipeline.augment import Augmentation
 from data_pipeline.container import pack, unpack
-from data_pipeline.line_index import open_lines
+from data_pipeline.line_index import Lines, open_lines
 from data_pipeline.mixture import Corpora
 from data_pipeline.records import Dataset, Shards, write_shard
 
@@ -48,8 +48,11 @@ class EncodedCorpus(Sequence[dict[str, Any]]):
     self.info = json.loads((folder / 'frames.json').read_text())
     self.frame_seconds = self.info['frame_seconds']
     lines = open_lines(folder / INDEX, folder / 'frames.json', 'frames', 'int32')
-    self.files, self.numbers = [lines], np.arange(len(lines), dtype=np.int32)
-    self.ids, self.texts, self.lengths = lines.ids, lines.texts, lines.lengths
+    self.files: Sequence[Lines] = [lines]
+    self.numbers = np.arange(len(lines), dtype=np.int32)
+    self.ids: Sequence[str] = lines.ids
+    self.texts: Sequence[str] = lines.texts
+    self.lengths = lines.lengths
     self._shards = Shards(folder, 'frames')
     self.width = self[0]['frames'].shape[1] if len(lines) else 0
     self.broken: set[int] = set()

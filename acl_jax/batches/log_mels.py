@@ -23,6 +23,7 @@ from data_pipeline.augment import Augmenter, mask_spectrogram
 from data_pipeline.batches import BatchPlan, PackedFrames, pack_rows
 from data_pipeline.container import RecordError
 from data_pipeline.features import HOP, SAMPLE_RATE, WINDOW, Frontend
+from data_pipeline.line_index import Lines
 from data_pipeline.mixture import Corpora
 from data_pipeline.noise import TALKERS
 from data_pipeline.random_streams import first_uniforms
@@ -58,14 +59,15 @@ class LogMelCorpus(Sequence[dict[str, Any]]):
     if augmentation.augmentation is not None:
       self._augmenter = Augmenter(augmentation.augmentation)
     self._dataset, self._frontend = dataset, Frontend.of(encoder)
-    self.files = [dataset.lines] if isinstance(dataset, Dataset) else dataset.lines
+    is_one = isinstance(dataset, Dataset)
+    self.files: Sequence[Lines] = [dataset.lines] if is_one else dataset.lines
     samples = np.rint(dataset.seconds.astype(np.float64) * SAMPLE_RATE).astype(np.int64)
     copies = [self._plan_copy(copy, samples) for copy in range(augmentation.copies)]
     self.copies, self.numbers, self._num_samples, self.lengths = (
       np.concatenate(arrays) for arrays in zip(*copies, strict=True)
     )
-    self.ids = Picked(dataset.ids, self.numbers)
-    self.texts = Picked(dataset.texts, self.numbers)
+    self.ids: Sequence[str] = Picked(dataset.ids, self.numbers)
+    self.texts: Sequence[str] = Picked(dataset.texts, self.numbers)
     self._check_others()
 
   def _plan_copy(
@@ -98,7 +100,9 @@ class LogMelCorpus(Sequence[dict[str, Any]]):
   @property
   def id_hashes(self) -> UInt64[np.ndarray, ' n']:
     """The hash of every utterance's id."""
-    return np.concatenate([file.id_hashes for file in self.files])[self.numbers]
+    hashes = [file.id_hashes for file in self.files]
+    whole = hashes[0] if len(hashes) == 1 else np.concatenate(hashes)
+    return whole[self.numbers]
 
   def __len__(self) -> int:
     return len(self.numbers)
