@@ -87,7 +87,7 @@ def write_world(folder: Path, records: int, kind: str) -> None:
     'row': row,
     'tokens': rng.integers(12, 60, records).astype(np.int32),
     'flag': np.zeros(records, np.uint8),
-    'instruction': np.zeros(records, np.int32),
+    'instruction': np.zeros(records, np.uint16),
   }
   facts = {'flags': [''], 'skipped': 0, 'collisions': []}
   _write(folder / 'responses.columns', columns, {}, facts)

@@ -103,7 +103,9 @@ class _File:
     self._checked = np.zeros(len(self._table), bool)
     self.places, end = _places(self.header['columns'])
     if end != self._size:
-      raise ColumnsError(f'{path}: has {self._size} bytes of data, not {end}')
+      raise ColumnsError(
+        f'{path}: has {self._size} bytes of data, not {end}; truncated?'
+      )
 
   def check(self, name: str, start: int, stop: int) -> None:
     offset, size = self.places[name]

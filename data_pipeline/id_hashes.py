@@ -29,7 +29,7 @@ def find_sorted(
   queries: UInt64[np.ndarray, ' q'], keys: UInt64[np.ndarray, ' n']
 ) -> Int[np.ndarray, ' q']:
   """Return the first position of each query in the sorted `keys`, -1 if it has none."""
-  found = np.full(len(queries), -1)
+  found = np.full(len(queries), -1, np.int32 if len(keys) < 1 << 31 else np.int64)
   for start in range(0, len(queries) if len(keys) else 0, BLOCK):
     block = queries[start : start + BLOCK]
     order = np.argsort(block)  # sorted queries read `keys` from start to end

@@ -65,7 +65,9 @@ class Lines:
 
   def _parse(self, index: int, line: bytes) -> dict[str, Any]:
     entry = parse_line(self.path, line, self._length)
-    if hash_id(entry['id']) != self.id_hashes[index]:
+    is_same = hash_id(entry['id']) == self.id_hashes[index]
+    length = self.lengths.dtype.type(entry[self._length])
+    if not is_same or length != self.lengths[index]:
       raise RecordError(
         f'{self.path}: line {index + 1} changed since {self.columns.path} was made;'
         ' delete the latter'

@@ -30,14 +30,14 @@ class CTCLabels:
   @classmethod
   def of_corpus(cls, tokens: CorpusTokens) -> 'CTCLabels':
     """Return the labels of the tokens that occur in a corpus."""
-    return cls(np.flatnonzero(tokens.counts()).tolist())
+    return cls(np.flatnonzero(tokens.counts).tolist())
 
   def log_prior(self, tokens: CorpusTokens) -> Float[np.ndarray, ' c']:
     """Return the log-frequency of each class in a corpus, with add-one smoothing.
 
     The blank has probability 1/2.
     """
-    occurring = tokens.counts()
+    occurring = tokens.counts
     counts = np.ones(len(self.vocabulary) + 1)
     size = min(len(occurring), len(self._classes))
     np.add.at(counts, self._classes[:size], occurring[:size])

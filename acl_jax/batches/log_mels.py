@@ -94,8 +94,9 @@ class LogMelCorpus(Sequence[dict[str, Any]]):
     if len(excluded) > MAX_LOGGED:
       logging.warning('%d more are left out likewise', len(excluded) - MAX_LOGGED)
     lengths = -(-frames[fits] // self.subsampling)
-    arrays = np.full(len(numbers), copy), numbers, samples[fits], lengths
-    return tuple(array.astype(np.int32) for array in arrays)
+    arrays = numbers, samples[fits], lengths
+    copies = np.full(len(numbers), copy, np.int16)
+    return copies, *(array.astype(np.int32) for array in arrays)
 
   @property
   def id_hashes(self) -> UInt64[np.ndarray, ' n']:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tokens of the transcripts of a corpus, from the tables of its files."""
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from acl_jax.batches.token_tables import encode_texts, min_frames_of_lines, open
 from acl_jax.text.tokenizer import TextEncoder
 from data_pipeline.columns import Columns
 
-BLOCK_TOKENS = 1 << 22  # counted at a time
+SPAN_TOKENS = 1 << 18  # counted at a time
 
 Encode = Callable[[str], list[int]]  # ValueError for a text that cannot be written
 
@@ -21,9 +22,8 @@ class CorpusTokens:
   """The tokens of the utterances of a corpus.
 
   tables: of the files that the transcripts are in. numbers: the line of each utterance,
-  in the concatenated files. need, letters: frames that CTC needs for the tokens and for
-  the letters of each utterance. refused: those whose transcript has no tokens, with a
-  reason from `encode`.
+  in the concatenated files. refused: the utterances whose transcript has no tokens,
+  with a reason from `encode`.
   """
 
   def __init__(
@@ -32,8 +32,6 @@ class CorpusTokens:
     self.encode, self._tables, self._numbers = encode, list(tables), numbers
     sizes = [table.size('need') for table in tables]
     self._starts = np.cumsum([0, *sizes])
-    self.need: Int[np.ndarray, ' n'] = self._gather('need')
-    self.letters: Int[np.ndarray, ' n'] = self._gather('letters')
     self.refused: Bool[np.ndarray, ' n'] = self._gather('refused').astype(bool)
 
   @classmethod
@@ -49,6 +47,16 @@ class CorpusTokens:
     """Return the tokens of transcripts in memory."""
     columns = Columns(encode_texts(texts, encode), {}, {})
     return cls([columns], np.arange(len(texts)), encode)
+
+  @functools.cached_property
+  def need(self) -> Int[np.ndarray, ' n']:
+    """Frames that CTC needs for the tokens of each utterance."""
+    return self._gather('need')
+
+  @functools.cached_property
+  def letters(self) -> Int[np.ndarray, ' n']:
+    """Frames that CTC needs for the letters of each utterance."""
+    return self._gather('letters')
 
   def _gather(self, name: str) -> np.ndarray:
     columns = [table[name] for table in self._tables]
@@ -66,20 +74,22 @@ class CorpusTokens:
     start, stop = self._tables[table]['start'][number : number + 2].tolist()
     return self._tables[table].read('tokens', start, stop)
 
+  @functools.cached_property
   def counts(self) -> Int[np.ndarray, ' v']:
-    """Return how often each token occurs in the utterances."""
+    """How often each token occurs in the utterances."""
     uses = np.bincount(self._numbers, minlength=int(self._starts[-1]))
     most = int(uses.max(initial=0))
     size = max(table.size('counts') for table in self._tables)
     total = np.zeros(size, np.int64)
-    for table, start in zip(self._tables, self._starts, strict=False):
+    for table, first in zip(self._tables, self._starts, strict=False):
       total[: table.size('counts')] += most * table['counts']
       # Few lines are left out or have fewer copies than the others.
-      rare = np.flatnonzero(uses[start : start + table.size('need')] < most)
-      for line in rare.tolist():
-        first, last = table['start'][line : line + 2].tolist()
-        missing = most - int(uses[start + line])
-        np.subtract.at(total, table.read('tokens', first, last), missing)
+      missing = most - uses[first : first + table.size('need')]
+      for span in _spans(table):
+        if len(rare := np.flatnonzero(missing[span])):
+          lines = slice(span.start + rare[0], span.start + rare[-1] + 1)
+          tokens, line_of = _read_lines(table, lines)
+          np.subtract.at(total, tokens, missing[lines][line_of])
     return total
 
   def need_without(self, known: Bool[np.ndarray, ' v']) -> Int[np.ndarray, ' n']:
@@ -101,15 +111,30 @@ class CorpusTokens:
     return np.concatenate(parts)[self._numbers]
 
 
-def _count_frames(table: Columns, known: np.ndarray) -> Int[np.ndarray, ' n']:
-  """Return the frames that CTC needs for the known tokens, block by block of lines."""
-  start, parts, line = table['start'].astype(np.int64), [], 0
-  while line < len(start) - 1:
-    stop = int(np.searchsorted(start, start[line] + BLOCK_TOKENS, 'right')) - 1
-    stop = max(stop, line + 1)
-    tokens = table.read('tokens', int(start[line]), int(start[stop]))
-    lines = np.repeat(np.arange(stop - line), np.diff(start[line : stop + 1]))
-    kept = known[tokens]
-    parts.append(min_frames_of_lines(tokens[kept], lines[kept], stop - line))
+def _spans(table: Columns) -> Iterator[slice]:
+  """Yield spans of lines with about `SPAN_TOKENS` tokens each."""
+  starts, line = table['start'].astype(np.int64), 0
+  while line < len(starts) - 1:
+    stop = int(np.searchsorted(starts, starts[line] + SPAN_TOKENS, 'right')) - 1
+    yield slice(line, stop := max(stop, line + 1))
     line = stop
+
+
+def _read_lines(
+  table: Columns, lines: slice
+) -> tuple[Int[np.ndarray, ' t'], Int[np.ndarray, ' t']]:
+  """Return the tokens of a span of lines, and the line of each within the span."""
+  starts = table['start'][lines.start : lines.stop + 1].astype(np.int64)
+  tokens = table.read('tokens', int(starts[0]), int(starts[-1]))
+  return tokens, np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+
+
+def _count_frames(table: Columns, known: np.ndarray) -> Int[np.ndarray, ' n']:
+  """Return the frames that CTC needs for the known tokens of every line."""
+  parts = []
+  for span in _spans(table):
+    tokens, line_of = _read_lines(table, span)
+    kept = known[tokens]
+    size = span.stop - span.start
+    parts.append(min_frames_of_lines(tokens[kept], line_of[kept], size))
   return np.concatenate(parts)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt16
 
 from acl_jax.runtime.files import sha256
 from acl_jax.targets.manifests import manifest_path, read_manifest
@@ -24,7 +25,7 @@ from data_pipeline.id_hashes import hash_ids
 
 FILE = 'responses.columns'
 VERSION = 1
-MAX_FLAGS = 256
+MAX_FLAGS, MAX_INSTRUCTIONS = 1 << 8, 1 << 16  # different ones
 
 
 def open_index(folder: Path, shards: Sequence[Path]) -> Columns:
@@ -62,7 +63,7 @@ def _read_index(
     if len(names) > MAX_FLAGS:
       raise RecordError(f'{path}: over {MAX_FLAGS} different flags')
     flags.append(np.asarray(numbers, np.uint8))
-    instructions.append(np.asarray(manifest['instructions'], np.int32))
+    instructions.append(_check_instructions(path, manifest['instructions']))
     num_skipped += len(manifest['skipped'])
   everything = np.concatenate(hashes)
   row = np.argsort(everything, kind='stable').astype(np.int32)
@@ -75,6 +76,15 @@ def _read_index(
   }
   facts = {'flags': [*names], 'skipped': num_skipped}
   return columns, facts | {'collisions': _find_collisions(folder, shards, columns)}
+
+
+def _check_instructions(path: Path, numbers: list[int]) -> UInt16[np.ndarray, ' n']:
+  if numbers and not 0 <= min(numbers) <= max(numbers) < MAX_INSTRUCTIONS:
+    raise RecordError(
+      f'{manifest_path(path)}: instructions are from {min(numbers)} to {max(numbers)};'
+      f' the limits are 0 and {MAX_INSTRUCTIONS - 1}'
+    )
+  return np.asarray(numbers, np.uint16)
 
 
 def _find_collisions(

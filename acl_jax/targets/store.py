@@ -103,10 +103,7 @@ class Targets(Mapping):
         f'{folder}: {len(self._shards)} records, but the manifests list'
         f' {len(self.tokens)} ids'
       )
-    if (
-      not (0 <= self.instruction).all()
-      & (self.instruction < len(self.instructions)).all()
-    ):
+    if (self.instruction >= len(self.instructions)).any():
       raise RecordError(f'{folder}: an instruction of the manifests does not exist')
     flags = self._index.facts['flags']
     numbers = [flags.index(flag) for flag in excluded_flags if flag in flags]

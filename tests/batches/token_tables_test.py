@@ -58,9 +58,9 @@ def check(tokens, texts):
     assert tokens.need[i] == min_frames(expected)
     assert tokens.letters[i] == min_frames(encode_letters(text))
   everything = [token for i in range(len(texts)) for token in tokens[i].tolist()]
-  counts = np.zeros(len(tokens.counts()), int)
+  counts = np.zeros(len(tokens.counts), int)
   np.add.at(counts, everything, 1)
-  assert tokens.counts().tolist() == counts.tolist()
+  assert tokens.counts.tolist() == counts.tolist()
   for vocabulary in (encode('abc'), encode('~ab'), [], sorted({*everything})):
     labels = CTCLabels(vocabulary)
     needed = [min_frames(labels(tokens[i]).tolist()) for i in range(len(texts))]
@@ -80,7 +80,7 @@ def test_tables_have_the_tokens_of_all_utterances(tmp_path):
 
 
 def test_blocks_of_lines_are_joined(tmp_path, monkeypatch):
-  monkeypatch.setattr('acl_jax.batches.tokens.BLOCK_TOKENS', 5)
+  monkeypatch.setattr('acl_jax.batches.tokens.SPAN_TOKENS', 5)
   lines = write_lines(tmp_path)
   check(open_tokens(source_of(range(10), lines), tmp_path), TEXTS)
 

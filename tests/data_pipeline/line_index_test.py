@@ -127,8 +127,10 @@ def test_lines_that_cannot_be_read_are_refused(tmp_path, line, reason):
 
 def test_a_line_that_changed_under_the_index_is_refused(tmp_path):
   lines = open_prepared(write_lines(tmp_path))
-  with lines.path.open('r+') as file:
-    file.write('{"id": "x0"')
+  content = lines.path.read_text()
+  lines.path.write_text(content.replace('"u0"', '"x0"').replace('3.5', '3.6'))
+  with pytest.raises(RecordError, match=r'line 4 changed since'):
+    lines.ids[3]
   with pytest.raises(RecordError, match=r'line 1 changed since .*index\.columns'):
     lines.texts[0]
   assert lines.texts[1] == 'b'
