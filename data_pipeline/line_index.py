@@ -20,6 +20,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from jaxtyping import Num, UInt64
 
+from acl_jax.runtime.files import sha256
 from acl_jax.runtime.progress import progress
 from data_pipeline.column_files import open_or_make
 from data_pipeline.columns import Columns, write_columns
@@ -175,7 +176,9 @@ def open_lines(path: Path, description: Path, length: str, dtype: str) -> Lines:
   except FileNotFoundError as error:
     raise FileNotFoundError(f'{error.filename}: not found') from None
   make = functools.partial(_read_index, path, length, dtype)
-  return Lines(path, open_or_make(index_path(path), key, newest, make), length)
+  is_same = lambda columns: sha256(path) == columns.facts['sha256']  # noqa: E731
+  columns = open_or_make(index_path(path), key, newest, make, is_same)
+  return Lines(path, columns, length)
 
 
 def open_prepared(folder: Path) -> Lines:
