@@ -21,6 +21,7 @@ REQUIRED = [
   'soxr>=1.1,<2',  # resampling
   'librosa>=0.11,<0.13',  # mel filter banks, spectrogram pictures
   'pyarrow>=18,<26',  # Parquet; Beam, which needs it too, accepts no newer one
+  'numba>=0.64,<0.70',  # compiles the packing of rows; librosa needs it, too
   'scipy>=1.17,<2',  # the FFT and the mel filters of the front end
   # Weights and text.
   'safetensors>=0.8,<0.10',  # Hugging Face weights and our adapters

@@ -15,7 +15,7 @@ from acl_jax.models.attention_adapter import AttentionAdapter, AttentionAdapterC
 from acl_jax.models.ctc import CTCAdapterConfig
 from acl_jax.models.protocols import Adapter
 from acl_jax.models.spelling import token_letters
-from acl_jax.text.tokenizer import Tokenizer
+from acl_jax.text.tokenizer import TextEncoder, Tokenizer, checksum
 from acl_jax.text.whisper_pieces import CommonTokens, WhisperPieces
 from acl_jax.weights.adapter import KINDS as ADAPTERS
 from acl_jax.weights.whisper_decoder import Spelling, read_decoder_sizes, rehead_decoder
@@ -71,14 +71,15 @@ def new_attention_adapter(
   return adapter
 
 
-def transcript_encoder(
-  config: AdapterConfig, tokenizer: Tokenizer
-) -> Callable[[str], list[int]]:
+def transcript_encoder(config: AdapterConfig, tokenizer: Tokenizer) -> TextEncoder:
   """Return a function from a transcript to the tokens that an adapter writes."""
+  encoder = tokenizer.text_encoder()
   if isinstance(config, AttentionConfig) and config.sizes is None:
-    pieces = WhisperPieces(assets.resolve(config.path))
-    return CommonTokens(pieces, text_tokens(tokenizer)).encode
-  return tokenizer.encode
+    folder = assets.resolve(config.path)
+    common = CommonTokens(WhisperPieces(folder), text_tokens(tokenizer))
+    pieces = (folder / 'tokenizer.json').read_bytes()
+    return TextEncoder(common.encode, checksum(encoder.fingerprint.encode(), pieces))
+  return encoder
 
 
 def text_tokens(tokenizer: Tokenizer) -> dict[int, str]:

@@ -4,10 +4,11 @@
   python -m acl_jax.decode_targets --config=configs/smol.py --input=speech --output=out
   python -m acl_jax.decode_targets --output=out --inspect
 
-Reads only transcripts, no audio. The output has the shards of the prepared folder,
-divided among the hosts. A shard depends only on its transcripts, so an interrupted job
-resumes with the missing shards, on any number of hosts, and writes the same bytes. Exit
-code 42: preempted; complete shards are kept.
+Reads only transcripts, no audio, and leaves their tokens beside them for training. The
+output has the shards of the prepared folder, divided among the hosts. A shard depends
+only on its transcripts, so an interrupted job resumes with the missing shards, on any
+number of hosts, and writes the same bytes. Exit code 42: preempted; complete shards are
+kept.
 """
 
 import itertools
@@ -22,6 +23,7 @@ from absl import flags
 
 import acl_jax
 from acl_jax import assets, build
+from acl_jax.batches.token_tables import open_tables
 from acl_jax.config.experiment import TrainConfig, parse_train
 from acl_jax.models.llama import Llama
 from acl_jax.runtime import (
@@ -42,6 +44,7 @@ from acl_jax.targets.transcripts import Transcript, Transcripts
 from acl_jax.text.frontend import TextFrontend
 from acl_jax.tpu import xla_flags
 from acl_jax.weights.fingerprint import describe
+from data_pipeline.line_index import open_prepared
 from data_pipeline.records import shard_name
 
 PAUSE = 1.0  # seconds between checks for the shards of other hosts
@@ -168,13 +171,15 @@ def main(argv: Sequence[str]) -> None:
   xla_flags.set_local_flags()
   distributed.initialize()
   preemption.install_handler()
-  transcripts = Transcripts(Path(args.input), args.shard_size)
+  source = Path(args.input)
+  transcripts = Transcripts(source, args.shard_size)
+  text = build.load_text_frontend(config.llama, config.template)
   with job_lock.own_folder(output, '--output'):
     # Every host decodes shards of its own, so each has the whole LLM on its devices.
     with jax.set_mesh(make_mesh(config.mesh.sizes, jax.local_devices())):
       decode_targets(
         build.load_frozen_llama(config.llama),
-        build.load_text_frontend(config.llama, config.template),
+        text,
         transcripts,
         output,
         Decoding(config.targets, config.seed),
@@ -183,13 +188,15 @@ def main(argv: Sequence[str]) -> None:
         max_skipped=args.max_skipped,
       )
     wait_for_others(output, len(transcripts.shard_sizes))
+    if source.is_dir():  # training needs them in any case; here are many hosts
+      open_tables([open_prepared(source)], text.tokenizer.text_encoder(), output)
   if jax.process_index():
     return
   targets = store.Targets(output)
   flag_counts = [(flag, n) for flag, n in sorted(targets.flag_counts().items()) if flag]
   print(
     f'decode_targets: {len(targets)} responses in {output},'
-    f' {len(targets.skipped)} skipped',
+    f' {targets.num_skipped} skipped',
     *(f'{count} {flag}' for flag, count in flag_counts),
     sep=', ',
   )

@@ -25,6 +25,7 @@ from acl_jax.batches.log_mels import LogMelCorpus
 from acl_jax.batches.orders import make_order, open_corpora
 from acl_jax.batches.padded import group_by_length, pad_to_step
 from acl_jax.batches.pretraining import PretrainBatchAssembler
+from acl_jax.batches.tokens import CorpusTokens
 from acl_jax.config.experiment import PretrainConfig, parse_pretrain
 from acl_jax.config.sections import AugmentationConfig
 from acl_jax.evaluation.summary import word_error_rate
@@ -76,14 +77,15 @@ def _pretrain(config: PretrainConfig, workdir: Path) -> ConformerCTC:
     lambda: pretraining.new_letter_head(stage.letters, model.config, config.seed)
   )
   source = LogMelCorpus(corpora, model.config, config.utterance_augmentation)
-  assembler = PretrainBatchAssembler(source, vocabulary, stage.letters_per_frame)
+  tokens = CorpusTokens.open(source, vocabulary.text_encoder(), workdir)
+  assembler = PretrainBatchAssembler(source, tokens, stage.letters_per_frame)
   startup.mark_stage('speech')
   order = make_order(
     config.data,
     stage.frames_per_batch,
     config.seed,
     assembler.lengths[:, None],
-    corpora.corpus_indices(source.ids),
+    corpora.corpus_indices(source.id_hashes),
   )
   pretrain_model = PretrainModel(model, letter_head)
   graphdef, trainable, statistics = pretraining.split(pretrain_model)
@@ -176,7 +178,7 @@ def make_dev_measure(
       log_mels = [record['frames'] for record in corpus.read(members)]
       for i, ids in zip(members, transcribe(model, log_mels, rows), strict=True):
         transcripts[i] = vocabulary.decode(ids)
-    rate = word_error_rate(corpus.texts, transcripts)
+    rate = word_error_rate(list(corpus.texts), transcripts)
     return {} if rate is None else {'dev_wer': rate}
 
   return measure

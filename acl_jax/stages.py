@@ -85,8 +85,8 @@ class Trainer:
     self, stage: ResponseStageConfig, model: SpeechLLM, text: TextFrontend
   ) -> SpeechLLM:
     """Train the model to give the LLM's responses to the transcripts."""
-    config, data, ids = self.config, self.config.data, self.ctc_batches.source.ids
-    targets = open_targets(data, self.fingerprints['llama'], text, ids)
+    config, data = self.config, self.config.data
+    targets = open_targets(data, self.fingerprints['llama'], text)
     top_k = config.targets.top_k if stage.kl_weight else 0
     row_tokens = None if data.row_frames is None else data.row_tokens
     assembler = ResponseBatchAssembler(

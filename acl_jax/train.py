@@ -22,6 +22,7 @@ from acl_jax.batches.encoded import encode_corpus
 from acl_jax.batches.log_mels import LogMelCorpus
 from acl_jax.batches.orders import open_corpora
 from acl_jax.batches.source import SpeechSource
+from acl_jax.batches.tokens import CorpusTokens
 from acl_jax.config.experiment import TrainConfig, parse_train
 from acl_jax.config.sections import AttentionConfig
 from acl_jax.models.protocols import Adapter, Encoder
@@ -63,24 +64,26 @@ def _train(config: TrainConfig, workdir: Path) -> SpeechLLM:
   startup.mark_stage('models')
   corpora = open_corpora(config.data)
   source = open_speech(config, encoder, corpora, workdir)
+  encoder_of_text = build_adapter.transcript_encoder(config.adapter, text.tokenizer)
+  tokens = CorpusTokens.open(source, encoder_of_text, workdir)
   startup.mark_stage('speech')
   if initial is not None:
     adapter = build.load_trained_adapter(initial, config)
     build.set_beams(adapter, 1)  # greedy is what a step can afford
   else:
     sizes = encoder.config.output_size, llama.config.hidden_size
-    adapter = new_adapter(config, sizes, source.texts, text)
+    adapter = new_adapter(config, sizes, tokens, text)
   fingerprints |= frozen_encoder | lora.prepare_adapter(config, adapter)
   model = SpeechLLM(encoder, adapter, llama)
   ctc_batches = CTCBatchAssembler(
     source,
     CTCLabels(adapter.token_ids()),
-    build_adapter.transcript_encoder(config.adapter, text.tokenizer),
+    tokens,
     adapter.config.stack,
     config.sampled_classes,
     with_letters=adapter.letters,
   )
-  corpus = corpora.corpus_indices(source.ids)
+  corpus = corpora.corpus_indices(source.id_hashes)
   trainer = stages.Trainer(config, workdir, ctc_batches, corpus, fingerprints)
   if config.ctc and config.ctc.steps and adapter.kind == 'ctc':
     model = trainer.train_ctc(config.ctc, model)
@@ -94,23 +97,23 @@ def _train(config: TrainConfig, workdir: Path) -> SpeechLLM:
 
 
 def new_adapter(
-  config: TrainConfig, sizes: tuple[int, int], texts: Sequence[str], text: TextFrontend
+  config: TrainConfig, sizes: tuple[int, int], tokens: CorpusTokens, text: TextFrontend
 ) -> Adapter:
   """Return an untrained adapter for the tokens that occur in the transcripts.
 
-  sizes: width of encoder frames and of the LLM's embeddings.
+  sizes: width of encoder frames and of the LLM's embeddings. tokens: of the
+  transcripts.
   """
   if isinstance(config.adapter, AttentionConfig):
     return build_adapter.new_attention_adapter(
       config.adapter, config.seed, *sizes, text.tokenizer
     )
-  encode = text.tokenizer.encode
-  labels = CTCLabels.of_corpus(texts, encode)
+  labels = CTCLabels.of_corpus(tokens)
   adapter: Any = build_adapter.new_adapter(
     config.adapter, config.seed, *sizes, labels.vocabulary, text.tokenizer.token_text
   )
   if adapter.recognises:
-    adapter.bias[...] = labels.log_prior(texts, encode)
+    adapter.bias[...] = labels.log_prior(tokens)
   return adapter
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import soxr
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from data_pipeline.channels import apply_codec, check_codecs, clip, telephone_line
 from data_pipeline.features import SAMPLE_RATE
@@ -91,6 +91,16 @@ class Augmenter:
   def length(self, samples: int, rng: np.random.Generator) -> int:
     """Draw the length in samples of an augmented copy, as `__call__` does first."""
     return round(samples / (1 + self.settings.speed * rng.uniform(-1, 1)))
+
+  def lengths(
+    self, samples: Int[np.ndarray, ' n'], uniforms: Float[np.ndarray, ' n']
+  ) -> Int[np.ndarray, ' n']:
+    """Return what `length` draws for many utterances.
+
+    uniforms: the first number in [0, 1) of each utterance's generator.
+    """
+    change = 1 + self.settings.speed * (-1 + 2 * uniforms)
+    return np.rint(samples / change).astype(np.int64)
 
   def __call__(
     self,

@@ -14,6 +14,8 @@ from acl_jax.runtime.rounding import round_up
 
 NO_FRAME = -1
 
+Values = Sequence | np.ndarray
+
 
 class BatchPlan(NamedTuple):
   """Which utterances form a batch: their indices by row; further rows are empty.
@@ -96,7 +98,7 @@ def pack_rows(
 
 
 def pad_per_utterance(
-  rows: Sequence[Sequence[Sequence]], plan: BatchPlan, width: int, fill, dtype
+  rows: Sequence[Sequence[Values]], plan: BatchPlan, width: int, fill, dtype
 ) -> Shaped[np.ndarray, 'b k width']:
   """Pad one sequence per utterance of every row with `fill` at the end."""
   array = np.full((plan.rows, plan.max_per_row, width), fill, dtype)
@@ -115,9 +117,7 @@ def pad_frames(
   return packed.frames, packed.segment_ids > 0
 
 
-def pad(
-  sequences: Sequence[Sequence], shape: tuple[int, ...], fill, dtype
-) -> np.ndarray:
+def pad(sequences: Sequence[Values], shape: tuple[int, ...], fill, dtype) -> np.ndarray:
   """Pad sequences with `fill` to an array of `shape`; ValueError if one is too long."""
   array = np.full(shape, fill, dtype)
   for row, sequence in zip(array, sequences, strict=False):

@@ -38,12 +38,13 @@ class BucketOrder(Sequence[BatchPlan]):
     self.buckets = np.sort(np.asarray(buckets))
     self.budget = budget
     self.seed = seed
-    self.bucket_index = np.searchsorted(self.buckets, self.lengths)
+    self.bucket_index = np.searchsorted(self.buckets, self.lengths).astype(np.int16)
     num_buckets = len(self.buckets)
     self.too_long = np.flatnonzero(self.bucket_index == num_buckets)
     self.rows = budget // self.buckets
     self.max_frames = int(self.buckets[-1])
     counts = np.bincount(self.bucket_index, minlength=num_buckets)[:num_buckets]
+    self._ends = np.cumsum(counts)  # of the buckets, in an epoch's utterances
     self.steps_per_epoch = int(np.sum(-(-counts // self.rows)))
     if self.steps_per_epoch == 0:
       raise ValueError(
@@ -56,22 +57,32 @@ class BucketOrder(Sequence[BatchPlan]):
 
   def __getitem__(self, step: int) -> BatchPlan:
     epoch, position = divmod(step, self.steps_per_epoch)
-    return self._plan_epoch(epoch)[position]
+    utterances, starts, buckets = self._plan_epoch(epoch)
+    start, bucket = int(starts[position]), int(buckets[position])
+    rows, length = int(self.rows[bucket]), int(self.buckets[bucket])
+    stop = min(start + rows, int(self._ends[bucket]))
+    return BatchPlan(
+      tuple((index,) for index in utterances[start:stop].tolist()),
+      rows=rows,
+      length=length,
+      max_frames=length,
+      epoch=epoch,
+    )
 
   @functools.lru_cache(maxsize=2)  # noqa: B019 - an order lives as long as its loader
-  def _plan_epoch(self, epoch: int) -> list[BatchPlan]:
+  def _plan_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return utterances by bucket, and the first one and bucket of each batch."""
     rng = np.random.default_rng([self.seed, epoch])
-    order = rng.permutation(len(self.lengths))
-    plans = []
-    for b, (length, rows) in enumerate(zip(self.buckets, self.rows, strict=True)):
-      members = order[self.bucket_index[order] == b].tolist()
-      for start in range(0, len(members), rows):
-        plan = BatchPlan(
-          tuple((index,) for index in members[start : start + rows]),
-          rows=int(rows),
-          length=int(length),
-          max_frames=int(length),
-          epoch=epoch,
-        )
-        plans.append(plan)
-    return [plans[i] for i in rng.permutation(len(plans))]
+    order = rng.permutation(np.arange(len(self.lengths), dtype=np.int32))
+    by_bucket = order[np.argsort(self.bucket_index[order], kind='stable')]
+    starts, buckets = [], []
+    for bucket, (stop, rows) in enumerate(zip(self._ends, self.rows, strict=True)):
+      firsts = np.arange(self._ends[bucket - 1] if bucket else 0, stop, rows)
+      starts.append(firsts)
+      buckets.append(np.full(len(firsts), bucket))
+    shuffled = rng.permutation(self.steps_per_epoch)
+    return (
+      by_bucket,
+      np.concatenate(starts)[shuffled],
+      np.concatenate(buckets)[shuffled],
+    )

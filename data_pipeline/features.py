@@ -7,7 +7,7 @@ All take 16 kHz audio in [-1, 1] and return one frame per 10 ms.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import scipy.fft
@@ -160,7 +160,7 @@ class Features(NamedTuple):
   """A family's log-mel spectrogram, and its number of frames given the samples."""
 
   log_mel: Callable[..., np.ndarray]
-  num_frames: Callable[[int], int]
+  num_frames: Callable[[Any], Any]  # of an int, or of an array of them
 
 
 def get_features(name: str) -> Features:
@@ -168,6 +168,9 @@ def get_features(name: str) -> Features:
   if name not in FEATURES:
     raise ValueError(f'features is {name!r}; known: {", ".join(sorted(FEATURES))}')
   return FEATURES[name]
+
+
+Count = TypeVar('Count', int, np.ndarray)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +196,7 @@ class Frontend:
     padded = np.pad(audio, (0, self.trailing_silence * HOP))
     return get_features(self.features).log_mel(padded, self.num_mel_bins)
 
-  def num_frames(self, samples: int) -> int:
+  def num_frames(self, samples: Count) -> Count:
     """Return the number of log-mel frames of so many samples."""
     count = samples + self.trailing_silence * HOP
     return get_features(self.features).num_frames(count)

@@ -51,9 +51,11 @@ def list_shards(folder: Path) -> list[Shard]:
 
 def summarize(folder: Path, dataset: records.Dataset) -> dict[str, str]:
   """Return statistics of a prepared folder, each by its name."""
-  seconds, texts = dataset.seconds, dataset.texts
+  seconds = dataset.seconds
   total = max(float(seconds.sum(dtype=np.float64)), 1e-9)
-  characters, words = sum(map(len, texts)), sum(len(text.split()) for text in texts)
+  characters = words = 0
+  for text in dataset.texts:  # one at a time
+    characters, words = characters + len(text), words + len(text.split())
   sizes = [shard.path.stat().st_size / 1e6 for shard in list_shards(folder)]
   skipped = dataset.info.get('skipped_by_field') or {}
   reasons = ''.join(f', {count} by {field}' for field, count in skipped.items())

@@ -2,6 +2,7 @@
 """Several corpora as one, each with its weight in batches."""
 
 import bisect
+import hashlib
 import itertools
 import operator
 from collections.abc import Collection, Sequence
@@ -10,10 +11,13 @@ from typing import Any, SupportsIndex
 
 import grain
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt64
 
 from data_pipeline.batches import BatchPlan
+from data_pipeline.id_hashes import find_shared, find_sorted
+from data_pipeline.line_index import Lines
 from data_pipeline.records import Dataset
+from data_pipeline.strings import Concatenated
 
 
 class Corpora(Sequence[dict[str, Any]]):
@@ -22,21 +26,44 @@ class Corpora(Sequence[dict[str, Any]]):
   def __init__(self, folders: Sequence[str | Path]):
     self._datasets = [Dataset(folder) for folder in folders]
     self._starts = [0, *itertools.accumulate(map(len, self._datasets))]
-    self.ids = [id for dataset in self._datasets for id in dataset.ids]
-    self.texts = [text for dataset in self._datasets for text in dataset.texts]
+    self.ids = Concatenated([dataset.ids for dataset in self._datasets])
+    self.texts = Concatenated([dataset.texts for dataset in self._datasets])
     self.seconds = np.concatenate([dataset.seconds for dataset in self._datasets])
-    self._corpus_of: dict[str, int] = {}
-    for number, dataset in enumerate(self._datasets):
-      for id in dataset.ids:
-        if (other := self._corpus_of.setdefault(id, number)) != number:
-          raise ValueError(
-            f'{folders[number]}: id {id!r} is also in {folders[other]}; ids must be'
-            ' unique, because responses are joined by id'
-          )
+    if len(folders) == 1:
+      return
+    hashes = [dataset.lines.id_hashes for dataset in self._datasets]
+    shared = find_shared(hashes, lambda i, number: self._datasets[i].ids[number])
+    if shared:
+      first, second, id = shared
+      raise ValueError(
+        f'{folders[second]}: id {id!r} is also in {folders[first]}; ids must be'
+        ' unique, because responses are joined by id'
+      )
 
-  def corpus_indices(self, ids: Sequence[str]) -> Int[np.ndarray, ' n']:
+  @property
+  def lines(self) -> list[Lines]:
+    """The index of each folder, in the order in which they are concatenated."""
+    return [dataset.lines for dataset in self._datasets]
+
+  def ids_sha256(self) -> str:
+    """Return the SHA-256 of all ids, one a line; reads them if there are several."""
+    if len(self._datasets) == 1:
+      return self._datasets[0].ids_sha256()
+    digest = hashlib.sha256()
+    for number, id in enumerate(self.ids):
+      digest.update(b'\n' * bool(number) + id.encode())
+    return digest.hexdigest()
+
+  def corpus_indices(
+    self, id_hashes: UInt64[np.ndarray, ' n']
+  ) -> Int[np.ndarray, ' n']:
     """Return the index of the folder of each utterance."""
-    return np.asarray([self._corpus_of[id] for id in ids])
+    if len(self._datasets) == 1:
+      return np.zeros(len(id_hashes), np.int32)
+    hashes = np.concatenate([lines.id_hashes for lines in self.lines])
+    order = np.argsort(hashes)
+    numbers = order[find_sorted(id_hashes, hashes[order])]
+    return np.searchsorted(self._starts, numbers, 'right').astype(np.int32) - 1
 
   def __len__(self) -> int:
     return self._starts[-1]

@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several utterances per row, so that batches have hardly any padding.
 
-Rows are packed once, by best fit, and shuffled every epoch. The batch of a step is thus
+Rows are packed once, by best fit, and shuffled every epoch. They are two flat arrays:
+millions of tuples would take gigabytes. The batch of a step is thus
 a function of (seed, step), computed without earlier batches.
 """
 
-import bisect
 import functools
-import operator
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import Int
 
 from data_pipeline.batches import BatchPlan
+from data_pipeline.best_fit import COMPILE_FROM, best_fit_decreasing
 
 WINDOW = 1 << 14  # utterances packed at a time; bounds the number of open rows
 
@@ -41,31 +43,35 @@ class PackedOrder(Sequence[BatchPlan]):
   ):
     self.rows, self.seed = rows, seed
     # The number of utterances is one more unit with a limit.
-    ones = np.ones((len(lengths), 1), np.int64)
-    self.lengths = np.concatenate([lengths, ones], axis=1)
     self.limits = np.asarray([*limits, max_per_row or len(lengths)])
-    too_long = (self.lengths > self.limits).any(axis=1)
+    too_long = (lengths > self.limits[:-1]).any(axis=1)
     self.too_long = np.flatnonzero(too_long)
-    fitting = np.flatnonzero(~too_long)
+    fitting = np.flatnonzero(~too_long).astype(np.int32)
     if not len(fitting):
       raise ValueError(
         f'all {len(lengths)} utterances exceed the limits of a row, {list(limits)}'
       )
+    frames = lengths[:, 0][fitting]
+    self._frames = int(frames.sum(dtype=np.int64))
+    self.max_frames = max_frames or int(frames.max())
     fitting = np.random.default_rng(seed).permutation(fitting)
-    self._packed: list[tuple[int, ...]] = []
-    for start in range(0, len(fitting), WINDOW):
-      window = fitting[start : start + WINDOW]
-      packed = best_fit_decreasing(self.lengths[window], self.limits)
-      self._packed += [tuple(window[row].tolist()) for row in packed]
-    self.max_frames = max_frames or int(self.lengths[fitting, 0].max())
-    self.max_per_row = max_per_row or max(map(len, self._packed))
-    self.steps_per_epoch = -(-len(self._packed) // rows)
+    # All rows, one after another, and where each starts.
+    self._utterances, counts = _pack(fitting, lengths, self.limits)
+    self._starts = np.concatenate(
+      [np.zeros(1, np.int32), counts.cumsum(dtype=np.int32)]
+    )
+    self.max_per_row = max_per_row or int(counts.max())
+    self.steps_per_epoch = -(-len(counts) // rows)
+
+  @property
+  def num_rows(self) -> int:
+    """Rows of an epoch."""
+    return len(self._starts) - 1
 
   @property
   def padding_waste(self) -> float:
     """Fraction of an epoch's frames that are padding, without empty rows."""
-    num_frames = sum(int(self.lengths[list(row), 0].sum()) for row in self._packed)
-    return 1 - num_frames / (len(self._packed) * int(self.limits[0]))
+    return 1 - self._frames / (self.num_rows * int(self.limits[0]))
 
   def __len__(self) -> int:
     return 1 << 40
@@ -75,7 +81,7 @@ class PackedOrder(Sequence[BatchPlan]):
     start = position * self.rows
     indices = self._shuffle(epoch)[start : start + self.rows]
     return BatchPlan(
-      tuple(self._packed[index] for index in indices),
+      tuple(self._row(index) for index in indices.tolist()),
       rows=self.rows,
       length=int(self.limits[0]),
       max_frames=self.max_frames,
@@ -83,42 +89,35 @@ class PackedOrder(Sequence[BatchPlan]):
       epoch=epoch,
     )
 
+  def _row(self, index: int) -> tuple[int, ...]:
+    start, stop = self._starts[index : index + 2].tolist()
+    return tuple(self._utterances[start:stop].tolist())
+
   @functools.lru_cache(maxsize=2)  # noqa: B019 - an order lives as long as its loader
   def _shuffle(self, epoch: int) -> np.ndarray:
-    return np.random.default_rng([self.seed, epoch]).permutation(len(self._packed))
+    rng = np.random.default_rng([self.seed, epoch])
+    return rng.permutation(np.arange(self.num_rows, dtype=np.int32))
 
 
-def best_fit_decreasing(
-  lengths: Int[np.ndarray, 'n units'], limits: Int[np.ndarray, ' units']
-) -> list[list[int]]:
-  """Pack by best fit decreasing (Johnson 1973); returns the indices of each row.
+def _pack(
+  utterances: Int[np.ndarray, ' n'],
+  lengths: Int[np.ndarray, 'all units'],
+  limits: Int[np.ndarray, ' limits'],
+) -> tuple[Int[np.ndarray, ' n'], Int[np.ndarray, ' rows']]:
+  """Pack windows of utterances; returns them row by row, and how many each row has.
 
-  The longest come first, each into the fullest row with enough space. "Longest" is by
-  the unit of which an utterance takes the largest fraction; "fullest" by the first
-  unit, with ties broken by the next. ValueError if a single utterance is over a limit.
+  limits: of the units and of the number of utterances.
   """
-  if (over := np.flatnonzero((lengths > limits).any(axis=1))).size:
-    raise ValueError(
-      f'utterance {over[0]} of {lengths[over[0]].tolist()} exceeds the limits of a row,'
-      f' {limits.tolist()}'
-    )
-  order = np.argsort(-(lengths / limits).max(axis=1), kind='stable').tolist()
-  sizes, capacity = lengths.tolist(), limits.tolist()
-  rows: list[list[int]] = []
-  open_rows: list[tuple[int, ...]] = []  # (space in each unit, row), the fullest first
-  for index in order:
-    size = sizes[index]
-    position = bisect.bisect_left(open_rows, tuple(size))
-    while position < len(open_rows) and any(
-      map(operator.lt, open_rows[position], size)
-    ):
-      position += 1
-    if position < len(open_rows):
-      *space, row = open_rows.pop(position)
-    else:
-      space, row = capacity, len(rows)
-      rows.append([])
-    rows[row].append(index)
-    space = tuple(map(operator.sub, space, size))
-    bisect.insort(open_rows, (*space, row))
-  return rows
+
+  def pack_window(start: int) -> tuple[np.ndarray, np.ndarray]:
+    window = utterances[start : start + WINDOW]
+    sizes = np.ones((len(window), len(limits)), np.int64)
+    sizes[:, :-1] = lengths[window]
+    order, counts = best_fit_decreasing(sizes, limits, compiles)
+    return window[order], counts.astype(np.int32)
+
+  compiles = len(utterances) >= COMPILE_FROM
+  starts = range(0, len(utterances), WINDOW)
+  with ThreadPoolExecutor(min(len(starts), os.cpu_count() or 1)) as pool:
+    packed, counts = zip(*pool.map(pack_window, starts), strict=True)
+  return np.concatenate(packed), np.concatenate(counts)

@@ -26,6 +26,8 @@ from acl_jax.runtime.files import replace_atomically
 from data_pipeline import audio
 from data_pipeline.audio import SAMPLE_RATE
 from data_pipeline.container import RecordError, pack, unpack
+from data_pipeline.id_hashes import hash_id
+from data_pipeline.line_index import open_prepared
 
 SCHEMA_VERSION = 1
 MAX_SECONDS = 3_600.0  # of an utterance
@@ -146,28 +148,27 @@ class Shards(Sequence[bytes]):
 
 
 class Dataset(Sequence[dict[str, Any]]):
-  """A prepared folder: utterances by index, and `ids`, `seconds`, `texts` of all."""
+  """A prepared folder: utterances by index; `ids`, `seconds` and `texts` of `lines`."""
 
   def __init__(self, folder: str | pathlib.Path):
     folder = pathlib.Path(folder)
     self.info = read_info(folder / 'dataset.json')
-    index = folder / 'index.jsonl'
-    try:
-      lines = [json.loads(line) for line in index.read_text().splitlines()]
-      self.ids = [line['id'] for line in lines]
-      self.texts = [line['text'] for line in lines]
-      self.seconds = np.asarray([line['seconds'] for line in lines], np.float32)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-      raise RecordError(f'{index}: cannot be read ({error})') from None
+    self.lines = open_prepared(folder)
+    self.ids, self.texts = self.lines.ids, self.lines.texts
+    self.seconds = self.lines.lengths
     self._shards = Shards(folder)
-    if not len(self._shards) == len(lines) == self.info['examples']:
+    if not len(self._shards) == len(self.lines) == self.info['examples']:
       raise RecordError(
-        f'{folder}: counts differ: {len(self._shards)} records, {len(lines)} lines in '
+        f'{folder}: counts differ: {len(self._shards)} records, {len(self)} lines in '
         f'index.jsonl, {self.info["examples"]} examples in dataset.json'
       )
 
   def __len__(self) -> int:
-    return len(self.ids)
+    return len(self.lines)
+
+  def ids_sha256(self) -> str:
+    """Return the SHA-256 of all ids, one a line."""
+    return self.lines.columns.facts['ids_sha256']
 
   def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
     """Return id, text, speaker, lang, response, and audio [samples] float32, 16 kHz."""
@@ -181,7 +182,7 @@ class Dataset(Sequence[dict[str, Any]]):
   def _decode(self, index: int, record: bytes) -> dict[str, Any]:
     try:
       header, arrays = unpack(record)
-      if (id := header.get('id')) != self.ids[index]:
+      if hash_id(str(id := header.get('id'))) != self.lines.id_hashes[index]:
         raise RecordError(f'id is {id!r}, but {self.ids[index]!r} in index.jsonl')
       samples = _unpack_audio(arrays, float(self.seconds[index]))
     except (RecordError, audio.AudioError) as error:

@@ -12,6 +12,7 @@ import soundfile
 from jaxtyping import Float
 
 from data_pipeline.features import HOP, SAMPLE_RATE, whisper_log_mel
+from data_pipeline.id_hashes import hash_id
 from data_pipeline.records import Dataset
 
 PLAYERS = (
@@ -23,10 +24,9 @@ PLAYERS = (
 
 def find_utterance(dataset: Dataset, key: str) -> dict[str, Any]:
   """Return the utterance with id `key` or, if there is none, of number `key`."""
-  try:
-    index = dataset.ids.index(key)
-  except ValueError:
-    index = int(key) if key.isdecimal() else len(dataset)
+  numbers = np.flatnonzero(dataset.lines.id_hashes == hash_id(key)).tolist()
+  found = [number for number in numbers if dataset.ids[number] == key]
+  index = found[0] if found else int(key) if key.isdecimal() else len(dataset)
   if index >= len(dataset):
     raise ValueError(
       f'--record={key} is neither an id (the first is {dataset.ids[0]!r}) nor a '

@@ -28,6 +28,7 @@ from acl_jax.text.tokenizer import Backends, Tokenizer, TokenizersBackend
 from acl_jax.weights.fingerprint import fingerprint
 from data_pipeline import records
 from data_pipeline.container import RecordError
+from data_pipeline.id_hashes import hash_ids
 
 CONFIG = TargetsConfig(
   max_prompt_tokens=170,
@@ -114,10 +115,10 @@ def test_every_transcript_has_a_response(llama, text, tmp_path):
   kinds = ('array_record', 'json')
   assert names == [f'targets-0000{i}-of-00003.{x}' for i in range(3) for x in kinds]
   ids = ['utterance 9', 'unknown', 'utterance 1']
-  lengths, instructions = found.lengths_and_instructions(ids)
-  assert instructions == ['{}'] * 3 and lengths[1] == 0
-  assert lengths[0] == len(found['utterance 9']['response'])
-  assert lengths[2] == len(found['utterance 1']['response'])
+  rows = found.find_rows(ids, hash_ids(ids))
+  assert rows.tolist() == [9, -1, 1] and found.instruction.tolist() == [0] * 11
+  assert found.tokens[9] == len(found['utterance 9']['response'])
+  assert found.read_row(9)['id'] == 'utterance 9'
   for id, transcript in TRANSCRIPTS:
     target = found[id]
     u = len(target['response'])
@@ -139,7 +140,8 @@ def test_instructions_are_chosen_by_weight_and_stored(llama, text, tmp_path):
   assert found.instructions == ['{}', 'Say {} again.'] and plain.instructions == ['{}']
   chosen = {id: found[id]['instruction'] for id in found}
   assert chosen == {id: choose_instruction(weighted, id, SEED) for id in found}
-  assert found.lengths_and_instructions([*found])[1] == [*chosen.values()]
+  instructions = [found.instructions[i] for i in found.instruction]
+  assert instructions == [*chosen.values()]
   assert set(chosen.values()) == set(found.instructions)
   for id, transcript in TRANSCRIPTS:
     [prompt] = text.prompt(fill_text(chosen[id], transcript))
@@ -176,7 +178,7 @@ def test_flagged_responses_are_stored_and_can_be_excluded(llama, text, tmp_path)
     assert target['flag'] or target['finish_reason'] == 'stop'
   kept = Targets(tmp_path / 'b', excluded_flags=('refusal', 'repetition'))
   assert [*kept] == [id for id in flags if flags[id] in ('', 'empty', 'cut')]
-  assert first not in kept and kept.lengths_and_instructions([first])[0] == [0]
+  assert first not in kept and kept.find_rows([first], hash_ids([first])) == [-1]
   assert kept.flag_counts() == counts
 
 
@@ -467,3 +469,47 @@ def test_a_finished_host_waits_for_the_others(tmp_path, monkeypatch, capsys):
   assert next(checks, None) is None
   lines = capsys.readouterr().err.splitlines()
   assert [line[-13:] for line in lines] == ['2 of 3 shards', '1 of 3 shards']
+
+
+def flip(path, position):
+  content = bytearray(path.read_bytes())
+  content[position] ^= 1
+  path.write_bytes(content)
+
+
+def test_the_index_of_the_responses_follows_the_shards(llama, text, tmp_path, caplog):
+  """Made again if it is damaged or outdated, and the same as one made before."""
+  lengths = decode(llama, text, tmp_path).tokens.tolist()
+  path = tmp_path / 'responses.columns'
+  good = path.read_bytes()
+  for damage in (
+    lambda: flip(path, -70),
+    lambda: path.write_bytes(good[:-3]),
+    lambda: os.utime(path, ns=(1, 1)),
+    path.unlink,
+  ):
+    damage()
+    assert Targets(tmp_path).tokens.tolist() == lengths
+    assert path.read_bytes() == good
+  assert len(caplog.records) == 3
+  manifest = tmp_path / 'targets-00001-of-00003.json'
+  manifest.write_text(manifest.read_text().replace('"utterance 5"', '"nobody"'))
+  found = Targets(tmp_path)
+  assert 'utterance 5' not in found and 'nobody' in found
+  with pytest.raises(RecordError, match="id is 'utterance 5'; .*'nobody'"):
+    found['nobody']
+  manifest.write_text(manifest.read_text().replace('"utterance 4"', '"utterance 0"'))
+  with pytest.raises(RecordError, match='11 ids, 10 of them distinct'):
+    Targets(tmp_path)
+
+
+def test_ids_with_the_same_hash_are_told_apart(llama, text, tmp_path, monkeypatch):
+  hash_few = lambda ids: hash_ids(ids) % 3  # noqa: E731
+  monkeypatch.setattr('acl_jax.targets.index.hash_ids', hash_few)
+  monkeypatch.setattr(
+    'acl_jax.targets.store.hash_id', lambda id: int(hash_few([id])[0])
+  )
+  found = decode(llama, text, tmp_path)
+  ids = [id for id, _ in TRANSCRIPTS]
+  assert found.find_rows(ids[::-1], hash_few(ids[::-1])).tolist() == [*range(11)][::-1]
+  assert all(found[id]['id'] == id for id in ids) and 'nobody' not in found

@@ -34,6 +34,7 @@ from acl_jax.training import pretraining
 from acl_jax.weights.parakeet import load_conformer
 from data_pipeline.batches import BatchPlan
 from data_pipeline.records import Dataset
+from tests.tiny_source import tokens_of
 from tests.tiny_world import change, load_config, with_changes
 
 SIZES = dict(
@@ -123,6 +124,11 @@ def load_corpus(world, config):
   return LogMelCorpus(Dataset(world / 'prepared'), config, AugmentationConfig())
 
 
+def assemble(corpus, vocabulary, **letters):
+  tokens = tokens_of(corpus, vocabulary.encode)
+  return PretrainBatchAssembler(corpus, tokens, **letters)
+
+
 def test_batches_contain_transcripts_and_padding_changes_nothing(
   tiny_world, pretrained
 ):
@@ -130,7 +136,7 @@ def test_batches_contain_transcripts_and_padding_changes_nothing(
   vocabulary = Vocabulary(folder)
   model = new_model(make_config(tiny_world), vocabulary)
   corpus = load_corpus(tiny_world, model.config)
-  batch = PretrainBatchAssembler(corpus, vocabulary)(BatchPlan(((1,), (4,)), 3, 50, 50))
+  batch = assemble(corpus, vocabulary)(BatchPlan(((1,), (4,)), 3, 50, 50))
   assert batch.log_mel.shape == (3, 100, 80) and batch.labels.shape == (3, 1, 50)
   assert (batch.frame_index[2] == NO_AUDIO).all() and batch.frame_index[1, 0, 0] == 0
   frame_mask = batch.segment_ids > 0
@@ -153,7 +159,7 @@ def test_letter_loss_of_a_middle_layer_ignores_padding(tiny_world, pretrained):
   model = pretrained[1]
   vocabulary = Vocabulary(pretrained[0] / build.ENCODER_FOLDER)
   corpus = load_corpus(tiny_world, model.config)
-  assembler = PretrainBatchAssembler(corpus, vocabulary, letters_per_frame=2)
+  assembler = assemble(corpus, vocabulary, letters_per_frame=2)
   batch = assembler(BatchPlan(((1,), (4,)), 3, 50, 50))
   assert batch.letters.shape == (3, 1, 100) and not batch.letters[2].any()
   letters = [ALPHABET[i - 1] for i in batch.letters[0, 0] if i != BLANK]
@@ -196,10 +202,11 @@ def test_transcripts_with_more_letters_than_letter_frames_are_left_out(
 ):
   vocabulary = Vocabulary(pretrained[0] / build.ENCODER_FOLDER)
   corpus = load_corpus(tiny_world, pretrained[1].config)
+  corpus.texts = list(corpus.texts)
   word = max(map(vocabulary.decode, ([i] for i in range(1, len(vocabulary)))), key=len)
   pieces = int(corpus.lengths[0]) * 2 // (len(word) + 1)
   corpus.texts[0] = ' '.join([word] * pieces)
-  lengths = PretrainBatchAssembler(corpus, vocabulary, letters_per_frame=1).lengths
+  lengths = assemble(corpus, vocabulary, letters_per_frame=1).lengths
   assert lengths[0] == TOO_LONG > 1_000 > lengths[1]
   required = len(encode_letters(corpus.texts[0]))
   assert re.search(rf'^.*u0 .*\b{required} letters\b', caplog.text)
@@ -209,7 +216,7 @@ def test_packing_changes_no_logits(tiny_world, pretrained):
   vocabulary = Vocabulary(pretrained[0] / build.ENCODER_FOLDER)
   model = pretrained[1]
   corpus = load_corpus(tiny_world, model.config)
-  assembler = PretrainBatchAssembler(corpus, vocabulary)
+  assembler = assemble(corpus, vocabulary)
   config = make_config(tiny_world, **{'data.row_frames': 120})
   lengths = assembler.lengths[:, None]
   budget, one_corpus = config.ctc.frames_per_batch, np.zeros(len(lengths), int)
@@ -246,8 +253,9 @@ def test_utterances_that_ctc_cannot_learn_are_left_out_and_logged(
 ):
   vocabulary = Vocabulary(pretrained[0] / build.ENCODER_FOLDER)
   corpus = load_corpus(tiny_world, pretrained[1].config)
+  corpus.texts = list(corpus.texts)
   corpus.texts[0], corpus.texts[1], corpus.texts[2] = ' ?! ', 'ж', corpus.texts[2] * 40
-  left_out = PretrainBatchAssembler(corpus, vocabulary).lengths == TOO_LONG
+  left_out = assemble(corpus, vocabulary).lengths == TOO_LONG
   assert left_out.tolist() == [True] * 3 + [False] * (len(corpus) - 3)
   empty, unknown, long = (record.getMessage() for record in caplog.records)
   assert re.search('^u0 .*neither letters nor digits', empty)

@@ -3,6 +3,9 @@
 
 import numpy as np
 
+from acl_jax.batches.tokens import CorpusTokens
+from data_pipeline.id_hashes import hash_ids
+
 
 class TinySource:
   """Encoder frames of width 3; all values of utterance i are i + 0.5."""
@@ -12,7 +15,12 @@ class TinySource:
   def __init__(self, texts, lengths, ids=None):
     self.texts, self.lengths = list(texts), np.asarray(lengths)
     self.ids = ids or [f'u{i}' for i in range(len(self.texts))]
+    self.files, self.numbers = [], np.arange(len(self.ids))
     self.broken = set()
+
+  @property
+  def id_hashes(self):
+    return hash_ids(self.ids)
 
   def __len__(self):
     return len(self.ids)
@@ -27,3 +35,8 @@ class TinySource:
       }
       for i in indices
     ]
+
+
+def tokens_of(source, encode):
+  """The tokens of the transcripts of a source, in memory."""
+  return CorpusTokens.of_texts(source.texts, encode)

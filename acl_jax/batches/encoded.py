@@ -17,21 +17,23 @@ from typing import Any, SupportsIndex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt64
 
 from acl_jax.batches.log_mels import LogMelCorpus, read_or_skip
 from acl_jax.batches.padded import group_by_length, pad_to_step
 from acl_jax.config.sections import AugmentationConfig
 from acl_jax.models.protocols import Encoder
 from acl_jax.runtime import barriers
-from acl_jax.runtime.files import write_atomically
+from acl_jax.runtime.files import open_atomically, write_atomically
 from acl_jax.sharding.arrays import to_host
-from acl_jax.weights.fingerprint import fingerprint, parameters_sha256
+from acl_jax.weights.fingerprint import parameters_sha256
 from data_pipeline.augment import Augmentation
 from data_pipeline.container import pack, unpack
+from data_pipeline.line_index import Lines, open_lines
 from data_pipeline.mixture import Corpora
 from data_pipeline.records import Dataset, Shards, write_shard
 
+INDEX = 'index.jsonl'
 SHARD_SIZE = 1_000  # utterances
 BARRIER_MINUTES = 120.0  # other processes may have to encode one more shard
 
@@ -44,18 +46,24 @@ class EncodedCorpus(Sequence[dict[str, Any]]):
   def __init__(self, folder: str | Path):
     folder = Path(folder)
     self.info = json.loads((folder / 'frames.json').read_text())
-    lines = (folder / 'index.jsonl').read_text().splitlines()
-    index = [json.loads(line) for line in lines]
     self.frame_seconds = self.info['frame_seconds']
-    self.ids = [line['id'] for line in index]
-    self.texts = [line['text'] for line in index]
-    self.lengths = np.asarray([line['frames'] for line in index], np.int32)
+    lines = open_lines(folder / INDEX, folder / 'frames.json', 'frames', 'int32')
+    self.files: Sequence[Lines] = [lines]
+    self.numbers = np.arange(len(lines), dtype=np.int32)
+    self.ids: Sequence[str] = lines.ids
+    self.texts: Sequence[str] = lines.texts
+    self.lengths = lines.lengths
     self._shards = Shards(folder, 'frames')
-    self.width = self[0]['frames'].shape[1] if index else 0
+    self.width = self[0]['frames'].shape[1] if len(lines) else 0
     self.broken: set[int] = set()
 
   def __len__(self) -> int:
-    return len(self.ids)
+    return len(self.lengths)
+
+  @property
+  def id_hashes(self) -> UInt64[np.ndarray, ' n']:
+    """The hash of every utterance's id."""
+    return self.files[0].id_hashes
 
   def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
     """Return id, text and frames, float16 [u d]."""
@@ -90,7 +98,7 @@ def encode_corpus(
   output, encoder = Path(output), to_host(encoder)
   output.mkdir(parents=True, exist_ok=True)
   info = {
-    'source': fingerprint(['\n'.join(dataset.ids).encode()]),
+    'source': dataset.ids_sha256(),
     'encoder': parameters_sha256(encoder),
     'frame_seconds': encoder.config.subsampling * LogMelCorpus.frame_seconds,
     **_describe(augmentation),
@@ -116,11 +124,10 @@ def encode_corpus(
     _write_shard(paths[shard], utterances)
     print(f'encode: shard {shard + 1} of {num_shards}', flush=True)
   barriers.wait('encoded shards', BARRIER_MINUTES)
-  if host == 0:
-    indexes = sorted(output.glob('frames-*.jsonl'))
-    write_atomically(
-      output / 'index.jsonl', ''.join(path.read_text() for path in indexes)
-    )
+  if host == 0 and (missing or not (output / INDEX).exists()):
+    with open_atomically(output / INDEX) as index:
+      for path in sorted(output.glob('frames-*.jsonl')):
+        index.write(path.read_text())
   barriers.wait('index of encoded shards', BARRIER_MINUTES)
   return EncodedCorpus(output)
 

@@ -13,7 +13,7 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 from absl import logging
-from jaxtyping import Float
+from jaxtyping import Float, Int, UInt64
 
 from acl_jax.batches.source import SpeechSource
 from acl_jax.config.sections import AugmentationConfig
@@ -23,10 +23,14 @@ from data_pipeline.augment import Augmenter, mask_spectrogram
 from data_pipeline.batches import BatchPlan, PackedFrames, pack_rows
 from data_pipeline.container import RecordError
 from data_pipeline.features import HOP, SAMPLE_RATE, WINDOW, Frontend
+from data_pipeline.line_index import Lines
 from data_pipeline.mixture import Corpora
 from data_pipeline.noise import TALKERS
+from data_pipeline.random_streams import first_uniforms
 from data_pipeline.records import Dataset
+from data_pipeline.strings import Picked
 
+MAX_LOGGED = 10  # utterances of a copy that are logged as left out
 MAX_BROKEN = 10  # unreadable records that a corpus of any size may have
 
 
@@ -55,34 +59,54 @@ class LogMelCorpus(Sequence[dict[str, Any]]):
     if augmentation.augmentation is not None:
       self._augmenter = Augmenter(augmentation.augmentation)
     self._dataset, self._frontend = dataset, Frontend.of(encoder)
-    self._copies: list[tuple[int, int]] = []  # number of the copy, index in the dataset
-    self._num_samples: list[int] = []
-    lengths = []
-    longest = encoder.max_frames - self._frontend.trailing_silence
-    for copy in range(augmentation.copies):
-      for index, seconds in enumerate(dataset.seconds):
-        samples = round(float(seconds) * SAMPLE_RATE)
-        samples = self._augmented_length(copy, index, samples)
-        num_frames = self._frontend.num_frames(samples)
-        if samples < WINDOW or num_frames > encoder.max_frames:
-          logging.warning(
-            '%s is left out: it has %.3f s; the limits are %.3f and %g s',
-            dataset.ids[index],
-            samples / SAMPLE_RATE,
-            WINDOW / SAMPLE_RATE,
-            longest * HOP / SAMPLE_RATE,
-          )
-          continue
-        self._copies.append((copy, index))
-        self._num_samples.append(samples)
-        lengths.append(-(-num_frames // self.subsampling))
-    self.ids = [dataset.ids[index] for _, index in self._copies]
-    self.texts = [dataset.texts[index] for _, index in self._copies]
-    self.lengths = np.asarray(lengths, np.int32)
+    is_one = isinstance(dataset, Dataset)
+    self.files: Sequence[Lines] = [dataset.lines] if is_one else dataset.lines
+    samples = np.rint(dataset.seconds.astype(np.float64) * SAMPLE_RATE).astype(np.int64)
+    copies = [self._plan_copy(copy, samples) for copy in range(augmentation.copies)]
+    self.copies, self.numbers, self._num_samples, self.lengths = (
+      np.concatenate(arrays) for arrays in zip(*copies, strict=True)
+    )
+    self.ids: Sequence[str] = Picked(dataset.ids, self.numbers)
+    self.texts: Sequence[str] = Picked(dataset.texts, self.numbers)
     self._check_others()
 
+  def _plan_copy(
+    self, copy: int, samples: Int[np.ndarray, ' n']
+  ) -> tuple[Int[np.ndarray, ' k'], ...]:
+    """Return the copies of the utterances whose length the encoder supports.
+
+    samples: of the utterances. Returns for each: the number of the copy, the number of
+    the utterance, its samples and its encoder frames.
+    """
+    samples = self._augmented_lengths(copy, samples)
+    frames = self._frontend.num_frames(samples)
+    fits = (samples >= WINDOW) & (frames <= self.encoder.max_frames)
+    longest = self.encoder.max_frames - self._frontend.trailing_silence
+    excluded, numbers = np.flatnonzero(~fits), np.flatnonzero(fits)
+    for index in excluded[:MAX_LOGGED].tolist():
+      logging.warning(
+        '%s is left out: it has %.3f s; the limits are %.3f and %g s',
+        self._dataset.ids[index],
+        samples[index] / SAMPLE_RATE,
+        WINDOW / SAMPLE_RATE,
+        longest * HOP / SAMPLE_RATE,
+      )
+    if len(excluded) > MAX_LOGGED:
+      logging.warning('%d more are left out likewise', len(excluded) - MAX_LOGGED)
+    lengths = -(-frames[fits] // self.subsampling)
+    arrays = numbers, samples[fits], lengths
+    copies = np.full(len(numbers), copy, np.int16)
+    return copies, *(array.astype(np.int32) for array in arrays)
+
+  @property
+  def id_hashes(self) -> UInt64[np.ndarray, ' n']:
+    """The hash of every utterance's id."""
+    hashes = [file.id_hashes for file in self.files]
+    whole = hashes[0] if len(hashes) == 1 else np.concatenate(hashes)
+    return whole[self.numbers]
+
   def __len__(self) -> int:
-    return len(self._copies)
+    return len(self.numbers)
 
   def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
     """Return id, text and frames, float32 [t m], of the first epoch."""
@@ -93,7 +117,7 @@ class LogMelCorpus(Sequence[dict[str, Any]]):
   ) -> list[dict[str, Any]]:
     """Return id, text and frames [t m] of each utterance, as augmented in an epoch."""
     positions = [operator.index(index) for index in indices]
-    records = self._dataset.__getitems__([self._copies[i][1] for i in positions])
+    records = self._dataset.__getitems__(self.numbers[positions].tolist())
     return [
       {
         'id': record['id'],
@@ -107,11 +131,11 @@ class LogMelCorpus(Sequence[dict[str, Any]]):
     self, position: int, waveform: Float[np.ndarray, ' samples'], epoch: int
   ) -> Float[np.ndarray, 't m']:
     config = self.augmentation
-    copy, index = self._copies[position]
+    copy, index = int(self.copies[position]), int(self.numbers[position])
     rng = np.random.default_rng([config.seed, copy, index, epoch])
     augmented = copy > 0 or config.copies == 1
     if augmented and self._augmenter is not None:
-      samples = self._num_samples[position]
+      samples = int(self._num_samples[position])
       read_others = functools.partial(self._read_others, index)
       waveform = self._augmenter(waveform, rng, samples, read_others)
     log_mel = self._frontend.log_mel(waveform)
@@ -119,13 +143,15 @@ class LogMelCorpus(Sequence[dict[str, Any]]):
       log_mel = mask_spectrogram(log_mel, config.masking, rng)
     return log_mel
 
-  def _augmented_length(self, copy: int, index: int, samples: int) -> int:
-    """Return the samples of a copy of an utterance of `samples` samples."""
+  def _augmented_lengths(
+    self, copy: int, samples: Int[np.ndarray, ' n']
+  ) -> Int[np.ndarray, ' n']:
+    """Return the samples of a copy of utterances of `samples` samples."""
     config = self.augmentation
     if self._augmenter is None or (copy == 0 and config.copies > 1):
       return samples
-    rng = np.random.default_rng([config.seed, copy, index])
-    return self._augmenter.length(samples, rng)
+    uniforms = first_uniforms([config.seed, copy], np.arange(len(samples)))
+    return self._augmenter.lengths(samples, uniforms)
 
   def _read_others(
     self, index: int, rng: np.random.Generator
@@ -135,8 +161,8 @@ class LogMelCorpus(Sequence[dict[str, Any]]):
     Fewer, if some cannot be read: that is counted when they are read for themselves.
     """
     count, others = rng.integers(TALKERS[0], TALKERS[1] + 1), []
-    for position in rng.integers(len(self._copies), size=2 * count):
-      _, other = self._copies[position]
+    for position in rng.integers(len(self), size=2 * count):
+      other = int(self.numbers[position])
       if other == index or len(others) == count:
         continue
       with contextlib.suppress(RecordError):
@@ -148,7 +174,7 @@ class LogMelCorpus(Sequence[dict[str, Any]]):
     settings = self.augmentation.augmentation
     if settings is None or not settings.babble_share:
       return
-    if len({index for _, index in self._copies}) < 2:
+    if not len(self) or not np.ptp(self.numbers):
       raise ValueError(
         f'config.augmentation.babble_share is {settings.babble_share}, but the corpus'
         ' has fewer than 2 utterances; babble is made of others'

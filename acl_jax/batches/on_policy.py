@@ -72,9 +72,9 @@ class PromptedBatchAssembler:
     return int(self.assembler.prompt_lengths()[fits].max())
 
   def _write_prompt(self, utterance: int) -> tuple[int, ...]:
-    source, targets = self.assembler.ctc_batches.source, self.assembler.targets
-    transcript = source.texts[utterance]
-    _, [instruction] = targets.lengths_and_instructions([source.ids[utterance]])
+    transcript = self.assembler.ctc_batches.source.texts[utterance]
+    number = int(self.assembler.instruction[utterance])
+    instruction = self.assembler.targets.instructions[number]
     [prompt] = self.text.prompt(fill_text(instruction, transcript))
     assert isinstance(prompt, tuple)  # without audio it is one segment
     return prompt

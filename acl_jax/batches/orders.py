@@ -51,7 +51,9 @@ def make_order(
   shape = _packed_shape(lengths, limits) if packs else ()
   orders = []
   for i, (folder, _) in enumerate(data.train):
-    of_corpus = np.where((corpus == i)[:, None], lengths, TOO_LONG)
+    of_corpus = lengths
+    if len(data.train) > 1:
+      of_corpus = np.where((corpus == i)[:, None], lengths, TOO_LONG)
     if not (of_corpus[:, : len(limits)] <= limits).all(axis=1).any():
       raise ValueError(
         f'config.data.train: none of the {int((corpus == i).sum())} utterances of'

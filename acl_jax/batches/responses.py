@@ -2,7 +2,7 @@
 """Batches of the response stage: utterances, and prompts with their responses."""
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,26 +43,23 @@ def split_shared_prefix(
 
 
 def open_targets(
-  data: DataConfig, llm: Mapping[str, Any], text: TextFrontend, ids: Collection[str]
+  data: DataConfig, llm: Mapping[str, Any], text: TextFrontend
 ) -> Targets:
   """Open the targets of a corpus.
 
-  llm: description of the LLM by `fingerprint.describe`. ids: of the corpus' utterances.
-  ValueError if the targets are of another LLM, template or corpus.
+  llm: description of the LLM by `fingerprint.describe`.
+  ValueError if the targets are of another LLM or template.
   """
   check_flags(data.leave_out)
   targets = Targets(data.targets, data.leave_out)
   targets.check_provenance(llm, text)
-  if not any(id in targets for id in ids):
-    raise ValueError(
-      f'{data.targets}: no response to any of the {len(ids)} utterances in'
-      ' config.data.train. Run decode_targets on them'
-    )
   return targets
 
 
 class ResponseBatchAssembler:
   """Assembles the batches of the response stage.
+
+  ValueError if there is no response to any utterance.
 
   ctc_batches: assembles the audio. top_k: number of the teacher's likeliest tokens to
   load at each target; 0: none. row_tokens: LLM tokens of a row of packed prompts;
@@ -83,7 +80,15 @@ class ResponseBatchAssembler:
         f'the targets have the top {stored} tokens; config.targets.top_k is {top_k}.'
         ' Lower it, or run decode_targets again'
       )
-    instructions = targets.instructions
+    source, instructions = ctc_batches.source, targets.instructions
+    rows = targets.find_rows(source.ids, source.id_hashes)
+    if not (rows >= 0).any():
+      raise ValueError(
+        f'{targets.folder}: no response to any of the {len(rows)} utterances in'
+        ' config.data.train. Run decode_targets on them'
+      )
+    self._response_lengths = np.where(rows >= 0, targets.tokens[rows], 0)
+    self.instruction = np.where(rows >= 0, targets.instruction[rows], 0)
     self.shared_prefix, rests = split_shared_prefix(
       [text.prompt(fill_audio(instruction, Audio(0))) for instruction in instructions]
     )
@@ -96,8 +101,7 @@ class ResponseBatchAssembler:
 
     They are `TOO_LONG` for an utterance without a response.
     """
-    ids = self.ctc_batches.source.ids
-    response_lengths, _ = self.targets.lengths_and_instructions(ids)
+    response_lengths = self._response_lengths
     response = np.maximum(response_lengths - 1, 0)  # the last token is no input
     tokens = self.prompt_lengths() + response
     lengths = np.stack([self.ctc_batches.lengths(), tokens], axis=1)
@@ -105,14 +109,13 @@ class ResponseBatchAssembler:
 
   def prompt_lengths(self) -> Int[np.ndarray, ' n']:
     """Return the tokens of each utterance's prompt, without the shared prefix."""
-    source = self.ctc_batches.source
-    _, instructions = self.targets.lengths_and_instructions(source.ids)
-    text_lengths = {
-      instruction: len(layout_prompt(rest, [()]).tokens)
-      for instruction, rest in self.prompts.items()
-    }
-    text = np.asarray([text_lengths[instruction] for instruction in instructions])
-    return -(-source.lengths // self.ctc_batches.stack) + text
+    text_lengths = [
+      len(layout_prompt(self.prompts[instruction], [()]).tokens)
+      for instruction in self.targets.instructions
+    ]
+    frames = self.ctc_batches.source.lengths
+    embeddings = -(-frames // self.ctc_batches.stack)
+    return embeddings + np.asarray(text_lengths, np.int32)[self.instruction]
 
   def check_context_length(self, lengths: Int[np.ndarray, 'n 2'], limit: int) -> None:
     """Raise ValueError if a prompt with its response exceeds the LLM's context.

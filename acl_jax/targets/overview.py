@@ -8,6 +8,7 @@ from rich.console import Console
 
 from acl_jax.runtime.files import sha256
 from acl_jax.runtime.terminal import print_fields, print_histogram, printable
+from acl_jax.targets.manifests import manifest_path, read_manifest
 from acl_jax.targets.store import Targets
 from data_pipeline.container import RecordError
 
@@ -20,22 +21,24 @@ def print_overview(folder: Path) -> None:
   targets, console = Targets(folder), Console(highlight=False)
   provenance = targets.provenance
   counts = targets.flag_counts()
-  tokens, instructions = targets.lengths_and_instructions([*targets])
+  tokens = targets.tokens
+  chosen = np.bincount(targets.instruction, minlength=len(targets.instructions))
   fields = {
-    'responses': f'{len(targets):,}, {len(targets.skipped):,} skipped',
+    'responses': f'{len(targets):,}, {targets.num_skipped:,} skipped',
     'flags': ', '.join(f'{n:,} {name or "none"}' for name, n in counts.most_common()),
     'tokens': f'{tokens.sum():,}, {tokens.mean():.1f} a response',
     'instructions': ', '.join(
-      f'{instructions.count(one):,} {one!r}' for one in targets.instructions
+      f'{count:,} {instruction!r}'
+      for instruction, count in zip(targets.instructions, chosen, strict=True)
     ),
   }
   for key in ('code', 'llm', 'template', 'decoding', 'corpus'):
     fields[key] = str(provenance[key])
   print_fields(console, fields)
   print_histogram(console, length_histogram(tokens))
-  ids = [*targets]
-  for index in np.linspace(0, len(ids) - 1, min(MAX_SAMPLES, len(ids))).astype(int):
-    target = targets[ids[index]]
+  count = len(targets)
+  for row in np.linspace(0, count - 1, min(MAX_SAMPLES, count)).astype(int).tolist():
+    target = targets.read_row(row)
     console.print()
     print_fields(
       console,
@@ -56,6 +59,6 @@ def length_histogram(tokens: np.ndarray) -> list[tuple[str, int]]:
 
 def verify_checksums(targets: Targets) -> None:
   """Raise RecordError for a shard that differs from its manifest's checksum."""
-  for path, manifest in zip(targets.paths, targets.manifests, strict=True):
-    if sha256(path) != manifest['sha256']:
+  for path in targets.paths:
+    if sha256(path) != read_manifest(manifest_path(path))['sha256']:
       raise RecordError(f'{printable(str(path))}: changed since it was written')

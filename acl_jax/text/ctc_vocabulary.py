@@ -15,6 +15,7 @@ import sentencepiece
 import tokenizers
 
 from acl_jax.runtime.files import write_atomically
+from acl_jax.text.tokenizer import TextEncoder, checksum
 
 FILES = ('tokenizer.model', 'tokenizer.json')
 DEFAULT_MAX_PIECE_LENGTH = 16  # characters, sentencepiece's default
@@ -37,6 +38,7 @@ class Vocabulary:
         break
     else:
       raise FileNotFoundError(f'{folder}: has neither {" nor ".join(FILES)}')
+    self._path = path
     try:
       if path.suffix == '.json':
         self._json = tokenizers.Tokenizer.from_file(str(path))
@@ -60,6 +62,10 @@ class Vocabulary:
       return max(map(len, self._json.get_vocab()))
     model, ids = self._pieces, range(len(self))
     return max(len(model.id_to_piece(i)) for i in ids if not model.is_unknown(i))
+
+  def text_encoder(self) -> TextEncoder:
+    """Return `encode` and a checksum of what determines the class ids."""
+    return TextEncoder(self.encode, checksum(b'normalised', self._path.read_bytes()))
 
   def encode(self, text: str) -> list[int]:
     """Return the class ids of a transcript; ValueError if a character has none."""

@@ -5,7 +5,9 @@ Text never encodes to a control token: `encode('</s>')` spells the string out.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+import importlib.metadata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, SupportsInt
 
 import sentencepiece
@@ -26,6 +28,9 @@ class SentencePieceBackend:
   def decode(self, ids: list[int]) -> str:
     return self.processor.decode(ids)
 
+  def content(self) -> bytes:
+    return self.processor.serialized_model_proto()
+
 
 @dataclasses.dataclass(frozen=True)
 class TokenizersBackend:
@@ -39,8 +44,31 @@ class TokenizersBackend:
   def decode(self, ids: list[int]) -> str:
     return self.tokenizer.decode(ids)
 
+  def content(self) -> bytes:
+    return self.tokenizer.to_str().encode()
+
 
 Backend = SentencePieceBackend | TokenizersBackend
+
+
+class TextEncoder(NamedTuple):
+  """A function from a text to ids, and a checksum of what determines the ids.
+
+  encode raises ValueError for a text that has no ids.
+  """
+
+  encode: Callable[[str], list[int]]
+  fingerprint: str
+
+
+def checksum(*parts: bytes) -> str:
+  """Return a checksum of the files of a tokenizer and of the libraries' versions."""
+  digest = hashlib.sha256()
+  for name in ('tokenizers', 'sentencepiece'):
+    digest.update(f'{name} {importlib.metadata.version(name)}\n'.encode())
+  for part in parts:
+    digest.update(b'%d\n' % len(part) + part)
+  return digest.hexdigest()
 
 
 class Backends(NamedTuple):
@@ -71,6 +99,11 @@ class Tokenizer:
   def adds_prefix_space(self) -> bool:
     """Whether a text is tokenised as if a space preceded its first word."""
     return self.encode('a') != self.encode('a', after='text')
+
+  def text_encoder(self) -> TextEncoder:
+    """Return `encode` for a text that nothing precedes, and its checksum."""
+    limit = str(self.num_embeddings).encode()
+    return TextEncoder(self.encode, checksum(self.backends.nothing.content(), limit))
 
   def encode(self, text: str, *, after: Preceding = 'nothing') -> list[int]:
     """Return the ids of plain text.

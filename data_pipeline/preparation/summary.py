@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The progress files of all shards merged into the files of a prepared folder.
 
-They are `index.jsonl`, `skipped.jsonl` and, written last, `dataset.json`. Only one
-progress file is in memory at a time.
+They are `index.jsonl`, its index `index.columns`, `skipped.jsonl` and, written last,
+`dataset.json`. Only one progress file is in memory at a time.
 """
 
 import bisect
@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from acl_jax.runtime.files import open_atomically
-from data_pipeline import audio, records
+from acl_jax.runtime.files import open_atomically, write_atomically
+from data_pipeline import audio, line_index, records
 from data_pipeline.preparation.shard import Job
 
 # Seconds; a bin includes its lower edge.
@@ -66,23 +66,27 @@ class _Totals:
 
 
 def write_summary(job: Job, max_skipped: float) -> dict[str, Any]:
-  """Write the three files; returns the content of `dataset.json`.
+  """Write the four files; returns the content of `dataset.json`.
 
   ValueError if all utterances, or more than the fraction `max_skipped`, were skipped;
   then only `skipped.jsonl` is written.
   """
   output, totals = job.output, _Totals()
+  builder = line_index.Builder('seconds', 'float32')
   with open_atomically(output / 'index.jsonl') as index:
     with open_atomically(output / 'skipped.jsonl') as skipped:
       for part in range(job.plan.parts):
         info = _read_shard_info(job, part)
         totals.add(info)
-        index.writelines(json.dumps(entry) + '\n' for entry in info['index'])
+        for entry in info['index']:
+          index.write(line := json.dumps(entry) + '\n')
+          builder.add(line.encode(), entry)
         skipped.writelines(json.dumps(entry) + '\n' for entry in info['skipped'])
     _check_skipped(totals, max_skipped, output)
   info = totals.info() | {'encoding': job.settings.encoding}
-  with open_atomically(output / 'dataset.json') as file:
-    file.write(json.dumps(info, indent=2) + '\n')
+  content = json.dumps(info, indent=2) + '\n'
+  builder.write(output / 'index.jsonl', content.encode())
+  write_atomically(output / 'dataset.json', content)
   # Killed workers leave temporary files.
   for leftover in (*output.glob('*.tmp'), *output.glob('progress/*.tmp')):
     with contextlib.suppress(OSError):

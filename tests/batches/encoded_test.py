@@ -63,7 +63,7 @@ def read_files(folder):
 
 def test_frames_are_those_of_each_utterance_alone(encoder, dataset, tmp_path):
   encoded = encode_corpus(encoder, dataset, tmp_path, AugmentationConfig())
-  assert encoded.ids == dataset.ids and encoded.texts == dataset.texts
+  assert [*encoded.ids] == [*dataset.ids] and [*encoded.texts] == [*dataset.texts]
   assert encoded.lengths.tolist() == [15 + -(-5 * i // 2) for i in range(9)]
   run = jax.jit(lambda log_mel, frame_mask: encoder(log_mel, frame_mask)[0])
   for i in (8, 0, 5):
@@ -146,7 +146,7 @@ def test_the_first_of_several_copies_is_not_augmented(encoder, dataset, tmp_path
   )
   one = encode_corpus(encoder, dataset, tmp_path / 'one', AugmentationConfig(STRONG))
   n = len(plain)
-  assert copies.ids == plain.ids * 3 and one.ids == plain.ids
+  assert [*copies.ids] == [*plain.ids] * 3 and [*one.ids] == [*plain.ids]
   for i in range(n):
     # Rounding depends on the shape of the batch.
     first, second, third = (copies[i + n * copy]['frames'] for copy in range(3))
@@ -202,7 +202,7 @@ def test_utterances_of_unsupported_length_are_left_out_and_logged(
   dataset = Dataset(tmp_path / 'prepared')
   with caplog.at_level(logging.WARNING, 'absl'):
     encoded = encode_corpus(encoder, dataset, tmp_path / 'out', AugmentationConfig())
-  assert encoded.ids == ['u0', 'u1', 'u4', 'u5']
+  assert [*encoded.ids] == ['u0', 'u1', 'u4', 'u5']
   assert encoded.lengths.tolist() == [19, 50, 1, 22]
   assert encoded[1]['id'] == 'u1' and len(encoded[1]['frames']) == 50
   logged = [record.getMessage() for record in caplog.records]

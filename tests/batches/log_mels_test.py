@@ -46,7 +46,7 @@ def config(tiny_world):
 
 def test_without_augmentation_features_are_those_of_the_audio(dataset, config):
   log_mels = LogMelCorpus(dataset, config, AugmentationConfig())
-  assert log_mels.ids == dataset.ids and log_mels.texts == dataset.texts
+  assert [*log_mels.ids] == [*dataset.ids] and [*log_mels.texts] == [*dataset.texts]
   for i in (3, 0):
     record, expected = log_mels[i], whisper_log_mel(dataset[i]['audio'])
     assert record['id'] == dataset.ids[i] and record['text'] == dataset.texts[i]
@@ -78,7 +78,8 @@ def test_lengths_are_known_before_reading(dataset, config, copies):
   read = log_mels.read(range(len(log_mels)))
   lengths = [-(-len(record['frames']) // 2) for record in read]
   assert log_mels.lengths.tolist() == lengths
-  assert [record['id'] for record in read] == log_mels.ids == dataset.ids * copies
+  ids = [record['id'] for record in read]
+  assert ids == [*log_mels.ids] == [*dataset.ids] * copies
 
 
 def test_copies_differ_and_reading_is_deterministic(dataset, config):

@@ -25,6 +25,7 @@ from acl_jax.training import step
 from data_pipeline.batches import BatchPlan
 from data_pipeline.records import Dataset
 from tests.models.lora_test import randomise
+from tests.tiny_source import tokens_of
 from tests.tiny_world import TOP_K, load_config
 
 SIZES = ConformerConfig(
@@ -56,9 +57,8 @@ def world(tiny_world):
   )
   model = SpeechLLM(Conformer(SIZES, rngs=rngs), adapter, llama)
   source = LogMelCorpus(Dataset(tiny_world / 'prepared'), SIZES, AugmentationConfig())
-  ctc_batches = CTCBatchAssembler(
-    source, CTCLabels([]), text.tokenizer.encode, STACK, 1, False
-  )
+  tokens = tokens_of(source, text.tokenizer.encode)
+  ctc_batches = CTCBatchAssembler(source, CTCLabels([]), tokens, STACK, 1, False)
   targets = Targets(tiny_world / 'targets')
   packed = ResponseBatchAssembler(ctc_batches, text, targets, TOP_K, row_tokens=70)
   alone = ResponseBatchAssembler(ctc_batches, text, targets, TOP_K)

@@ -14,6 +14,7 @@ from acl_jax.batches.responses import (
   open_targets,
   split_shared_prefix,
 )
+from acl_jax.batches.tokens import CorpusTokens
 from acl_jax.decode_targets import decode_targets
 from acl_jax.targets.prompting import Decoding
 from acl_jax.targets.store import Targets
@@ -22,7 +23,7 @@ from acl_jax.text.instructions import fill_audio
 from acl_jax.text.layout import NO_AUDIO
 from acl_jax.text.templates import Audio
 from data_pipeline.batches import BatchPlan
-from tests.tiny_source import TinySource
+from tests.tiny_source import TinySource, tokens_of
 from tests.tiny_world import MAX_NEW_TOKENS, TEXTS, TOP_K, load_config
 
 
@@ -33,8 +34,10 @@ def world(tiny_world):
   text = build.load_text_frontend(config.llama, config.template)
   targets = Targets(tiny_world / 'targets')
   source = TinySource(TEXTS[:-1], [15 + 2 * i for i in range(len(TEXTS) - 1)])
-  labels = CTCLabels.of_corpus(TEXTS, text.tokenizer.encode)
-  ctc_batches = CTCBatchAssembler(source, labels, text.tokenizer.encode, 2, 10, True)
+  encode = text.tokenizer.encode
+  labels = CTCLabels.of_corpus(CorpusTokens.of_texts(TEXTS, encode))
+  tokens = tokens_of(source, encode)
+  ctc_batches = CTCBatchAssembler(source, labels, tokens, 2, 10, True)
   return text, targets, ctc_batches
 
 
@@ -116,7 +119,8 @@ def test_packed_prompts_equal_prompts_in_rows_of_their_own(world):
 def test_responses_to_another_transcript_are_refused(world):
   text, targets, ctc_batches = world
   source = TinySource(['something else'], [15], ['u0'])
-  other = CTCBatchAssembler(source, CTCLabels([]), text.tokenizer.encode, 2, 10, False)
+  tokens = tokens_of(source, text.tokenizer.encode)
+  other = CTCBatchAssembler(source, CTCLabels([]), tokens, 2, 10, False)
   with pytest.raises(ValueError, match="'u0' .*'yes'.*'something else'"):
     ResponseBatchAssembler(other, text, targets, 0)(BatchPlan(((0,),), 1, 28, 28))
 
@@ -133,11 +137,14 @@ def test_targets_of_other_utterances_are_refused(tiny_world, world, tmp_path):
   folder, provenance = copy_targets(tiny_world, tmp_path)
   data = load_config(tiny_world, **{'data.targets': str(folder)}).data
   ids = ctc_batches.source.ids
-  assert list(open_targets(data, provenance['llm'], text, ids)) == ids
+  targets = open_targets(data, provenance['llm'], text)
+  assert list(targets) == ids
+  ResponseBatchAssembler(ctc_batches, text, targets, 0)
   for path in folder.glob('targets-*'):
     path.write_bytes(path.read_bytes().replace(b'"u', b'"x'))
   with pytest.raises(ValueError, match=rf'^{folder}: .*\b{len(ids)}\b'):
-    open_targets(data, provenance['llm'], text, ids)
+    targets = open_targets(data, provenance['llm'], text)
+    ResponseBatchAssembler(ctc_batches, text, targets, 0)
 
 
 @pytest.mark.parametrize('key', ['llm', 'template'])
@@ -151,16 +158,12 @@ def test_targets_of_another_llm_or_template_are_refused(
   (folder / 'provenance.json').write_text(json.dumps(provenance))
   data = load_config(tiny_world, **{'data.targets': str(folder)}).data
   with pytest.raises(ValueError, match=f'^{folder}: .*{key}.sha256 "f00"'):
-    open_targets(data, llm, text, ctc_batches.source.ids)
+    open_targets(data, llm, text)
 
 
 def test_prompts_beyond_the_context_are_refused(world, monkeypatch):
   text, targets, ctc_batches = world
-  monkeypatch.setattr(
-    Targets,
-    'lengths_and_instructions',
-    lambda _, ids: (np.full(len(ids), 240), ['{}'] * len(ids)),
-  )
+  monkeypatch.setattr(targets, 'tokens', np.full_like(targets.tokens, 240))
   assembler = ResponseBatchAssembler(ctc_batches, text, targets, TOP_K)
   lengths = assembler.lengths()
   longest = len(assembler.shared_prefix) + int(lengths[:, 1].max())

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from data_pipeline.augment import Augmentation, Augmenter, Masking, mask_spectrogram
 from data_pipeline.features import SAMPLE_RATE
 from data_pipeline.noise import coloured_noise
+from data_pipeline.random_streams import first_uniforms
 
 NO_CHANGE = Augmentation(0.0, 0.0, (5.0, 30.0), 0.0)
 STRONG = Augmentation(0.1, 0.5, (5.0, 30.0), 0.25)
@@ -41,6 +42,16 @@ def tone(pitch=440.0, seconds=0.5, loudness=0.3):
 def pitch_of(audio):
   spectrum = np.abs(np.fft.rfft(audio * np.hanning(len(audio)), 1 << 16))
   return np.argmax(spectrum) * SAMPLE_RATE / (1 << 16)
+
+
+def test_lengths_of_many_utterances_are_those_of_each():
+  samples, augmenter = np.arange(4_000, 4_090), Augmenter(STRONG)
+  expected = [
+    augmenter.length(int(n), np.random.default_rng([7, 1, i]))
+    for i, n in enumerate(samples)
+  ]
+  uniforms = first_uniforms([7, 1], np.arange(len(samples)))
+  assert augmenter.lengths(samples, uniforms).tolist() == expected
 
 
 def test_result_depends_on_audio_and_rng_only():

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from data_pipeline import inspect, records, single_record
+from data_pipeline.id_hashes import hash_ids
 
 PROGRAM = 'data_pipeline.inspect'
 
@@ -117,7 +118,9 @@ def test_record_by_id(prepared):
 
 def test_id_has_precedence_over_number(prepared, monkeypatch):
   dataset = records.Dataset(prepared)
+  dataset.ids = [*dataset.ids]
   dataset.ids[5] = '0'
+  dataset.lines.id_hashes = hash_ids(dataset.ids)
   record = lambda self, index: {'id': self.ids[index]}  # noqa: E731
   monkeypatch.setattr(records.Dataset, '__getitem__', record)
   assert single_record.find_utterance(dataset, '0') == {'number': 5, 'id': '0'}

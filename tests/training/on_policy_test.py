@@ -26,7 +26,7 @@ from acl_jax.targets.store import Targets
 from acl_jax.training import step
 from acl_jax.training.on_policy import OnPolicy
 from data_pipeline.batches import BatchPlan
-from tests.tiny_source import TinySource
+from tests.tiny_source import TinySource, tokens_of
 from tests.tiny_world import TEXTS, TOP_K, load_config
 
 LENGTHS = [15 + 2 * i for i in range(len(TEXTS) - 1)]
@@ -50,9 +50,9 @@ class World:
     changes = PACKED | {'adapter': STRIDE, 'response.on_policy': ON_POLICY} | changes
     self.config = config = load_config(tiny_world, **changes)
     self.text = text = build.load_text_frontend(config.llama, config.template)
-    encode = text.tokenizer.encode
     self.source = TinySource(TEXTS[:-1], LENGTHS)
-    audio = CTCBatchAssembler(self.source, CTCLabels([]), encode, STACK, 0, False)
+    tokens = tokens_of(self.source, text.tokenizer.encode)
+    audio = CTCBatchAssembler(self.source, CTCLabels([]), tokens, STACK, 0, False)
     targets = Targets(tiny_world / 'targets')
     self.assembler = ResponseBatchAssembler(audio, text, targets, TOP_K, 90)
     prompted = PromptedBatchAssembler(self.assembler, text)
