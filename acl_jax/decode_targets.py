@@ -32,6 +32,7 @@ from acl_jax.runtime import (
   preemption,
   program,
 )
+from acl_jax.runtime.files import require_local
 from acl_jax.runtime.progress import progress
 from acl_jax.sharding.mesh import make_mesh
 from acl_jax.targets import overview, provenance, store
@@ -158,7 +159,7 @@ def wait_for_others(output: Path, total: int) -> None:
 def main(argv: Sequence[str]) -> None:
   """Parse the config, then decode the targets or inspect them."""
   del argv
-  args, output = flags.FLAGS, Path(flags.FLAGS.output)
+  args, output = flags.FLAGS, require_local(flags.FLAGS.output, '--output')
   if args.inspect:
     return overview.print_overview(output)
   if not args.config or not args.input:
@@ -168,7 +169,7 @@ def main(argv: Sequence[str]) -> None:
   xla_flags.set_local_flags()
   distributed.initialize()
   preemption.install_handler()
-  transcripts = Transcripts(Path(args.input), args.shard_size)
+  transcripts = Transcripts(require_local(args.input, '--input'), args.shard_size)
   with job_lock.own_folder(output, '--output'):
     # Every host decodes shards of its own, so each has the whole LLM on its devices.
     with jax.set_mesh(make_mesh(config.mesh.sizes, jax.local_devices())):

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from acl_jax.runtime.files import sha256, write_atomically
+from acl_jax.runtime.files import require_local, sha256, write_atomically
 from acl_jax.targets.provenance import (
   check_same_provenance,
   describe_template,
@@ -109,7 +109,7 @@ class Targets(Mapping[str, dict[str, Any]]):
   """
 
   def __init__(self, folder: str | Path, excluded_flags: Sequence[str] = ()):
-    self.folder = folder = Path(folder)
+    self.folder = folder = require_local(folder, 'targets')
     self.provenance = read_provenance(folder)
     self.max_new_tokens: int = self.provenance['decoding']['max_new_tokens']
     total = self.provenance['shards']
