@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two JAX processes under the launcher are preempted, and resume when launched again.
+"""Two JAX processes under the launcher are preempted or killed, and resume.
 
 The program only counts, but starts, agrees to stop and exits as the real ones do.
 """
 
+import os
 import re
 import signal
 import subprocess
@@ -18,6 +19,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 # Counts together with its peers, from the saved number to that in its second argument.
 PROGRAM = """
+import os
 import time
 from pathlib import Path
 
@@ -43,6 +45,9 @@ def count_on(saved, first, last):
     assert counts.tolist() == [count, count]
     if count == first and jax.process_index() == 0:
       print('counts from', count, flush=True)
+    saved.with_suffix('.pid').write_text(str(os.getpid()))
+    if count == 7:
+      saved.write_text(str(count))  # as a step that saves
     if preemption.is_requested():
       saved.write_text(str(count))
       raise program.Preempted
@@ -77,3 +82,18 @@ def test_preempted_processes_stop_at_the_same_step_and_resume_from_it(tmp_path):
   out, errors = process.communicate()
   assert process.returncode == 0, errors
   assert f'counts from {first + 1}' in out.splitlines()
+
+
+def test_if_one_process_is_killed_the_other_ends_and_both_resume(tmp_path):
+  process = launch(tmp_path, 200)
+  assert process.stdout is not None
+  assert 'counts from 1\n' in iter(process.stdout.readline, '')
+  while not all((tmp_path / f'count-{n}').exists() for n in range(2)):
+    assert process.poll() is None
+  (tmp_path / 'program.py').write_text(PROGRAM.replace('time.sleep(0.05)', 'pass'))
+  os.kill(int((tmp_path / 'count-1.pid').read_text()), signal.SIGKILL)
+  out, errors = process.communicate(timeout=120)
+  assert process.returncode == 0, errors
+  assert 'counts from 8' in out.splitlines()
+  assert 'launch: exit code 137, restart 1' in out.splitlines()
+  assert 'a process of this job was lost (' in errors
