@@ -132,7 +132,8 @@ def torch_step(sizes: Sizes, layers: int) -> Callable[[], float]:
   config = LlamaConfig(**{name: getattr(ours, name) for name in names})
   config._attn_implementation = 'sdpa'
   with torch.device(device):
-    llama = LlamaForCausalLM(config).to(torch.bfloat16).requires_grad_(False).eval()
+    model: Any = LlamaForCausalLM(config)
+    llama = model.to(torch.bfloat16).requires_grad_(False).eval()
     projector = torch.nn.Linear(sizes.stack * sizes.encoder_width, sizes.width)
     frames = torch.randn(sizes.rows, sizes.frames, sizes.encoder_width)
     tokens = torch.randint(sizes.vocabulary, (sizes.rows, sizes.length))
