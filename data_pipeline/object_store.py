@@ -66,7 +66,7 @@ class RemotePath:
 
     def list_folder() -> list[dict[str, Any]]:
       system.invalidate_cache()  # or a retry would see what the last attempt saw
-      return system.ls(path, detail=True)
+      return system.ls(path, detail=True, **_limit(system))
 
     for entry in retry(self.url, list_folder):
       name = entry['name'].rstrip('/').rpartition('/')[2]
@@ -82,11 +82,13 @@ class RemotePath:
     """Return the size and a key that changes with the content."""
     system, path = _locate(self.url)
 
-    def stat() -> tuple[int, str]:
+    def stat() -> dict[str, Any]:
       system.invalidate_cache()
-      return int(system.info(path)['size']), system.ukey(path)
+      return system.info(path, **_limit(system))
 
-    return retry(self.url, stat)
+    info = retry(self.url, stat)
+    content = repr(sorted(info.items(), key=str)).encode()
+    return int(info['size']), hashlib.sha256(content).hexdigest()
 
 
 class Range(NamedTuple):
@@ -162,10 +164,13 @@ def _cat_ranges(system: Any, ranges: Sequence[Range]) -> list[Any]:
   if not ranges:
     return []
   paths = [_locate(each.path.url)[1] for each in ranges]
-  # fsspec's own limit; file systems that block have one of their own, or none.
-  limit = {'timeout': ATTEMPT_SECONDS} if isinstance(system, AsyncFileSystem) else {}
   starts, stops = ([each[i] for each in ranges] for i in (1, 2))
-  return system.cat_ranges(paths, starts, stops, on_error='return', **limit)
+  return system.cat_ranges(paths, starts, stops, on_error='return', **_limit(system))
+
+
+def _limit(system: Any) -> dict[str, float]:
+  """Return fsspec's limit of a call; file systems that block have none of this kind."""
+  return {'timeout': ATTEMPT_SECONDS} if isinstance(system, AsyncFileSystem) else {}
 
 
 def retry(url: str, call: Callable[[], _T]) -> _T:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A prepared folder in an emulator of S3 on this machine, by the client users have."""
 
+import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -58,6 +59,24 @@ def test_a_folder_in_s3_reads_as_the_local_one(prepared, bucket):
     for record, audio in zip(records, expected, strict=True):
       np.testing.assert_array_equal(record['audio'], audio)
   assert threading.active_count() < 50
+
+
+def test_a_store_that_does_not_answer_is_one_sentence(prepared, bucket, monkeypatch):
+  bucket.put(str(prepared), 'speech/prepared', recursive=True)
+  dataset, answer = Dataset(f'{BUCKET}/prepared'), type(bucket)._cat_file
+  names = []
+
+  async def hang(self, path, **arguments):
+    names.append(path)
+    await asyncio.sleep(0.0 if len(names) == 2 else 30.0)
+    return await answer(self, path, **arguments)
+
+  monkeypatch.setattr(type(bucket), '_cat_file', hang)
+  monkeypatch.setattr(object_store, 'ATTEMPT_SECONDS', 0.2)
+  monkeypatch.setattr(object_store, 'ATTEMPTS', 3)
+  with pytest.raises(StoreError, match=r'data-00001.*Timeout.*3 times in') as error:
+    dataset[4]  # its second attempt reads the end of the shard
+  assert str(error.value).startswith(BUCKET) and len(names) == 5
 
 
 def test_what_s3_refuses_is_one_sentence(prepared, bucket, monkeypatch):
