@@ -11,6 +11,7 @@ set -u
 cd "$(dirname "$0")/.." || exit 1
 python=${PYTHON:-.venv/bin/python}
 export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-.5} # torch: rest
+case " $* " in *' --tiny '*) export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu} ;; esac
 
 torch=--torch
 "$python" -c 'import torch, transformers' 2> /dev/null || torch=--notorch
