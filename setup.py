@@ -22,6 +22,7 @@ REQUIRED = [
   'librosa>=0.11,<0.13',  # mel filter banks, spectrogram pictures
   'pyarrow>=18,<26',  # Parquet; Beam, which needs it too, accepts no newer one
   'numba>=0.64,<0.70',  # compiles the packing of rows; librosa needs it, too
+  'fsspec>=2025.3',  # prepared folders in object stores; a client may need any one
   'scipy>=1.17,<2',  # the FFT and the mel filters of the front end
   # Weights and text.
   'safetensors>=0.8,<0.10',  # Hugging Face weights and our adapters
@@ -73,6 +74,9 @@ EXTRAS = {
   'microphone': [
     'sounddevice>=0.5,<0.6',  # records and plays in chat; needs PortAudio on Linux
   ],
+  # The clients of object stores; each needs the fsspec of its own release.
+  'gcs': ['gcsfs>=2025.3'],  # gs://
+  's3': ['s3fs>=2025.3'],  # s3://
   'torch': [  # parity tests and export; training imports none of them
     # Exactly this version, so that a CPU build of it from any index satisfies it
     # (see `make help`); the package index may add several GB of CUDA libraries.
@@ -97,6 +101,10 @@ EXTRAS = {
     'mkdocs>=1.6,<2',  # builds docs/
     'openai>=2,<4',  # the official client, which must be able to use the server
     'pyright[nodejs]==1.1.414',  # brings its node, downloads nothing later
+    'moto[s3]>=5.2,<6',  # an emulator of S3
+    'flask>=3,<4',  # its server
+    'flask-cors>=5,<8',  # its server
+    's3fs>=2025.3',  # the client whose reads it answers
     'pytest>=9.2,<10',
     'pytest-xdist>=3.8,<4',  # two tests at once
     'ruff==0.17.6',

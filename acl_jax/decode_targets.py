@@ -34,6 +34,7 @@ from acl_jax.runtime import (
   preemption,
   program,
 )
+from acl_jax.runtime.files import require_local
 from acl_jax.runtime.progress import progress
 from acl_jax.sharding.mesh import make_mesh
 from acl_jax.targets import overview, provenance, store
@@ -161,7 +162,7 @@ def wait_for_others(output: Path, total: int) -> None:
 def main(argv: Sequence[str]) -> None:
   """Parse the config, then decode the targets or inspect them."""
   del argv
-  args, output = flags.FLAGS, Path(flags.FLAGS.output)
+  args, output = flags.FLAGS, require_local(flags.FLAGS.output, '--output')
   if args.inspect:
     return overview.print_overview(output)
   if not args.config or not args.input:
@@ -171,7 +172,7 @@ def main(argv: Sequence[str]) -> None:
   xla_flags.set_local_flags()
   distributed.initialize()
   preemption.install_handler()
-  source = Path(args.input)
+  source = require_local(args.input, '--input')
   transcripts = Transcripts(source, args.shard_size)
   text = build.load_text_frontend(config.llama, config.template)
   with job_lock.own_folder(output, '--output'):

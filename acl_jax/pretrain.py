@@ -68,7 +68,6 @@ def pretrain(config: PretrainConfig, workdir: Path) -> ConformerCTC:
 def _pretrain(config: PretrainConfig, workdir: Path) -> ConformerCTC:
   folder = workdir / build.ENCODER_FOLDER
   folder.mkdir(exist_ok=True)
-  startup.mark_stage('imports')
   corpora = open_corpora(config.data)
   vocabulary = find_vocabulary(config, folder, corpora.texts)
   model = new_model(config, vocabulary)
@@ -204,8 +203,10 @@ def main(argv: Sequence[str]) -> None:
   config = parse_pretrain(flags.FLAGS.config)
   compilation_cache.enable(assets.cache_folder() / 'compiled')
   xla_flags.set_local_flags()
+  startup.mark_stage('imports')
   distributed.initialize()
   preemption.install_handler()
+  startup.mark_stage('processes')
   with jax.set_mesh(make_mesh(config.mesh.sizes)):
     pretrain(config, Path(flags.FLAGS.workdir))
 

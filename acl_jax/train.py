@@ -56,7 +56,6 @@ def train(config: TrainConfig, workdir: Path) -> SpeechLLM:
 
 
 def _train(config: TrainConfig, workdir: Path) -> SpeechLLM:
-  startup.mark_stage('imports')
   text = build.load_text_frontend(config.llama, config.template)
   initial = build.find_checkpoint(config.init_from) if config.init_from else None
   llama, fingerprints = lora.load_llama(config, initial)
@@ -163,8 +162,10 @@ def main(argv: Sequence[str]) -> None:
   config = parse_train(flags.FLAGS.config)
   compilation_cache.enable(assets.cache_folder() / 'compiled')
   xla_flags.set_local_flags()
+  startup.mark_stage('imports')
   distributed.initialize()
   preemption.install_handler()
+  startup.mark_stage('processes')
   with jax.set_mesh(make_mesh(config.mesh.sizes)):
     train(config, Path(flags.FLAGS.workdir))
 

@@ -112,19 +112,24 @@ def config_of(folder: Path) -> dict[str, Any]:
   )
 
 
+def environment(config: Path) -> dict[str, str]:
+  """Return the environment of a run: a fast compiler, and a cache that all share."""
+  return {
+    **os.environ,
+    'JAX_PLATFORMS': 'cpu',
+    'JAX_COMPILATION_CACHE_DIR': str(config.parent / 'compiled'),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    'XLA_FLAGS': '--xla_backend_optimization_level=0',
+  }
+
+
 def start(config: Path, workdir: Path) -> subprocess.Popen:
   """Start the program, which resumes if `workdir` has checkpoints."""
   return subprocess.Popen(
     [sys.executable, '-m', 'acl_jax.pretrain', f'--config={config}']
     + [f'--workdir={workdir}'],
     cwd=ROOT,
-    env={
-      **os.environ,
-      'JAX_PLATFORMS': 'cpu',
-      'JAX_COMPILATION_CACHE_DIR': str(config.parent / 'compiled'),
-      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-      'XLA_FLAGS': '--xla_backend_optimization_level=0',
-    },
+    env=environment(config),
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,

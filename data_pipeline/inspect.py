@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from acl_jax.runtime import program
+from acl_jax.runtime.files import require_local
 from acl_jax.runtime.progress import progress
 from acl_jax.runtime.terminal import print_fields, print_histogram, printable
 from data_pipeline import records, single_record
@@ -154,7 +155,7 @@ def _record_faults(dataset: records.Dataset, indices: Sequence[int]) -> Iterator
 
 def main(argv: Sequence[str]) -> None:
   """Print what the flags ask for."""
-  folder, args = Path(argv[1]), flags.FLAGS
+  folder, args = require_local(argv[1], 'DIR'), flags.FLAGS
   console = Console(highlight=False)
   if args.record is None and (args.wav or args.play or args.plot):
     raise ValueError('--wav, --play and --plot require --record=ID_OR_NUMBER')

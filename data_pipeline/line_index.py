@@ -26,6 +26,7 @@ from data_pipeline.column_files import open_or_make
 from data_pipeline.columns import Columns, write_columns
 from data_pipeline.container import RecordError
 from data_pipeline.id_hashes import hash_id
+from data_pipeline.object_store import RemotePath, local_copy
 
 SUFFIX = '.columns'
 VERSION = 1
@@ -163,11 +164,14 @@ def make_key(size: int, description: bytes) -> dict[str, Any]:
   }
 
 
-def open_lines(path: Path, description: Path, length: str, dtype: str) -> Lines:
+def open_lines(
+  path: Path, description: Path, length: str, dtype: str, index: Path | None = None
+) -> Lines:
   """Open a file of lines by its index, which is made if it is missing or outdated.
 
   One process makes it, the others wait. Where the folder cannot be written, it is made
   in memory. description: see `make_key`. length, dtype: the number in each line.
+  index: where it is; beside the lines by default.
   RecordError if a line cannot be read.
   """
   try:
@@ -177,15 +181,21 @@ def open_lines(path: Path, description: Path, length: str, dtype: str) -> Lines:
     raise FileNotFoundError(f'{error.filename}: not found') from None
   make = functools.partial(_read_index, path, length, dtype)
   is_same = lambda columns: sha256(path) == columns.facts['sha256']  # noqa: E731
-  columns = open_or_make(index_path(path), key, newest, make, is_same)
+  columns = open_or_make(index or index_path(path), key, newest, make, is_same)
   return Lines(path, columns, length)
 
 
-def open_prepared(folder: Path) -> Lines:
-  """Open the lines of a prepared folder, whose lengths are seconds."""
-  return open_lines(
-    folder / 'index.jsonl', folder / 'dataset.json', 'seconds', 'float32'
-  )
+def open_prepared(folder: Path | RemotePath) -> Lines:
+  """Open the lines of a prepared folder, whose lengths are seconds.
+
+  Of a remote folder, lines and index are copied to this machine.
+  """
+  lines, description = (local_copy(folder / n) for n in ('index.jsonl', 'dataset.json'))
+  try:
+    index = local_copy(folder / f'index{SUFFIX}')
+  except FileNotFoundError:  # a remote folder that has none: made beside the copy
+    index = None
+  return open_lines(lines, description, 'seconds', 'float32', index)
 
 
 def _read_index(

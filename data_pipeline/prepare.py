@@ -34,7 +34,7 @@ from typing import Any
 from absl import flags
 
 from acl_jax.runtime import locks, program
-from acl_jax.runtime.files import open_atomically
+from acl_jax.runtime.files import open_atomically, require_local
 from data_pipeline import audio, records
 from data_pipeline.corpora import CORPORA, open_corpus
 from data_pipeline.preparation import pipeline, plan, shard, summary
@@ -62,8 +62,11 @@ def prepare(
   are kept for the next run.
   """
   settings = settings or Settings()
-  output = Path(output).absolute()  # workers may have another working directory
-  utterances = open_corpus(corpus, Path(input).absolute(), contained)
+  output = require_local(
+    output, '--output'
+  ).absolute()  # workers may have another working directory
+  input = require_local(input, '--input').absolute()
+  utterances = open_corpus(corpus, input, contained)
   # Other runners use the cores for other parts.
   threads = threads or (os.cpu_count() if beam.runner == pipeline.DIRECT else 1) or 1
   with locks.own_folder(output) as lock:

@@ -7,10 +7,8 @@ utterances). The audio of a record is a FLAC file (array `flac`) or samples (arr
 `audio`, int16).
 """
 
-import bisect
 import contextlib
 import io
-import itertools
 import json
 import operator
 import pathlib
@@ -28,19 +26,16 @@ from data_pipeline.audio import SAMPLE_RATE
 from data_pipeline.container import RecordError, pack, unpack
 from data_pipeline.id_hashes import hash_id
 from data_pipeline.line_index import open_prepared
+from data_pipeline.object_store import RemotePath, StoreError, as_path
+from data_pipeline.shards import Shards
+from data_pipeline.shards import shard_name as shard_name
 
 SCHEMA_VERSION = 1
 MAX_SECONDS = 3_600.0  # of an utterance
 ENCODINGS = ('flac', 'int16')  # of the audio in a record
 UTTERANCE_FIELDS = ('id', 'text', 'speaker', 'lang', 'response')
 
-_DIGITS = '[0-9]' * 5
 _SECONDS_TOLERANCE = 0.001  # lengths are float32
-
-
-def shard_name(name: str, index: int, total: int) -> str:
-  """Return the file name of one shard of `total`."""
-  return f'{name}-{index:05d}-of-{total:05d}.array_record'
 
 
 @contextlib.contextmanager
@@ -73,90 +68,19 @@ def _write_records(path: pathlib.Path, records: Iterable[bytes]) -> int:
   return count
 
 
-class Shards(Sequence[bytes]):
-  """Random access to the records of `folder/name-?????-of-?????.array_record`."""
-
-  def __init__(self, folder: str | pathlib.Path, name: str = 'data'):
-    folder = pathlib.Path(folder)
-    self._paths = sorted(folder.glob(f'{name}-{_DIGITS}-of-{_DIGITS}.array_record'))
-    if not self._paths:
-      raise FileNotFoundError(f'{folder}: no shards {name}-*-of-*.array_record')
-    total = int(self._paths[0].name[-18:-13])
-    expected = {folder / shard_name(name, index, total) for index in range(total)}
-    for odd in sorted(expected.symmetric_difference(self._paths)):
-      state = 'is missing' if odd in expected else f'is not one of the {total} shards'
-      raise RecordError(f'{odd}: {state}')
-    self._readers = [self._open(path) for path in self._paths]
-    counts = (reader.num_records() for reader in self._readers)
-    self._starts = list(itertools.accumulate(counts, initial=0))
-
-  @staticmethod
-  def _open(path: pathlib.Path) -> array_record_module.ArrayRecordReader:
-    options = 'readahead_buffer_size:0'  # useless for random access
-    reader = array_record_module.ArrayRecordReader(str(path), options=options)
-    if not reader.ok():  # it does not raise
-      raise RecordError(f'{path}: is not an ArrayRecord file, or truncated')
-    return reader
-
-  def __len__(self) -> int:
-    return self._starts[-1]
-
-  def __getitem__(self, index: SupportsIndex) -> bytes:
-    return self.__getitems__([index])[0]
-
-  def __getitems__(self, indices: Collection[SupportsIndex]) -> list[bytes]:
-    """Read many records at once, which is much faster than one by one."""
-    by_shard: dict[int, dict[int, int]] = {}  # shard -> position in result -> row
-    for position, index in enumerate(indices):
-      shard, row = self._split_index(operator.index(index))
-      by_shard.setdefault(shard, {})[position] = row
-    records = [b''] * len(indices)
-    for shard, rows in by_shard.items():
-      contents = self._read(shard, list(rows.values()))
-      for position, record in zip(rows, contents, strict=True):
-        records[position] = record
-    return records
-
-  def _split_index(self, index: int) -> tuple[int, int]:
-    """Return the shard of a record and its row there."""
-    if not 0 <= index < len(self):
-      raise IndexError(f'record {index} is out of range; there are {len(self)}')
-    shard = bisect.bisect_right(self._starts, index) - 1
-    return shard, index - self._starts[shard]
-
-  def locate(self, index: SupportsIndex) -> str:
-    """Return the path and row of a record, for messages."""
-    shard, row = self._split_index(operator.index(index))
-    return f'{self._paths[shard]}: record {row}'
-
-  def _read(self, shard: int, rows: list[int]) -> list[bytes]:
-    try:
-      return self._readers[shard].read(rows)
-    except (RuntimeError, IndexError) as error:
-      if len(rows) > 1:  # read one by one to find the broken record
-        return [self._read(shard, [row])[0] for row in rows]
-      reason = str(error).split(' (')[0]
-      raise RecordError(f'{self._paths[shard]}: record {rows[0]}: {reason}') from None
-
-  def __getstate__(self):
-    return self._paths, self._starts
-
-  def __setstate__(self, state):
-    # Readers cannot be pickled, so a worker process opens its own.
-    self._paths, self._starts = state
-    self._readers = [self._open(path) for path in self._paths]
-
-
 class Dataset(Sequence[dict[str, Any]]):
-  """A prepared folder: utterances by index; `ids`, `seconds` and `texts` of `lines`."""
+  """A prepared folder: utterances by index; `ids`, `seconds` and `texts` of `lines`.
 
-  def __init__(self, folder: str | pathlib.Path):
-    folder = pathlib.Path(folder)
+  folder: a path, or a URL such as `gs://bucket/prepared`.
+  """
+
+  def __init__(self, folder: str | pathlib.Path | RemotePath):
+    folder = as_path(folder)
     self.info = read_info(folder / 'dataset.json')
     self.lines = open_prepared(folder)
     self.ids, self.texts = self.lines.ids, self.lines.texts
     self.seconds = self.lines.lengths
-    self._shards = Shards(folder)
+    self._shards = Shards(folder, counts=shard_counts(self.info))
     if not len(self._shards) == len(self.lines) == self.info['examples']:
       raise RecordError(
         f'{folder}: counts differ: {len(self._shards)} records, {len(self)} lines in '
@@ -234,13 +158,23 @@ def _unpack_audio(
   return samples
 
 
-def read_info(path: pathlib.Path) -> dict[str, Any]:
+def shard_counts(info: Mapping[str, Any]) -> dict[str, int]:
+  """Return the number of records of each shard in `dataset.json`, by file name."""
+  try:
+    return {str(e['file']): int(e['examples']) for e in info['shards']}
+  except (KeyError, TypeError, ValueError):
+    return {}  # the shards themselves have it, too
+
+
+def read_info(path: pathlib.Path | RemotePath) -> dict[str, Any]:
   """Read `dataset.json`; RecordError if it is damaged or of another schema version."""
   try:
     info = json.loads(path.read_text())
     version, info['examples'] = info['schema_version'], int(info['examples'])
   except FileNotFoundError:
     raise FileNotFoundError(f'{path}: not found; is this a prepared folder?') from None
+  except StoreError:
+    raise
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise RecordError(f'{path}: cannot be read ({error!r})') from None
   if version != SCHEMA_VERSION:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run a command in one or more JAX processes on this machine.
 
-If one of the processes fails, all are stopped; if one was preempted, all are started
-again.
+If one of the processes fails, all are stopped; if one was preempted or killed, all are
+started again: none can go on without the others.
 """
 
 import ctypes
@@ -15,12 +15,13 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-from acl_jax.runtime import program
+from acl_jax.runtime import program, sigterm
 from launch import quoting
 from launch.work_units import MULTISLICE_VARIABLES, RESTART_CODES
 
 SAVE_SECONDS = 300  # limit for processes to save a checkpoint and exit
-EXIT_SECONDS = 10  # limit for processes to exit without saving
+# Limit for processes to exit without saving, of which a program needs the first.
+EXIT_SECONDS = sigterm.UNWIND_SECONDS + 1
 _POLL_SECONDS = 0.05
 _PR_SET_PDEATHSIG = 1  # from Linux's sys/prctl.h
 

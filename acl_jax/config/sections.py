@@ -183,7 +183,7 @@ AdapterConfig = StrideConfig | CTCConfig | AttentionConfig
 class CorpusConfig:
   """The training corpora and how they are batched."""
 
-  train: tuple[tuple[str, float], ...]  # prepared folder, its weight in the mixture
+  train: tuple[tuple[str, float], ...]  # prepared folder or its URL, weight in the mix
   copies: int  # of every utterance, each augmented differently
   row_frames: int | None  # encoder frames of a packed row; None: one utterance a row
   buckets: tuple[int, ...]  # encoder frames of an unpacked row; unused with row_frames

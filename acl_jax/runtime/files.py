@@ -4,12 +4,28 @@
 import contextlib
 import hashlib
 import json
+import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 MAX_JSON_BYTES = 64 << 20
+
+
+def require_local(path: str | os.PathLike[str], flag: str) -> Path:
+  """Return a path; ValueError if it is a URL, which `Path` would make a local folder.
+
+  flag: that names it, such as `--output`.
+  """
+  text = os.fspath(path)
+  if re.match('[a-z][a-z0-9]+:/', text):  # `Path` has removed the second slash
+    raise ValueError(
+      f'{flag}={text}: is a URL; only the prepared folders that training reads may be'
+      ' in an object store. Use a folder of this machine, or of a mounted bucket'
+    )
+  return Path(text)
 
 
 def temporary_path(path: Path) -> Path:

@@ -10,11 +10,12 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from acl_jax.runtime import accelerators, sigterm
+from acl_jax.runtime import accelerators, peers, sigterm
 from acl_jax.runtime.sigterm import PREEMPTED, Preempted
 
 __all__ = ['PREEMPTED', 'Preempted', 'error_message', 'run']
 
+_REASON_CHARACTERS = 200
 _INTERRUPTED = 130  # 128 + SIGINT, as in shells
 _MISSING = re.compile(
   r'flag --(\w+)=None: Flag --\1 must have a value other than None.'
@@ -29,7 +30,8 @@ def run(main: Callable[[Sequence[str]], Any], *positional: str) -> NoReturn:
   `positional` names the arguments that are not flags; all of them are required. Errors
   that users can fix (flags, config keys, ValueError, OSError) print one line to stderr,
   with a traceback only under --debug or ACL_JAX_DEBUG=1. All others are bugs and keep
-  their traceback. SIGTERM ends the program with `PREEMPTED`: see `runtime.sigterm`.
+  their traceback. SIGTERM ends the program with `PREEMPTED`: see `runtime.sigterm`. So
+  does the loss of another process of the job, whose last checkpoint remains.
   """
 
   def checked_main(argv: Sequence[str]) -> Any:
@@ -54,6 +56,11 @@ def run(main: Callable[[Sequence[str]], Any], *positional: str) -> NoReturn:
   except KeyboardInterrupt:
     _exit('interrupted', _INTERRUPTED)
   except Exception as error:
+    if peers.is_lost(error):
+      reason = error_message(error)[:_REASON_CHARACTERS]
+      message = f'a process of this job was lost ({reason}): run me again'
+      print(message, file=sys.stderr, flush=True)
+      sigterm.end_process(leave_job=False)
     if not _is_user_error(error):
       raise
     if os.environ.get('ACL_JAX_DEBUG') or _is_debug():

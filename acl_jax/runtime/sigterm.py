@@ -78,13 +78,16 @@ def is_received() -> bool:
   return _notice.is_received
 
 
-def end_process() -> NoReturn:
-  """End the process after `Preempted`.
+def end_process(leave_job: bool = True) -> NoReturn:
+  """End the process with `PREEMPTED`.
 
   Python itself would wait for threads and for compilations in progress.
+
+  leave_job: let JAX wait for the other processes, which must still run.
   """
-  with contextlib.suppress(Exception):
-    atexit._run_exitfuncs()  # JAX leaves the job
+  if leave_job:
+    with contextlib.suppress(Exception):
+      atexit._run_exitfuncs()
   for stream in (sys.stdout, sys.stderr):
     with contextlib.suppress(OSError, ValueError):
       stream.flush()

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int32, UInt64
 
-from acl_jax.runtime.files import sha256, write_atomically
+from acl_jax.runtime.files import require_local, sha256, write_atomically
 from acl_jax.targets.index import open_index, read_ids
 from acl_jax.targets.manifests import COLUMNS, manifest_path, read_manifest
 from acl_jax.targets.provenance import (
@@ -90,7 +90,7 @@ class Targets(Mapping):
   """
 
   def __init__(self, folder: str | Path, excluded_flags: Sequence[str] = ()):
-    self.folder = folder = Path(folder)
+    self.folder = folder = require_local(folder, 'targets')
     self.provenance = read_provenance(folder)
     self.max_new_tokens: int = self.provenance['decoding']['max_new_tokens']
     total = self.provenance['shards']

@@ -66,7 +66,7 @@ def run(
       with profile.step(step):
         state, values = update(state, arrays, jax.random.fold_in(key, step))
       if step == start + 1:
-        startup.log_time_to_first_step(name, values)
+        startup.log_time_to_first_step(name, step, values, workdir)
         stack.enter_context(preemption.deferred())  # now there is something to save
       journal.flush_previous_step()  # while the device runs this step
       journal.record_step(step, batch, values)

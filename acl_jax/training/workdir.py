@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from acl_jax.runtime import job_lock
+from acl_jax.runtime.files import require_local
 
 
 @contextlib.contextmanager
@@ -21,7 +22,7 @@ def own_workdir(path: Path) -> Iterator[Path]:
 
 def open_workdir(path: Path) -> Path:
   """Create the folder and return it; OSError at once if it is not writable."""
-  probe = path / '.writable'
+  probe = require_local(path, '--workdir') / '.writable'
   try:
     path.mkdir(parents=True, exist_ok=True)
     probe.write_bytes(b'x')

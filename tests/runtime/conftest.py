@@ -26,7 +26,7 @@ def run_program(monkeypatch, capsys):
   def run(main, *arguments):
     monkeypatch.setattr(sys, 'argv', ['script.py', *arguments])
     monkeypatch.setattr(sigterm, 'install', lambda: None)
-    monkeypatch.setattr(sigterm, 'end_process', lambda: sys.exit(42))
+    monkeypatch.setattr(sigterm, 'end_process', lambda **_: sys.exit(42))
     with pytest.raises(SystemExit) as error:
       program.run(main)
     return Result(error.value.code or 0, *capsys.readouterr())

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from absl import app, flags
 
@@ -41,6 +42,13 @@ def raises(error):
     (raises(app.UsageError('--x is needed')), 1, 'error: --x is needed'),
     (raises(program.Preempted()), 42, 'preempted after saving: run me again'),
     (raises(KeyboardInterrupt()), 130, 'interrupted'),
+    (raises(ValueError('x.wav: Gloo failed')), 1, 'error: x.wav: Gloo failed'),
+    (
+      raises(jax.errors.JaxRuntimeError('UNKNOWN: Gloo all-reduce failed: reset')),
+      42,
+      'a process of this job was lost (UNKNOWN: Gloo all-reduce failed: reset): run me'
+      ' again',
+    ),
   ],
 )
 def test_every_end_has_an_exit_code_and_one_line(run_program, main, code, line):

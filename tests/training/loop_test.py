@@ -20,7 +20,7 @@ import pytest
 from acl_jax.config import defaults
 from acl_jax.config.experiment import parse_pretrain
 from acl_jax.runtime import preemption, program, sigterm
-from acl_jax.training import checkpoint, loop, profiling
+from acl_jax.training import checkpoint, loop, profiling, startup
 from acl_jax.training.journal import BatchFeed
 from acl_jax.training.metrics import TIME_METRICS
 from data_pipeline.buckets import BucketOrder
@@ -375,5 +375,12 @@ def test_the_time_to_the_first_step_is_logged_by_stage(tmp_path, capsys):
   run(tmp_path, make_config(steps=1))
   lines = capsys.readouterr().out.splitlines()
   (line,) = [line for line in lines if 'first step after' in line]
-  for stage in ('checkpoint', 'first batch', 'compilation', 'step'):
-    assert f' {stage} ' in line
+  stages = {'checkpoint', 'first batch', 'compilation', 'step'}
+  assert all(f' {stage} ' in line for stage in stages)
+  begin = time.time()
+  run(tmp_path, make_config(steps=3))  # a second start appends
+  first, second = map(json.loads, (tmp_path / startup.FILE).read_text().splitlines())
+  assert (first['step'], second['step'], second['processes']) == (1, 2, 1)
+  assert stages <= first['seconds'].keys() and second['stage'] == first['stage']
+  assert sum(second['seconds'].values()) == pytest.approx(second['total'], abs=0.01)
+  assert first['time'] < begin < second['time']
