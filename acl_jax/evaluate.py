@@ -27,7 +27,7 @@ from acl_jax.evaluation.cascade import Recogniser
 from acl_jax.evaluation.description import describe, describe_cascade
 from acl_jax.evaluation.judge import Judge
 from acl_jax.evaluation.manifest_cases import MODALITY
-from acl_jax.evaluation.modality import Modality
+from acl_jax.evaluation.modality import Modality, check_lines
 from acl_jax.evaluation.runner import Runner
 from acl_jax.evaluation.summary import format_table
 from acl_jax.evaluation.task_report import summarise_tasks
@@ -93,12 +93,15 @@ def _evaluate(
 ) -> dict[str, Any]:
   tasks = make_tasks(judge := options.judge(output / 'cache'))
   suite = _choose_suite(options.suite, options.babble_snr, tasks)
-  # Check optional dependencies first, so that a missing one fails fast.
+  # What needs no model fails before one is loaded: the manifest, then dependencies.
+  limit, contained = options.limit, options.contained
+  selected = manifest_cases.select(manifest, suite, limit, tasks, contained)
+  lines, curves = None, _read_curves(options.checkpoint)
+  if selected.utterances is not None:
+    lines = check_lines(selected.utterances, manifest, options.babble_snr)
   recogniser = None
   if options.cascade != NO_CASCADE:
     recogniser = Recogniser(assets.resolve(options.cascade))
-  limit, contained = options.limit, options.contained
-  selected = manifest_cases.select(manifest, suite, limit, tasks, contained)
   found = build.find_checkpoint(options.checkpoint, config.shipped_adapter)
   assistant = load(config, options.checkpoint)
   description = describe(config, assistant.model, found)
@@ -107,10 +110,10 @@ def _evaluate(
   summary: dict[str, Any] = {'model': description, 'skipped': []}
   sampled: list[report.ReportExample] = []
   parts = assistant.model, assistant.text, assistant.hearing, recogniser, cache
-  if selected.utterances is not None:
+  if lines is not None:
     limits = config.targets.max_new_tokens, options.babble_snr
     modality = Modality(*parts, *limits, description)
-    summary, sampled = modality.evaluate(selected.utterances, manifest)
+    summary, sampled = modality.evaluate(lines, manifest)
   unused = selected.bad
   if selected.cases:
     results = Runner(*parts, description['llm']['sha256']).run(selected.cases)
@@ -125,7 +128,6 @@ def _evaluate(
   summary['without_speech'] = {'count': len(silent), 'ids': silent}
   summary['skipped'] += [{'id': each.id, 'reason': each.reason} for each in unused]
   _write(output / 'report.json', json.dumps(summary, indent=2, allow_nan=False) + '\n')
-  curves = _read_curves(options.checkpoint)
   title = f'Speech in, answers out: {Path(manifest).absolute().parent.name}'
   report.write_pages(output, title, sampled, curves)
   return summary

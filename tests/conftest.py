@@ -61,7 +61,16 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile('acl_jax')
 
 # The longest files first: the last one decides when both workers are done.
-FIRST = ('style_test.py',)
+FIRST = (
+  'style_test.py',
+  'shipped_model_test.py',
+  'two_processes_test.py',
+  'train_on_policy_test.py',
+  'notebook_test.py',
+  'shipped_test.py',
+  'check_test.py',
+  'kill_test.py',
+)
 FULL = 'tests marked `full` need real models, libtpu, or processes of their own'
 
 
@@ -75,7 +84,8 @@ def pytest_collection_modifyitems(items):
   full = {item.path for item in items if item.get_closest_marker('full')}
   if hidden := [str(path) for path in full if not may_be_full(path)]:
     raise pytest.UsageError(f'the second stage would leave out tests of {hidden}')
-  items.sort(key=lambda item: item.path.name not in FIRST)
+  ranks = {name: rank for rank, name in enumerate(FIRST)}
+  items.sort(key=lambda item: ranks.get(item.path.name, len(FIRST)))
 
 
 def pytest_ignore_collect(collection_path, config):

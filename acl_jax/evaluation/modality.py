@@ -23,9 +23,30 @@ from acl_jax.hearing.hearing import Hearing
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.runtime.progress import progress
 from acl_jax.text.frontend import TextFrontend
-from data_pipeline.corpora.utterance import AnyUtterance, BadUtterance
+from data_pipeline.corpora.utterance import AnyUtterance, BadUtterance, Utterance
 
 SAMPLED_EXAMPLES = 12
+
+
+class Lines(NamedTuple):
+  """The usable lines of a manifest, in babble if there is any, and the others."""
+
+  usable: list[Utterance]
+  bad: list[BadUtterance]
+
+
+def check_lines(
+  lines: Sequence[AnyUtterance], manifest: str | Path, babble_snr: float | None
+) -> Lines:
+  """Return the lines of a manifest for `Modality`; their audio is not read.
+
+  ValueError if no utterance can be used, or one alone should be in babble.
+  """
+  usable, bad = examples.split_usable(lines)
+  _check_not_empty(usable, bad, manifest)
+  if babble_snr is not None:
+    usable = with_babble(usable, babble_snr)
+  return Lines(usable, bad)
 
 
 class Modality(NamedTuple):
@@ -46,28 +67,24 @@ class Modality(NamedTuple):
   description: Mapping[str, Any]
 
   def evaluate(
-    self, lines: Sequence[AnyUtterance], manifest: str | Path
+    self, lines: Lines, manifest: str | Path
   ) -> tuple[dict[str, Any], list[ReportExample]]:
     """Evaluate lines of a manifest; returns its keys of the report, and a sample.
 
     ValueError if no utterance can be used.
     """
-    utterances, bad = examples.split_usable(lines)
-    _check_not_empty(utterances, bad, manifest)
-    if self.babble_snr is not None:
-      utterances = with_babble(utterances, self.babble_snr)
     model, text, hearing = self.model, self.text, self.hearing
     prepared, unusable = prepare_examples(
       model,
       text,
       hearing.decode,
-      utterances,
+      lines.usable,
       self.recogniser,
       self.cache,
       self.max_new_tokens,
       hearing,
     )
-    bad = [*bad, *unusable]
+    bad = [*lines.bad, *unusable]
     _check_not_empty(prepared, bad, manifest)
     digest = self.description['llm']['sha256'][:16]
     prepared = add_reference_responses(

@@ -152,9 +152,10 @@ def _byte_level(fields: _Fields) -> Backends:
   halves = (merge.partition(' ') for merge in fields.strings('merges'))
   merges = [(left, right) for left, _, right in halves]
   vocab = {token: id for id, token in enumerate(fields.tokens)}
-  unknown = ({left, right, left + right} - vocab.keys() for left, right in merges)
-  if wrong := next(filter(None, unknown), None):
-    raise ValueError(f'tokenizer.ggml.merges: {min(wrong)!r:.60} is not a token')
+  pieces = (piece for left, right in merges for piece in (left, right, left + right))
+  for piece in pieces:
+    if piece not in vocab:
+      raise ValueError(f'tokenizer.ggml.merges: {piece!r:.60} is not a token')
   kinds = zip(fields.tokens, fields.types, strict=True)
   return byte_level(
     vocab,

@@ -12,7 +12,7 @@ import soundfile
 
 from acl_jax import evaluate as program
 from acl_jax.evaluate import Options, check_skipped, evaluate, format_table
-from acl_jax.evaluation import report, responses
+from acl_jax.evaluation import responses
 from acl_jax.evaluation.cascade import Recogniser
 from acl_jax.evaluation.examples import CONDITIONS
 from acl_jax.generation.engine import Engine
@@ -146,11 +146,6 @@ def test_babble_is_in_the_audio_of_the_model_and_of_the_cascade(
   assert len(heard) == 15
 
 
-def test_babble_needs_another_utterance(run):
-  with pytest.raises(ValueError, match=r'--babble_snr=10 needs at least 2 .* are 1'):
-    run(limit=1, babble_snr=10.0)
-
-
 def test_one_example_without_cascade(run):
   summary = run(limit=1, cascade='none')
   missing = {'shuffled_audio', 'cascade'}
@@ -186,19 +181,33 @@ def test_utterances_that_are_too_long_are_skipped(run, add_entry, tmp_path):
   assert re.search(r'`text`.*context of 220\b', reasons['wordy'])
 
 
-def test_a_manifest_without_usable_entries_raises(run, manifest):
-  manifest.write_text('{"text": 1}\n')
-  with pytest.raises(
-    ValueError, match=r'manifest\.jsonl.*\b1\b.*line 1: audio_filepath'
-  ):
-    run()
+@pytest.mark.parametrize(
+  'content, options, match',
+  [
+    ('{"text": 1}\n', {}, r'manifest\.jsonl.*\b1\b.*line 1: audio_filepath'),
+    ('{"text"\n', {}, r'manifest\.jsonl.*\b1\b.*line 1: line is not JSON'),
+    ('{"text"\n', {'suite': ['spoken_qa']}, r'manifest\.jsonl.*line 1: .*not JSON'),
+    ('{"audio_filepath": "0.wav", "text": " "}\n', {}, r'\b1\b.*text is empty'),
+    (None, {'limit': 1, 'babble_snr': 10.0}, r'--babble_snr=10 needs .* 2 .* are 1'),
+    (None, {'cascade': 'nowhere'}, 'nowhere'),
+  ],
+)
+def test_what_cannot_be_used_is_refused_before_a_model_is_loaded(
+  run, manifest, monkeypatch, content, options, match
+):
+  monkeypatch.setattr(program, 'load', None)
+  if content is not None:
+    manifest.write_text(content)
+  with pytest.raises((ValueError, FileNotFoundError), match=match):
+    run(**options)
 
 
-def test_malformed_metrics_raise(tmp_path):
+def test_malformed_metrics_raise_before_a_model_is_loaded(run, monkeypatch, tmp_path):
   path = tmp_path / 'metrics.jsonl'
   path.write_text('{"stage": "ctc", "step": 1, "loss": NaN}\n{"step": 2}\n')
+  monkeypatch.setattr(program, 'load', None)
   with pytest.raises(ValueError, match=r'metrics\.jsonl line 2\b.*stage'):
-    report.read_curves(path)
+    run()
 
 
 @pytest.mark.full

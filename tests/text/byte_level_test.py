@@ -2,6 +2,7 @@
 """Byte-level tokenizers in GGUF files, compared with Transformers'."""
 
 import json
+import time
 import unicodedata
 
 import gguf
@@ -220,6 +221,18 @@ def test_a_wrong_field_is_named(fields, match, trained, tmp_path):
   path = write(tmp_path / 'x.gguf', trained, **fields)
   with pytest.raises(ValueError, match=rf'x\.gguf: {match}'):
     load_tokenizer(path)
+
+
+def test_a_large_vocabulary_takes_a_moment(tmp_path):
+  """Published ones have up to 150,000 tokens, nearly all of them merges."""
+  letters = sorted(pre_tokenizers.ByteLevel.alphabet())[-200:]
+  merges = [f'{a} {b}' for a in letters for b in letters]
+  tokens = [*CONTROL, *letters, *(merge.replace(' ', '') for merge in merges)]
+  path = write(tmp_path / 'x.gguf', (tokens, merges))
+  start = time.process_time()
+  tokenizer = load_tokenizer(path)
+  assert time.process_time() - start < 10  # a minute if each merge saw every token
+  assert tokenizer.decode(tokenizer.encode('very large')) == 'very large'
 
 
 def test_qwen2_composes_characters(trained, tmp_path):

@@ -1,27 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A conversation with the shipped model: spoken, written, interrupted."""
+"""Conversations with the shipped model on one server: of a client, and in a browser."""
 
 import asyncio
 import base64
+import io
+import json
 import os
 import re
 import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import openai
 import pytest
+import soundfile
 
 from acl_jax.serving.voice import Voice
 from tests.serving.realtime_fakes import encode, silence
 
 pytestmark = pytest.mark.full
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 PIECE = 2 * 24_000 // 25  # 40 ms
+LEAD = 0.5  # seconds before the question
+COLLECT = """
+  window.usage = [];
+  talk.connection.addEventListener('event', ({detail}) => {
+    if (detail.type === 'response.done') usage.push(detail.response.usage);
+  });
+"""
 
 
 @pytest.fixture(scope='module')
-def url(tmp_path_factory):
+def url(tmp_path_factory) -> Iterator[str]:
   log = tmp_path_factory.mktemp('serve') / 'log'
   command = [sys.executable, '-m', 'acl_jax.serve', '--config=configs/smol.py']
   environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
@@ -30,18 +44,19 @@ def url(tmp_path_factory):
       [*command, '--port=0'], cwd=ROOT, env=environment, stderr=file
     )
   try:
-    yield asyncio.run(wait_ready(server, log))
+    yield wait_ready(server, log)
   finally:
     server.terminate()
     server.wait(60)
 
 
-async def wait_ready(server, log):
-  for _ in range(15 * 60):
+def wait_ready(server: subprocess.Popen, log: Path) -> str:
+  end = time.monotonic() + 15 * 60
+  while time.monotonic() < end:
     if found := re.search(r'ready after.*(http\S+)', log.read_text()):
       return found[1]
     assert server.poll() is None, log.read_text()
-    await asyncio.sleep(1)
+    time.sleep(0.2)
   raise TimeoutError(log.read_text())
 
 
@@ -124,10 +139,69 @@ async def converse(url, question, interruption):
     assert not talk.of('error')
 
 
-def test_a_conversation_with_the_shipped_model(url):
+def test_a_client_speaks_writes_and_interrupts(url):
   async def main():
     question = await record('What is the capital of France?')
     interruption = await record('Wait. What is two plus two?')
     await converse(url, question, interruption)
 
   asyncio.run(main())
+
+
+@pytest.fixture(scope='module')
+def question(url: str, tmp_path_factory) -> tuple[Path, float]:
+  """A question that the voice of the server speaks, and when it ends."""
+  body = {
+    'model': 'smol',
+    'voice': 'default',
+    'input': 'What is the capital of France?',
+    'response_format': 'wav',
+  }
+  headers = {'Content-Type': 'application/json'}
+  request = urllib.request.Request(
+    f'{url}v1/audio/speech', json.dumps(body).encode(), headers
+  )
+  with urllib.request.urlopen(request) as response:
+    speech, rate = soundfile.read(io.BytesIO(response.read()))
+  lead, tail = np.zeros(int(LEAD * rate)), np.zeros(20 * rate)
+  path = tmp_path_factory.mktemp('microphone') / 'question.wav'
+  soundfile.write(path, np.concatenate([lead, speech, tail]), rate)
+  return path, LEAD + speech.size / rate
+
+
+def test_a_conversation_in_a_browser(url, question):
+  chromium = pytest.importorskip('tests.serving.chromium', reason='no selenium')
+  from selenium.webdriver.common.action_chains import ActionChains
+  from selenium.webdriver.common.keys import Keys
+
+  if not (chromium.CHROMIUM and chromium.DRIVER):
+    pytest.skip(chromium.MISSING)
+  path, seconds = question
+  browser = chromium.open_chromium(path)
+  try:
+    page = chromium.Page(browser, patience=300).open(url)
+    page.script(COLLECT)
+    page.hold(seconds + 0.5)
+    assert 'Paris' in page.wait_for_reply()
+    assert 'what is the capital of france' in page.text('.heard').lower()
+    assert page.player('samplesReceived') > 0
+    page.wait(lambda: page.state == 'idle')
+    assert page.player('samplesPlayed') == page.player('samplesReceived')
+
+    page.write('What country is it the capital of?')
+    assert page.wait_for_reply(2)
+    # So small a model need not remember, but it must have read the first turn again.
+    page.wait(lambda: len(page.script('return window.usage')) == 2)
+    first, second = page.script('return window.usage')
+    assert second['input_tokens'] > first['input_tokens'] + first['output_tokens']
+    page.wait(lambda: page.state == 'idle')
+
+    page.write('Tell me a long story about a dog and a cat.')
+    page.wait(lambda: page.state == 'speaking' and page.player('seconds') > 0.5)
+    ActionChains(browser).send_keys(Keys.ESCAPE).perform()
+    assert page.player('playing') is None
+    page.wait(lambda: page.texts('.unheard')[-1])
+    assert page.state == 'idle'
+    assert browser.get_log('browser') == []
+  finally:
+    browser.quit()
