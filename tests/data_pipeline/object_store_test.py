@@ -51,7 +51,11 @@ def test_a_remote_folder_reads_as_the_local_one(prepared, store):
 
 def test_a_start_reads_no_shard_and_copies_the_index_once(prepared, store):
   Dataset(f'{URL}/prepared')
-  assert {name for name, *_ in store.reads} == {'dataset.json', 'index.jsonl'}
+  assert {name for name, *_ in store.reads} == {
+    'dataset.json',
+    'index.columns',
+    'index.jsonl',
+  }
   store.reads.clear()
   Dataset(f'{URL}/prepared')
   assert {name for name, *_ in store.reads} == {'dataset.json'}
@@ -59,7 +63,8 @@ def test_a_start_reads_no_shard_and_copies_the_index_once(prepared, store):
   index.write_text(index.read_text().replace('"u6"', '"v6"'))
   assert Dataset(f'{URL}/prepared').ids[6] == 'v6'
   [folder] = (store.root / 'cache/remote').iterdir()
-  assert len(list(folder.iterdir())) == 1
+  names = sorted(path.name.partition('-')[2] for path in folder.iterdir())
+  assert names == ['dataset.json', 'index.columns', 'index.jsonl']
 
 
 def test_records_of_any_size_at_any_offset(tmp_path, store):
