@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline import id_hashes
@@ -9,6 +9,7 @@ from data_pipeline.id_hashes import find_shared, find_sorted
 numbers = st.lists(st.integers(0, 40) | st.integers(0, 2**64 - 1), max_size=30)
 
 
+@settings(max_examples=40)
 @given(numbers, numbers)
 def test_queries_find_their_first_position(queries, keys):
   keys = sorted(keys)
@@ -22,6 +23,7 @@ groups = st.lists(
 )
 
 
+@settings(max_examples=40)
 @given(groups, st.integers(1, 64))
 def test_ids_in_two_groups_are_found_whatever_the_hash(groups, bits):
   groups = [sorted(group) for group in groups]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline import random_streams
@@ -11,6 +11,7 @@ seeds = st.lists(st.integers(0, 2**70), max_size=5)
 last = st.lists(st.integers(0, 2**32 - 1), max_size=7)
 
 
+@settings(max_examples=12)
 @given(seeds, last)
 def test_they_are_the_first_numbers_of_numpys_generators(prefix, last):
   expected = [np.random.default_rng([*prefix, i]).random() for i in last]
