@@ -111,11 +111,11 @@ class IndexedTargets(Targets):
 class Numbered(Sequence):
   """Names of utterances."""
 
-  def __init__(self, count: int):
-    self.count = count
+  def __init__(self, size: int):
+    self._size = size
 
   def __len__(self) -> int:
-    return self.count
+    return self._size
 
   def __getitem__(self, index: Any) -> str:
     return f'u{index}'
@@ -179,7 +179,7 @@ def start_host(folder: Path, rows: int, row_frames: int) -> Host:
     data = CorpusConfig(((str(folder), 1.0),), 1, row_frames, ())
     corpus = corpora.corpus_indices(source.id_hashes)
     budget = rows * row_frames
-    order = make_order(data, budget, 0, lengths, corpus, row_tokens)
+    order: Any = make_order(data, budget, 0, lengths, corpus, row_tokens)
     order[order.steps_per_epoch]  # the shuffle of another epoch
     return order
 
