@@ -92,9 +92,8 @@ class Trainer:
     assembler = ResponseBatchAssembler(
       self.ctc_batches, text, targets, top_k, row_tokens
     )
-    lengths = assembler.lengths()
-    max_length = model.llama.config.max_position_embeddings
-    assembler.check_context_length(lengths, max_length)
+    context = model.llama.config.max_position_embeddings
+    lengths = assembler.fit_context(assembler.lengths(), context)
     order = make_order(
       data, stage.frames_per_batch, config.seed + 1, lengths, self.corpus, row_tokens
     )

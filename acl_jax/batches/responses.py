@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 from jaxtyping import Int
 
 from acl_jax.batches.arrays import AudioBatch, ResponseBatch
@@ -117,18 +118,25 @@ class ResponseBatchAssembler:
     embeddings = -(-frames // self.ctc_batches.stack)
     return embeddings + np.asarray(text_lengths, np.int32)[self.instruction]
 
-  def check_context_length(self, lengths: Int[np.ndarray, 'n 2'], limit: int) -> None:
-    """Raise ValueError if a prompt with its response exceeds the LLM's context.
+  def fit_context(
+    self, lengths: Int[np.ndarray, 'n 2'], limit: int
+  ) -> Int[np.ndarray, 'n 2']:
+    """Leave out what exceeds the LLM's context with its prompt and response.
 
-    lengths: from the method `lengths`.
+    lengths: from the method `lengths`; they become `TOO_LONG`. How many is logged.
     """
-    tokens = lengths[lengths[:, 1] < TOO_LONG, 1]
-    longest = len(self.shared_prefix) + int(tokens.max())
-    if longest > limit:
-      raise ValueError(
-        f'a prompt with its response has up to {longest} tokens; the limit of the LLM'
-        f' is {limit}. Shorten the utterances by config.data.row_frames or buckets'
+    tokens = lengths[:, 1]
+    exceeds = (tokens < TOO_LONG) & (len(self.shared_prefix) + tokens > limit)
+    if exceeds.any():
+      logging.warning(
+        '%d of %d utterances are left out: with prompt and response they have up to %d'
+        " tokens; the limit of the LLM's context is %d",
+        exceeds.sum(),
+        len(lengths),
+        len(self.shared_prefix) + tokens[exceeds].max(),
+        limit,
       )
+    return np.where(exceeds[:, None], TOO_LONG, lengths)
 
   def row_length(self, plan: BatchPlan) -> int:
     """Return the length of a batch's rows, without the shared prefix."""

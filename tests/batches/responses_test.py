@@ -8,6 +8,7 @@ import pytest
 
 from acl_jax import build
 from acl_jax.batches.ctc import CTCBatchAssembler, CTCLabels
+from acl_jax.batches.orders import TOO_LONG
 from acl_jax.batches.responses import (
   PADDING_LOG_PROB,
   ResponseBatchAssembler,
@@ -161,15 +162,20 @@ def test_targets_of_another_llm_or_template_are_refused(
     open_targets(data, llm, text)
 
 
-def test_prompts_beyond_the_context_are_refused(world, monkeypatch):
+def test_prompts_beyond_the_context_are_left_out_and_counted(world, caplog):
   text, targets, ctc_batches = world
-  monkeypatch.setattr(targets, 'tokens', np.full_like(targets.tokens, 240))
   assembler = ResponseBatchAssembler(ctc_batches, text, targets, TOP_K)
   lengths = assembler.lengths()
-  longest = len(assembler.shared_prefix) + int(lengths[:, 1].max())
-  assembler.check_context_length(lengths, longest)
-  with pytest.raises(ValueError, match=rf'\b{longest} tokens.*\b256\b'):
-    assembler.check_context_length(lengths, 256)
+  tokens = len(assembler.shared_prefix) + lengths[:, 1]
+  longest = int(tokens[lengths[:, 1] < TOO_LONG].max())
+  np.testing.assert_array_equal(assembler.fit_context(lengths, longest), lengths)
+  assert not caplog.records
+  fitting = assembler.fit_context(lengths, longest - 1)
+  left_out = tokens == longest
+  assert (fitting[left_out] == TOO_LONG).all()
+  np.testing.assert_array_equal(fitting[~left_out], lengths[~left_out])
+  assert f'{left_out.sum()} of {len(lengths)} utterances' in caplog.text
+  assert f'up to {longest} tokens' in caplog.text and f'is {longest - 1}' in caplog.text
 
 
 def test_the_shared_prefix_is_the_longest_common_start_of_the_prompts():
