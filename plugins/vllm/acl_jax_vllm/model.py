@@ -80,4 +80,5 @@ class AudioChatLlama(nn.Module, SupportsMultiModal, SupportsPP):
 
   def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
     """Load the LLM; encoder and projector are in `hearing.Hearing`."""
-    return AutoWeightsLoader(self, skip_prefixes=[*OURS]).load_weights(weights)
+    of_llm = ((name, x) for name, x in weights if not name.startswith(OURS))
+    return AutoWeightsLoader(self).load_weights(of_llm)
