@@ -10,13 +10,17 @@ from typing import Any
 
 import jax
 import numpy as np
-
-# Private, but the only way to change a key; see `_hash_devices`.
-from jax._src import cache_key
 from jax.experimental.compilation_cache import compilation_cache
 
+# Private, but the only way to change a key; see `_hash_devices`. Another release of JAX
+# may not have it.
+try:
+  from jax._src import cache_key
+except ImportError:
+  cache_key: Any = None
+
 CPUINFO = Path('/proc/cpuinfo')
-_HASH = '_hash_accelerator_config'  # another release may have another name
+_HASH = '_hash_accelerator_config'
 _hash_topology: Any = getattr(cache_key, _HASH, None)
 
 
