@@ -88,10 +88,9 @@ def text_tokens(tokenizer: Tokenizer) -> dict[int, str]:
   count = tokenizer.vocab_size
   if tokenizer.num_embeddings is not None:
     count = min(count, tokenizer.num_embeddings)
-  texts = {i: tokenizer.token_text(i) for i in range(count)}
   return {
     id: text
-    for id, text in texts.items()
+    for id, text in enumerate(tokenizer.token_texts(range(count)))
     if text and '\N{REPLACEMENT CHARACTER}' not in text and id not in control
   }
 

@@ -175,6 +175,7 @@ def test_an_encoder_that_trains_is_resumed_saved_and_loaded(tiny_world, tmp_path
 LORA = {'rank': 2, 'alpha': 4.0, 'dropout': 0.1, 'targets': ('q_proj', 'k_proj', 'fc1')}
 
 
+@pytest.mark.full
 def test_low_rank_updates_are_resumed_saved_and_loaded(tiny_world, tmp_path):
   changes = NO_LETTERS | {'encoder.trains': 'lora', 'encoder.lora': LORA}
   changes |= {'ctc.steps': 4, 'response.steps': 0}
@@ -211,6 +212,7 @@ def check_start_from_low_rank_updates(tiny_world, tmp_path, changes, model):
     train.train(other, tmp_path / 'other')
 
 
+@pytest.mark.full
 def test_low_rank_updates_of_adapter_and_llm(tiny_world, tmp_path):
   lora = LORA | {'targets': ['q_proj', 'down_proj']}
   changes = NO_LETTERS | {

@@ -11,7 +11,7 @@ import math
 import mmap
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gguf
 import numpy as np
@@ -20,6 +20,7 @@ from acl_jax.weights.sharded_read import Index
 from acl_jax.weights.tensor import Tensor
 
 Kind = gguf.GGMLQuantizationType
+_KINDS = frozenset(map(int, Kind))
 # Metadata types by number: struct codes of those of fixed width, then the others.
 SCALARS = dict(enumerate('BbHhIif?')) | {10: 'Q', 11: 'q', 12: 'd'}
 FLOAT32, STRING, ARRAY = 6, 8, 9
@@ -175,7 +176,7 @@ def can_dequantise(kind: Kind) -> bool:
 
 def _parse_kind(number: int, what: str) -> Kind:
   """Return the type of a tensor; ValueError with its name if it cannot be read."""
-  if number not in list(Kind):
+  if number not in _KINDS:
     raise ValueError(f'{what} has the type number {number}, which gguf does not know')
   if not can_dequantise(kind := Kind(number)):
     raise ValueError(f'{what} has the type {kind.name}, which gguf cannot dequantise')
@@ -200,18 +201,36 @@ def _make_tensor(
       f'{what} ends at byte {stop}, the file at byte {header.size}: the file is'
       ' truncated or corrupt'
     )
-  row_bytes = row_size // block_size * bytes_per_block
-  bytes_per_index = math.prod(shape[1:-1]) * row_bytes  # along the first axis
+  blocks = _Blocks(header.bytes, kind, row_size // block_size * bytes_per_block)
+  # Partials: type checkers at run time, as in tests, would wrap each closure anew.
+  read = functools.partial(_read, blocks, shape, start, stop)
+  read_slice = functools.partial(_read_slice, blocks, shape, start)
+  return Tensor(shape, read, slice_reader=read_slice)
 
-  def read(first: int = start, last: int = stop) -> np.ndarray:
-    rows = np.frombuffer(header.bytes[first:last], np.uint8).reshape(-1, row_bytes)
-    return gguf.dequantize(rows, kind)
 
-  def read_slice(index: Index) -> np.ndarray:
-    first, *others = index
-    if not others:
-      return read().reshape(shape)[first]
-    places = (start + i * bytes_per_index for i in (first.start, first.stop))
-    return read(*places).reshape(-1, *shape[1:])[:, *others]
+class _Blocks(NamedTuple):
+  """The bytes of a file, and how to read those of a tensor."""
 
-  return Tensor(shape, lambda: read().reshape(shape), slice_reader=read_slice)
+  bytes: Any
+  kind: Kind
+  row_bytes: int
+
+
+def _read(blocks: _Blocks, shape: tuple[int, ...], start: int, stop: int) -> np.ndarray:
+  """Dequantise the bytes from `start` to `stop`."""
+  rows = np.frombuffer(blocks.bytes[start:stop], np.uint8)
+  rows = rows.reshape(-1, blocks.row_bytes)
+  return gguf.dequantize(rows, blocks.kind).reshape(shape)
+
+
+def _read_slice(
+  blocks: _Blocks, shape: tuple[int, ...], start: int, index: Index
+) -> np.ndarray:
+  """Read a slice of the tensor at byte `start`; the first axis is sliced on disk."""
+  if len(shape) == 1:
+    return _read(blocks, shape, start, start + blocks.row_bytes)[index]
+  first, *others = index
+  width = math.prod(shape[1:-1]) * blocks.row_bytes  # bytes of an index of that axis
+  places = (start + i * width for i in (first.start, first.stop))
+  part = (first.stop - first.start, *shape[1:])
+  return _read(blocks, part, *places)[:, *others]
