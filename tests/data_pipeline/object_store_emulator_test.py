@@ -49,7 +49,8 @@ def bucket(tmp_path, monkeypatch):
 def test_a_folder_in_s3_reads_as_the_local_one(prepared, bucket):
   bucket.put(str(prepared), 'speech/prepared', recursive=True)
   local, remote = Corpora([prepared]), Corpora([f'{BUCKET}/prepared'])
-  assert remote.ids == local.ids and remote.texts == local.texts
+  assert list(remote.ids) == list(local.ids)
+  assert list(remote.texts) == list(local.texts)
   np.testing.assert_array_equal(remote.seconds, local.seconds)
   indices = [6, 0, 4, 2]
   expected = [each['audio'] for each in local.__getitems__(indices)]
