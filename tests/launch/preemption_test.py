@@ -106,7 +106,6 @@ def test_if_one_process_is_killed_the_other_ends_and_both_resume(tmp_path):
   assert 'counts from 1\n' in iter(process.stdout.readline, '')
   while not all((tmp_path / f'count-{n}').exists() for n in range(2)):
     assert process.poll() is None
-  assert (tmp_path / 'count-1.hits').read_text() == '0'
   (tmp_path / 'program.py').write_text(PROGRAM.replace('time.sleep(0.05)', 'pass'))
   os.kill(int((tmp_path / 'count-1.pid').read_text()), signal.SIGKILL)
   out, errors = process.communicate(timeout=120)
