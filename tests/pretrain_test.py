@@ -37,6 +37,8 @@ from data_pipeline.records import Dataset
 from tests.tiny_source import tokens_of
 from tests.tiny_world import change, load_config, with_changes
 
+pytestmark = pytest.mark.full  # compiles much
+
 SIZES = dict(
   hidden_size=16,
   num_hidden_layers=2,
@@ -315,7 +317,6 @@ def test_a_checkpoint_of_another_encoder_is_refused(tiny_world, pretrained, tmp_
     pretrain(config, tmp_path)
 
 
-@pytest.mark.full
 def test_errors_of_the_program_name_a_missing_corpus(tmp_path):
   completed = subprocess.run(
     [sys.executable, '-m', 'acl_jax.pretrain', '--config=configs/smol_ctc.py']

@@ -3,6 +3,8 @@ import pytest
 
 from benchmarks import flops
 
+pytestmark = pytest.mark.full  # compiles much
+
 
 @pytest.mark.parametrize('remat', [None, 'dots'])
 def test_the_frozen_llm_costs_two_thirds_of_training_it(remat):

@@ -18,6 +18,8 @@ from acl_jax.evaluation import answers, heard_speech, responses
 from acl_jax.evaluation.arms import ARMS
 from acl_jax.evaluation.cascade import Recogniser
 
+pytestmark = pytest.mark.full  # compiles much
+
 OPTIONS = ['the band', 'Paris', 'a good day']
 
 

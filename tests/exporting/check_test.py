@@ -51,6 +51,7 @@ def bad_manifest(tmp_path):
   return str(path)
 
 
+@pytest.mark.full
 def test_check_tells_models_apart(export_kind, tiny_world, bad_manifest, capsys):
   config, workdir, folder = export_kind('ctc')
   path = str(tiny_world / 'corpus/3.flac')

@@ -15,6 +15,8 @@ from acl_jax.runtime import compilation_cache
 from acl_jax.sharding.mesh import make_mesh
 from acl_jax.tpu import slices, topologies
 
+pytestmark = pytest.mark.full  # compiles much
+
 B, T, N, K, H = 2, 130, 4, 2, 6
 IDS = np.repeat([[1, 2, 3, 0], [1, 1, 2, 2]], [40, 50, 30, 10], axis=1)
 
@@ -76,7 +78,6 @@ def test_a_window_counts_the_prefix_and_no_padding_and_a_layer_may_ignore_it():
     np.testing.assert_allclose(attend(ignores), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.full
 def test_the_gradients_of_a_window():
   compare_with_gradients(random_inputs(prefix=5), SPARSE, window=17)
 
@@ -103,7 +104,6 @@ def test_the_kernel_is_not_available_on_cpu():
   assert not splash.is_available()
 
 
-@pytest.mark.full
 def test_the_kernel_is_partitioned_over_a_tpu_mesh():
   mesh = make_mesh(
     dict(data=1, fsdp=-1, tensor=2),

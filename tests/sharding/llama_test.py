@@ -17,6 +17,8 @@ from acl_jax.weights.llama import load_llama, save_llama
 from tests import tiny_llama
 from tests.sharding.meshes import MESHES
 
+pytestmark = pytest.mark.full  # compiles much
+
 
 @pytest.mark.parametrize(
   'name, variant', [('all', 'fsdp'), ('data', 'int8'), ('tensor', 'replicated')]

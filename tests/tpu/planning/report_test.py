@@ -14,6 +14,8 @@ from acl_jax.tpu.planning.report import PlanRequest
 from tests.tiny_plan import tiny_config
 from tests.tiny_world import change
 
+pytestmark = pytest.mark.full  # compiles much
+
 KEYS = (
   'topology',
   'chips',
@@ -114,7 +116,6 @@ def test_the_cost_of_a_layer_does_not_depend_on_the_depth(plan_request, counted)
   assert additional == pytest.approx(counted.per_llm_token_over_n * layer * 128)
 
 
-@pytest.mark.full
 @pytest.mark.parametrize('program', sorted(steps.PROGRAMS))
 def test_the_step_of_every_program_lowers_for_tpus(program):
   mesh = make_mesh(
@@ -191,14 +192,12 @@ def test_other_requests_have_other_fingerprints(plan_request):
   assert dataclasses.replace(plan_request).fingerprint in fingerprints
 
 
-@pytest.mark.full
 def test_an_axis_that_does_not_divide_is_an_error(plan_request, counted):
   config = change(tiny_config(), **{'mesh.tensor': 4})
   with pytest.raises(ValueError, match=r'heads.* 2.* 4.*tensor'):
     report.make_plan(dataclasses.replace(plan_request, config=config), counted)
 
 
-@pytest.mark.full
 def test_arguments_that_do_not_fit_are_not_compiled(plan_request, counted):
   config = change(
     tiny_config(),
