@@ -39,11 +39,14 @@ class Lines:
   """The lines of a file and their columns.
 
   ids, texts: read when they are asked for. lengths: of the records, in the unit of the
-  file. id_hashes: see `id_hashes`.
+  file. id_hashes: see `id_hashes`. remote: the folder in an object store of which they
+  are this machine's copy, if they are one.
   """
 
-  def __init__(self, path: Path, columns: Columns, length: str):
-    self.path, self.columns = path, columns
+  def __init__(
+    self, path: Path, columns: Columns, length: str, remote: RemotePath | None = None
+  ):
+    self.path, self.columns, self.remote = path, columns, remote
     self.lengths: Num[np.ndarray, ' n'] = columns[length]
     self.id_hashes: UInt64[np.ndarray, ' n'] = columns['id_hash']
     self._starts = columns['start']
@@ -82,7 +85,7 @@ class Lines:
       yield self._parse(index, line)
 
   def __reduce__(self):
-    return Lines, (self.path, self.columns, self._length)
+    return Lines, (self.path, self.columns, self._length, self.remote)
 
 
 class Field(Sequence[str]):
@@ -195,7 +198,9 @@ def open_prepared(folder: Path | RemotePath) -> Lines:
     index = local_copy(folder / f'index{SUFFIX}')
   except FileNotFoundError:  # a remote folder that has none: made beside the copy
     index = None
-  return open_lines(lines, description, 'seconds', 'float32', index)
+  opened = open_lines(lines, description, 'seconds', 'float32', index)
+  opened.remote = folder if isinstance(folder, RemotePath) else None
+  return opened
 
 
 def _read_index(

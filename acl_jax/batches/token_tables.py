@@ -25,10 +25,12 @@ from acl_jax.runtime.progress import progress
 from acl_jax.text.tokenizer import TextEncoder
 from data_pipeline.columns import Columns, ColumnsError, open_columns, write_columns
 from data_pipeline.line_index import Lines
+from data_pipeline.object_store import local_copy
 
 VERSION = 1
 PART_LINES = 1 << 16  # tokenised between two files; a killed run loses so many
 MIN_PROGRESS = 1 << 15  # lines that take long enough to report progress
+COPY = 'copy'  # the table is in the object store, of which each machine has a copy
 MINUTES = 120.0  # that other processes may need for one more part
 SMALL = ('start', 'need', 'letters', 'refused', 'counts')  # all but the tokens
 
@@ -38,7 +40,8 @@ def open_tables(
 ) -> list[Columns]:
   """Open the tables of files of lines; all processes make those that are missing.
 
-  workdir: where a table is made if the folder of its lines cannot be written.
+  workdir: where a table is made if the folder of its lines cannot be written, or is in
+  an object store.
   """
   return [_open_table(lines, encoder, workdir) for lines in files]
 
@@ -47,16 +50,33 @@ def _open_table(lines: Lines, encoder: TextEncoder, workdir: Path) -> Columns:
   source = lines.columns.facts['sha256']
   key = {'version': VERSION, 'lines': source, 'tokenizer': encoder.fingerprint}
   name = f'tokens-{encoder.fingerprint[:16]}-{source[:16]}.columns'
-  folders = [lines.path.parent, workdir]
-  found = _find_table([folder / name for folder in folders], key)
-  if found is None and os.access(folders[0], os.W_OK):
-    folders.reverse()
-  choice = json.dumps([found is None, str(found or folders[1] / name)])
+  # The copy of remote lines is in a folder that other machines do not see.
+  folders = [workdir] if lines.remote else [lines.path.parent, workdir]
+  copy = _copy_table(lines, name)
+  places = [folder / name for folder in folders]
+  found = _find_table([copy, *places] if copy else places, key)
+  can_write = os.access(folders[0], os.W_OK)
+  place = COPY if found and found == copy else found or places[0 if can_write else -1]
   # Process 0 decides for all, or they would wait at different barriers.
-  is_missing, path = json.loads(barriers.broadcast('token table', choice, MINUTES))
+  choice = json.dumps([found is None, str(place)])
+  is_missing, place = json.loads(barriers.broadcast('token table', choice, MINUTES))
+  if place == COPY:
+    copy = copy or _copy_table(lines, name)
+    assert copy is not None, f'{lines.remote}: process 0 has {name}'
+    return open_columns(copy, key)
   if is_missing:
-    _make_table(Path(path), lines, encoder, key)
-  return open_columns(Path(path), key)
+    _make_table(Path(place), lines, encoder, key)
+  return open_columns(Path(place), key)
+
+
+def _copy_table(lines: Lines, name: str) -> Path | None:
+  """Copy the table of remote lines to this machine; None if the store has none."""
+  if lines.remote is None:
+    return None
+  try:
+    return local_copy(lines.remote / name)
+  except FileNotFoundError:
+    return None
 
 
 def _find_table(paths: Sequence[Path], key: dict[str, str | int]) -> Path | None:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ from acl_jax.batches.tokens import CorpusTokens
 from acl_jax.models.spelling import encode_letters
 from acl_jax.text.tokenizer import TextEncoder
 from data_pipeline.line_index import open_prepared
+from data_pipeline.object_store import RemotePath
 
 TEXTS = ['cab', 'bee', '', 'zebra', 'aabbccc', 'moo', 'x y', 'bad cab', 'eel', 'ooze']
 
@@ -151,3 +153,31 @@ def test_a_table_of_a_folder_that_cannot_be_written_is_in_the_workdir(
     tokens = open_tokens(source_of(range(10), lines), tmp_path / 'workdir')
   check(tokens, TEXTS)
   assert len([*(tmp_path / 'workdir').iterdir()]) == 1
+
+
+@pytest.mark.parametrize('store_has_it', [False, True])
+def test_the_table_of_remote_lines_is_copied_or_made_in_the_workdir(
+  tmp_path, monkeypatch, store_has_it
+):
+  store, workdir = tmp_path / 'store', tmp_path / 'workdir'
+  lines = write_lines(store)
+  if store_has_it:
+    open_tokens(source_of(range(10), lines), tmp_path)
+  copy = write_lines(tmp_path / 'cache')
+  copy.remote = RemotePath('gs://speech/prepared')
+  copied = []
+
+  def local_copy(path):
+    source = store / path.name
+    if not source.exists():
+      raise FileNotFoundError(path)
+    copied.append(shutil.copy(source, tmp_path / 'cache'))
+    return tmp_path / 'cache' / path.name
+
+  monkeypatch.setattr(token_tables, 'local_copy', local_copy)
+  for _ in range(2):
+    check(open_tokens(source_of(range(10), copy), workdir), TEXTS)
+  assert workdir.exists() != store_has_it and len(copied) == 2 * store_has_it
+  # Other machines do not see the folder of the copy.
+  made = [path.name for path in (tmp_path / 'cache').glob('tokens-*')]
+  assert len(made) == store_has_it
