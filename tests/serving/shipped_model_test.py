@@ -134,7 +134,8 @@ async def converse(url, question, interruption):
     await talk.until('conversation.item.truncated')
     await speaking
     last = (await talk.until('response.done')).response
-    assert last.status == 'completed', last
+    # What was cut off decides what it answers: it may ramble up to its limit of tokens.
+    assert last.status in ('completed', 'incomplete'), last
     print(f'then {last.output[0].content[0].transcript!r}, {last.timing}')
     assert not talk.of('error')
 
