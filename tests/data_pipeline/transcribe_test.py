@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +23,16 @@ from data_pipeline.transcription import batches
 
 
 class FakeWhisper(Whisper):
-  """Recognises the length of what it hears; some lengths in its own way."""
+  """Recognises the length of what it hears; some lengths in its own way.
+
+  stop_at: number of recordings after which SIGTERM comes, once `results` has some.
+  """
 
   sha256 = 'f' * 64
 
-  def __init__(self, at_once=1, answers=(), stop_at=math.inf):
-    self.at_once, self.answers, self.stop_at = at_once, dict(answers), stop_at
+  def __init__(self, at_once=1, answers=(), stop_at=math.inf, results=None):
+    self.at_once, self.answers = at_once, dict(answers)
+    self.stop_at, self.results = stop_at, results
     self.heard, self.batches, self.languages = [], [], []
 
   def knows(self, language):
@@ -35,6 +40,10 @@ class FakeWhisper(Whisper):
 
   def transcribe(self, waveforms, languages):
     if len(self.heard) >= self.stop_at:
+      deadline = time.monotonic() + 60
+      while '"confidence"' not in self.results.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
       os.kill(os.getpid(), signal.SIGTERM)
     lengths = [len(waveform) for waveform in waveforms]
     self.heard += lengths
@@ -142,7 +151,7 @@ def test_parts_of_recordings_and_what_is_known_of_them(write_audio, tmp_path):
 
 def test_sigterm_loses_no_finished_batch(folder, tmp_path, handled_sigterm):
   out = tmp_path / 'out'
-  fake = FakeWhisper(stop_at=4)
+  fake = FakeWhisper(stop_at=4, results=out / 'results.jsonl')
   with pytest.raises(sigterm.Preempted):
     program.transcribe(folder, out, fake, batch_size=2)
   assert not (out / 'manifest.jsonl').exists() and not (out / locks.NAME).exists()
