@@ -7,7 +7,7 @@ The indices are synthetic: there is no audio, and neither shards nor a network a
 opened. A host starts in a process of its own, from the interpreter to the plan of its
 next batch, and once more as after a preemption; its memory is the peak of that process.
 Then this process takes the parts of N = 1, 16 and 256 hosts of the same batches,
-compares a host that was lost and came back, and goes on with 12 of 16 hosts. The last
+compares a host that was lost and came back, and continues on 12 of 16 hosts. The last
 line is JSON.
 """
 

@@ -10,6 +10,7 @@ confidence; recordings without speech are not in the manifest, but in `skipped.j
 Results are stored in `OUTPUT/results.jsonl`, from which a stopped run resumes.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -70,7 +71,7 @@ def transcribe(
     except ValueError:
       shutil.rmtree(plan.folder)
       raise
-    with Results(output / 'results.jsonl') as results:
+    with contextlib.closing(Results(output / 'results.jsonl')) as results:
       _transcribe_missing(plan, results, recogniser, settings, batch_size)
       lock.check()
       limits = outputs.Limits(min_confidence, max_skipped)

@@ -60,10 +60,8 @@ def _open_table(lines: Lines, encoder: TextEncoder, workdir: Path) -> Columns:
   # Process 0 decides for all, or they would wait at different barriers.
   choice = json.dumps([found is None, str(place)])
   is_missing, place = json.loads(barriers.broadcast('token table', choice, MINUTES))
-  if place == COPY:
-    copy = copy or _copy_table(lines, name)
-    assert copy is not None, f'{lines.remote}: process 0 has {name}'
-    return open_columns(copy, key)
+  if place == COPY and lines.remote:
+    return open_columns(copy or local_copy(lines.remote / name), key)
   if is_missing:
     _make_table(Path(place), lines, encoder, key)
   return open_columns(Path(place), key)

@@ -53,8 +53,7 @@ def write_transcripts(
   """
   a, start_length = len(limits), len(embed_start[...])
   limits = jnp.repeat(limits, beams)
-  state = _start(decoder, embed_start[...], memory, num_steps, beams)
-  state = state._replace(done=limits == 0)
+  state = _start(decoder, embed_start[...], memory, limits, num_steps)
 
   def goes_on(loop) -> Bool[Array, '']:
     step, state = loop
@@ -89,20 +88,20 @@ def _start(
   decoder: AttentionDecoder,
   embed_start: Float[Array, 'p d'],
   memory: Memory,
+  limits: Int[Array, ' b'],
   num_steps: int,
-  beams: int,
 ) -> Beams:
   """Return beams after the embeddings that start every sequence."""
-  b = beams * len(memory.mask)
+  b, beams = len(limits), len(limits) // len(memory.mask)
   x = jnp.broadcast_to(embed_start[None], (b, *embed_start.shape))
   cache = decoder.empty_cache(memory, len(embed_start) + num_steps, beams)
   hidden, cache = decoder.decode(x.astype(cache.keys.dtype), memory, cache)
-  # All are the same yet: only one goes on.
+  # The beams of a recording start equal, so all but one are given up.
   scores = jnp.where(jnp.arange(b) % beams == 0, 0, -jnp.inf)
   return Beams(
     jnp.full((b, num_steps), END),
     scores.astype(jnp.float32),
-    jnp.zeros(b, bool),
+    limits == 0,
     jnp.full((b, MAX_NGRAM * REPEATS), -1),
     hidden[:, -1],
     cache,
@@ -115,7 +114,7 @@ def _choose(
   """Return the next classes of the k best continuations, and what they continue."""
   log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
   values, classes = jax.lax.top_k(log_probs, min(k, logits.shape[-1]))
-  # What has ended goes on in one way, with END.
+  # A transcript that has ended has one continuation, END, which costs nothing.
   values = jnp.where(ended[:, None], -jnp.inf, values)
   values = values.at[:, 0].set(jnp.where(ended, 0, values[:, 0]))
   classes = jnp.where(ended[:, None], END, classes)

@@ -45,7 +45,9 @@ def read(path: pathlib.Path, contained: bool = False) -> Iterator[AnyUtterance]:
     if not (path / name).is_file():
       raise FileNotFoundError(f'{path / name}: is missing; is this a Kaldi folder?')
   with contextlib.ExitStack() as stack:
-    recordings, texts, speakers = (stack.enter_context(Lookup()) for _ in range(3))
+    recordings, texts, speakers = (
+      stack.enter_context(contextlib.closing(Lookup())) for _ in range(3)
+    )
     yield from _fill(recordings, path / 'wav.scp')
     yield from _fill(texts, path / 'text')
     yield from _fill(speakers, path / 'utt2spk')

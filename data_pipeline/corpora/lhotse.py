@@ -8,6 +8,7 @@ a folder with one of these. A Shar folder has the audio of `cuts.000000.jsonl.gz
 and addresses as sources are refused, and never run or opened.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -94,7 +95,7 @@ def _read_supervisions(
   other = path.with_name(path.name.replace('supervisions', 'recordings'))
   if not other.is_file():
     raise FileNotFoundError(f'{path}: needs the recordings in {other.name} beside it')
-  with Lookup() as recordings:
+  with contextlib.closing(Lookup()) as recordings:
 
     def add(entry: Entry) -> list[AnyUtterance]:
       id = manifest.required_string(entry, 'id')

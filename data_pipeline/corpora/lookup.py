@@ -3,7 +3,6 @@
 
 import sqlite3
 from collections.abc import Iterator
-from types import TracebackType
 
 
 class Lookup:
@@ -15,15 +14,8 @@ class Lookup:
     self._database.execute('CREATE TABLE entries (key BLOB PRIMARY KEY, value TEXT)')
     self._database.execute('BEGIN')
 
-  def __enter__(self) -> 'Lookup':
-    return self
-
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-  ) -> None:
+  def close(self) -> None:
+    """Delete the file."""
     self._database.close()
 
   def add(self, key: str, value: str) -> bool:

@@ -6,7 +6,6 @@ A killed run may leave its last line incomplete; that recording is transcribed a
 
 import json
 import pathlib
-from types import TracebackType
 from typing import Any
 
 from data_pipeline.corpora.lookup import Lookup
@@ -32,17 +31,10 @@ class Results:
     if isinstance(key, str) and isinstance(result, dict):
       self._lookup.add(key, json.dumps(result))
 
-  def __enter__(self) -> 'Results':
-    return self
-
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-  ) -> None:
+  def close(self) -> None:
+    """Close the file."""
     self._file.close()
-    self._lookup.__exit__(kind, error, trace)
+    self._lookup.close()
 
   def __contains__(self, key: str) -> bool:
     return self._lookup.get(key) is not None

@@ -22,7 +22,7 @@ def write_transcripts(
   cross_mask = frame_mask[:, None, None].repeat_interleave(k, 0)
   num_steps = -(-frame_mask.shape[1] // stack_factor)
   classes = torch.full((a * k, num_steps), END, device=device)
-  # All sequences of a recording are the same yet: only one goes on.
+  # The beams of a recording start equal, so all but one are given up.
   scores = torch.full((a, k), -torch.inf, device=device)
   scores[:, 0] = 0
   scores, done = scores.view(-1), limits == 0
@@ -50,7 +50,7 @@ def write_transcripts(
 def choose(scores, logits, ended, k: int):
   """Return the scores of the k best continuations, what they continue, and classes."""
   values, classes = logits.float().log_softmax(-1).topk(min(k, logits.shape[-1]))
-  # What has ended goes on in one way, with END.
+  # A transcript that has ended has one continuation, END, which costs nothing.
   values = values.masked_fill(ended[:, None], -torch.inf)
   values[:, 0] = values[:, 0].masked_fill(ended, 0)
   classes = classes.masked_fill(ended[:, None], END)
