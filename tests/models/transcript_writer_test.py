@@ -64,7 +64,7 @@ def search(adapter, frames, mask, beams):
 def test_beam_search_finds_what_a_search_without_cache_finds(beams):
   frames, mask, table = make_inputs(LENGTHS)
   differs = []
-  for seed in range(3, 7):
+  for seed in range(3, 8):  # with 7 a transcript is final before all others have ended
     adapter = make_adapter(seed, beams)
     tokens = np.asarray(write(adapter, frames, mask, table))
     for row in range(len(LENGTHS)):
