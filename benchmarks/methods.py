@@ -7,7 +7,7 @@ Prints a table in Markdown, one row per method and held-out set, then one line o
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,19 @@ from absl import flags
 from acl_jax.runtime import program
 from acl_jax.runtime.files import read_json
 
-HEADER = ('method', 'set', 'n', 'audio', 'closed', 'hard', 'WER', 'agreement', 'min')
+# Column -> how its value is written.
+COLUMNS: dict[str, Callable[[Any], str]] = {
+  'method': str,
+  'set': str,
+  'n': str,
+  'audio': '{:.3f}'.format,
+  'closed': lambda interval: format_interval(interval, '{:.0%}'),
+  'hard': '{:.3f}'.format,
+  'audio - hard': lambda interval: format_interval(interval, '{:+.3f}'),
+  'WER': '{:.1%}'.format,
+  'agreement': '{:.0%}'.format,
+  'min': '{:.0f}'.format,
+}
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
@@ -36,14 +48,14 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 def _read_row(workdir: Path, path: Path) -> dict[str, Any]:
   report = read_json(path)
   nll = report['response_nll']
-  closed = report['gap_closed']['audio']
   return {
     'method': workdir.name,
     'set': path.parent.name.removeprefix('report-'),
     'n': report['examples'],
     'audio': nll['audio'],
-    'closed': None if closed is None else closed['value'],
+    'closed': report['gap_closed']['audio'],
     'hard': nll['cascade_ctc'],
+    'audio - hard': report['differences']['audio - cascade_ctc'],
     'WER': report['wer']['ctc'],
     'agreement': report['greedy_agreement']['audio'],
     'min': _training_minutes(workdir / 'seconds'),
@@ -59,17 +71,22 @@ def _training_minutes(path: Path) -> float | None:
 
 def format_table(rows: Sequence[dict[str, Any]]) -> str:
   """Return the rows as a table in Markdown."""
-  lines = [f'| {" | ".join(HEADER)} |', '|' + '---|' * len(HEADER)]
+  lines = [f'| {" | ".join(COLUMNS)} |', '|' + '---|' * len(COLUMNS)]
   for row in rows:
-    cells = (_format_cell(row[name]) for name in HEADER)
+    cells = (
+      '–' if row[name] is None else format_cell(row[name])
+      for name, format_cell in COLUMNS.items()
+    )
     lines.append(f'| {" | ".join(cells)} |')
   return '\n'.join(lines)
 
 
-def _format_cell(value: Any) -> str:
-  if value is None:
-    return '–'
-  return f'{value:.3f}' if isinstance(value, float) else str(value)
+def format_interval(interval: dict[str, float | None], template: str) -> str:
+  """Return a value of a report with its bounds, of which either may be missing."""
+  value, low, high = (
+    '–' if number is None else template.format(number) for number in interval.values()
+  )
+  return f'{value} [{low}, {high}]'
 
 
 def main(argv: Sequence[str]) -> None:

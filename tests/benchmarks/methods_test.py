@@ -49,7 +49,8 @@ def test_reports_become_a_table(tmp_path):
   report = {
     'examples': 7,
     'response_nll': {'audio': 1.25, 'cascade_ctc': None},
-    'gap_closed': {'audio': {'value': 0.5}},
+    'gap_closed': {'audio': {'value': 0.5, 'low': 0.25, 'high': None}},
+    'differences': {'audio - cascade_ctc': None},
     'wer': {'ctc': None},
     'greedy_agreement': {'audio': 0.75},
   }
@@ -59,8 +60,10 @@ def test_reports_become_a_table(tmp_path):
   (folder / 'seconds').write_text('60\n30\n')
   [row] = read_rows(tmp_path)
   assert row['method'] == 'linear-none-ce' and row['min'] == 1.5
-  cells = '| linear-none-ce | read | 7 | 1.250 | 0.500 | – | – | 0.750 | 1.500 |'
+  cells = '| linear-none-ce | read | 7 | 1.250 | 50% [25%, –] | – | – | – | 75% | 2 |'
   assert format_table([row]).splitlines()[-1] == cells
+  row['audio - hard'] = {'nats': 0.25, 'low': -0.5, 'high': 1.0}
+  assert '| +0.250 [-0.500, +1.000] |' in format_table([row])
 
 
 def test_no_reports_are_an_error(tmp_path):
