@@ -52,6 +52,7 @@ STATING = (
   'w64',
   'wav',
 )
+METADATA_ERRORS: dict[str, Any] = {'metadata_errors': 'replace'}
 SCALES = {'u8': 2.0**7, 's16': 2.0**15, 's32': 2.0**31, 'flt': 1.0, 'dbl': 1.0}
 
 
@@ -75,10 +76,12 @@ def decode(
     raise AudioError(name, 'content', problem) from None
   source = _Source(file, name)
   options = OPTIONS | ({'ignore_length': '1'} if reason.ignore_length else {})
+  # PyAV 19 no longer reads titles and the like, which may be in any encoding.
+  lenient = {} if int(av.__version__.split('.')[0]) >= 19 else METADATA_ERRORS
   try:
     for seeks in (True, False):
       source.seek(0)
-      with av.open(source, options=options, metadata_errors='replace') as container:
+      with av.open(source, options=options, **lenient) as container:
         mixer = _decode(container, source, limits, part, seeks)
       if mixer is not None:
         return mixer.join(), mixer.rate

@@ -76,6 +76,8 @@ def endless(data):
 WAV = sound('WAV', 'PCM_16')
 MP3 = sound('MP3', rate=22_050)
 ZERO = struct.pack('<I', 0)
+TITLE = b'LIST' + struct.pack('<I', 16) + b'INFOINAM' + b'\4\0\0\0' + b'\xe9t\xe9\0'
+TITLED = WAV.replace(b'data', TITLE + b'data', 1)
 FRAGMENTED = dict(movflags='frag_keyframe+empty_moov+default_base_moof')
 FORMATS = {
   'wav, size 0': lambda: patched(WAV, b'data', 4, ZERO),
@@ -85,6 +87,7 @@ FORMATS = {
   ),
   'wav to a pipe': lambda: patched(WAV, b'data', 4, b'\xff' * 4),
   'wav of sox to a pipe': lambda: patched(WAV, b'data', 4, b'\0\xf0\xff\x7f'),
+  'wav, size 0, title in Latin-1': lambda: patched(TITLED, b'data', 4, ZERO),
   'mu-law': lambda: sound('WAV', 'ULAW', 8_000),
   'A-law': lambda: sound('WAV', 'ALAW', 8_000),
   'IMA ADPCM': lambda: sound('WAV', 'IMA_ADPCM', 8_000),
@@ -111,7 +114,7 @@ FORMATS = {
   'mp4 of a browser': lambda: recording('mp4', 'aac', 48_000, **FRAGMENTED),
   'Apple lossless': lambda: recording('ipod', 'alac', 44_100),
   'AAC': lambda: recording('adts', 'aac', 44_100),
-  '3gp': lambda: recording('3gp', 'libopencore_amrnb', 8_000),
+  '3gp': lambda: recording('3gp', 'aac', 44_100),
 }
 
 
@@ -147,7 +150,7 @@ SUFFIXES = {
   '.w64': 'W64',
   '.wav': 'mu-law',
   '.webm': 'webm',
-  '.amr': lambda: recording('amr', 'libopencore_amrnb', 8_000),
+  '.amr': lambda: b'#!AMR\n' + 155 * (b'\x3c' + bytes(31)),  # 12.2 kbit/s
   '.flac': lambda: sound('FLAC'),
   '.mka': lambda: recording('matroska', 'libopus', 48_000),
   '.ogg': lambda: sound('OGG', 'VORBIS'),
