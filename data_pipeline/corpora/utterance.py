@@ -99,6 +99,8 @@ def resolve_inside(
   try:
     named = pathlib.Path(os.path.normpath(folder / name))
     path = (folder / name).resolve()
+    if path.is_symlink():  # Python 3.13 does not raise RuntimeError
+      raise ValueError(f'a link to itself: {path}')
   except (OSError, ValueError, RuntimeError) as error:  # too long, NUL, link to itself
     raise ValueError(f'is not a valid path ({error})') from None
   checked = named if follow_links else path
