@@ -10,11 +10,12 @@ from acl_jax.runtime.accelerators import PCI_DEVICES, tpu_generation
 # Gather weights while the chip computes.
 _OVERLAP_ALL_GATHER = {
   'xla_tpu_enable_async_collective_fusion': True,
-  'xla_tpu_enable_async_collective_fusion_fuse_all_gather': True,
   'xla_tpu_enable_async_collective_fusion_multiple_steps': True,
   'xla_tpu_overlap_compute_collective_tc': True,
   'xla_enable_async_all_gather': True,
 }
+# libtpu refuses it elsewhere since 0.0.50, because results may be wrong.
+_FUSE_ALL_GATHER = {'xla_tpu_enable_async_collective_fusion_fuse_all_gather': True}
 # Sum gradients while the chip computes.
 _OVERLAP_ALL_REDUCE = {
   'xla_tpu_enable_data_parallel_all_reduce_opt': True,
@@ -24,7 +25,10 @@ _OVERLAP_ALL_REDUCE = {
 _NO_WINDOWED_EINSUM = {'xla_jf_spmd_threshold_for_windowed_einsum_mib': 1_000_000}
 FLAGS: Mapping[str, Mapping[str, bool | int]] = {
   'v4': _NO_WINDOWED_EINSUM | _OVERLAP_ALL_GATHER | _OVERLAP_ALL_REDUCE,
-  'v5e': _NO_WINDOWED_EINSUM | _OVERLAP_ALL_GATHER | _OVERLAP_ALL_REDUCE,
+  'v5e': _NO_WINDOWED_EINSUM
+  | _OVERLAP_ALL_GATHER
+  | _FUSE_ALL_GATHER
+  | _OVERLAP_ALL_REDUCE,
   'v5p': _NO_WINDOWED_EINSUM | _OVERLAP_ALL_GATHER | _OVERLAP_ALL_REDUCE,
   'v6e': _NO_WINDOWED_EINSUM | _OVERLAP_ALL_GATHER | _OVERLAP_ALL_REDUCE,
   'tpu7x': _NO_WINDOWED_EINSUM | _OVERLAP_ALL_REDUCE,
