@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 from acl_jax import assets
+from data_pipeline import audio
 from data_pipeline.corpus_tools import kokoro
 from data_pipeline.corpus_tools.engines import SpokenLine, Voice, speak
 from data_pipeline.corpus_tools.speech import synthesize
@@ -183,6 +184,7 @@ def test_whisper_understands_a_blend(tmp_path):
   for entry in map(json.loads, manifest.read_text().splitlines()):
     path = str(tmp_path / entry['audio_filepath'])
     assert soundfile.info(path).samplerate == 24_000
-    heard += [''.join(s.text for s in whisper.transcribe(path, language='en')[0])]
+    segments, _ = whisper.transcribe(audio.read(path), language='en')
+    heard.append(''.join(segment.text for segment in segments))
   assert heard[0].strip(' .?').lower() == 'what is the capital of france'
   assert '40' in heard[1] and '7' in heard[1] and '30' in heard[1]
