@@ -6,10 +6,10 @@
   .venv/bin/python benchmarks/export.py --format=gguf    # for llama.cpp
 
 The LLM is written as sharded bfloat16 safetensors, then exported with an encoder of
-Whisper base's size and a projector like Ultravox's. The export and the loading in
-PyTorch each run in a process of their own. Peak memory counts resident pages, including
-those of mapped files, minus what the process has after its imports. Linux only. The
-last line is JSON.
+Whisper base's size and a projector like Ultravox's. The export and, of the default
+format, the loading in PyTorch each run in a process of their own. Peak memory counts
+resident pages, including those of mapped files, minus what the process has after its
+imports. Linux only. The last line is JSON.
 """
 
 import json
@@ -31,13 +31,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installe
 from acl_jax import build
 from acl_jax.config import defaults
 from acl_jax.config.experiment import parse_train
-from acl_jax.export import FORMATS, GGUF, INCLUDE, TRANSFORMERS, Options, export
+from acl_jax.export import FORMATS, INCLUDE, TRANSFORMERS, Options, export
 from acl_jax.exporting.description import write_json
 from acl_jax.models import adapters, llama, whisper
 from acl_jax.weights import safetensors, table
 from acl_jax.weights.adapter import save_adapter
 from acl_jax.weights.configuration import llama_axis_sizes
 from acl_jax.weights.huggingface import LLAMA
+from acl_jax.weights.llama import rows_in_use
 from acl_jax.weights.llama_config import describe_llama
 from acl_jax.weights.tensor import Tensor
 from benchmarks.machine import print_result
@@ -75,7 +76,7 @@ def write_llama(folder: Path, config: llama.LlamaConfig) -> None:
   folder.mkdir()
   block = np.random.default_rng(0).normal(0, 0.02, 1 << 20).astype(ml_dtypes.bfloat16)
   tensors = []
-  for name, _, layout in LLAMA:
+  for name, _, layout in rows_in_use(LLAMA, config):
     shape = table.tensor_shape(layout, llama_axis_sizes(config))
     read = lambda shape=shape: np.resize(block, shape)  # noqa: E731
     count = config.num_hidden_layers if '{}' in name else 1
@@ -87,13 +88,13 @@ def write_llama(folder: Path, config: llama.LlamaConfig) -> None:
 
 
 def write_tokenizer(folder: Path) -> None:
-  """Write a byte-level tokenizer without merges, with the tokens of ChatML."""
+  """Write a byte-level tokenizer with one merge and the tokens of ChatML."""
   import tokenizers
   from tokenizers import decoders, models, pre_tokenizers
 
   alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-  vocabulary = {character: i for i, character in enumerate(alphabet)}
-  tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, []))
+  vocabulary = {token: i for i, token in enumerate([*alphabet, 'ab'])}
+  tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, [('a', 'b')]))
   tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
   tokenizer.decoder = decoders.ByteLevel()
   tokenizer.add_special_tokens(['<|im_start|>', '<|im_end|>'])
@@ -130,6 +131,7 @@ def run(step: str, folder: Path) -> None:
   if step == 'export':
     config = defaults.train_config()
     config.llama.update(path=str(folder / 'llama'), dtype='bfloat16')
+    config.template = 'chatml'
     config.encoder.path = str(folder / 'whisper')
     config.adapter = {'kind': 'stride', 'stack': STACK, 'hidden_size': WIDTH}
     config.data.update(train=(('none', 1.0),), buckets=(1,))
@@ -168,7 +170,7 @@ def main(_) -> None:
     print(f'model: {sum(shard_bytes) / 1e9:.2f} GB in {len(files)} files')
     print(f'export: {exported["seconds"]:.1f} s, peak {exported["bytes"] / 1e9:.2f} GB')
     print(f'1.5 shards and the trained weights: {limit / 1e9:.2f} GB')
-    if _FORMAT.value != GGUF:
+    if _FORMAT.value == TRANSFORMERS:
       loaded = run_in_process('load', folder)
       print(f'load: {loaded["seconds"]:.1f} s, peak {loaded["bytes"] / 1e9:.2f} GB')
   result = {
