@@ -76,7 +76,7 @@ def decode(
     raise AudioError(name, 'content', problem) from None
   source = _Source(file, name)
   options = OPTIONS | ({'ignore_length': '1'} if reason.ignore_length else {})
-  # PyAV 19 no longer reads titles and the like, which may be in any encoding.
+  # Titles and the like may be in any encoding; PyAV 19 opens such files as they are.
   lenient = {} if int(av.__version__.split('.')[0]) >= 19 else METADATA_ERRORS
   try:
     for seeks in (True, False):

@@ -14,7 +14,7 @@ _OVERLAP_ALL_GATHER = {
   'xla_tpu_overlap_compute_collective_tc': True,
   'xla_enable_async_all_gather': True,
 }
-# libtpu refuses it elsewhere since 0.0.50, because results may be wrong.
+# Of v5e alone: libtpu 0.0.50 refuses it on other chips, where results may be wrong.
 _FUSE_ALL_GATHER = {'xla_tpu_enable_async_collective_fusion_fuse_all_gather': True}
 # Sum gradients while the chip computes.
 _OVERLAP_ALL_REDUCE = {
