@@ -137,5 +137,5 @@ def _encode(
   frame_mask: Bool[Array, 'a t'] | np.ndarray,
 ) -> tuple[Float[Array, 'a s e'], Bool[Array, 'a s'], Int[Array, 'a r'] | None]:
   frames, frame_mask = model.encoder(jnp.asarray(log_mel), jnp.asarray(frame_mask))
-  clips, clip_mask = model.adapt(frames, frame_mask)
-  return clips, clip_mask, model.greedy(frames, frame_mask)
+  heard = model.recognise(frames, frame_mask)
+  return heard.embeddings, heard.mask, heard.tokens and heard.tokens.ids

@@ -5,10 +5,9 @@ Both are stored by the content of the audio, so that neither hears a recording t
 whatever tasks it is in, and an interrupted run resumes.
 """
 
-import collections
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,12 +20,14 @@ from acl_jax.evaluation.cascade import Recogniser
 from acl_jax.evaluation.degradations import degrade, others_of
 from acl_jax.evaluation.media import encode_mp3
 from acl_jax.evaluation.tasks.task import Speech
+from acl_jax.hearing.batch import hear_all
+from acl_jax.hearing.heard import Heard
 from acl_jax.hearing.hearing import Hearing
 from acl_jax.runtime.files import write_atomically
 from acl_jax.weights.fingerprint import describe, fingerprint
 from data_pipeline import audio
 
-AHEAD = 8  # recordings that wait for the recogniser
+GROUP, GROUP_SECONDS = 64, 1_200.0  # recordings in memory, and how long they last
 
 Waveform = Float32[np.ndarray, ' samples']
 
@@ -47,6 +48,15 @@ class HeardSpeech(NamedTuple):
   tokens: list[dict[str, Any]]
   has_speech: bool = True  # as of a result that was stored without it
   degraded: Path | None = None
+
+
+class Recording(NamedTuple):
+  """Audio to hear. content: its fingerprint. degraded: as of `HeardSpeech`."""
+
+  speech: Speech
+  samples: Waveform
+  content: str
+  degraded: Path | None
 
 
 class Listener:
@@ -77,66 +87,88 @@ class Listener:
     """
     heard: dict[Speech, HeardSpeech] = {}
     reasons: dict[Speech, str] = {}
-    different = [*dict.fromkeys(speech)]
-    utterances = [*dict.fromkeys(each.utterance for each in different)]
-    waiting: collections.deque[tuple[Speech, HeardSpeech, Future]] = collections.deque()
-
-    def finish_first() -> None:
-      each, result, transcript = waiting.popleft()
-      heard[each] = result._replace(cascade_transcript=transcript.result())
-      advance(1)
-
     threads = 1 if self.recogniser is None else self.recogniser.at_once
-    with ThreadPoolExecutor(threads) as beside:
-      for each in different:
-        utterance, others = each.utterance, others_of(each.utterance, utterances)
-        try:
-          samples = utterance.read(audio.Limits(seconds=self.hearing.max_seconds))
-          samples = degrade(samples, utterance.id, each.degradation, others)
-          content = fingerprint([np.ascontiguousarray(samples).tobytes()])
-          result = self._hear(samples, content)
-          if each.degradation:
-            result = result._replace(degraded=self._store(samples, content))
-        except ValueError as error:
-          reasons[each] = str(error)
-          advance(1)
-          continue
-        language = _language(utterance.lang)
-        key = content if language == 'en' else f'{content}-{language}'
-        if key not in self._transcribing:
-          self._transcribing[key] = beside.submit(
-            self._transcribe, samples, key, language
+    beside = ThreadPoolExecutor(threads)
+    try:
+      for group in self._read_groups([*dict.fromkeys(speech)], reasons, advance):
+        transcripts = [self._submit(beside, recording) for recording in group]
+        results = self._hear(group)
+        for recording, transcript in zip(group, transcripts, strict=True):
+          result = results[recording.content]
+          heard[recording.speech] = result._replace(
+            cascade_transcript=transcript.result(), degraded=recording.degraded
           )
-        transcript = self._transcribing[key]
-        waiting.append((each, result, transcript))
-        if len(waiting) > AHEAD:
-          finish_first()
-      while waiting:
-        finish_first()
+          advance(1)
+    finally:
+      beside.shutdown(cancel_futures=True)
     return heard, reasons
 
-  def _hear(self, samples: Waveform, content: str) -> HeardSpeech:
-    """Return what the model hears, from the cache if it is there."""
-    path = self.folder / f'{content}.npz'
-    if path.exists():
-      with np.load(path) as stored:
-        return HeardSpeech(stored['clip'], *json.loads(str(stored['rest'])))
-    heard = self.hearing.hear(samples)
-    tokens = [
-      {
-        'text': token.text,
-        'log_prob': token.log_prob,
-        'alternatives': [list(pair) for pair in token.alternatives],
-      }
-      for token in heard.tokens
-    ]
-    transcript = heard.transcript
-    clip = heard.embeddings.astype(np.float32)
-    result = HeardSpeech(clip, transcript, None, tokens, heard.has_speech)
-    file = io.BytesIO()
-    np.savez(file, clip=result.clip, rest=np.array(json.dumps(result[1:5])))
-    write_atomically(path, file.getvalue())
-    return result
+  def _read_groups(
+    self,
+    speech: Sequence[Speech],
+    reasons: dict[Speech, str],
+    advance: Callable[[int], None],
+  ) -> Iterator[list[Recording]]:
+    """Read and degrade recordings; yield as many as are heard together.
+
+    What cannot be read is put into `reasons`.
+    """
+    utterances = [*dict.fromkeys(each.utterance for each in speech)]
+    limits = audio.Limits(seconds=self.hearing.max_seconds)
+    group: list[Recording] = []
+    for each in speech:
+      utterance, others = each.utterance, others_of(each.utterance, utterances)
+      try:
+        samples = utterance.read(limits)
+        samples = degrade(samples, utterance.id, each.degradation, others)
+        self.hearing.check(samples)
+      except ValueError as error:
+        reasons[each] = str(error)
+        advance(1)
+        continue
+      content = fingerprint([np.ascontiguousarray(samples).tobytes()])
+      degraded = self._store(samples, content) if each.degradation else None
+      group.append(Recording(each, samples, content, degraded))
+      seconds = sum(len(recording.samples) for recording in group) / audio.SAMPLE_RATE
+      if len(group) == GROUP or seconds > GROUP_SECONDS:
+        yield group
+        group = []
+    if group:
+      yield group
+
+  def _submit(self, beside: ThreadPoolExecutor, recording: Recording) -> Future:
+    """Start to transcribe a recording, unless it has been started."""
+    language = _language(recording.speech.utterance.lang)
+    content = recording.content
+    key = content if language == 'en' else f'{content}-{language}'
+    if key not in self._transcribing:
+      self._transcribing[key] = beside.submit(
+        self._transcribe, recording.samples, key, language
+      )
+    return self._transcribing[key]
+
+  def _hear(self, group: Sequence[Recording]) -> dict[str, HeardSpeech]:
+    """Return what the model hears by content, from the cache where it is there."""
+    results: dict[str, HeardSpeech] = {}
+    new: dict[str, Waveform] = {}
+    for recording in group:
+      path = self._path(recording.content)
+      if path.exists():
+        with np.load(path) as stored:
+          rest = json.loads(str(stored['rest']))
+          results[recording.content] = HeardSpeech(stored['clip'], *rest)
+      else:
+        new[recording.content] = recording.samples
+    contents = [*new]
+    for index, heard in hear_all(self.hearing, [*new.values()]):
+      results[contents[index]] = result = _to_speech(heard)
+      file = io.BytesIO()
+      np.savez(file, clip=result.clip, rest=np.array(json.dumps(result[1:5])))
+      write_atomically(self._path(contents[index]), file.getvalue())
+    return results
+
+  def _path(self, content: str) -> Path:
+    return self.folder / f'{content}.npz'
 
   def _store(self, samples: Waveform, content: str) -> Path:
     """Return a file of what was heard; it is written if it is not there."""
@@ -155,6 +187,19 @@ class Listener:
         self.recogniser(samples) if english else self.recogniser(samples, language)
       )
     return self.transcripts[key]
+
+
+def _to_speech(heard: Heard) -> HeardSpeech:
+  tokens = [
+    {
+      'text': token.text,
+      'log_prob': token.log_prob,
+      'alternatives': [list(pair) for pair in token.alternatives],
+    }
+    for token in heard.tokens
+  ]
+  clip = heard.embeddings.astype(np.float32)
+  return HeardSpeech(clip, heard.transcript, None, tokens, heard.has_speech)
 
 
 def _language(lang: str | None) -> str:

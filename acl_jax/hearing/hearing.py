@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from acl_jax.hearing.heard import Heard, HeardToken
+from acl_jax.hearing.joiners import new_joiner
 from acl_jax.hearing.pieces import Piece, Recogniser, merge
 from acl_jax.hearing.windows import Windows
 from acl_jax.models.speech_llm import SpeechLLM
@@ -50,6 +51,7 @@ class Hearing:
   def warm_up(self, progress: Callable[[str], None] = lambda message: None) -> None:
     """Compile every shape; `progress` is called with the name of each."""
     self.recogniser.warm_up(progress)
+    new_joiner(self.recogniser).warm_up()
     if self.model.adapter.recognises:
       self._space  # noqa: B018
 
@@ -89,6 +91,13 @@ class Hearing:
   def is_long(self, samples: Float[np.ndarray, ' samples']) -> bool:
     """Whether a recording is longer than one window."""
     return len(samples) >= (self.recogniser.sizes.window + 1) * HOP
+
+  def remember_whole(
+    self, samples: Float[np.ndarray, ' samples'], pieces: Sequence[Piece]
+  ) -> Heard:
+    """Join the pieces of a whole recording, and store what was heard."""
+    content, has_speech = _hash(samples).hexdigest(), voice_activity.has_speech(samples)
+    return self.remember(content, pieces, len(samples), has_speech)
 
   def remember(
     self, content: str, pieces: Sequence[Piece], num_samples: int, has_speech: bool
@@ -173,7 +182,7 @@ class Listener:
   def __init__(self, hearing: Hearing):
     self._hearing = hearing
     self._windows = Windows(hearing.recogniser.sizes)
-    self._joiner = hearing.recogniser.new_joiner()
+    self._joiner = new_joiner(hearing.recogniser)
     self._activity = voice_activity.listen()
     self._pieces: list[Piece] = []
     self._hash = _hash(np.zeros(0, np.float32))

@@ -1,12 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From windows of a recording to embeddings and tokens, by the jitted model.
+"""From windows of a recording to embeddings and tokens, by the jitted model."""
 
-A decoder (`adapter.reach` is None) writes the own frames of each window. Otherwise own
-frames of consecutive windows are joined and then adapted, a stretch at a time, with
-enough frames on both sides that the stretches do not show.
-"""
-
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from acl_jax.batches.padded import PaddedFrames, pad_to_step
-from acl_jax.hearing.windows import Window, WindowSizes
+from acl_jax.hearing.windows import Window, Windows, WindowSizes
 from acl_jax.models.protocols import Adapter
 from acl_jax.models.recognition import Recognition, Tokens
 from acl_jax.models.speech_llm import SpeechLLM
@@ -25,7 +20,6 @@ from data_pipeline.features import HOP, SAMPLE_RATE, Frontend
 FRAME_STEP = 200  # log-mel frames, 2 s: windows are padded to a multiple
 # A decoder is trained on single utterances, which seldom last longer.
 DECODER_WINDOW, WINDOW = 1_500, 3_000  # log-mel frames, 15 s and 30 s
-LONGEST_RUN = 50  # encoder frames: a CTC token that is longer may be cut at a seam
 
 
 class Piece(NamedTuple):
@@ -77,25 +71,47 @@ class Recogniser:
     self.silence = encoder.trailing_silence
     self.sizes = window_sizes(encoder, adapter)
 
-  def new_joiner(self) -> 'DecoderJoiner | FrameJoiner':
-    """Return what turns the windows of one recording into pieces."""
-    reach = self.model.adapter.reach
-    return DecoderJoiner(self) if reach is None else FrameJoiner(self, reach)
-
   def hear(self, window: Window) -> Piece:
     """Encode and adapt the own frames of a window."""
-    mels = self._log_mel(window)
-    own = self._own_frames(window, mels)
-    piece = self._to_piece(_recognise(self.model, *mels, own), window.start)
-    # The last token may have frames of the silence that follows.
-    end = (window.start * HOP + len(window.samples)) / SAMPLE_RATE
-    return piece._replace(spans=np.minimum(piece.spans, end))
+    return self.hear_batch([window], 1)[0]
+
+  def hear_batch(self, windows: Sequence[Window], rows: int) -> list[Piece]:
+    """Encode and adapt the own frames of windows, in a batch of at least as many rows.
+
+    They are padded to the longest; further rows are empty.
+    """
+    mels = self._log_mels(windows, rows)
+    own = self._own_frames(windows, mels)
+    heard = jax.device_get(_recognise(self.model, *mels, own))
+    pieces = []
+    for row, window in enumerate(windows):
+      piece = self._to_piece(heard, row, window.start)
+      # The last token may have frames of the silence that follows.
+      end = (window.start * HOP + len(window.samples)) / SAMPLE_RATE
+      pieces.append(piece._replace(spans=np.minimum(piece.spans, end)))
+    return pieces
+
+  def padded_length(self, window: Window) -> int:
+    """Return the log-mel frames of a window, silence and padding included."""
+    frames = len(window.samples) // HOP + 1 + self.silence
+    return min(round_up(frames, FRAME_STEP), self.model.encoder.config.max_frames)
+
+  def cut(self, samples: Float[np.ndarray, ' samples']) -> list[Window] | None:
+    """Cut a recording into windows that `hear` hears in any order, without silent ones.
+
+    None if the frames of its windows are joined before they are adapted.
+    """
+    windows = Windows(self.sizes)
+    parts = [*windows.append(samples), windows.finish()]
+    if self.model.adapter.reach is not None:
+      return parts if parts[0].whole else None
+    return [window.alone() for window in parts if not window.silent]
 
   def encode(self, window: Window) -> Float[np.ndarray, 't d']:
     """Return the encoder frames of a window's own frames."""
-    mels = self._log_mel(window)
+    mels = self._log_mels([window], 1)
     frames, mask = jax.device_get(_encode(self.model, *mels))
-    return frames[0][mask[0] & self._own_frames(window, mels)[0]]
+    return frames[0][mask[0] & self._own_frames([window], mels)[0]]
 
   def adapt(
     self, frames: Float[np.ndarray, 't d'], own: tuple[int, int], length: int
@@ -115,7 +131,7 @@ class Recogniser:
 
   def to_piece(self, heard: Recognition, start: int, joins: bool) -> Piece:
     """Return a recognition as a piece; `start` is its log-mel frame 0."""
-    return self._to_piece(heard, start)._replace(joins=joins)
+    return self._to_piece(heard, 0, start)._replace(joins=joins)
 
   def warm_up(self, progress: Callable[[str], None]) -> None:
     """Compile every shape."""
@@ -135,103 +151,33 @@ class Recogniser:
       jax.block_until_ready(_recognise(self.model, *mels, own))
       if self.model.adapter.reach is not None:
         jax.block_until_ready(_encode(self.model, *mels))
-    if self.model.adapter.reach is not None:
-      joiner = FrameJoiner(self, self.model.adapter.reach)
-      frames = np.zeros((1, encoder.output_size), np.float32)
-      self.adapt(frames, (0, 1), joiner.length)
 
-  def _log_mel(self, window: Window) -> PaddedFrames:
-    encoder = self.model.encoder.config
-    log_mel = self.frontend.log_mel(window.samples)
-    return pad_to_step([log_mel], 1, encoder.max_frames, FRAME_STEP)
+  def _log_mels(self, windows: Sequence[Window], rows: int) -> PaddedFrames:
+    log_mels = [self.frontend.log_mel(window.samples) for window in windows]
+    return pad_to_step(log_mels, rows, self.model.encoder.config.max_frames, FRAME_STEP)
 
-  def _own_frames(self, window: Window, mels: PaddedFrames) -> Bool[np.ndarray, '1 u']:
-    step, (first, stop) = self.sizes.step, window.own
-    frames = np.arange(-(-mels.log_mel.shape[1] // step))
-    last = len(frames) if stop is None else stop // step
-    return ((frames >= first // step) & (frames < last))[None]
+  def _own_frames(
+    self, windows: Sequence[Window], mels: PaddedFrames
+  ) -> Bool[np.ndarray, 'b u']:
+    rows, length, _ = mels.log_mel.shape
+    own = np.zeros((rows, -(-length // self.sizes.step)), bool)
+    for row, window in enumerate(windows):
+      first, stop = (
+        None if frame is None else frame // self.sizes.step for frame in window.own
+      )
+      own[row, first:stop] = True
+    return own
 
-  def _to_piece(self, heard: Recognition, start: int) -> Piece:
-    heard = jax.device_get(heard)
-    embeddings = heard.embeddings[0][heard.mask[0]]
+  def _to_piece(self, heard: Recognition, row: int, start: int) -> Piece:
+    embeddings = heard.embeddings[row][heard.mask[row]]
     if heard.tokens is None:
       return Piece(embeddings, None, np.zeros((0, 2)))
-    spans, rows = heard.tokens.spans, heard.tokens.ids[0] >= 0
-    tokens = jax.tree.map(lambda x: x[0][rows], heard.tokens)
-    if spans is None:
-      return Piece(embeddings, tokens, np.full((int(rows.sum()), 2), np.nan))
+    filled = heard.tokens.ids[row] >= 0
+    tokens = jax.tree.map(lambda x: x[row][filled], heard.tokens)
+    if tokens.spans is None:
+      return Piece(embeddings, tokens, np.full((int(filled.sum()), 2), np.nan))
     seconds = (start + tokens.spans * self.sizes.step) * (HOP / SAMPLE_RATE)
     return Piece(embeddings, tokens, seconds)
-
-
-class DecoderJoiner:
-  """Windows that a decoder writes one by one."""
-
-  def __init__(self, recogniser: Recogniser):
-    self._recogniser = recogniser
-
-  def append(self, window: Window) -> Iterator[Piece]:
-    """Yield what was heard in a window."""
-    if not window.silent:
-      yield self._recogniser.hear(window.alone())
-
-  def finish(self, window: Window) -> Iterator[Piece]:
-    """Yield what was heard in the last window."""
-    yield from self.append(window)
-
-
-class FrameJoiner:
-  """Encoder frames joined across windows, then adapted in overlapping stretches.
-
-  reach: see `protocols.Adapter`.
-  """
-
-  def __init__(self, recogniser: Recogniser, reach: int):
-    self._recogniser = recogniser
-    sizes, stack = recogniser.sizes, recogniser.model.adapter.config.stack
-    self.margin = round_up(reach + LONGEST_RUN, stack)
-    self.length = round_up(max(sizes.window // sizes.step, 4 * self.margin), stack)
-    self._frames: list[np.ndarray] = []
-    self._start = 0  # encoder frame of the recording at which they start
-    self._continues = False  # whether frames before them were adapted
-
-  def append(self, window: Window) -> Iterator[Piece]:
-    """Yield what is complete once a window has arrived."""
-    if window.silent:
-      yield from self._flush()
-      return
-    step = self._recogniser.sizes.step
-    if not self._frames:
-      self._start = (window.start + window.own[0]) // step
-    self._frames.append(self._recogniser.encode(window))
-    frames = np.concatenate(self._frames)
-    while len(frames) >= self.length:
-      stop = self.length - self.margin
-      yield self._adapt(frames[: self.length], stop)
-      frames = frames[stop - self.margin :]
-      self._start += stop - self.margin
-      self._continues = True
-    self._frames = [frames]
-
-  def finish(self, window: Window) -> Iterator[Piece]:
-    """Yield the rest, with the last window."""
-    if window.whole:
-      yield self._recogniser.hear(window)
-      return
-    yield from self.append(window)
-    yield from self._flush()
-
-  def _flush(self) -> Iterator[Piece]:
-    """Yield what is left of a stretch that ends."""
-    if self._frames:
-      yield self._adapt(np.concatenate(self._frames), self.length)
-    self._frames, self._continues = [], False
-
-  def _adapt(self, frames: Float[np.ndarray, 't d'], stop: int) -> Piece:
-    own = (self.margin if self._continues else 0, stop)
-    heard = self._recogniser.adapt(frames, own, self.length)
-    start = self._start * self._recogniser.sizes.step
-    return self._recogniser.to_piece(heard, start, self._continues)
 
 
 @jax.jit

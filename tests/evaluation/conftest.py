@@ -2,6 +2,7 @@
 """A toy speech LLM with confident predictions, and manifests to evaluate it on."""
 
 import dataclasses
+import importlib
 import io
 import json
 from pathlib import Path
@@ -28,6 +29,12 @@ from tests import tiny_weights
 
 CORPUS = """What is the capital of France? The capital of France is Paris.
 The quick brown fox jumps over the lazy dog while the band plays a good day song."""
+
+
+@pytest.fixture(autouse=True, scope='session')
+def font_cache() -> None:
+  """Build matplotlib's cache of fonts, for which it runs fc-list once on a machine."""
+  importlib.import_module('matplotlib.font_manager')
 
 
 @pytest.fixture(scope='session')

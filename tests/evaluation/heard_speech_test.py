@@ -4,6 +4,7 @@ import threading
 import numpy as np
 import pytest
 
+from acl_jax.evaluation import heard_speech
 from acl_jax.evaluation.cascade import Recogniser
 from acl_jax.evaluation.examples import read_manifest
 from acl_jax.evaluation.heard_speech import Listener
@@ -21,9 +22,11 @@ class StubHearing(Hearing):
   def __init__(self, model):
     self.model, self.calls = model, []
 
-  def hear(self, samples):
-    self.calls.append(len(samples))
-    return Heard('', np.full((2, 24), samples.std()), 'heard', (), 1.0)
+  def hear_all(self, recordings):
+    for index, samples in reversed([*enumerate(recordings)]):
+      self.calls.append(len(samples))
+      clip = np.full((2, 24), samples.std())
+      yield index, Heard('', clip, f'heard {len(samples)}', (), 1.0)
 
 
 class SlowRecogniser(Recogniser):
@@ -41,7 +44,9 @@ class SlowRecogniser(Recogniser):
 
 
 @pytest.fixture
-def listen(model, tmp_path):
+def listen(model, tmp_path, monkeypatch):
+  monkeypatch.setattr(heard_speech, 'hear_all', StubHearing.hear_all)
+
   def listen(speech, recogniser=None):
     hearing = StubHearing(model)
     listener = Listener(hearing, recogniser, tmp_path / 'cache')
@@ -78,3 +83,17 @@ def test_each_sound_is_transcribed_once_and_several_at_a_time(listen, manifest):
   assert [heard[each].cascade_transcript for each in speech] == [
     f'{4_000 + 3_000 * i} en' for i in range(3)
   ]
+  assert [heard[each].transcript for each in speech] == [
+    f'heard {4_000 + 3_000 * i}' for i in range(3)
+  ]
+
+
+def test_recordings_are_heard_in_groups_and_none_twice(listen, manifest, monkeypatch):
+  utterances, _ = read_manifest(manifest, None)
+  speech = [Speech(each) for each in utterances[:3]]
+  monkeypatch.setattr(heard_speech, 'GROUP', 2)
+  _, calls = listen(speech)
+  assert calls == [7_000, 4_000, 10_000]  # each group in the order of the batches
+  monkeypatch.setattr(heard_speech, 'GROUP_SECONDS', 0.3)
+  heard, calls = listen([Speech(utterances[0], 'pink_0db'), *speech])
+  assert calls == [4_000] and len(heard) == 4
