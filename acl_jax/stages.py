@@ -56,9 +56,14 @@ class Trainer:
     self.config, self.workdir, self.ctc_batches = config, workdir, ctc_batches
     self.corpus, self.fingerprints = corpus, fingerprints
 
-  def train_ctc(self, stage: CTCStageConfig, model: SpeechLLM) -> SpeechLLM:
-    """Train a CTC adapter to recognise transcripts; the LLM does not run."""
-    loss = bind_loss(step.ctc_loss, encoder_trains=self.config.encoder.is_trained)
+  def train_ctc(
+    self, stage: CTCStageConfig, model: SpeechLLM, text: TextFrontend
+  ) -> SpeechLLM:
+    """Train a CTC or a stride adapter on transcripts; the LLM does not run."""
+    *_, space = text.tokenizer.encode(' ', after='text')
+    loss = bind_loss(
+      step.ctc_loss, encoder_trains=self.config.encoder.is_trained, blank_token=space
+    )
     order = self._order_audio(stage)
     return self._train_stage('ctc', model, order, self.ctc_batches, loss)
 

@@ -4,9 +4,9 @@
   python -m acl_jax.train --config=configs/smol.py --workdir=runs/smol
 
 Two stages from one config, both resumable: `ctc` trains a CTC adapter to recognise the
-LLM's tokens, or `transcription` an attention adapter to write them (a stride adapter
-skips both); `response` trains the LLM's responses to the transcripts. Run it again to
-resume. Exit code 42: preempted after saving.
+LLM's tokens or a stride adapter to return their embeddings, or `transcription` an
+attention adapter to write them; `response` trains the LLM's responses to the
+transcripts. Run it again to resume. Exit code 42: preempted after saving.
 """
 
 from collections.abc import Mapping, Sequence
@@ -76,7 +76,7 @@ def _train(config: TrainConfig, workdir: Path) -> SpeechLLM:
   model = SpeechLLM(encoder, adapter, llama)
   ctc_batches = CTCBatchAssembler(
     source,
-    CTCLabels(adapter.token_ids()),
+    _labels(config, model),
     tokens,
     adapter.config.stack,
     config.sampled_classes,
@@ -84,8 +84,8 @@ def _train(config: TrainConfig, workdir: Path) -> SpeechLLM:
   )
   corpus = corpora.corpus_indices(source.id_hashes)
   trainer = stages.Trainer(config, workdir, ctc_batches, corpus, fingerprints)
-  if config.ctc and config.ctc.steps and adapter.kind == 'ctc':
-    model = trainer.train_ctc(config.ctc, model)
+  if config.ctc and config.ctc.steps and adapter.kind in ('ctc', 'stride'):
+    model = trainer.train_ctc(config.ctc, model, text)
   writing = config.transcription
   if writing and writing.steps and adapter.kind == 'attention':
     model = trainer.train_transcription(writing, model)
@@ -93,6 +93,13 @@ def _train(config: TrainConfig, workdir: Path) -> SpeechLLM:
     model = trainer.train_response(config.response, model, text)
   save_trained(config, workdir, model, initial, fingerprints)
   return model
+
+
+def _labels(config: TrainConfig, model: SpeechLLM) -> CTCLabels:
+  """Return the classes of what the adapter learns to write."""
+  if model.adapter.kind == 'stride' and config.ctc and config.ctc.steps:
+    return CTCLabels(range(model.llama.config.vocab_size))
+  return CTCLabels(model.adapter.token_ids())
 
 
 def new_adapter(

@@ -145,14 +145,27 @@ def test_non_finite_losses_are_not_saved(tiny_world, tmp_path):
   assert max(saved) < failed
 
 
-def test_a_stride_adapter_skips_the_ctc_stage(tiny_world, tmp_path, caplog):
-  adapter = dict(kind='stride', stack=3, hidden_size=16)
-  config = load_config(tiny_world, **{'response.steps': 2, 'adapter': adapter})
+STRIDE = {'kind': 'stride', 'stack': 3, 'hidden_size': 16}
+
+
+def test_a_stride_adapter_without_a_ctc_stage(tiny_world, tmp_path, caplog):
+  changes = {'response.steps': 2, 'adapter': STRIDE, 'ctc': None}
+  config = load_config(tiny_world, **changes)
   with caplog.at_level(logging.WARNING, 'absl'):
     train.train(config, tmp_path)
   assert {entry['stage'] for entry in read_metrics(tmp_path)} == {'response'}
   assert re.search(r'\b1 of 9 utterances\b', caplog.text)
   assert load_adapter(tmp_path / ADAPTER).config.stack == 3
+
+
+def test_a_stride_adapter_learns_the_embeddings_of_the_transcript(tiny_world, tmp_path):
+  changes = {'response.steps': 0, 'adapter': STRIDE, 'ctc.steps': 12}
+  train.train(load_config(tiny_world, **changes), tmp_path)
+  metrics = read_metrics(tmp_path)
+  assert {entry['stage'] for entry in metrics} == {'ctc'}
+  for part in ('loss', 'distance'):
+    assert metrics[-1][part] < 0.8 * metrics[0][part]
+  assert load_adapter(tmp_path / ADAPTER).token_ids() == []
 
 
 @pytest.mark.full

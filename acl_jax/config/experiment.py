@@ -77,8 +77,12 @@ class TrainConfig:
 
   @property
   def sampled_classes(self) -> int:
-    """The width of a batch's softmax over the tokens that the adapter recognises."""
-    stages = {'ctc': self.ctc, 'attention': self.transcription}
+    """The width of a batch's softmax over the tokens that the adapter learns."""
+    stages = {
+      'ctc': self.ctc,
+      'stride': self.ctc,
+      'attention': self.transcription,
+    }
     stage = stages.get(self.adapter.kind)
     return 0 if stage is None else stage.sampled_classes
 

@@ -25,7 +25,7 @@ class StageConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CTCStageConfig(StageConfig):
-  """CTC training of a CTC adapter on the LLM's tokens."""
+  """CTC training of a CTC or a stride adapter on the LLM's tokens."""
 
   sampled_classes: int  # width of a batch's softmax
 

@@ -73,8 +73,8 @@ class Encoder(Protocol):
 class Adapter(Protocol):
   """Encoder frames -> embeddings that the LLM reads.
 
-  kind: its name in `config.adapter.kind`. recognises: whether it recognises tokens: the
-  CTC loss applies, and `greedy` does not return None. letters: whether letters, too.
+  kind: its name in `config.adapter.kind`. recognises: whether it recognises tokens:
+  `greedy` does not return None. letters: whether letters, too.
   pretrained: its attributes that come from a pretrained model; with LoRA they are
   frozen except for low-rank updates.
   reach: encoder frames on each side that an output depends on; None if on all.

@@ -22,7 +22,7 @@ from acl_jax.models.layers import unpack_segments
 from acl_jax.models.speech_llm import SpeechLLM
 from acl_jax.models.transcript_writer import END
 from acl_jax.sharding.rules import constrain_like_parameters
-from acl_jax.training import losses, response_losses, spikes
+from acl_jax.training import embedding_ctc, losses, response_losses, spikes
 
 
 class TrainState(NamedTuple):
@@ -68,13 +68,27 @@ def encode_batch(
   return unpack_segments(frames, audio.frame_index)
 
 
-def ctc_loss(model: SpeechLLM, batch: AudioBatch, key: Array, *, encoder_trains: bool):
+def ctc_loss(
+  model: SpeechLLM,
+  batch: AudioBatch,
+  key: Array,
+  *,
+  encoder_trains: bool,
+  blank_token: int,
+):
   """Loss of the CTC stage: the transcript in the LLM's tokens and, if any, in letters.
 
-  key: of the dropout. Returns the loss and its parts.
+  key: of the dropout. blank_token: what a stride adapter returns where there is nothing
+  to write. Returns the loss and its parts.
   """
-  encoded = encode_batch(model, batch, encoder_trains)
-  return _ctc_loss_of_frames(model, batch, key, *encoded)
+  frames, frame_mask = encode_batch(model, batch, encoder_trains)
+  if model.adapter.kind == 'ctc':
+    return _ctc_loss_of_frames(model, batch, key, frames, frame_mask)
+  embeddings, mask = model.adapt(frames, frame_mask)
+  tokens = jnp.concatenate([jnp.array([blank_token]), batch.candidates])
+  classes = model.llama.embed(tokens)
+  labels = batch.labels.reshape(-1, batch.labels.shape[-1])
+  return embedding_ctc.loss(embeddings, mask, classes, batch.logit_correction, labels)
 
 
 def _ctc_loss_of_frames(

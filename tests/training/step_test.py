@@ -126,7 +126,7 @@ def evaluate(model, batch, loss):
 @functools.cache  # the same object, so that tests share compilations
 def loss_and_batch(stage):
   if stage == 'ctc':
-    loss = functools.partial(step.ctc_loss, encoder_trains=False)
+    loss = functools.partial(step.ctc_loss, encoder_trains=False, blank_token=0)
     return loss, make_batch()[0]
   loss = functools.partial(step.response_loss, encoder_trains=False, stage=BOTH)
   return loss, make_batch()
