@@ -159,12 +159,12 @@ def test_a_stride_adapter_without_a_ctc_stage(tiny_world, tmp_path, caplog):
 
 
 def test_a_stride_adapter_learns_the_embeddings_of_the_transcript(tiny_world, tmp_path):
-  changes = {'response.steps': 0, 'adapter': STRIDE, 'ctc.steps': 12}
+  changes = {'response.steps': 0, 'adapter': STRIDE, 'ctc.steps': 60}
   train.train(load_config(tiny_world, **changes), tmp_path)
   metrics = read_metrics(tmp_path)
   assert {entry['stage'] for entry in metrics} == {'ctc'}
-  for part in ('loss', 'distance'):
-    assert metrics[-1][part] < 0.8 * metrics[0][part]
+  losses = [entry['ctc_tokens'] for entry in metrics]
+  assert np.mean(losses[-12:]) < 0.5 * np.mean(losses[:6])
   assert load_adapter(tmp_path / ADAPTER).token_ids() == []
 
 

@@ -27,7 +27,7 @@ from acl_jax.runtime.files import write_atomically
 from acl_jax.weights.fingerprint import describe, fingerprint
 from data_pipeline import audio
 
-GROUP, GROUP_SECONDS = 64, 1_200.0  # recordings in memory, and how long they last
+GROUP, GROUP_SECONDS = 64, 300.0  # recordings in memory, and how long they last
 
 Waveform = Float32[np.ndarray, ' samples']
 
