@@ -171,20 +171,15 @@ def test_an_interrupted_run_resumes(run, tmp_path, monkeypatch, stage):
 
   with monkeypatch.context() as patch:
     if stage == 'hear':
-      hear = heard_speech.Listener._hear
-
-      def hear_twice(self, samples, content):
-        if len([*self.folder.glob('*.npz')]) == 2:
-          raise Interrupted
-        return hear(self, samples, content)
-
-      patch.setattr(heard_speech.Listener, '_hear', hear_twice)
+      hear_all = heard_speech.hear_all
+      patch.setattr(heard_speech, 'hear_all', lambda *a: interrupt(hear_all(*a)))
     else:
       name = {'answer': 'generate_responses', 'likelihoods': 'score_continuations'}
       function = getattr(answers, name[stage])
       patch.setattr(answers, name[stage], lambda *a, **k: interrupt(function(*a, **k)))
     with pytest.raises(Interrupted):
       run()
+  assert stage != 'hear' or len([*tmp_path.glob('out/cache/heard-*/*.npz')]) == 2
   engines = []
   make = responses.Engine
   monkeypatch.setattr(
