@@ -7,6 +7,7 @@ gradient; `merge_lora` forms it afterwards.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeVar
@@ -45,6 +46,35 @@ class LoRAConfig:
 
 class Factor(nnx.Param):
   """A factor of a low-rank update."""
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _expand(
+  x: Float[Array, '*b r'], w: Float[Array, 'r ...'], dtype: DTypeLike | None
+) -> Float[Array, '...']:
+  """As `contract_array`; its gradient of the matrix is fast on CPUs.
+
+  That gradient is a product over positions, for which XLA transposes the operand that
+  is first. JAX would put the wide gradient of the output there.
+  """
+  return contract_array(x, w, 1, dtype)
+
+
+def _expand_forward(x: Array, w: Array, dtype: DTypeLike | None):
+  return _expand(x, w, dtype), (x, w)
+
+
+def _expand_backward(dtype: DTypeLike | None, inputs: tuple[Array, Array], grad: Array):
+  del dtype
+  x, w = inputs
+  positions = list(range(x.ndim - 1))
+  outputs = list(range(x.ndim - 1, grad.ndim))
+  grad_x = jnp.tensordot(grad, w.astype(x.dtype), (outputs, list(range(1, w.ndim))))
+  grad_w = jnp.tensordot(x, grad, (positions, positions))
+  return grad_x.astype(x.dtype), grad_w.astype(w.dtype)
+
+
+_expand.defvjp(_expand_forward, _expand_backward)
 
 
 class LoRAMatrix(nnx.Module):
@@ -88,7 +118,7 @@ class LoRAMatrix(nnx.Module):
     y = contract_array(x, self.base[...], axes, dtype)
     x = dropout(x, self.dropout, None if self.key is None else self.key[...])
     x = contract_array(x, self.lora_A[...], axes) * self.scale
-    return y + contract_array(x, self.lora_B[...], 1, dtype)
+    return y + _expand(x, self.lora_B[...], dtype)
 
   def score_rows(
     self, x: Float[Array, '*b d'], dtype: DTypeLike | None

@@ -172,6 +172,29 @@ def test_gradients_equal_those_through_the_merged_matrix(name):
     np.testing.assert_allclose(a / largest, b / largest, atol=1e-5, err_msg=str(path))
 
 
+def test_gradients_keep_the_dtypes_of_their_arrays():
+  """An input in bfloat16, a sum in float32, as in the logits of an LLM."""
+  layer = nnx.Module()
+  layer.proj = param(nnx.Rngs(0), (5, 4, 3), ('embed', 'heads', None), inputs=1)
+  apply_lora(layer, config('proj'), rngs=nnx.Rngs(1))
+  graphdef, factors, frozen = nnx.split(randomise(layer), lora.Factor, ...)
+  x = jax.random.normal(jax.random.key(2), (2, 7, 5))
+
+  def loss(factors, x, dtype):
+    y = contract(x, nnx.merge(graphdef, factors, frozen).proj, dtype=dtype)
+    return jnp.sum(y * jnp.sin(jnp.arange(y.size)).reshape(y.shape))
+
+  gradient = jax.grad(loss, argnums=(0, 1))
+  expected, actual = (
+    gradient(factors, x, None),
+    gradient(factors, x.astype(jnp.bfloat16), jnp.float32),
+  )
+  for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_allclose(a.astype(jnp.float32), b, atol=0.02 * np.abs(b).max())
+  assert {x.dtype for x in jax.tree.leaves(actual[0])} == {jnp.dtype('float32')}
+  assert actual[1].dtype == jnp.bfloat16
+
+
 class Table(nnx.Module):
   def __init__(self):
     self.embed_tokens = param(nnx.Rngs(0), (9, 5), ('vocab', 'embed'), inputs=1)
