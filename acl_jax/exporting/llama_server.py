@@ -7,6 +7,7 @@ import importlib.util
 import io
 import json
 import os
+import signal
 import socket
 import subprocess
 import tempfile
@@ -120,9 +121,11 @@ class LlamaServer:
     except (OSError, urllib.error.URLError) as error:
       if self._process.poll() is None:
         raise ConnectionError(str(error)) from None
-      raise RuntimeError(f'llama-server has ended: {self._last_words()}') from None
+      raise ChildProcessError(f'llama-server has ended: {self._reason()}') from None
 
-  def _last_words(self) -> str:
+  def _reason(self) -> str:
+    if self._process.returncode == -signal.SIGILL:
+      return 'it needs instructions that this CPU lacks; install a build without them'
     lines = self._log.read_text(errors='replace').splitlines()
     told = [line for line in lines if ' E ' in line or 'ASSERT' in line]
     return ' / '.join((told or lines)[-2:])[:400]
@@ -134,7 +137,7 @@ def run_server(
 ) -> Iterator[LlamaServer]:
   """Run the server on a folder while the block lasts; waits until it is ready.
 
-  RuntimeError if it does not start.
+  OSError if it does not start.
   """
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
@@ -165,5 +168,5 @@ def _wait(server: LlamaServer) -> None:
   end = time.monotonic() + START_SECONDS
   while not server.is_ready():
     if time.monotonic() > end:
-      raise RuntimeError(f'llama-server was not ready after {START_SECONDS} s')
+      raise TimeoutError(f'llama-server was not ready after {START_SECONDS} s')
     time.sleep(0.2)

@@ -143,3 +143,22 @@ def test_a_server_that_does_not_exist_is_named(monkeypatch):
     FileNotFoundError, match='/nowhere/llama-server, which is no file'
   ):
     llama_server.find_server()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+  'end, message',
+  [
+    ('kill -ILL $$', 'instructions that this CPU lacks'),
+    ('echo no RAM; exit 1', 'no RAM'),
+  ],
+)
+def test_a_server_that_does_not_start_is_an_error(tmp_path, end, message):
+  program = tmp_path / 'llama-server'
+  program.write_text(f'#!/bin/sh\n{end}\n')
+  program.chmod(0o755)
+  with (
+    pytest.raises(OSError, match=f'llama-server has ended: .*{message}'),
+    llama_server.run_server(program, tmp_path),
+  ):
+    pass
