@@ -118,7 +118,8 @@ class LoRAMatrix(nnx.Module):
     y = contract_array(x, self.base[...], axes, dtype)
     x = dropout(x, self.dropout, None if self.key is None else self.key[...])
     x = contract_array(x, self.lora_A[...], axes) * self.scale
-    return y + _expand(x, self.lora_B[...], dtype)
+    update: Array = _expand(x, self.lora_B[...], dtype)
+    return y + update
 
   def score_rows(
     self, x: Float[Array, '*b d'], dtype: DTypeLike | None
