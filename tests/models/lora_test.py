@@ -175,7 +175,7 @@ def test_gradients_equal_those_through_the_merged_matrix(name):
 def test_gradients_keep_the_dtypes_of_their_arrays():
   """An input in bfloat16, a sum in float32, as in the logits of an LLM."""
   layer = nnx.Module()
-  layer.proj = param(nnx.Rngs(0), (5, 4, 3), ('embed', 'heads', None), inputs=1)
+  layer.proj = param(nnx.Rngs(0), (5, 4, 3), ('embed', 'heads', 'mlp'), inputs=1)
   apply_lora(layer, config('proj'), rngs=nnx.Rngs(1))
   graphdef, factors, frozen = nnx.split(randomise(layer), lora.Factor, ...)
   x = jax.random.normal(jax.random.key(2), (2, 7, 5))
